@@ -1,0 +1,314 @@
+# shellcheck shell=bash
+# What every entrypoint does, in order; sourced by entrypoint.sh, which sets PYTHON. It installs nothing.
+#
+# Exit codes: the step's own; 143 or 130 when the container was told to stop by TERM or INT; 78 when the run is refused.
+# Whatever happens, /run/slipway/<node rank>/status.json says how it ended and whose exit code it was.
+
+SLIPWAY_DIR=${SLIPWAY_DIR:-/slipway}
+SLIPWAY_STATE_DIR=${SLIPWAY_STATE_DIR:-/run/slipway}
+SLIPWAY_ENTRY_FILE=${SLIPWAY_ENTRY_FILE:-/etc/slipway/entry.json}
+
+NODE_RANK=0
+NODE_DIR=$SLIPWAY_STATE_DIR/$NODE_RANK
+REFUSED=78
+KILL_AFTER=${SLIPWAY_KILL_SECONDS:-5} # between TERM and KILL for what is still there
+
+COMMAND=()
+STEP_PID=''   # the step's process: python, or torchrun
+STEP_CODE=''  # its exit code
+OWN_HOME=''   # made by us, hence removed by us
+WATCHDOG=''   # ends the step when it takes too long to stop
+STOPS=0       # how often the container was told to stop
+STOPPED_BY='' # by which signal first
+CAUSE=entrypoint
+REASON='the entrypoint ended before it started the step'
+
+main() {
+    set -u
+    trap finish EXIT
+    trap 'on_signal TERM' TERM
+    trap 'on_signal INT' INT
+    started=$(now)
+    prepare_state
+    check_shape
+    verify
+    sane_umask
+    writable_home
+    build_command "$@"
+    run_step
+}
+
+say() { printf 'slipway: %s\n' "$*" >&2; }
+
+now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+
+# refuse REASON...: ends the run with 78; each reason is one line.
+refuse() {
+    local reason
+    CAUSE=entrypoint
+    REASON=$(printf '; %s' "$@")
+    REASON=${REASON#; }
+    for reason in "$@"; do say "refused: $reason"; done
+    exit "$REFUSED"
+}
+
+prepare_state() {
+    if ! mkdir -p "$NODE_DIR/ranks" || ! [[ -w $NODE_DIR/ranks ]]; then
+        NODE_DIR=''
+        refuse "$SLIPWAY_STATE_DIR: uid $(id -u) gid $(id -g) cannot write there; mount the run's container/ directory writable"
+    fi
+    rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR/status.json"
+    export SLIPWAY_NODE_DIR=$NODE_DIR
+}
+
+check_shape() {
+    [[ ${SLIPWAY_NODES:-1} == 1 ]] ||
+        refuse "SLIPWAY_NODES=$SLIPWAY_NODES: this entrypoint starts one node; several nodes are not built yet"
+    [[ ${SLIPWAY_PROCS:-1} =~ ^[1-9][0-9]*$ ]] ||
+        refuse "SLIPWAY_PROCS=$SLIPWAY_PROCS: expected the number of processes of this node"
+}
+
+# Says what runs, and refuses an image, mounts or a driver that are not what was planned.
+verify() {
+    local code findings lines
+    [[ -x $PYTHON ]] || refuse "$PYTHON: the image has no such interpreter"
+    # Its stdout is ours; its findings, on stderr, are kept for the status.
+    {
+        findings=$("$PYTHON" "$SLIPWAY_DIR/verify.py" run --plan "$SLIPWAY_DIR/plan.json" \
+            --entry "$SLIPWAY_ENTRY_FILE" --out "$NODE_DIR/versions.json" 2>&1 >&3)
+        code=$?
+    } 3>&1
+    mapfile -t lines <<<"$findings"
+    case $code in
+        0) [[ -z $findings ]] || printf 'slipway: %s\n' "${lines[@]}" >&2 ;;
+        "$REFUSED") refuse "${lines[@]}" ;;
+        *) refuse "verify.py ended with exit code $code:" "${lines[@]}" ;;
+    esac
+}
+
+# The inherited umask is kept unless it lets everybody write, or takes rights from the owner.
+sane_umask() {
+    case $(umask) in
+        *[0145] | 0[1-7]??) umask 022 ;;
+    esac
+}
+
+# Any uid works: a user without an entry in passwd has HOME=/ and no name, and most caches live below HOME.
+writable_home() {
+    local base
+    if [[ ${HOME:-/} == / || ! -d $HOME || ! -w $HOME ]]; then
+        for base in "${TMPDIR:-/tmp}" /tmp "$NODE_DIR"; do
+            [[ -d $base && -w $base ]] && break
+        done
+        OWN_HOME=$(mktemp -d "$base/slipway-home.XXXXXX") || refuse "$base: cannot make a home there"
+        export HOME=$OWN_HOME
+    fi
+    export USER="${USER:-$(id -un 2>/dev/null || printf 'uid%s' "$(id -u)")}"
+    export LOGNAME="${LOGNAME:-$USER}"
+    writable XDG_CACHE_HOME "$HOME/.cache"
+    writable TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
+    writable TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
+    writable TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"
+    writable CUDA_CACHE_PATH "$XDG_CACHE_HOME/nv"
+    writable MPLCONFIGDIR "$XDG_CACHE_HOME/matplotlib"
+    writable NUMBA_CACHE_DIR "$XDG_CACHE_HOME/numba"
+    export PYTHONUNBUFFERED=1
+}
+
+# writable NAME DEFAULT: the variable keeps a directory that can be written, else gets DEFAULT, which is made.
+writable() {
+    local dir=${!1:-}
+    if [[ ! -d $dir || ! -w $dir ]]; then
+        dir=$2
+        mkdir -p "$dir" || refuse "$1=$dir: cannot be made"
+    fi
+    export "$1=$dir"
+}
+
+# build_command python PROGRAM [ARGUMENT...]: one process, or torchrun for more.
+build_command() {
+    [[ ${1:-} == python && -n ${2:-} ]] || refuse "entrypoint.sh: expected \`python PROGRAM [ARGUMENT...]\`, found: $*"
+    shift
+    [[ -f $1 ]] || refuse "$1: there is no such step program"
+    case ${SLIPWAY_LAUNCHER:-python}/${SLIPWAY_PROCS:-1} in
+        python/1 | torchrun/1) COMMAND=("$PYTHON" "$@") ;;
+        torchrun/*)
+            # Not --standalone: its rendezvous wants a name service, and hangs in a container without a network.
+            COMMAND=("$PYTHON" -m torch.distributed.run --nnodes=1 --nproc-per-node="$SLIPWAY_PROCS"
+                --master-addr=127.0.0.1 --master-port="$(free_port)" "$@")
+            export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # torchrun's own default, without its warning
+            ;;
+        *) refuse "SLIPWAY_LAUNCHER=$SLIPWAY_LAUNCHER with $SLIPWAY_PROCS processes: expected torchrun, or python with one" ;;
+    esac
+}
+
+# Below the range from which the kernel serves outgoing connections, so that it is still free in some seconds.
+free_port() {
+    "$PYTHON" -c '
+import random, socket
+while True:
+    port = random.randrange(20000, 32768)
+    with socket.socket() as s:
+        if s.connect_ex(("127.0.0.1", port)):
+            break
+print(port)'
+}
+
+# Starts the step and waits for its end, however often a signal interrupts the waiting.
+run_step() {
+    if ((STOPS)); then
+        CAUSE=signal
+        REASON="told to stop by $STOPPED_BY before the step started"
+        exit
+    fi
+    MARK=$$.$EPOCHREALTIME
+    set -m # the step gets a process group of its own, and does not ignore INT as background jobs do otherwise
+    SLIPWAY_MARK=$MARK "${COMMAND[@]}" &
+    STEP_PID=$!
+    set +m
+    ((STOPS == 0)) || stop_step # told between the question above and now
+    while kill -0 "$STEP_PID" 2>/dev/null; do
+        wait "$STEP_PID" 2>/dev/null # a signal to us ends this early, with a code that is not the step's
+    done
+    wait "$STEP_PID" 2>/dev/null
+    STEP_CODE=$?
+    describe_end
+    exit "$STEP_CODE"
+}
+
+describe_end() {
+    CAUSE=step
+    REASON="the step ended with exit code $STEP_CODE"
+    ((STEP_CODE <= 128)) || REASON="the step was ended by signal $(kill -l "$STEP_CODE")"
+    ((STEP_CODE != 137)) || REASON+=' (often: out of memory)'
+    if ((STOPS)); then
+        CAUSE=signal
+        REASON="told to stop by $STOPPED_BY; $REASON"
+    fi
+}
+
+on_signal() {
+    STOPS=$((STOPS + 1))
+    STOPPED_BY=${STOPPED_BY:-$1}
+    [[ -z $STEP_PID ]] || stop_step
+}
+
+# The first signal lets the step save, the second ends it, the third kills it.
+stop_step() {
+    end_watchdog
+    case $STOPS in
+        1)
+            tell_step
+            watchdog "${SLIPWAY_STOP_SECONDS:-30}" "$KILL_AFTER" &
+            ;;
+        2)
+            watchdog 0 "$KILL_AFTER" &
+            ;;
+        *)
+            watchdog 0 0 &
+            ;;
+    esac
+    WATCHDOG=$!
+}
+
+tell_step() {
+    local signal=${SLIPWAY_STOP_SIGNAL:-TERM} ranks
+    mapfile -t ranks < <(rank_pids)
+    if [[ ${SLIPWAY_STOP_TO:-group} == ranks && ${#ranks[@]} -gt 0 ]]; then
+        say "$STOPPED_BY: $signal to ${#ranks[@]} rank(s), up to ${SLIPWAY_STOP_SECONDS:-30} s to save"
+        kill -s "$signal" -- "${ranks[@]}"
+    else
+        say "$STOPPED_BY: $signal to the step, up to ${SLIPWAY_STOP_SECONDS:-30} s to end"
+        kill -s "$signal" -- "-$STEP_PID"
+    fi
+}
+
+# The ranks that wrote their pid and are still processes of this step.
+rank_pids() {
+    local file pid
+    for file in "$NODE_DIR"/ranks/*.pid; do
+        [[ -f $file ]] && pid=$(<"$file") && grep -qsFxz "SLIPWAY_MARK=$MARK" "/proc/$pid/environ" && echo "$pid"
+    done
+}
+
+# watchdog GRACE KILL_AFTER: in the background, so that no signal can come too early or too late for the waiting.
+watchdog() {
+    trap 'kill "${!:-}" 2>/dev/null; exit' TERM
+    trap '' INT
+    pause "$1"
+    say "ending what is left of the step"
+    signal_all TERM
+    pause "$2"
+    say "killing what is left of the step"
+    signal_all KILL
+}
+
+pause() {
+    sleep "$1" &
+    wait $!
+}
+
+end_watchdog() {
+    [[ -n $WATCHDOG ]] || return 0
+    kill "$WATCHDOG" 2>/dev/null
+    wait "$WATCHDOG" 2>/dev/null
+    WATCHDOG=''
+}
+
+# Every process of the step, also those in other sessions (torchrun's workers) and orphans: they inherit the mark.
+members() {
+    grep -lsFxz "SLIPWAY_MARK=$MARK" /proc/[0-9]*/environ | cut -d/ -f3
+}
+
+signal_all() {
+    local pids
+    mapfile -t pids < <(members)
+    [[ ${#pids[@]} -eq 0 ]] || kill -s "$1" -- "${pids[@]}" 2>/dev/null
+}
+
+# What outlives the step's own process is ended too.
+end_leftovers() {
+    local signal tries
+    for signal in TERM KILL; do
+        [[ -n $(members) ]] || return 0
+        say "$(members | wc -l) process(es) outlived the step: $signal"
+        signal_all "$signal"
+        for ((tries = KILL_AFTER * 10; tries > 0; tries--)); do
+            [[ -n $(members) ]] || return 0
+            sleep 0.1
+        done
+    done
+}
+
+finish() {
+    local code=$?
+    trap '' TERM INT
+    trap - EXIT
+    end_watchdog
+    [[ -z $STEP_PID ]] || end_leftovers
+    case $STOPPED_BY in
+        TERM) code=143 ;;
+        INT) code=130 ;;
+    esac
+    [[ -z $OWN_HOME ]] || rm -rf "$OWN_HOME"
+    write_status "$code"
+    exit "$code"
+}
+
+write_status() {
+    local signal=null step_code=${STEP_CODE:-null}
+    [[ -z $STOPPED_BY ]] || signal=$(json_string "$STOPPED_BY")
+    [[ -n $NODE_DIR ]] || return 0
+    printf '{"exit_code": %s, "cause": %s, "reason": %s, "signal": %s, "step_exit_code": %s, "started": %s, "finished": %s}\n' \
+        "$1" "$(json_string "$CAUSE")" "$(json_string "$REASON")" "$signal" "$step_code" \
+        "$(json_string "$started")" "$(json_string "$(now)")" >"$NODE_DIR/status.json.part" &&
+        mv -f "$NODE_DIR/status.json.part" "$NODE_DIR/status.json"
+}
+
+json_string() {
+    local s=$1
+    s=${s//\\/\\\\}
+    s=${s//\"/\\\"}
+    s=${s//[[:cntrl:]]/ }
+    printf '"%s"' "$s"
+}

@@ -1,0 +1,140 @@
+"""Fine-tunes with NeMo AutoModel, as its `automodel` command does inside a torchrun worker or for one process.
+
+It adds: the configuration comes merged from the plan, the log goes to stdout with the total in each step's line, an
+output that would be resumed by accident is refused, and result.json names the checkpoint, which has to be there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import slipway_step
+
+STEP_LINE = re.compile(r"step (\d+) \| epoch ")
+CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
+
+
+def main() -> None:
+    slipway_step.register_rank()
+    plan = slipway_step.load_plan()
+    try:
+        config = slipway_step.merge_config(plan["config"])
+        output = Path(config["checkpoint"]["checkpoint_dir"])
+        refuse_accidental_resume(config, output)
+    except slipway_step.ConfigError as e:
+        slipway_step.refuse(e)
+    lines = log_to_stdout()
+    record = output / "training.jsonl"
+    start = record.stat().st_size if record.exists() else 0
+    recipe = build_recipe(config)
+    recipe.setup()
+    lines.total = total_steps(recipe.step_scheduler)
+    recipe.run_train_validation_loop()
+    slipway_step.write_result(result(recipe.step_scheduler, output, read_losses(record, start)))
+
+
+def refuse_accidental_resume(config: dict[str, Any], output: Path) -> None:
+    """AutoModel resumes from whatever checkpoint it finds in its output, unless it is told otherwise."""
+    found = sorted(p.name for p in output.glob("epoch_*_step_*"))
+    if found and not config["checkpoint"].get("restore_from"):
+        raise slipway_step.ConfigError(
+            f"checkpoint.checkpoint_dir: {output} already holds {found[-1]}, and checkpoint.restore_from is not set; "
+            "resume from it with --resume, or name another output"
+        )
+
+
+class StepLines(logging.Filter):
+    """Makes AutoModel's `step 11 | epoch 0 | loss …`, which counts from 0, into `step 12/120 | epoch 0 | loss …`."""
+
+    total: int | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        match = STEP_LINE.match(str(record.msg))
+        if match and self.total:
+            record.msg = f"step {int(match[1]) + 1}/{self.total} | epoch " + str(record.msg)[match.end() :]
+        return True
+
+
+def log_to_stdout() -> StepLines:
+    """AutoModel keeps a handler that is there before its own set-up, and adds its rank filter; the format is its own."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s", "%Y-%m-%d %H:%M:%S"))
+    lines = StepLines()
+    handler.addFilter(lines)
+    logging.getLogger().addHandler(handler)
+    if slipway_step.rank() > 0:
+        logging.disable(logging.CRITICAL)  # as AutoModel's command does
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar is noise in a file, and each step has its line
+    return lines
+
+
+def build_recipe(config: dict[str, Any]) -> Any:
+    """The recipe that `recipe:` names, on the configuration as AutoModel's command reads it."""
+    from nemo_automodel.cli.utils import resolve_recipe_name
+    from nemo_automodel.components.config._arg_parser import parse_args_and_load_config
+    from nemo_automodel.components.launcher.interactive import resolve_recipe_cls
+
+    named = config["recipe"]
+    target = resolve_recipe_name(named["_target_"] if isinstance(named, dict) else named)
+    with slipway_step.config_file(config) as path:
+        loaded = parse_args_and_load_config(str(path), argv=[])
+    return resolve_recipe_cls(target)(loaded)
+
+
+def total_steps(scheduler: Any) -> int:
+    """max_steps, or fewer where the epochs end before."""
+    if scheduler.epoch_len is None or scheduler.num_epochs is None:
+        return scheduler.max_steps
+    return min(scheduler.max_steps, scheduler.num_epochs * scheduler.epoch_len)
+
+
+def read_losses(record: Path, start: int) -> list[float]:
+    """This run's training losses; a resumed run continues the record of the one before, which ends at byte `start`."""
+    with record.open(encoding="utf-8") as f:
+        f.seek(start)
+        return [json.loads(line)["loss"] for line in f]
+
+
+def result(scheduler: Any, output: Path, losses: list[float]) -> dict[str, Any]:
+    """What was made. Raises RuntimeError where the checkpoint of the last step is not there."""
+    steps, total = scheduler.step, total_steps(scheduler)
+    return {
+        "checkpoint": str(hugging_face_checkpoint(output, steps)),
+        "type": "checkpoint_hf",
+        "steps": steps,
+        "total_steps": total,
+        "stopped": steps < total,
+        "steps_of_this_run": len(losses),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "record": str(output / "training.jsonl"),
+    }
+
+
+def hugging_face_checkpoint(output: Path, steps: int) -> Path:
+    """The consolidated directory of the checkpoint that was saved after `steps` steps."""
+    saved = {int(m[1]): p for p in output.glob("epoch_*_step_*") if (m := CHECKPOINT.fullmatch(p.name))}
+    last = saved.get(steps - 1)  # AutoModel numbers steps from 0
+    if last is None:
+        there = ", ".join(sorted(p.name for p in saved.values())) or "none"
+        raise RuntimeError(f"{output}: no checkpoint of step {steps - 1}, the last one trained; there: {there}")
+    folder = last / "model" / "consolidated"
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise RuntimeError(
+            f"{folder}: expected config.json and *.safetensors; checkpoint.save_consolidated has to be true, and "
+            "checkpoint.model_save_format safetensors"
+        )
+    if (last / ".incomplete").exists():
+        raise RuntimeError(f"{last}: AutoModel did not finish writing this checkpoint")
+    return folder
+
+
+if __name__ == "__main__":
+    main()

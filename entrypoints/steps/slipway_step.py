@@ -1,0 +1,133 @@
+"""What step programs share: the plan, the merged configuration, and what they leave in the run directory.
+
+Programs in this folder run in the library's own Python (3.9 or newer) and import nothing heavy at their top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SLIPWAY = Path(os.environ.get("SLIPWAY_DIR", "/slipway"))
+STATE = Path(os.environ.get("SLIPWAY_STATE_DIR", "/run/slipway"))
+REFUSED = 78
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be run; the message names the key."""
+
+
+def rank() -> int:
+    """The global rank; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def register_rank() -> None:
+    """Leaves this process's pid where the entrypoint looks for whom to tell that it is time to stop."""
+    node = Path(os.environ.get("SLIPWAY_NODE_DIR", STATE / "0"))
+    write_atomic(node / "ranks" / f"{rank()}.pid", f"{os.getpid()}\n")
+
+
+def load_plan() -> dict[str, Any]:
+    return json.loads((SLIPWAY / "plan.json").read_text(encoding="utf-8"))
+
+
+def merge_config(config: dict[str, Any]) -> dict[str, Any]:
+    """base, then layers in order, then `remove`, then `set`, as the plan's `config` has them. Raises ConfigError."""
+    merged = load_base(config["base"])
+    for layer in config["layers"]:
+        merged = merge(merged, layer["values"])
+    merged = copy.deepcopy(merged)  # what follows changes it in place
+    for dotted in config["remove"]:
+        remove(merged, dotted)
+    for dotted, value in config["set"]:
+        assign(merged, dotted, value)
+    return merged
+
+
+def load_base(base: dict[str, Any]) -> dict[str, Any]:
+    """The base's own values, or those of a YAML file in the image."""
+    if "values" in base:
+        return base["values"]
+    import yaml
+
+    path = Path(base["path"])
+    if not path.is_file():
+        raise ConfigError(f"{path}: the step starts from this file, and the image does not have it")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def merge(below: Any, above: Any) -> Any:
+    """Mappings merge deep; all else replaces, and so does a mapping for another `_target_`: its arguments are new."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    targets = below.get("_target_"), above.get("_target_")
+    if None not in targets and targets[0] != targets[1]:
+        return above
+    return {**below, **{key: merge(below[key], value) if key in below else value for key, value in above.items()}}
+
+
+def remove(config: dict[str, Any], dotted: str) -> None:
+    """Removes the key `dotted`, if it is there."""
+    *parents, last = dotted.split(".")
+    node: Any = config
+    for key in parents:
+        node = node.get(key) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+        node.pop(last, None)
+
+
+def assign(config: dict[str, Any], dotted: str, value: Any) -> None:
+    """Sets the key `dotted`, making missing mappings. Raises ConfigError where something else is in the way."""
+    *parents, last = dotted.split(".")
+    node = config
+    for depth, key in enumerate(parents):
+        below = node.get(key)
+        if below is None:
+            below = node[key] = {}
+        if not isinstance(below, dict):
+            where = ".".join(parents[: depth + 1])
+            raise ConfigError(f"{dotted}: cannot be set, since {where} is {below!r} and not a mapping")
+        node = below
+    node[last] = value
+
+
+@contextlib.contextmanager
+def config_file(config: dict[str, Any]) -> Iterator[Path]:
+    """The configuration as a YAML file: on rank 0 the run directory's config.yaml, elsewhere one that goes away."""
+    import yaml
+
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    if rank() == 0:
+        write_atomic(STATE / "config.yaml", text)
+        yield STATE / "config.yaml"
+        return
+    with tempfile.TemporaryDirectory(prefix="slipway-config-") as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+def write_result(result: dict[str, Any]) -> None:
+    """What the step made, for the record; rank 0 only."""
+    if rank() == 0:
+        write_atomic(STATE / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def refuse(reason: object) -> None:
+    """Ends the step as the entrypoint refuses a run: nothing has been trained yet."""
+    print(f"slipway: refused: {reason}", file=sys.stderr, flush=True)
+    sys.exit(REFUSED)

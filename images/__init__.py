@@ -1,0 +1,1 @@
+"""From pins to images: matrix -> lock -> Dockerfile -> image."""

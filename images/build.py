@@ -1,0 +1,279 @@
+"""`images build`: a rendered context through BuildKit into an image on the engine, and its record."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from images import base as bases
+from images import identity, pipconf, render
+from images.model import Entry, Lock
+from images.resolve import TORCH_CPU_INDEX
+from slipway import canonical, dockerhost
+from slipway.errors import Exit, SlipwayError
+from slipway.files import sha256_file
+from slipway.project import Root
+
+CA_BUNDLE_SECRET, PIP_SECRET = "ca", "pip"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build, and what stands in for what: `substitutions` maps a FROM reference to a local image."""
+
+    entry: Entry
+    substitutions: dict[str, str] = field(default_factory=dict)
+    no_cache: bool = False
+
+    @property
+    def tag(self) -> str:
+        """For people; nothing is ever run by it."""
+        return f"slipway/{self.entry.library}:{self.entry.release}-{self.entry.flavour}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A build's inputs: name -> text of rendered files, name -> path of files that are taken as they are."""
+
+    texts: dict[str, str]
+    files: dict[str, Path]
+    base: bases.BaseTar | None
+
+    def checksum(self, substitutions: dict[str, str]) -> str:
+        """Changes whenever a rebuild could give another image."""
+        files = {name: sha256_file(path) for name, path in self.files.items()}
+        tar = self.base.facts.sha256 if self.base else ""
+        return canonical.sha256({"texts": self.texts, "files": files, "base": tar, "substitutions": substitutions})
+
+
+def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) -> identity.ImageRecord:
+    """Builds, or finds that nothing has changed; returns the image's record.
+
+    Raises SlipwayError 78 (unresolved base), 64 (a substitution for nothing), 69 (no engine, no buildx, or the build
+    failed: BuildKit's own output stands above), 73.
+    """
+    _check(request)
+    address = dockerhost.find(root)
+    with engine_client(address) as client:
+        stand_ins = {ref: _image_id(client, image) for ref, image in request.substitutions.items()}
+        context = gather(root, lock, request.entry, say)
+        inputs = context.checksum(stand_ins)
+        if not request.no_cache:
+            same = [r for r in identity.records(root, request.entry) if r.inputs == inputs]
+            if found := identity.present(same, client):
+                say(f"{request.tag}: unchanged ({found[1]})")
+                return found[0]
+        reproducible = request.entry.flavour == "cpu" and _containerd_store(client)
+        if request.entry.flavour == "cpu" and not reproducible:
+            say("this engine has no containerd image store: the digest is not reproducible here")
+        started = time.monotonic()
+        ids = _buildx(address, client, request, context, stand_ins, reproducible)
+        record = identity.ImageRecord(
+            name=request.entry.name,
+            entry=request.entry.checksum,
+            ids=ids,
+            tag=request.tag,
+            inputs=inputs,
+            reproducible=reproducible,
+            substitutions=stand_ins,
+            base_tar=context.base.facts.sha256 if context.base else "",
+            debian_packages=context.base.facts.packages if context.base else {},
+            layers=_layers(client, ids[-1]),
+            seconds=round(time.monotonic() - started, 1),
+            built=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+    identity.save(root, record)
+    say(f"{request.tag}: built in {record.seconds:.0f} s, {record.ids[0]}")
+    return record
+
+
+def gather(root: Root, lock: Lock, entry: Entry, say: Callable[[str], None]) -> Context:
+    """The context of `entry`: rendered texts, requirements, the verify program, CUDA's substitutes, the base tar."""
+    entrypoints = root.path / "entrypoints"
+    files = {"verify.py": entrypoints / "verify.py"}
+    for name, group in entry.groups.items():
+        path = root.path / group.file
+        if not path.is_file() or sha256_file(path) != group.sha256:
+            raise SlipwayError(Exit.DATA, "not the file that the lock names", where=str(path), remedy="images lock")
+        files[f"requirements-{name}.txt"] = path
+    tar = None
+    if entry.base.bootstrap:
+        tar = bases.ensure(root, entry.base.bootstrap, say)
+        folder = entrypoints / "cpu" / entry.library
+        files |= {f"cpu/{p.name}": p for p in sorted(folder.iterdir()) if p.is_file()}
+    return Context(render.files_of(root, lock, entry), files, tar)
+
+
+def substitutions(words: tuple[str, ...]) -> dict[str, str]:
+    """`REF=IMAGE` words as a mapping. Raises SlipwayError 64."""
+    result = {}
+    for word in words:
+        reference, equals, image = word.rpartition("=")
+        if not (equals and reference and image):
+            raise SlipwayError(Exit.WORDS, "not of the form REF=IMAGE", where=f"--base {word}")
+        result[reference] = image
+    return result
+
+
+def run(root: Root, entry: Entry, command: tuple[str, ...], mounts: tuple[str, ...]) -> int:
+    """Runs `command` in the recorded image as the calling user, without a network; returns its exit code.
+
+    `mounts`: folders that the container sees at their own paths, the first is its working directory. For examples and
+    their verify scripts: steps are run by `launch`. Raises SlipwayError 66 or 69.
+    """
+    address = dockerhost.find(root)
+    with engine_client(address) as client:
+        found = identity.present(identity.records(root, entry), client)
+    if found is None:
+        build_it = f"images build {entry.library} --release {entry.release} --flavour {entry.flavour}"
+        raise SlipwayError(Exit.NO_INPUT, f"the engine has no image of {entry.name}", remedy=f"run: {build_it}")
+    folders = [str(Path(m).resolve()) for m in mounts]
+    words = ["docker", "run", "--rm", "--init", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
+    words += [w for f in folders for w in ("--volume", f"{f}:{f}")]
+    words += ["--workdir", folders[0]] if folders else []
+    words += ["--env", "HOME=/tmp", found[1], *command]
+    return subprocess.run(words, env={**os.environ, "DOCKER_HOST": address.url}, check=False).returncode
+
+
+@contextmanager
+def engine_client(address: dockerhost.Address) -> Iterator[Any]:
+    """A docker SDK client for `address`. Raises SlipwayError 69 where nothing answers there."""
+    import docker
+    import docker.errors
+    import requests
+
+    try:
+        client = docker.DockerClient(base_url=address.url, timeout=600)
+        client.ping()
+    except docker.errors.DockerException as e:
+        raise SlipwayError(
+            Exit.UNAVAILABLE,
+            "no Docker engine answers",
+            where=f"{address.url} (from {address.source})",
+            remedy="start one, set DOCKER_HOST, or run: images engine up",
+        ) from e
+    try:
+        yield client
+    except requests.exceptions.RequestException as e:
+        raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away: {e}", where=address.url) from e
+    finally:
+        client.close()
+
+
+def _check(request: Request) -> None:
+    base = request.entry.base
+    for reference in request.substitutions:
+        if reference != base.reference:
+            raise SlipwayError(
+                Exit.WORDS,
+                f"{request.entry.name} does not start from {reference!r}",
+                where="--base",
+                remedy=f"its FROM is {base.reference!r}" if base.reference else "its base is made from Debian packages",
+            )
+    if base.image and not base.digest and base.reference not in request.substitutions:
+        raise SlipwayError(
+            Exit.CONFIG,
+            f"the base {base.image}:{base.tag} is unresolved: nobody has asked {base.registry} for its digest",
+            where=f"versions.lock, {request.entry.name}",
+            remedy=f"where {base.registry} is reachable, run: images lock {request.entry.library}",
+        )
+
+
+def _image_id(client: Any, image: str) -> str:
+    found = identity.tagged(image, client)
+    if not found:
+        raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", where="--base")
+    return found
+
+
+def _containerd_store(client: Any) -> bool:
+    """Whether digests survive a build: facts of the engine, `driver-type` of its storage."""
+    status = client.info().get("DriverStatus") or []
+    return ["driver-type", "io.containerd.snapshotter.v1"] in status
+
+
+def _buildx(
+    address: dockerhost.Address, client: Any, request: Request, context: Context, stand_ins: dict[str, str], repro: bool
+) -> list[str]:
+    """Runs BuildKit; returns the image's ids, the config's first, the engine's last."""
+    with tempfile.TemporaryDirectory(prefix="slipway-build-") as tmp:
+        folder, out = Path(tmp) / "context", Path(tmp) / "image.tar"
+        _write_context(folder, context)
+        secrets = pipconf.read()
+        (Path(tmp) / "pip.conf").write_text(secrets.file())
+        metadata = Path(tmp) / "metadata.json"
+        command = _command(request, secrets, stand_ins, Path(tmp))
+        if repro:  # facts: rewrite-timestamp needs an exporter that does not unpack; hence a tar, loaded afterwards
+            export = f"type=oci,dest={out},name=docker.io/{request.tag},rewrite-timestamp=true,compression=uncompressed"
+            command += ["--output", export]
+        else:
+            command += ["--load"]
+        command += ["--metadata-file", str(metadata), str(folder)]
+        env = {**os.environ, "DOCKER_HOST": address.url, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+        try:
+            code = subprocess.run(command, env=env, stdout=2, check=False).returncode
+        except FileNotFoundError as e:
+            raise SlipwayError(Exit.UNAVAILABLE, "there is no docker command", remedy="images engine up") from e
+        if code:
+            raise SlipwayError(Exit.UNAVAILABLE, f"the build of {request.entry.name} failed (buildx exited {code})")
+        if repro:
+            with out.open("rb") as tar:
+                client.images.load(tar)
+        facts = msgspec.json.decode(metadata.read_bytes())
+    digests = [facts.get("containerimage.config.digest"), facts.get("containerimage.digest")]
+    digests.append(client.images.get(request.tag).id)
+    return list(dict.fromkeys(d for d in digests if d))
+
+
+def _command(request: Request, pip: pipconf.PipConfig, stand_ins: dict[str, str], tmp: Path) -> list[str]:
+    entry = request.entry
+    command = ["docker", "buildx", "build", "--network", "host", "--provenance=false", "--tag", request.tag]
+    command += ["--no-cache"] if request.no_cache else []
+    if entry.base.bootstrap:
+        command += ["--build-arg", f"SOURCE_DATE_EPOCH={entry.base.bootstrap.source_date_epoch}"]
+    if pip.cert:
+        command += ["--secret", f"id={CA_BUNDLE_SECRET},src={pip.cert}"]
+    if pip.index:
+        command += ["--secret", f"id={PIP_SECRET},src={tmp / 'pip.conf'}"]
+    for name, group in entry.groups.items():
+        for requirement in (p for p in group.packages if p.endswith("+cpu")):
+            if found := pip.wheels_for(requirement):
+                command += ["--build-context", f"wheels={found[0]}"]
+            else:
+                command += ["--build-arg", f"INDEX_{name.upper().replace('-', '_')}={TORCH_CPU_INDEX}"]
+    for reference, image in request.substitutions.items():
+        command += ["--build-context", f"{reference}=docker-image://{image}"]
+        command += ["--label", f"slipway.substituted={reference}={stand_ins[reference]}"]
+    return command
+
+
+def _write_context(folder: Path, context: Context) -> None:
+    for name, text in context.texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name, source in context.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)
+    if context.base:
+        try:
+            os.link(context.base.path, folder / "base.tar")
+        except OSError:  # another filesystem
+            shutil.copyfile(context.base.path, folder / "base.tar")
+
+
+def _layers(client: Any, image: str) -> list[identity.Layer]:
+    """Newest first, as the engine lists them; metadata-only steps left out."""
+    history = client.images.get(image).history()
+    return [identity.Layer(bytes=h["Size"], made_by=h["CreatedBy"][:160]) for h in history if h["Size"]]

@@ -1,0 +1,103 @@
+"""Image records: what was built for a lock entry, and by which ids an engine or a registry knows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from images.model import Entry, Struct
+from slipway import canonical
+from slipway.errors import Exit, SlipwayError
+from slipway.files import read_text, write_atomic
+from slipway.project import Root
+
+
+class Layer(Struct, frozen=True, kw_only=True):
+    """One layer as the engine's history tells it; `bytes` unpacked."""
+
+    bytes: int
+    made_by: str
+
+
+class ImageRecord(Struct, frozen=True, kw_only=True):
+    """One build. `ids`: every config and manifest digest under which the image is stored, the config's first.
+
+    `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
+    """
+
+    schema: int = 1
+    name: str
+    entry: str
+    ids: list[str]
+    tag: str
+    inputs: str
+    reproducible: bool
+    substitutions: dict[str, str] = {}
+    base_tar: str = ""
+    debian_packages: dict[str, str] = {}
+    layers: list[Layer] = []
+    seconds: float
+    built: str
+
+
+def folder(root: Root, checksum: str) -> Path:
+    """Where the records of an entry are."""
+    return root.state / "images" / checksum
+
+
+def save(root: Root, record: ImageRecord) -> Path:
+    """Writes the record; raises SlipwayError 73."""
+    path = folder(root, record.entry) / f"{record.ids[0].removeprefix('sha256:')}.json"
+    write_atomic(path, canonical.pretty(record))
+    return path
+
+
+def records(root: Root, entry: Entry) -> list[ImageRecord]:
+    """The records of an entry, newest first; those that the lock carries come last. Raises SlipwayError 65."""
+    found = [_load(p) for p in folder(root, entry.checksum).glob("*.json")]
+    found.sort(key=lambda r: r.built, reverse=True)
+    for identity in entry.image:
+        found.append(
+            ImageRecord(
+                name=entry.name, entry=entry.checksum, ids=identity.ids, tag="", inputs="", reproducible=False,
+                seconds=0, built="",
+            )
+        )  # fmt: skip
+    return found
+
+
+def present(candidates: Iterable[ImageRecord], client: Any) -> tuple[ImageRecord, str] | None:
+    """The first record of which the engine has an image, and that id."""
+    import docker.errors
+
+    for record in candidates:
+        for digest in record.ids:
+            try:
+                client.images.get(digest)
+            except docker.errors.ImageNotFound:
+                continue
+            return record, digest
+    return None
+
+
+def tagged(tag: str, client: Any) -> str:
+    """The id of what carries `tag` on the engine; empty where nothing does."""
+    import docker.errors
+
+    try:
+        return str(client.images.get(tag).id)
+    except docker.errors.ImageNotFound:
+        return ""
+
+
+def _load(path: Path) -> ImageRecord:
+    try:
+        return msgspec.convert(json.loads(read_text(path)), ImageRecord)
+    except (ValueError, msgspec.ValidationError) as e:
+        raise SlipwayError(
+            Exit.DATA, f"not an image record: {e}", where=str(path), remedy="delete it and build the image again"
+        ) from e

@@ -1,0 +1,180 @@
+"""The nouns of versions.lock and images/matrix.yaml, and the entry checksum.
+
+Both files become these frozen Structs in one place (`slipway.yamldoc`); unknown keys are refused there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from slipway import canonical
+
+Flavour = Literal["cpu", "cuda"]
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Base of every noun that is read from a file."""
+
+
+class Bootstrap(Struct, frozen=True, kw_only=True):
+    """A base made from Debian's packages by mmdebstrap; its tar is never pinned by digest, since the archive moves."""
+
+    suite: str
+    variant: str
+    packages: list[str]
+    source_date_epoch: int
+
+
+class MatrixBase(Struct, frozen=True, kw_only=True):
+    """Where an image starts: `bootstrap` (a name from the matrix) or an `image` with its tag."""
+
+    bootstrap: str | None = None
+    image: str | None = None
+    tag: str | None = None
+    digest: str | None = None
+    reported: str | None = None  # who says so, where the digest was not read from the registry
+
+
+class Base(Struct, frozen=True, kw_only=True):
+    """A resolved base. `digest` is that of the index; None = unresolved. `platforms`: platform -> manifest digest."""
+
+    bootstrap: Bootstrap | None = None
+    image: str | None = None
+    tag: str | None = None
+    digest: str | None = None
+    platforms: dict[str, str] = {}
+    reported: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """`image:tag@digest` as FROM writes it (`image:tag` while unresolved); empty for a bootstrapped base."""
+        if not self.image:
+            return ""
+        return f"{self.image}:{self.tag}" + (f"@{self.digest}" if self.digest else "")
+
+    @property
+    def registry(self) -> str:
+        """The host that serves the image."""
+        return (self.image or "").partition("/")[0]
+
+
+class MatrixGroup(Struct, frozen=True, kw_only=True):
+    """Python packages that are resolved together and installed in one layer."""
+
+    packages: list[str]
+    python: str
+    platform: str
+    no_deps: bool = False
+    excludes: list[str] = []
+
+
+class Group(MatrixGroup, frozen=True, kw_only=True):
+    """A resolved group: `file` (relative to the project) holds hashed requirements, `sha256` is the file's."""
+
+    file: str
+    sha256: str
+
+
+class MatrixEnvironment(Struct, frozen=True, kw_only=True):
+    """A Python environment in the image. `packages`: name -> version or PEP 440 specifiers; unknown ones are absent."""
+
+    python: str
+    groups: list[str] = []
+    packages: dict[str, str] = {}
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """As in the matrix, with the versions of every installed group filled in."""
+
+    python: str
+    packages: dict[str, str]
+    groups: list[str] = []
+
+
+class MatrixEntry(Struct, frozen=True, kw_only=True):
+    base: MatrixBase
+    python: str
+    environments: dict[str, MatrixEnvironment]
+    groups: dict[str, MatrixGroup] = {}
+    env: dict[str, str] = {}
+    user: str = "root"
+    workdir: str = "/"
+    driver: str = "unknown"
+    sources: list[str] = []
+    notes: list[str] = []
+
+
+class Library(Struct, frozen=True, kw_only=True):
+    title: str
+    homepage: str
+    default: dict[Flavour, str]
+    cpu: dict[str, MatrixEntry] = {}
+    cuda: dict[str, MatrixEntry] = {}
+
+
+class Matrix(Struct, frozen=True, kw_only=True):
+    schema: Literal[1]
+    bootstrap: dict[str, Bootstrap]
+    libraries: dict[str, Library]
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Digests under which a built image was stored or pushed (config and manifest, OCI and Docker)."""
+
+    ids: list[str]
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One row of the lock: everything that an image of `library`, `release` and `flavour` is made from."""
+
+    library: str
+    release: str
+    flavour: Flavour
+    base: Base
+    python: str
+    environments: dict[str, Environment]
+    groups: dict[str, Group] = {}
+    env: dict[str, str] = {}
+    user: str = "root"
+    workdir: str = "/"
+    driver: str = "unknown"
+    image: list[Identity] = []
+    tested: list[str] = []
+    sources: list[str] = []
+    notes: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """`automodel/0.7.0-cpu`: the key in the lock and the folder of the rendered files."""
+        return f"{self.library}/{self.release}-{self.flavour}"
+
+    @property
+    def layers(self) -> list[str]:
+        """The groups in the order in which they are installed: what changes least comes first."""
+        return list(dict.fromkeys(g for e in self.environments.values() for g in e.groups))
+
+    @property
+    def checksum(self) -> str:
+        """sha256 (hex) of what the image is made from: neither where claims come from nor what was seen since."""
+        body: dict[str, Any] = msgspec.to_builtins(self)
+        for key in ("image", "tested", "sources", "notes"):
+            body.pop(key, None)
+        body["base"].pop("reported", None)
+        return canonical.sha256(body)
+
+
+class LockedLibrary(Struct, frozen=True, kw_only=True):
+    title: str
+    homepage: str
+    default: dict[Flavour, str]
+
+
+class Lock(Struct, frozen=True, kw_only=True):
+    """versions.lock. `matrix` is the checksum of the matrix it was made from; `entries` are keyed by `Entry.name`."""
+
+    schema: Literal[1]
+    matrix: str
+    libraries: dict[str, LockedLibrary]
+    entries: dict[str, Entry]

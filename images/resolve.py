@@ -1,0 +1,129 @@
+"""Asks the package index (through uv) and the registry (through buildx) for what the matrix leaves open."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from images import pipconf
+from images.lock import pins_of
+from images.model import Base, MatrixGroup
+from slipway.errors import Exit, SlipwayError
+from slipway.files import sha256_file
+
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+HEADER = "# Made by `images lock`; do not edit.\n"
+
+
+class Outside:
+    """The resolver that `images lock` uses."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.unresolved: list[str] = []
+        self._pip = pipconf.read()
+
+    def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
+        """See `images.lock.Resolver`. Groups with dependencies are resolved as one set, then split in their order.
+
+        Raises SlipwayError 65 with uv's own words where nothing fits, 69 where uv is not installed.
+        """
+        together = {n: g for n, g in groups.items() if not g.no_deps}
+        agreed = ""
+        if together:
+            self.say(f"resolving {', '.join(together)}")
+            agreed = self._uv(_union(list(together.values())), constraints="")
+        texts: dict[str, str] = {}
+        taken: set[str] = set()
+        for name, group in groups.items():
+            text = self._uv(group, constraints="" if group.no_deps else agreed, hashes=True)
+            texts[name] = HEADER + _without(text, taken)
+            taken |= set(pins_of(text))
+        return texts
+
+    def base(self, base: Base) -> Base:
+        """See `images.lock.Resolver`."""
+        self.say(f"asking {base.registry} for {base.image}:{base.tag}")
+        command = ["docker", "buildx", "imagetools", "inspect", base.reference, "--format", "{{json .Manifest}}"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        except (FileNotFoundError, subprocess.TimeoutExpired) as e:
+            done, error = None, [str(e)]
+        if done is None or done.returncode:
+            self.unresolved.append(f"{base.reference}: {' '.join(error)}")
+            return base
+        manifest = json.loads(done.stdout)
+        platforms = {
+            f"{m['platform']['os']}/{m['platform']['architecture']}": m["digest"]
+            for m in manifest.get("manifests", [])
+            if m.get("platform", {}).get("os") != "unknown"
+        }
+        return msgspec.structs.replace(base, digest=manifest["digest"], platforms=platforms)
+
+    def _uv(self, group: MatrixGroup, constraints: str, hashes: bool = False) -> str:
+        with tempfile.TemporaryDirectory() as tmp:
+            files = {"in": group.packages, "excludes": group.excludes, "constraints": [constraints]}
+            for name, lines in files.items():
+                (Path(tmp) / name).write_text("\n".join(lines) + "\n")
+            command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+            command += ["--no-emit-index-url", "--python-version", group.python, "--python-platform", group.platform]
+            command += ["--excludes", "excludes", "--constraint", "constraints"]
+            command += ["--generate-hashes"] if hashes else []
+            command += ["--no-deps"] if group.no_deps else []
+            command += self._places(group)
+            done = subprocess.run([*command, "in"], cwd=tmp, capture_output=True, text=True, check=False)
+        if "No module named uv" in done.stderr:
+            raise SlipwayError(Exit.UNAVAILABLE, "uv is not installed", remedy="pip install -r requirements-dev.txt")
+        if done.returncode:
+            raise SlipwayError(Exit.DATA, f"cannot resolve {' '.join(group.packages)}:\n{done.stderr.strip()}")
+        return self._hash_local(done.stdout) if hashes else done.stdout
+
+    def _places(self, group: MatrixGroup) -> list[str]:
+        """uv does not read pip's find-links; PyTorch's CPU builds are elsewhere where no folder has them."""
+        options = [w for folder in self._pip.find_links for w in ("--find-links", str(folder))]
+        local = [p for p in group.packages if p.endswith("+cpu") and not self._pip.wheels_for(p)]
+        if local:
+            options += ["--extra-index-url", TORCH_CPU_INDEX, "--index-strategy", "unsafe-best-match"]
+        return options
+
+    def _hash_local(self, text: str) -> str:
+        """uv writes no hash for a wheel that it took from a folder: it is the file's own."""
+        lines = []
+        for line in text.splitlines():
+            bare = "==" in line and not line.startswith(" ") and not line.endswith("\\")
+            found = self._pip.wheels_for(line.strip()) if bare else None
+            lines.append(f"{line} \\\n    --hash=sha256:{sha256_file(found[1])}" if found else line)
+        return "\n".join(lines) + "\n"
+
+
+def _union(groups: list[MatrixGroup]) -> MatrixGroup:
+    first = groups[0]
+    odd = [g for g in groups if (g.python, g.platform) != (first.python, first.platform)]
+    if odd:
+        raise SlipwayError(
+            Exit.CONFIG, "groups that are resolved together must name one python and one platform", where="matrix"
+        )
+    return MatrixGroup(
+        packages=[p for g in groups for p in g.packages],
+        python=first.python,
+        platform=first.platform,
+        excludes=sorted({e for g in groups for e in g.excludes}),
+    )
+
+
+def _without(text: str, names: set[str]) -> str:
+    """The requirements text less the packages of an earlier group (a requirement and its hash lines are one block)."""
+    blocks: list[list[str]] = []
+    for line in text.splitlines(keepends=True):
+        if line.startswith(" ") and blocks:
+            blocks[-1].append(line)
+        else:
+            blocks.append([line])
+    return "".join("".join(b) for b in blocks if not set(pins_of(b[0])) & names)

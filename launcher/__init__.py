@@ -1,0 +1,1 @@
+"""Step + profile + inputs -> plan -> engine -> record."""

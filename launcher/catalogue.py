@@ -1,0 +1,173 @@
+"""Steps: what each takes, gives and needs, read from launcher/steps/<id>/ or a user's own folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from images.model import Entry, Flavour, Struct
+from slipway import yamldoc
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import read_text
+from slipway.project import Root, user_dirs
+
+ArtifactType = Literal["chat_jsonl", "checkpoint_hf"]
+
+
+class Input(Struct, frozen=True, kw_only=True):
+    """`key`: the configuration key that gets the path; `without`: keys that go where an optional input is not given."""
+
+    types: list[ArtifactType]
+    help: str
+    key: str
+    optional: bool = False
+    without: list[str] = []
+
+
+class Output(Struct, frozen=True, kw_only=True):
+    type: ArtifactType
+    key: str
+    help: str
+
+
+class Parameter(Struct, frozen=True, kw_only=True):
+    """A named setting that means the same in every release: `keys` are the configuration keys it sets."""
+
+    type: Literal["int", "float", "str", "bool"]
+    keys: list[str]
+    help: str
+    choices: list[str] = []
+
+
+class Shape(Struct, frozen=True, kw_only=True):
+    """`gpus` per node; on the cpu flavour a node has processes (`--procs`) instead."""
+
+    nodes: int
+    gpus: int
+
+
+class Graceful(Struct, frozen=True, kw_only=True):
+    """How the step is told to save and leave: which signal, to whom, and how many seconds that may take."""
+
+    signal: Literal["TERM", "INT", "USR1"]
+    to: Literal["ranks", "group"]
+    seconds: int
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """A step program (in entrypoints/steps/) and the component versions it is for (PEP 440)."""
+
+    program: str
+    when: dict[str, str] = {}
+
+
+class BaseConfig(Struct, frozen=True, kw_only=True):
+    """Where the step's configuration starts: a `path` inside the image, or a complete `file` of ours."""
+
+    flavour: Flavour
+    path: str | None = None
+    file: str | None = None
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    schema: Literal[1]
+    title: str
+    library: str
+    launcher: Literal["python", "torchrun"]
+    shape: Shape
+    inputs: dict[str, Input]
+    output: Output
+    parameters: dict[str, Parameter]
+    config_roots: list[str]
+    owned_keys: list[str]
+    graceful: Graceful
+    commands: list[Command]
+    base: list[BaseConfig]
+    id: str = ""  # the folder's path below steps/; never written in the file
+    folder: str = ""
+
+    def owned(self) -> dict[str, str]:
+        """Configuration keys that the launcher wires -> the word that sets each."""
+        keys = {i.key: f"{name}=" for name, i in self.inputs.items()}
+        return dict.fromkeys(self.owned_keys, "the launcher") | keys | {self.output.key: "output="}
+
+
+def find_step(root: Root, name: str) -> Step:
+    """The step `name`. Raises SlipwayError 64 (unknown, with the nearest) or 78 (its file is wrong)."""
+    known = step_folders(root)
+    if name not in known:
+        raise SlipwayError(Exit.WORDS, f"unknown step {name!r}", remedy=nearest(name, known))
+    folder = known[name]
+    step = yamldoc.load(folder / "step.yaml", Step)
+    for field in ("id", "folder"):
+        if getattr(step, field):
+            raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=str(folder / "step.yaml"))
+    return msgspec.structs.replace(step, id=name, folder=str(folder))
+
+
+def step_folders(root: Root) -> dict[str, Path]:
+    """Step id -> folder; a user's own step wins over one of the project's."""
+    found: dict[str, Path] = {}
+    for base in reversed(user_dirs(root)):
+        steps = base / "steps"
+        for file in sorted(steps.rglob("step.yaml")):
+            found[file.parent.relative_to(steps).as_posix()] = file.parent
+    return found
+
+
+def overlay(step: Step, name: str) -> dict[str, Any]:
+    """`-c NAME` (a file of the step's folder) or `-c FILE.yaml`. Raises SlipwayError 64, 66 or 78."""
+    folder = Path(step.folder)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        own = {p.stem for p in folder.glob("*.yaml")} - {"step", "base"}
+        raise SlipwayError(Exit.NO_INPUT, f"no configuration {name!r}", where="-c", remedy=nearest(name, own))
+    value = yamldoc.parse(read_text(path), str(path))
+    if not isinstance(value, dict):
+        raise SlipwayError(Exit.CONFIG, "a configuration is a mapping", where=str(path))
+    for key in value:
+        if key not in step.config_roots:
+            raise SlipwayError(
+                Exit.CONFIG,
+                f"unknown configuration root {key!r}",
+                where=f"{path}:{yamldoc.line_of(path, key)}",
+                remedy=nearest(str(key), step.config_roots),
+            )
+    return value
+
+
+def base_config(step: Step, entry: Entry) -> dict[str, Any]:
+    """`{"path": …}` inside the image or `{"values": …}`. Raises SlipwayError 78 where the step has none."""
+    for base in step.base:
+        if base.flavour == entry.flavour and base.path:
+            return {"path": base.path}
+        if base.flavour == entry.flavour and base.file:
+            file = Path(step.folder) / base.file
+            return {"values": yamldoc.parse(read_text(file), str(file))}
+    raise SlipwayError(Exit.CONFIG, f"{step.id} has no base configuration for flavour {entry.flavour}")
+
+
+def choose_command(step: Step, entry: Entry) -> Command:
+    """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
+    packages: dict[str, str] = {}
+    for environment in entry.environments.values():
+        packages = {**environment.packages, **packages}
+    for command in step.commands:
+        if all(_matches(packages.get(name), spec) for name, spec in command.when.items()):
+            return command
+    wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
+    has = ", ".join(f"{n} {packages.get(n, 'unknown')}" for c in step.commands for n in c.when)
+    raise SlipwayError(
+        Exit.CONFIG, f"{step.id} has no command for {entry.name} ({has})", remedy=f"it has commands for {wanted}"
+    )
+
+
+def _matches(claim: str | None, spec: str) -> bool:
+    """Whether a version claim (exact, or specifiers such as `>=0.5`: then the versions they name) satisfies `spec`."""
+    from packaging.specifiers import SpecifierSet
+
+    versions = re.findall(r"(?:^|[=<>~!]=?|,)\s*([0-9][^,\s]*)", claim or "")
+    return bool(versions) and all(SpecifierSet(spec).contains(v, prereleases=True) for v in versions)

@@ -1,0 +1,187 @@
+"""The `launch` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slipway.console import Group, command_group, say
+from slipway.errors import Exit, SlipwayError
+from slipway.project import find_root
+
+
+class _Launch(Group):
+    """`launch [run] STEP …`: a first word with `/` is a step; options may stand before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        first = next((i for i, a in enumerate(args) if not a.startswith("-") and not _is_value(args, i)), None)
+        if first is not None and "/" in args[first] and args[first] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+_TAKES_VALUE = (
+    "--profile",
+    "--release",
+    "--flavour",
+    "--nodes",
+    "--gpus",
+    "--procs",
+    "--env",
+    "--runs-dir",
+    "-c",
+    "-o",
+)
+
+
+def _is_value(args: list[str], index: int) -> bool:
+    return index > 0 and args[index - 1] in _TAKES_VALUE
+
+
+@command_group(cls=_Launch)
+def main() -> None:
+    """Run training steps in pinned containers.
+
+    \b
+    launch [--profile NAME] STEP input=PATH … [parameter=VALUE …] [section.key=VALUE …]
+    launch sft/automodel train=chats.jsonl model=llama/ output=out/ max_steps=100
+    """
+
+
+def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--runs-dir", metavar="DIR", help="Where run directories are.")(command)
+
+
+@main.command()
+@click.argument("step")
+@click.argument("words", nargs=-1)
+@click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Where to run.")
+@click.option("--release", metavar="R", help="The library's release; the lock's default otherwise.")
+@click.option("--flavour", type=click.Choice(["cpu", "cuda"]), help="Image flavour; by the engine's GPUs otherwise.")
+@click.option(
+    "-c", "overlays", multiple=True, metavar="NAME|FILE", help="A configuration over the default; repeatable."
+)
+@click.option("--nodes", type=click.IntRange(1), help="Machines.")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs per machine.")
+@click.option("--procs", type=click.IntRange(1), help="Processes per machine (cpu flavour; 1 otherwise).")
+@click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable.")
+@click.option("--resume", is_flag=True, help="Continue the run whose output is in output=.")
+@click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded.")
+@click.option("--detach", is_flag=True, help="Submit and return.")
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: the request as JSON.")
+@click.option("-o", "directory", type=click.Path(path_type=Path), help="Write the run directory there; submit nothing.")
+@_runs_dir
+def run(
+    detach: bool, dry_run: bool, as_json: bool, directory: Path | None, words: tuple[str, ...], **given: Any
+) -> None:
+    """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
+    from launcher import flow
+
+    options = flow.Options(words=words, argv=tuple(sys.argv[1:]), **given)
+    prepared = flow.prepare(find_root(), options)
+    code = _report(prepared)
+    if dry_run or directory:
+        if directory and not code:
+            flow.write_directory(prepared, directory)
+            say(f"wrote {directory}; submit it with: launch submit {directory}")
+        if dry_run:
+            click.echo(flow.request_as(prepared, as_json), nl=False)
+        sys.exit(code)
+    if code:
+        sys.exit(code)
+    _go(prepared, detach)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--detach", is_flag=True, help="Submit and return.")
+@_runs_dir
+def submit(directory: Path, detach: bool, runs_dir: str | None) -> None:
+    """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
+    from launcher import flow
+
+    _go(flow.from_directory(find_root(), directory, runs_dir, tuple(sys.argv[1:])), detach)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
+@_runs_dir
+def runs(as_json: bool, runs_dir: str | None) -> None:
+    """List runs, newest last."""
+    from launcher import show
+
+    show.list_runs(_where(runs_dir), as_json)
+
+
+@main.command("show")
+@click.argument("run_name", metavar="RUN", default="last")
+@click.option("--json", "as_json", is_flag=True, help="The record as JSON.")
+@_runs_dir
+def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
+    """Show a run: what, how it stands or ended, where its things are."""
+    from launcher import records, show
+
+    show.show(records.find(_where(runs_dir), run_name), as_json)
+
+
+@main.command()
+@click.argument("run_name", metavar="RUN", default="last")
+@click.option("-f", "--follow", is_flag=True, help="Until the run ends; Ctrl-C leaves it running.")
+@_runs_dir
+def logs(run_name: str, follow: bool, runs_dir: str | None) -> None:
+    """Print a run's log."""
+    from launcher import records, show
+
+    show.logs(records.find(_where(runs_dir), run_name), follow)
+
+
+@main.command()
+@click.argument("run_name", metavar="RUN")
+@_runs_dir
+def cancel(run_name: str, runs_dir: str | None) -> None:
+    """Ask a run to stop; kill it after its grace."""
+    from launcher import life, records, show
+
+    found = records.find(_where(runs_dir), run_name)
+    show.print_end(found, life.cancel(found))
+
+
+def _where(runs_dir: str | None) -> Path:
+    from launcher import profiles, records
+
+    root = find_root()
+    profile = profiles.find_profile(root, os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker")
+    return records.runs_dir(root, runs_dir, profile.runs)
+
+
+def _report(prepared: Any) -> int:
+    """Prints notes and findings; returns the exit code of the first error."""
+    from launcher import rules
+
+    for note in prepared.notes:
+        say(note)
+    for finding in prepared.findings:
+        say(str(finding))
+    error = rules.first_error(prepared.findings)
+    return error.code if error else Exit.OK
+
+
+def _go(prepared: Any, detach: bool) -> None:
+    from launcher import life, show
+
+    if detach:
+        with life.submitted(prepared) as (started, _):
+            click.echo(started.id)
+            say(f"follow it with: launch logs -f {started.id}")
+        return
+    finished, record = life.run_in_foreground(prepared)
+    show.print_end(finished, record)
+    if record.outcome is None:
+        raise SlipwayError(Exit.INTERNAL, "the run goes on although its log ended", where=str(finished.path))
+    sys.exit(record.outcome.exit_code)

@@ -1,0 +1,259 @@
+"""The Docker engine, through its SDK. A run is one container whose name comes from the run id.
+
+`render` is pure and gives the very body that `submit` posts to `/containers/create`; nothing is decided afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from images.build import engine_client
+from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Plan
+from slipway import dockerhost
+from slipway.errors import Exit, SlipwayError
+from slipway.project import Root
+
+CAP_SYS_RESOURCE = 24  # linux/capability.h
+_LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max open files": "nofile",
+                "max processes": "nproc", "max core file size": "core"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the engine knows of a run. `error`: the engine's own words where it could not start the container."""
+
+    state: Literal["missing", "created", "running", "exited"]
+    exit_code: int = 0
+    out_of_memory: bool = False
+    started: str = ""
+    finished: str = ""
+    error: str = ""
+
+
+def probe(root: Root, wanted: str | None) -> EngineSeen:
+    """Looks at the engine that `dockerhost.find` gives; one that does not answer is seen with its error."""
+    address = dockerhost.find(root, wanted)
+    try:
+        with engine_client(address) as client:
+            info, version = client.info(), client.version()
+    except SlipwayError as e:
+        return EngineSeen(kind="docker", address=address.url, source=address.source, error=e.what)
+    podman = any("podman" in c.get("Name", "").lower() for c in version.get("Components") or [])
+    gpus = _gpu_count() if "nvidia" in (info.get("Runtimes") or {}) and not podman else 0
+    return EngineSeen(
+        kind="docker",
+        address=address.url,
+        source=address.source,
+        version=version["Version"],
+        gpus=gpus,
+        gpu_support=gpus > 0,
+        hard_limits=_hard_limits(dockerhost.peer_pid(address.url)),
+    )
+
+
+def _gpu_count() -> int:
+    """GPUs that the NVIDIA driver of this machine lists; 0 without a driver."""
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def _hard_limits(pid: int | None) -> dict[str, int]:
+    """Ulimits that the engine's process cannot raise: its own hard limits, unless it may exceed them.
+
+    Empty where its process cannot be seen (another machine, another user): then the engine's own refusal counts.
+    """
+    if pid is None:
+        return {}
+    try:
+        capabilities = re.search(r"^CapEff:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+        table = Path(f"/proc/{pid}/limits").read_text()
+    except OSError:
+        return {}
+    if capabilities and int(capabilities[1], 16) >> CAP_SYS_RESOURCE & 1:
+        return {}
+    rows = re.findall(r"^(.+?)\s{2,}(\S+)\s+(\S+)", table, re.M)
+    return {_LIMIT_NAMES[n.lower()]: int(hard) for n, _, hard in rows if n.lower() in _LIMIT_NAMES and hard.isdigit()}
+
+
+def render(plan: Plan) -> dict[str, Any]:
+    """The body of `POST /containers/create`. ${RUN_ID} and ${RUN_DIR} stand literally; `fill` puts them in."""
+    profile = plan.profile
+    host: dict[str, Any] = {
+        "Init": True,
+        "IpcMode": profile.ipc,
+        "Mounts": [
+            {"Type": "bind", "Source": m.source, "Target": m.target, "ReadOnly": m.readonly} for m in plan.mounts
+        ],
+        "NetworkMode": profile.network,
+        "ShmSize": profile.shm_bytes,
+        "Ulimits": [{"Name": n, "Soft": v, "Hard": v} for n, v in sorted(plan.limits.items())],
+    }
+    if plan.shape.gpus:
+        host["DeviceRequests"] = [{"Driver": "nvidia", "Count": plan.shape.gpus, "Capabilities": [["gpu"]]}]
+    return {
+        "Image": plan.image,
+        "User": plan.user,
+        "WorkingDir": "/run/slipway",
+        "Entrypoint": plan.command[:2],
+        "Cmd": plan.command[2:],
+        "Env": [f"{name}={variable.value}" for name, variable in plan.env.items()],
+        "Labels": {"slipway.run": RUN_ID, "slipway.plan": plan.hash, "slipway.entry": plan.entry},
+        "HostConfig": host,
+    }
+
+
+def as_text(request: dict[str, Any]) -> str:
+    """The request as the `docker run` command that means the same, for people and for running it by hand."""
+    host = request["HostConfig"]
+    words = [["docker", "run", "--name", f"slipway-{RUN_ID}"], ["--init"], ["--user", request["User"]]]
+    words += [["--network", host["NetworkMode"]], ["--ipc", host["IpcMode"]], ["--shm-size", str(host["ShmSize"])]]
+    words += [["--ulimit", f"{u['Name']}={u['Soft']}:{u['Hard']}"] for u in host["Ulimits"]]
+    words += [["--gpus", str(d["Count"])] for d in host.get("DeviceRequests", [])]
+    for m in host["Mounts"]:
+        readonly = ",readonly" if m["ReadOnly"] else ""
+        words.append(["--mount", f"type=bind,source={m['Source']},target={m['Target']}{readonly}"])
+    words += [["--env", e] for e in request["Env"]]
+    words += [["--label", f"{k}={v}"] for k, v in request["Labels"].items()]
+    words += [["--workdir", request["WorkingDir"]], ["--entrypoint", request["Entrypoint"][0]]]
+    words.append([request["Image"], *request["Entrypoint"][1:], *request["Cmd"]])
+    return " \\\n  ".join(" ".join(_quote(w) for w in line) for line in words) + "\n"
+
+
+def _quote(word: str) -> str:
+    """Shell quoting that leaves our two placeholders to the shell, where they are variables."""
+    quoted = shlex.quote(word)
+    if RUN_ID in word or RUN_DIR in word:
+        return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`") + '"'
+    return quoted
+
+
+def fill(request: dict[str, Any], run_id: str, run_dir: Path) -> dict[str, Any]:
+    """`request` with the two placeholders filled in; all that submit adds."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace(RUN_ID, run_id).replace(RUN_DIR, str(run_dir))
+        if isinstance(value, list):
+            return [walk(v) for v in value]
+        return {k: walk(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    filled: dict[str, Any] = walk(request)
+    return filled
+
+
+def container_name(run_id: str) -> str:
+    """The engine's name for a run; any process can find it again from the run id alone."""
+    return f"slipway-{run_id}"
+
+
+@contextmanager
+def connect(address: str) -> Iterator[DockerRun]:
+    """A connection for the verbs below. Raises SlipwayError 69."""
+    with engine_client(dockerhost.Address(address, "the run's record")) as client:
+        yield DockerRun(client)
+
+
+class DockerRun:
+    """The verbs that need the engine: submit, status, logs, signal, wait, remove."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def submit(self, request: dict[str, Any], run_id: str) -> str:
+        """Creates and starts; returns the container's id. Raises SlipwayError 69 or 66 and leaves nothing."""
+        import docker.errors
+
+        name = container_name(run_id)
+        try:
+            made = self._client.api.create_container_from_config(request, name)
+        except docker.errors.ImageNotFound as e:
+            raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {request['Image']}") from e
+        except docker.errors.APIError as e:
+            raise SlipwayError(Exit.UNAVAILABLE, f"the engine refused the container: {e.explanation}") from e
+        try:
+            self._client.api.start(made["Id"])
+        except docker.errors.APIError as e:
+            self.remove(run_id)
+            raise SlipwayError(
+                Exit.UNAVAILABLE, f"the engine could not start: {e.explanation}", remedy=_remedy(e)
+            ) from e
+        return str(made["Id"])
+
+    def status(self, run_id: str) -> Status:
+        import docker.errors
+
+        try:
+            state = self._client.api.inspect_container(container_name(run_id))["State"]
+        except docker.errors.NotFound:
+            return Status("missing")
+        kind = {"created": "created", "running": "running", "paused": "running", "restarting": "running"}
+        return Status(
+            state=kind.get(state["Status"], "exited"),  # type: ignore[arg-type]
+            exit_code=state["ExitCode"],
+            out_of_memory=bool(state.get("OOMKilled")),
+            started=state.get("StartedAt", ""),
+            finished=state.get("FinishedAt", ""),
+            error=state.get("Error", ""),
+        )
+
+    def logs(self, run_id: str, follow: bool) -> Iterator[bytes]:
+        """stdout and stderr in pieces as they come; ends with the container where `follow`."""
+        import requests.exceptions
+        import urllib3.exceptions
+
+        container = self._client.containers.get(container_name(run_id))
+        try:
+            yield from container.logs(stream=True, follow=follow)
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as e:
+            raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away while its log was read: {e}") from e
+
+    def signal(self, run_id: str, name: str) -> None:
+        """Sends `name` (TERM, INT, KILL) to the container's init, which passes it on; an ended one is left alone."""
+        import docker.errors
+
+        try:
+            self._client.api.kill(container_name(run_id), f"SIG{name}")
+        except docker.errors.APIError as e:
+            if e.status_code not in (404, 409):
+                raise SlipwayError(Exit.UNAVAILABLE, f"cannot signal the container: {e.explanation}") from e
+
+    def wait(self, run_id: str, seconds: float | None = None) -> bool:
+        """Whether the container ended within `seconds` (None = however long)."""
+        import docker.errors
+        import requests.exceptions
+
+        try:
+            self._client.api.wait(container_name(run_id), timeout=seconds)
+        except docker.errors.NotFound:
+            return True
+        except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
+            return self.status(run_id).state != "running"  # out of patience, or the engine went away: that raises
+        return True
+
+    def remove(self, run_id: str) -> None:
+        """Removes the container, and what it left in the engine; one that is gone is fine."""
+        import docker.errors
+
+        try:
+            self._client.api.remove_container(container_name(run_id), v=True, force=True)
+        except docker.errors.NotFound:
+            return
+
+
+def _remedy(error: Any) -> str:
+    text = str(error.explanation)
+    if "rlimit" in text:
+        return "lower the limit in the profile's `ulimits:` (the engine's own hard limits could not be read)"
+    return ""
+
+
+def request_text(request: dict[str, Any]) -> str:
+    """request.json's text."""
+    return json.dumps(request, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

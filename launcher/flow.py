@@ -1,0 +1,174 @@
+"""The one way from words to what can be submitted: observe, check, plan, render. See life.py for what follows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from images import lock as locks
+from images.model import Flavour
+from launcher import artifacts, catalogue, observe, profiles, records, rules
+from launcher.engines import docker as engine
+from launcher.plan import Finding, Plan, Wish, command_for, make_plan
+from launcher.words import parse
+from slipway import canonical
+from slipway.errors import Exit, SlipwayError
+from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.project import Root
+
+
+@dataclass(frozen=True)
+class Options:
+    """The launch options of the command line, as given."""
+
+    step: str
+    words: tuple[str, ...]
+    profile: str = "docker"
+    release: str | None = None
+    flavour: Flavour | None = None
+    overlays: tuple[str, ...] = ()
+    nodes: int | None = None
+    gpus: int | None = None
+    procs: int | None = None
+    env: tuple[str, ...] = ()
+    resume: bool = False
+    allow_drift: bool = False
+    runs_dir: str | None = None
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, what the rules found, and the request that would be (and will be) submitted.
+
+    `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now.
+    """
+
+    plan: Plan
+    findings: list[Finding]
+    request: dict[str, Any]
+    runs: Path
+    notes: list[str]
+    address: str
+    argv: tuple[str, ...]
+    files: dict[str, Path]
+
+
+def prepare(root: Root, options: Options) -> Prepared:
+    """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
+    step = catalogue.find_step(root, options.step)
+    profile = profiles.find_profile(root, options.profile)
+    words = parse(step, options.words)
+    overlays = [(n, catalogue.overlay(step, n)) for n in ("default", *options.overlays)]
+    env = _environment(options.env)
+    lock = locks.load_lock(root)
+    found = observe.engine(root, profile)
+    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
+    entry = locks.select(lock, step.library, flavour, options.release)
+    runs = records.runs_dir(root, options.runs_dir, profile.runs)
+    seen = observe.everything(root, profile, entry, words, found, runs)
+    gpus = options.gpus if options.gpus is not None else 0 if flavour == "cpu" else step.shape.gpus
+    wish = Wish(
+        step=step,
+        profile=profile,
+        entry=entry,
+        words=words,
+        overlays=overlays,
+        base=catalogue.base_config(step, entry),
+        program=command_for(step, entry),
+        nodes=options.nodes or step.shape.nodes,
+        gpus=gpus,
+        procs=options.procs or gpus or 1,
+        env=env,
+        resume=options.resume,
+        allow_drift=options.allow_drift,
+        lock_checksum=sha256_file(root.lock),
+    )
+    files = _files(root, step.library)
+    plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
+    findings = rules.check(wish, seen)
+    return Prepared(plan, findings, engine.render(plan), runs, [why], found.address, options.argv, files)
+
+
+def _flavour(asked: Flavour | None, profile: str, gpus: int) -> tuple[Flavour, str]:
+    """The flavour and the line that says why."""
+    if asked:
+        return asked, f"flavour {asked}: --flavour"
+    if profile in ("cpu", "cuda"):
+        return profile, f"flavour {profile}: the profile says so"  # type: ignore[return-value]
+    chosen: Flavour = "cuda" if gpus else "cpu"
+    return chosen, f"flavour {chosen}: the engine has {gpus or 'no'} GPU{'' if gpus == 1 else 's'}"
+
+
+def _environment(words: tuple[str, ...]) -> dict[str, str]:
+    """`--env NAME=VALUE`, or `--env NAME` for this shell's own value. Raises SlipwayError 64."""
+    result = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals and name not in os.environ:
+            raise SlipwayError(Exit.WORDS, f"{name} is not set here", where="--env", remedy=f"--env {name}=VALUE")
+        result[name] = value if equals else os.environ[name]
+    return result
+
+
+def _files(root: Root, library: str) -> dict[str, Path]:
+    """What the run's slipway/ folder gets beside plan.json."""
+    folder = root.path / "entrypoints"
+    files = {"entrypoint.sh": folder / f"{library}.sh"}
+    files |= {n: folder / n for n in ("common.sh", "verify.py")}
+    return files | {f"steps/{p.name}": p for p in sorted((folder / "steps").glob("*.py"))}
+
+
+def write_run_files(prepared: Prepared, path: Path) -> None:
+    """plan.json, request.json and slipway/ into a run directory; raises SlipwayError 73."""
+    for name, source in prepared.files.items():
+        target = path / "slipway" / name
+        with cannot_write(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    write_atomic(path / "slipway" / "plan.json", canonical.pretty(prepared.plan))
+    write_atomic(path / "plan.json", canonical.pretty(prepared.plan))
+    write_atomic(path / "request.json", engine.request_text(prepared.request))
+
+
+def request_as(prepared: Prepared, as_json: bool) -> str:
+    """What a dry run prints: the very request that would be submitted."""
+    return engine.request_text(prepared.request) if as_json else engine.as_text(prepared.request)
+
+
+def write_directory(prepared: Prepared, path: Path) -> None:
+    """`-o DIR`: a complete run directory, for `launch submit DIR`. Raises SlipwayError 73 where DIR is not empty."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
+    write_run_files(prepared, path)
+
+
+def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str, ...]) -> Prepared:
+    """What `-o` wrote, ready to submit. Raises SlipwayError 65 where the files are not those that were written."""
+    try:
+        plan = msgspec.json.decode(read_text(path / "plan.json"), type=Plan)
+        request = msgspec.json.decode(read_text(path / "request.json"), type=dict[str, Any])
+    except msgspec.DecodeError as e:
+        raise SlipwayError(Exit.DATA, f"not a run directory: {e}", where=str(path)) from e
+    if request != engine.render(plan):
+        raise SlipwayError(Exit.DATA, "request.json is not what plan.json says", where=str(path))
+    files = {name: path / "slipway" / name for name in plan.files}
+    for name, source in files.items():
+        if not source.is_file() or sha256_file(source) != plan.files[name]:
+            raise SlipwayError(Exit.DATA, "was changed since it was written", where=str(source))
+    for name, planned in plan.inputs.items():
+        if artifacts.inspect(name, Path(planned.path)) != planned:
+            raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
+    output = Path(plan.output)
+    if output.is_dir() and any(output.iterdir()) and not plan.resume:
+        raise SlipwayError(Exit.CANNOT_WRITE, "is not empty any more", where=f"output={output}")
+    found = observe.engine(root, plan.profile)
+    if found.error:
+        raise SlipwayError(Exit.UNAVAILABLE, found.error, where=found.address)
+    runs = records.runs_dir(root, runs_dir, plan.profile.runs)
+    return Prepared(plan, [], request, runs, [], found.address, argv, files)

@@ -1,0 +1,250 @@
+"""The life of a run: submit, follow, collect, look again, cancel; each works from any process, at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher import records
+from launcher.engines import docker as engine
+from launcher.flow import Prepared, write_run_files
+from launcher.plan import Plan
+from launcher.records import Outcome, Record, Run
+from slipway import __version__
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError
+from slipway.files import cannot_write, read_text
+
+CANCEL_MARGIN = 20  # seconds that the entrypoint gets beyond the step's own grace, before the kill
+_SIGNAL_NAMES: dict[int, str] = {signal.SIGINT: "INT", signal.SIGTERM: "TERM"}
+
+
+@contextlib.contextmanager
+def submitted(prepared: Prepared) -> Iterator[tuple[Run, engine.DockerRun]]:
+    """Claims a run directory, writes it, starts the container, and holds the run's lock inside the block.
+
+    When the container cannot be started, whatever was made for it is removed again: nothing half-done is left.
+    """
+    run = records.claim(prepared.runs, prepared.plan)
+    made: list[Path] = []
+    with run.lock(wait=True), engine.connect(prepared.address) as docker:
+        try:
+            write_run_files(prepared, run.path)
+            request = engine.fill(prepared.request, run.id, run.path)
+            _make_folders(prepared.plan, request, run, made)
+            run.write(_first_record(prepared, run, request))
+            run.event("prepared", launcher=os.getpid())
+            container = docker.submit(request, run.id)
+        except SlipwayError:
+            shutil.rmtree(run.path)
+            for folder in (f for f in reversed(made) if f.exists()):
+                folder.rmdir()
+            raise
+        run.event("started", container=container)
+        yield run, docker
+
+
+def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Record:
+    return Record(
+        schema=1,
+        run=run.id,
+        state="submitted",
+        plan_hash=prepared.plan.hash,
+        plan=prepared.plan,
+        request=request,
+        engine={"kind": "docker", "address": prepared.address},
+        slipway=__version__,
+        argv=list(prepared.argv),
+        submitted=records.now(),
+    )
+
+
+def _make_folders(plan: Plan, request: dict[str, Any], run: Run, made: list[Path]) -> None:
+    """Makes the writable folders that are mounted, as the caller: an engine would make them as root, or refuse.
+
+    Those that were not there are appended to `made`, parents first.
+    """
+    (run.path / "logs").mkdir()
+    for mount, filled in zip(plan.mounts, request["HostConfig"]["Mounts"], strict=True):
+        if mount.readonly:
+            continue
+        folder = Path(filled["Source"])
+        missing = [p for p in (folder, *folder.parents) if not p.exists()]
+        for part in reversed(missing):
+            with cannot_write(part):
+                part.mkdir()
+            made.append(part)
+
+
+def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
+    """Submits and follows: the log goes to stdout as it comes, Ctrl-C and TERM go to the step.
+
+    The first signal asks the step to stop (it may save a checkpoint), the third kills it.
+    """
+    events: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # Before anything is submitted: a signal that comes while the container starts must reach it too.
+    before = {s: signal.signal(s, lambda number, _: events.put(_SIGNAL_NAMES[number])) for s in _SIGNAL_NAMES}
+    try:
+        with submitted(prepared) as (run, docker):
+            say(f"run {run.id}")
+            threading.Thread(target=_stream, args=(run, docker, events), daemon=True).start()
+            told = 0
+            while (event := events.get()) != "ended":
+                told += 1
+                advice = {1: "asked to stop; again to hurry", 2: "told again; once more to kill"}.get(told, "killed")
+                say(f"{event}: {advice}")
+                run.event("signal", name=event)
+                docker.signal(run.id, event if told < 3 else "KILL")
+            docker.wait(run.id)
+            return run, collect(run, docker)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stream(run: Run, docker: engine.DockerRun, events: queue.SimpleQueue[str]) -> None:
+    """Copies the log to stdout and logs/step.log until the container ends, or stdout or the engine goes away."""
+    try:
+        with run.log.open("ab") as log:
+            for piece in docker.logs(run.id, follow=True):
+                log.write(piece)
+                log.flush()
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        say("stdout is closed; the run goes on, its log is in the run directory")
+    finally:
+        events.put("ended")
+
+
+def collect(run: Run, docker: engine.DockerRun) -> Record:
+    """Brings an ended run home: log, outcome and versions into the record, then the container is removed.
+
+    Each step may be repeated, so a collector that is killed leaves a run that the next one finishes. The caller holds
+    the run's lock. Returns the record as it is where the run still goes on.
+    """
+    record = run.record()
+    if record is None:
+        raise SlipwayError(Exit.NO_INPUT, "the launcher died before it wrote the record", where=str(run.path))
+    status = docker.status(run.id)
+    if status.state == "running":
+        return record
+    if record.outcome is None:
+        if status.state == "exited":
+            _save_log(run, docker)
+        record = msgspec.structs.replace(
+            record,
+            state="ended",
+            outcome=_outcome(run, status),
+            versions=run.container_file("0/versions.json"),
+            config=_text(run.path / "container" / "config.yaml"),
+        )
+        run.write(record)
+    docker.remove(run.id)
+    run.event("ended")
+    return record
+
+
+def _save_log(run: Run, docker: engine.DockerRun) -> None:
+    """The engine's whole log, in place of what was streamed until somebody was killed."""
+    part = run.log.with_name("step.log.part")
+    with cannot_write(part):
+        run.log.parent.mkdir(exist_ok=True)
+        with part.open("wb") as f:
+            f.writelines(docker.logs(run.id, follow=False))
+        part.replace(run.log)
+
+
+def _text(path: Path) -> str:
+    return read_text(path) if path.is_file() else ""
+
+
+def _outcome(run: Run, status: engine.Status) -> Outcome:
+    """What became of a run that is not running, from the engine's word and what the entrypoint wrote."""
+    if status.state == "missing" and not run.had_event("started"):
+        return Outcome(exit_code=int(Exit.INTERNAL), cause="launcher", reason="the launcher died before it was started")
+    if status.state == "created":
+        reason = status.error or "the launcher died before it was started"
+        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine" if status.error else "launcher", reason=reason)
+    wrote = run.container_file("0/status.json")
+    result = run.container_file("result.json")
+    if status.state == "missing" and not wrote:
+        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason="its container was removed by someone else")
+    code = status.exit_code if status.state == "exited" else int(wrote["exit_code"])
+    cause, reason = _cause(run, status, wrote, code)
+    return Outcome(
+        exit_code=code,
+        cause=cause,
+        reason=reason,
+        started=status.started or wrote.get("started", ""),
+        finished=status.finished or wrote.get("finished", ""),
+        result=result,
+    )
+
+
+def _cause(run: Run, status: engine.Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
+    if status.out_of_memory:
+        return "memory", "killed: out of memory"
+    if run.had_event("cancel"):
+        return "cancelled", wrote.get("reason", "") or "cancelled"
+    if not wrote:
+        return "engine", f"the container ended with {code} before its entrypoint could say why"
+    cause: records.Cause = wrote["cause"] if wrote.get("cause") in ("step", "signal", "entrypoint") else "engine"
+    return cause, wrote.get("reason", "") or ("done" if code == 0 else f"the step exited with {code}")
+
+
+def refresh(run: Run) -> tuple[Record | None, str]:
+    """The record, brought up to date, and the run's state in a word: whoever comes first collects an ended run."""
+    record = run.record()
+    if record is None:
+        with run.lock() as mine:
+            return None, "never submitted" if mine else "being prepared"
+    if not run.had_event("ended"):
+        with engine.connect(record.engine["address"]) as docker, run.lock() as mine:
+            if mine:
+                record = collect(run, docker)
+            elif docker.status(run.id).state in ("missing", "created"):
+                return record, "starting"
+    return record, word(record)
+
+
+def word(record: Record) -> str:
+    """The state of a run for people: running, done, failed, cancelled …"""
+    if record.outcome is None:
+        return "running"
+    if record.outcome.exit_code == 0:
+        return "done"
+    return {"cancelled": "cancelled", "signal": "stopped", "launcher": "never started"}.get(
+        record.outcome.cause, "failed"
+    )
+
+
+def cancel(run: Run) -> Record:
+    """Asks the step to stop, waits for its grace, kills it after that; returns the record with its outcome."""
+    record = run.record()
+    if record is None:
+        raise SlipwayError(Exit.NO_INPUT, "this run was never submitted", where=str(run.path))
+    if record.outcome is not None:
+        return record
+    with engine.connect(record.engine["address"]) as docker:
+        if docker.status(run.id).state == "running":
+            grace = record.plan.graceful.seconds + CANCEL_MARGIN
+            run.event("cancel")
+            docker.signal(run.id, "TERM")
+            say(f"asked to stop; it gets {grace} s to save and leave")
+            if not docker.wait(run.id, grace):
+                say("killed: it did not leave in time")
+                docker.signal(run.id, "KILL")
+                docker.wait(run.id)
+        with run.lock(wait=True):  # a foreground launcher that is still there collects first
+            return collect(run, docker)

@@ -1,0 +1,78 @@
+"""All looking before a launch: artifacts, output, host, engine, image. Everything after it is pure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from images import identity
+from images.build import Request, engine_client
+from images.model import Entry
+from launcher import artifacts
+from launcher.engines import docker as docker_engine
+from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen
+from launcher.profiles import Profile
+from launcher.words import Words
+from slipway import dockerhost
+from slipway.project import Root
+
+
+def engine(root: Root, profile: Profile) -> EngineSeen:
+    """The profile's engine."""
+    return docker_engine.probe(root, profile.engine)
+
+
+def everything(root: Root, profile: Profile, entry: Entry, words: Words, found: EngineSeen, runs: Path) -> Observed:
+    """Looks at all that rules and plan need, once."""
+    return Observed(
+        artifacts={name: artifacts.inspect(name, Path(value)) for name, value in words.inputs.items()},
+        output=_output(Path(words.output)) if words.output else None,
+        engine=found,
+        image=_image(root, entry, found),
+        host=_host(profile, runs),
+    )
+
+
+def _output(path: Path) -> OutputSeen:
+    real = path.expanduser().absolute()
+    real = real.resolve() if real.exists() else real.parent.resolve() / real.name
+    kind = "folder" if real.is_dir() else "other" if real.exists() else "missing"
+    nearest = _nearest(real)
+    return OutputSeen(
+        path=str(real),
+        kind=kind,  # type: ignore[arg-type]
+        empty=kind == "missing" or (kind == "folder" and not any(real.iterdir())),
+        writable=os.access(nearest, os.W_OK | os.X_OK),
+        free=shutil.disk_usage(nearest).free,
+        nearest=str(nearest),
+    )
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself or the nearest parent that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _image(root: Root, entry: Entry, found: EngineSeen) -> ImageSeen:
+    records = identity.records(root, entry)
+    if found.error:
+        return ImageSeen(recorded=len(records))
+    with engine_client(dockerhost.Address(found.address, found.source)) as client:
+        match = identity.present(records, client)
+        if match:
+            record, digest = match
+            return ImageSeen(id=digest, recorded=len(records), substitutions=record.substitutions)
+        return ImageSeen(recorded=len(records), tagged=identity.tagged(Request(entry).tag, client))
+
+
+def _host(profile: Profile, runs: Path) -> HostSeen:
+    hf_home = profile.hf_home or os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface"
+    return HostSeen(
+        uid=os.getuid(),
+        gid=os.getgid(),
+        cpus=len(os.sched_getaffinity(0)),
+        hf_home=str(Path(hf_home).expanduser().absolute()),
+        runs=str(runs),
+        runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
+    )

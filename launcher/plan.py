@@ -1,0 +1,277 @@
+"""The nouns of a launch (Observed, Finding, Plan) and the pure function that makes a plan of them."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from images.model import Entry, Flavour, Struct
+from launcher import catalogue
+from launcher.artifacts import Artifact
+from launcher.catalogue import Graceful, Step
+from launcher.profiles import Profile
+from launcher.words import Words
+from slipway import canonical
+from slipway.errors import Exit
+
+RUN_ID, RUN_DIR = "${RUN_ID}", "${RUN_DIR}"  # what submit fills in; they stand literally in plans and requests
+UNRESOLVED = "UNRESOLVED"
+ENTRYPOINT = "/slipway/entrypoint.sh"
+STATE = "/run/slipway"
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One thing that a rule found. An error stops the launch with its exit code, a warning is printed."""
+
+    severity: Literal["error", "warning"]
+    where: str
+    what: str
+    remedy: str = ""
+    code: int = int(Exit.OK)
+
+    def __str__(self) -> str:
+        tail = f"\n  {self.remedy}" if self.remedy else ""
+        return f"{self.severity}: {self.where}: {self.what}{tail}"
+
+
+class OutputSeen(Struct, frozen=True, kw_only=True):
+    """The output folder as it is. `free`: bytes on its filesystem; `writable`: of it or of its nearest parent."""
+
+    path: str
+    kind: Literal["missing", "folder", "other"]
+    empty: bool
+    writable: bool
+    free: int
+    nearest: str
+
+
+class EngineSeen(Struct, frozen=True, kw_only=True):
+    """`error`: why it cannot be used. `hard_limits`: ulimit -> the most that the engine can give (absent = any)."""
+
+    kind: str
+    address: str
+    source: str
+    version: str = ""
+    error: str = ""
+    gpus: int = 0
+    gpu_support: bool = False
+    hard_limits: dict[str, int] = {}
+
+
+class ImageSeen(Struct, frozen=True, kw_only=True):
+    """`id`: the recorded image that the engine has. `tagged`: id of what carries the image's tag on the engine."""
+
+    id: str = ""
+    recorded: int = 0
+    tagged: str = ""
+    substitutions: dict[str, str] = {}
+
+
+class HostSeen(Struct, frozen=True, kw_only=True):
+    uid: int
+    gid: int
+    cpus: int
+    hf_home: str
+    runs: str
+    runs_writable: bool
+
+
+class Observed(Struct, frozen=True, kw_only=True):
+    """Everything that was looked at, once, before rules and plan."""
+
+    artifacts: dict[str, Artifact]
+    output: OutputSeen | None
+    engine: EngineSeen
+    image: ImageSeen
+    host: HostSeen
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """What was asked for, resolved against step, profile and lock."""
+
+    step: Step
+    profile: Profile
+    entry: Entry
+    words: Words
+    overlays: list[tuple[str, dict[str, Any]]]
+    base: dict[str, Any]
+    program: str
+    nodes: int
+    gpus: int
+    procs: int
+    env: dict[str, str]
+    resume: bool
+    allow_drift: bool
+    lock_checksum: str
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    """A bind mount; `source` is a path of the host and may start with ${RUN_DIR}."""
+
+    source: str
+    target: str
+    readonly: bool
+
+
+class Variable(Struct, frozen=True, kw_only=True):
+    value: str
+    by: Literal["image", "step", "profile", "command line", "launcher"]
+
+
+class PlanShape(Struct, frozen=True, kw_only=True):
+    nodes: int
+    gpus: int
+    procs: int
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Everything resolved. What the container reads of it is /slipway/plan.json, the same text."""
+
+    schema: Literal[1]
+    step: str
+    library: str
+    release: str
+    flavour: Flavour
+    entry: str
+    lock: str
+    image: str
+    environments: dict[str, dict[str, Any]]
+    allow_drift: bool
+    driver: str | None
+    shape: PlanShape
+    user: str
+    command: list[str]
+    config: dict[str, Any]
+    env: dict[str, Variable]
+    mounts: list[Mount]
+    inputs: dict[str, Artifact]
+    output: str
+    output_type: str
+    resume: bool
+    graceful: Graceful
+    launcher: str
+    files: dict[str, str]
+    profile: Profile
+    limits: dict[str, int]
+
+    @property
+    def hash(self) -> str:
+        """sha256 (hex) of the canonical plan; names it. The run id is no part of a plan."""
+        return canonical.sha256(self)
+
+
+def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
+    """The plan; pure. `files`: what goes into the run's slipway/ folder -> sha256."""
+    entry, step = wish.entry, wish.step
+    output = wish.words.output
+    return Plan(
+        schema=1,
+        step=step.id,
+        library=entry.library,
+        release=entry.release,
+        flavour=entry.flavour,
+        entry=entry.checksum,
+        lock=wish.lock_checksum,
+        image=seen.image.id or UNRESOLVED,
+        environments={n: {"python": e.python, "packages": e.packages} for n, e in entry.environments.items()},
+        allow_drift=wish.allow_drift,
+        driver=None if entry.driver == "unknown" else entry.driver,
+        shape=PlanShape(nodes=wish.nodes, gpus=wish.gpus, procs=wish.procs),
+        user=f"{seen.host.uid}:{seen.host.gid}",
+        command=["bash", ENTRYPOINT, "python", f"/slipway/steps/{wish.program}"],
+        config=_config(wish, seen),
+        env=dict(sorted(_environment(wish).items())),
+        mounts=_mounts(wish, seen),
+        inputs=seen.artifacts,
+        output=output_path(seen) if output else f"{RUN_DIR}/output",
+        output_type=step.output.type,
+        resume=wish.resume,
+        graceful=step.graceful,
+        launcher=step.launcher,
+        files=files,
+        profile=wish.profile,
+        limits=limits(wish.profile, seen.engine),
+    )
+
+
+def limits(profile: Profile, engine: EngineSeen) -> dict[str, int]:
+    """The profile's ulimits, lowered to what the engine can give; -1 is unlimited."""
+    result = {}
+    for name, wanted in profile.ulimits.items():
+        most = engine.hard_limits.get(name, -1)
+        too_much = most >= 0 and (wanted < 0 or wanted > most)
+        result[name] = most if too_much else wanted
+    return result
+
+
+def output_path(seen: Observed) -> str:
+    """The output folder on the host."""
+    return seen.output.path if seen.output else f"{RUN_DIR}/output"
+
+
+def container_path(artifact: Artifact) -> str:
+    """Where an input stands in the container: `/inputs/<name>-<key>`, a file under its own name inside."""
+    folder = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}"
+    return folder if artifact.kind == "folder" else posixpath.join(folder, Path(artifact.path).name)
+
+
+def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
+    """What the step program merges: base, layers, then what goes, then what is set (parameters, overrides, wiring)."""
+    step, words = wish.step, wish.words
+    remove = [k for n, i in step.inputs.items() if n not in words.inputs for k in i.without]
+    gone = [f"{k}." for k in remove]
+    assign: list[list[Any]] = []
+    for name, value in words.parameters.items():
+        assign += [[k, value] for k in step.parameters[name].keys if not k.startswith(tuple(gone))]
+    assign += [[k, v] for k, v in words.overrides.items()]
+    assign += [[step.inputs[n].key, container_path(a)] for n, a in seen.artifacts.items()]
+    assign.append([step.output.key, "/output"])
+    layers = [{"name": n, "values": v} for n, v in wish.overlays]
+    return {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
+
+
+def _environment(wish: Wish) -> dict[str, Variable]:
+    """Lowest to highest: image, profile, command line, launcher."""
+    result = {k: Variable(value=v, by="profile") for k, v in wish.profile.env.items()}
+    result |= {k: Variable(value=v, by="command line") for k, v in wish.env.items()}
+    graceful = wish.step.graceful
+    ours = {
+        "HF_HOME": "/cache/hf",
+        "HF_HUB_OFFLINE": "1",  # every input is mounted: a missing file must not become a request to the hub
+        "HF_TOKEN_PATH": "/run/secrets/HF_TOKEN",  # away from a token that a mounted HF_HOME would expose
+        "SLIPWAY_LAUNCHER": wish.step.launcher if wish.procs > 1 else "python",
+        "SLIPWAY_NODES": str(wish.nodes),
+        "SLIPWAY_PROCS": str(wish.procs),
+        "SLIPWAY_RUN": RUN_ID,
+        "SLIPWAY_STEP": wish.step.id,
+        "SLIPWAY_STOP_SECONDS": str(graceful.seconds),
+        "SLIPWAY_STOP_SIGNAL": graceful.signal,
+        "SLIPWAY_STOP_TO": graceful.to,
+    }
+    return result | {k: Variable(value=v, by="launcher") for k, v in ours.items()}
+
+
+def _mounts(wish: Wish, seen: Observed) -> list[Mount]:
+    """Sorted by target, so that a parent is mounted before what lies below it."""
+    mounts = [Mount(source=m.source, target=m.target, readonly=m.readonly) for m in wish.profile.mounts]
+    mounts += [Mount(source=a.path, target=container_path(a), readonly=True) for a in seen.artifacts.values()]
+    mounts += [
+        Mount(source=output_path(seen), target="/output", readonly=False),
+        Mount(source=seen.host.hf_home, target="/cache/hf", readonly=False),
+        Mount(source=f"{RUN_DIR}/slipway", target="/slipway", readonly=True),
+        Mount(source=f"{RUN_DIR}/container", target=STATE, readonly=False),
+    ]
+    return sorted(mounts, key=lambda m: m.target)
+
+
+def command_for(step: Step, entry: Entry) -> str:
+    """The step program for this entry's versions."""
+    return catalogue.choose_command(step, entry).program
+
+
+def plan_from_json(text: str | bytes) -> Plan:
+    """The plan of a run directory. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(text, type=Plan)

@@ -1,0 +1,82 @@
+"""Profiles: one per machine or site; what a launch needs to know of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from images.model import Struct
+from slipway import yamldoc
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.project import Root, user_dirs
+
+
+class ExtraMount(Struct, frozen=True, kw_only=True):
+    """A folder of the host that every container of this profile gets."""
+
+    source: str
+    target: str
+    readonly: bool = True
+
+
+class Profile(Struct, frozen=True, kw_only=True):
+    """`engine`: the engine's address where it is not the usual one. Sizes as Docker writes them (`8g`).
+
+    `ulimits`: name -> limit, -1 = unlimited. `runs`, `hf_home`: folders of the host.
+    """
+
+    schema: Literal[1]
+    kind: Literal["docker"]
+    engine: str | None = None
+    flavour: Literal["auto", "cpu", "cuda"] = "auto"
+    network: Literal["host", "bridge", "none"] = "host"
+    ipc: Literal["private", "host", "shareable"] = "private"
+    shm_size: str = "8g"
+    ulimits: dict[str, int] = {}
+    env: dict[str, str] = {}
+    mounts: list[ExtraMount] = []
+    runs: str | None = None
+    hf_home: str | None = None
+    name: str = ""
+    file: str = ""
+
+    @property
+    def shm_bytes(self) -> int:
+        """`shm_size` in bytes."""
+        return parse_size(self.shm_size)
+
+
+def parse_size(text: str) -> int:
+    """`8g`, `512m`, `1024` in bytes (powers of 1024). Raises ValueError."""
+    match = re.fullmatch(r"(\d+)([kmgt]?)b?", text.lower())
+    if not match:
+        raise ValueError(f"{text!r} is no size; expected such as 8g or 512m")
+    return int(match[1]) * int(1024 ** " kmgt".index(match[2] or " "))
+
+
+def find_profile(root: Root, name: str) -> Profile:
+    """The profile `name`. Raises SlipwayError 64 (unknown, with the nearest) or 78 (its file is wrong)."""
+    known = profile_files(root)
+    if name not in known:
+        raise SlipwayError(Exit.WORDS, f"unknown profile {name!r}", remedy=nearest(name, known))
+    path = known[name]
+    profile = yamldoc.load(path, Profile)
+    for field in ("name", "file"):
+        if getattr(profile, field):
+            raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=str(path))
+    try:
+        parse_size(profile.shm_size)
+    except ValueError as e:
+        raise SlipwayError(Exit.CONFIG, f"shm_size: {e}", where=f"{path}:{yamldoc.line_of(path, 'shm_size')}") from e
+    return msgspec.structs.replace(profile, name=name, file=str(path))
+
+
+def profile_files(root: Root) -> dict[str, Path]:
+    """Name -> file; a user's own profile wins over one of the project's."""
+    found: dict[str, Path] = {}
+    for base in reversed(user_dirs(root)):
+        found |= {p.stem: p for p in sorted((base / "profiles").glob("*.yaml"))}
+    return found

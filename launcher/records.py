@@ -1,0 +1,179 @@
+"""Run directories: claiming one, what is written into it and when, and finding it again.
+
+A run directory holds plan.json, request.json, record.json, events.jsonl, logs/, slipway/ (mounted at /slipway) and
+container/ (mounted at /run/slipway). Whoever launches or collects a run holds an flock on its `lock` file; the kernel
+lets go of it when that process dies, however it dies. So a free lock means: nobody is looking after this run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from images.model import Struct
+from launcher.plan import Plan
+from slipway import canonical
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import cannot_write, read_text, write_atomic
+from slipway.project import Root
+
+State = Literal["submitted", "ended"]
+Cause = Literal["step", "signal", "cancelled", "entrypoint", "engine", "memory", "launcher"]
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a run ended. `cause`: whose the exit code is; `reason`: one line for people.
+
+    `step` the program itself; `signal` it was told to stop; `cancelled` by `launch cancel`; `entrypoint` refused to
+    start it; `engine` could not start it or lost it; `memory` killed by the memory limit; `launcher` died before it
+    was submitted.
+    """
+
+    exit_code: int
+    cause: Cause
+    reason: str
+    started: str = ""
+    finished: str = ""
+    result: dict[str, Any] = {}
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """record.json: alone enough to understand a run, and to repeat it."""
+
+    schema: Literal[1]
+    run: str
+    state: State
+    plan_hash: str
+    plan: Plan
+    request: dict[str, Any]
+    engine: dict[str, str]
+    slipway: str
+    argv: list[str]
+    submitted: str
+    outcome: Outcome | None = None
+    versions: dict[str, Any] = {}
+    config: str = ""
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+
+    @property
+    def log(self) -> Path:
+        return self.path / "logs" / "step.log"
+
+    @property
+    def record_file(self) -> Path:
+        return self.path / "record.json"
+
+    def record(self) -> Record | None:
+        """The record; None where the launcher died before it was written. Raises SlipwayError 65 where it is broken."""
+        if not self.record_file.is_file():
+            return None
+        try:
+            return msgspec.json.decode(read_text(self.record_file), type=Record)
+        except msgspec.DecodeError as e:
+            raise SlipwayError(Exit.DATA, f"not a run record: {e}", where=str(self.record_file)) from e
+
+    def write(self, record: Record) -> None:
+        write_atomic(self.record_file, canonical.pretty(record))
+
+    def event(self, what: str, **facts: Any) -> None:
+        """Appends one line to events.jsonl (one write: lines of two processes do not mix)."""
+        line = json.dumps({"time": now(), "event": what, **facts}, sort_keys=True) + "\n"
+        with cannot_write(self.path), (self.path / "events.jsonl").open("a") as f:
+            f.write(line)
+
+    def had_event(self, what: str) -> bool:
+        path = self.path / "events.jsonl"
+        return path.is_file() and any(json.loads(line)["event"] == what for line in read_text(path).splitlines())
+
+    @contextlib.contextmanager
+    def lock(self, wait: bool = False) -> Iterator[bool]:
+        """Holds the run's lock; yields False where another living process has it and `wait` is not asked for."""
+        with cannot_write(self.path):
+            handle = (self.path / "lock").open("w")
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def container_file(self, name: str) -> dict[str, Any]:
+        """A JSON object that the container wrote below container/; empty where it wrote none."""
+        path = self.path / "container" / name
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as e:  # cut off by a kill: said, not trusted
+            return {"unreadable": f"{path}: {e}"}
+        return value if isinstance(value, dict) else {"unreadable": str(path)}
+
+
+def now() -> str:
+    """The time as records write it: ISO 8601, UTC, seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def runs_dir(root: Root, option: str | None, profile_runs: str | None) -> Path:
+    """`--runs-dir`, the profile's `runs:`, $SLIPWAY_RUNS, else the project's own."""
+    named = option or profile_runs or os.environ.get("SLIPWAY_RUNS", "").strip()
+    return Path(named).expanduser().absolute() if named else root.runs
+
+
+def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
+    """A new run directory `<time>-<step>-<plan hash, 6>`; -2, -3 … when taken. Raises SlipwayError 73."""
+    stamp = (when or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%SZ")
+    stem = f"{stamp}-{plan.step.replace('/', '.')}-{plan.hash[:6]}"
+    with cannot_write(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            path = runs / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return Run(path)
+    raise SlipwayError(Exit.TRY_AGAIN, "too many runs of one plan in one second", where=str(runs))
+
+
+def find(runs: Path, name: str) -> Run:
+    """A run by its id, a unique beginning or ending of it, its directory, or `last`. Raises SlipwayError 64 or 66."""
+    if "/" in name or Path(name, "plan.json").is_file():
+        if not Path(name).is_dir():
+            raise SlipwayError(Exit.NO_INPUT, "there is no such run directory", where=name)
+        return Run(Path(name).resolve())
+    ids = list_ids(runs)
+    if name == "last" and ids:
+        return Run(runs / ids[-1])
+    exact = [i for i in ids if i == name] or [i for i in ids if i.startswith(name) or i.endswith(name)]
+    if len(exact) == 1:
+        return Run(runs / exact[0])
+    if exact:
+        raise SlipwayError(Exit.WORDS, f"{name!r} fits {len(exact)} runs: {', '.join(exact[-5:])}", where=str(runs))
+    remedy = nearest(name, ids) if ids else "nothing has been launched from here yet; see also --runs-dir"
+    raise SlipwayError(Exit.NO_INPUT, f"there is no run {name!r}", where=str(runs), remedy=remedy)
+
+
+def list_ids(runs: Path) -> list[str]:
+    """Run ids, oldest first: they begin with the time."""
+    if not runs.is_dir():
+        return []
+    pattern = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}(-\d+)?")
+    return sorted(e.name for e in os.scandir(runs) if pattern.fullmatch(e.name))

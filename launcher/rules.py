@@ -1,0 +1,151 @@
+"""What must hold before anything is submitted. Pure: Wish and Observed in, findings out, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from launcher.artifacts import Artifact
+from launcher.plan import Finding, Observed, Wish, limits
+from slipway.errors import Exit
+
+ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
+RESERVED_ENV = ("SLIPWAY_", "HF_HOME", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def check(wish: Wish, seen: Observed) -> list[Finding]:
+    """Every finding, in the order: inputs, output, environment, shape, engine, image."""
+    findings = [*_inputs(wish, seen), *_output(wish, seen), *_environment(wish), *_shape(wish, seen)]
+    return [*findings, *_engine(wish, seen), *_image(wish, seen)]
+
+
+def first_error(findings: list[Finding]) -> Finding | None:
+    """The one whose exit code the launch takes."""
+    return next((f for f in findings if f.severity == "error"), None)
+
+
+def _error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:
+    return Finding(severity="error", where=where, what=what, remedy=remedy, code=int(code))
+
+
+def _warning(where: str, what: str, remedy: str = "") -> Finding:
+    return Finding(severity="warning", where=where, what=what, remedy=remedy)
+
+
+def _inputs(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    for name, found in seen.artifacts.items():
+        yield from _input(name, wish.step.inputs[name].types, found)
+
+
+def _input(name: str, types: Sequence[str], found: Artifact) -> Iterator[Finding]:
+    where, wanted = f"{name}={found.path}", " or ".join(types)
+    if found.kind == "missing":
+        yield _error(Exit.NO_INPUT, where, "there is nothing there", f"expected: {wanted}")
+    elif found.type not in types:
+        what = found.type or found.note
+        yield _error(Exit.DATA, where, f"is no {wanted}: found {what}", f"expected: {_shape_of(types)}")
+    for fault in found.faults:
+        yield _error(Exit.DATA, fault.where, fault.what)
+
+
+def _shape_of(types: Sequence[str]) -> str:
+    looks = {
+        "chat_jsonl": "a file with one JSON object a line that has `messages`",
+        "checkpoint_hf": "a folder with config.json, tokenizer and *.safetensors",
+    }
+    return " or ".join(looks[t] for t in types)
+
+
+def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    out = seen.output
+    if not seen.host.runs_writable:
+        yield _error(
+            Exit.CANNOT_WRITE, seen.host.runs, "the runs directory cannot be written", "name another: --runs-dir"
+        )
+    if out is None:
+        return
+    where = f"output={out.path}"
+    if out.kind == "other":
+        yield _error(Exit.CANNOT_WRITE, where, "is not a folder")
+    elif not out.writable:
+        yield _error(Exit.CANNOT_WRITE, where, f"cannot be written by uid {seen.host.uid} ({out.nearest})")
+    elif not out.empty and not wish.resume:
+        remedy = "continue that run with --resume, or name another folder"
+        yield _error(Exit.CANNOT_WRITE, where, "is not empty: it holds an earlier run's output", remedy)
+    elif out.empty and wish.resume and out.kind == "folder":
+        yield _warning(where, "--resume: the folder is empty, so the run starts from the beginning")
+    need = checkpoint_bytes(seen)
+    if need > out.free:
+        what = f"one checkpoint needs about {_size(need)}, {_size(out.free)} are free on {out.nearest}"
+        yield _error(Exit.CANNOT_WRITE, where, what, "free space there, or name a folder elsewhere: output=PATH")
+    for name, found in seen.artifacts.items():
+        if found.path == out.path or out.path.startswith(f"{found.path}/"):
+            yield _error(Exit.WORDS, where, f"lies inside the input {name}={found.path}, which is mounted read-only")
+
+
+def checkpoint_bytes(seen: Observed) -> int:
+    """What one full checkpoint takes: weights as shards and consolidated, and the optimizer's moments."""
+    models = [a for a in seen.artifacts.values() if a.type == "checkpoint_hf"]
+    return sum(2 * a.bytes + ADAM_BYTES * a.parameters for a in models)
+
+
+def _environment(wish: Wish) -> Iterator[Finding]:
+    for source, names in ((f"profile {wish.profile.name}", wish.profile.env), ("--env", wish.env)):
+        for name in names:
+            if name.startswith(RESERVED_ENV):
+                yield _error(Exit.WORDS, f"{source}: {name}", "is set by the launcher")
+
+
+def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    if wish.nodes != 1:
+        yield _error(Exit.WORDS, "--nodes", f"a {wish.profile.kind} profile runs on one machine")
+    if wish.gpus and wish.entry.flavour == "cpu":
+        yield _error(Exit.WORDS, "--gpus", "the cpu flavour has none; say --procs")
+    if wish.gpus > seen.engine.gpus and seen.engine.gpu_support:
+        yield _error(Exit.WORDS, "--gpus", f"{wish.gpus} asked for, the machine has {seen.engine.gpus}")
+    if wish.procs > seen.host.cpus and wish.entry.flavour == "cpu":
+        yield _warning("--procs", f"{wish.procs} processes on {seen.host.cpus} cores")
+
+
+def _engine(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    engine = seen.engine
+    where = f"{engine.address} (from {engine.source})"
+    if engine.error:
+        yield _error(Exit.UNAVAILABLE, where, engine.error, "start one, set DOCKER_HOST, or run: images engine up")
+        return
+    if wish.gpus and not engine.gpu_support:
+        yield _error(Exit.UNAVAILABLE, where, "this engine cannot give GPUs to a container", "or: --flavour cpu")
+    lowered = limits(wish.profile, engine)
+    for name, value in wish.profile.ulimits.items():
+        if lowered[name] != value:
+            asked = "unlimited" if value < 0 else str(value)
+            yield _warning(f"ulimit {name}", f"{asked} asked for, this engine can give {lowered[name]}: lowered")
+
+
+def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    image, entry = seen.image, wish.entry
+    where = f"image of {entry.name}"
+    build = f"images build {entry.library} --release {entry.release} --flavour {entry.flavour}"
+    if seen.engine.error:
+        return
+    if not image.id and image.tagged:
+        what = f"the engine's slipway/{entry.library} is {image.tagged}, which no record of this lock entry names"
+        yield _error(Exit.DATA, where, what, f"build it from the lock: {build}")
+    elif not image.id:
+        what = "was built, but this engine does not have it" if image.recorded else "has not been built"
+        yield _error(Exit.NO_INPUT, where, what, f"run: {build}")
+    for reference, stand_in in image.substitutions.items():
+        what = f"was built over {stand_in} instead of {reference}"
+        if entry.base.bootstrap:
+            continue
+        if wish.allow_drift:
+            yield _warning(where, f"{what} (--allow-drift)")
+        else:
+            yield _error(Exit.DATA, where, what, "build it over its own base, or accept it with --allow-drift")
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.4g} {unit}"
+        n /= 1024
+    return f"{n:.4g} TiB"

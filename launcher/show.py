@@ -1,0 +1,139 @@
+"""Runs for people: list, show, logs, and the lines at a run's end."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher import life, records
+from launcher.engines import docker as engine
+from launcher.plan import RUN_DIR
+from launcher.records import Record, Run
+from slipway import canonical
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError
+from slipway.files import read_text
+
+
+def list_runs(folder: Path, as_json: bool) -> None:
+    """One line a run: id, state, exit code, loss, output."""
+    for run_id in records.list_ids(folder):
+        run = Run(folder / run_id)
+        record, state = life.refresh(run)
+        if as_json:
+            click.echo(canonical.dumps(_facts(run, record, state)))
+            continue
+        outcome = record.outcome if record else None
+        code = "" if outcome is None else f"exit {outcome.exit_code}"
+        click.echo(f"{run_id:<58} {state:<15} {code:<9} {_loss(record)}".rstrip())
+
+
+def show(run: Run, as_json: bool) -> None:
+    """The whole story of a run; also of a directory that `-o` wrote."""
+    record, state = life.refresh(run)
+    if record is None:
+        if as_json:
+            click.echo(read_text(run.path / "plan.json"), nl=False)
+        else:
+            click.echo(f"run        {run.id}\nstate      {state}\ndirectory  {run.path}")
+        return
+    if as_json:
+        click.echo(read_text(run.record_file), nl=False)
+        return
+    plan = record.plan
+    click.echo(f"run        {run.id}")
+    click.echo(f"state      {state}")
+    for line in _end_lines(run, record):
+        click.echo(line)
+    click.echo(f"image      {plan.library}/{plan.release}-{plan.flavour}, {plan.image}")
+    for name, artifact in plan.inputs.items():
+        click.echo(f"input      {name} = {artifact.path} ({artifact.type}, fingerprint {artifact.fingerprint[:12]})")
+    click.echo(f"submitted  {record.submitted}, with slipway {record.slipway}: launch {' '.join(record.argv)}")
+    click.echo(f"log        {run.log}" if run.log.exists() else "log        still with the engine: launch logs")
+    click.echo(f"record     {run.record_file}")
+
+
+def logs(run: Run, follow: bool) -> None:
+    """The log as the engine has it, else as it was collected."""
+    record, _ = life.refresh(run)
+    if record is None:
+        raise SlipwayError(Exit.NO_INPUT, "this run was never submitted", where=str(run.path))
+    out = sys.stdout.buffer
+    if record.outcome is None:
+        with engine.connect(record.engine["address"]) as docker:
+            try:
+                for piece in docker.logs(run.id, follow):
+                    out.write(piece)
+                    out.flush()
+            except KeyboardInterrupt:
+                say("the run goes on")
+                sys.exit(130)
+        life.refresh(run)
+    elif run.log.exists():
+        with run.log.open("rb") as f:
+            shutil.copyfileobj(f, out)
+        out.flush()
+
+
+def print_end(run: Run, record: Record) -> None:
+    """What a person wants to know when a run has ended, on stderr: stdout holds the log."""
+    say("")
+    say(f"run        {run.id}: {life.word(record)}")
+    for line in _end_lines(run, record):
+        say(line)
+    plan = record.plan
+    say(f"image      {plan.library}/{plan.release}-{plan.flavour}, {plan.image}")
+    say(f"record     {run.record_file}")
+
+
+def _end_lines(run: Run, record: Record) -> list[str]:
+    outcome, plan = record.outcome, record.plan
+    if outcome is None:
+        return [f"step       {plan.step}"]
+    lines = [f"step       {plan.step}: exit {outcome.exit_code} ({outcome.cause}: {outcome.reason})"]
+    seconds = _seconds(outcome.started, outcome.finished)
+    if seconds is not None:
+        lines.append(f"time       {seconds:.0f} s")
+    output = plan.output.replace(RUN_DIR, str(run.path))
+    checkpoint = outcome.result.get("checkpoint")
+    if checkpoint:
+        where = output + str(checkpoint).removeprefix("/output")
+        lines.append(f"checkpoint {where} ({outcome.result.get('type', plan.output_type)})")
+    else:
+        lines.append(f"output     {output} (no finished checkpoint reported)")
+    if loss := _loss(record):
+        lines.append(f"loss       {loss}")
+    return lines
+
+
+def _loss(record: Record | None) -> str:
+    result = record.outcome.result if record and record.outcome else {}
+    if "last_loss" not in result:
+        return ""
+    return f"{result['first_loss']:.3f} -> {result['last_loss']:.3f} in {result.get('steps', '?')} steps"
+
+
+def _seconds(started: str, finished: str) -> float | None:
+    """Between two ISO 8601 times (Docker writes nanoseconds, which Python 3.11 cuts to microseconds)."""
+    try:
+        begin, end = (datetime.datetime.fromisoformat(t) for t in (started, finished))
+    except ValueError:
+        return None
+    return (end - begin).total_seconds()
+
+
+def _facts(run: Run, record: Record | None, state: str) -> dict[str, Any]:
+    outcome = record.outcome if record else None
+    return {
+        "run": run.id,
+        "state": state,
+        "step": record.plan.step if record else None,
+        "exit_code": outcome.exit_code if outcome else None,
+        "cause": outcome.cause if outcome else None,
+        "directory": str(run.path),
+    }

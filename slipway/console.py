@@ -1,0 +1,44 @@
+"""What every command does alike: speak on stderr, and turn errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from slipway.errors import Exit, SlipwayError
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal; stdout is kept for results."""
+    click.echo(text, err=True)
+
+
+class Group(click.Group):
+    """Maps every SlipwayError of a command to its exit code, in one place."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except SlipwayError as e:
+            say(f"error: {e}")
+            sys.exit(e.code)
+        except BrokenPipeError:
+            # Whoever read our output left (`launch runs | head`): nothing more to say, also not at interpreter exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(Exit.OK)
+
+
+def command_group(cls: type[click.Group] = Group, **options: Any) -> Callable[[Callable[..., Any]], click.Group]:
+    """`click.group` with the project's error handling and `-h`."""
+    from slipway import __version__
+
+    def decorate(function: Callable[..., Any]) -> click.Group:
+        settings = {"help_option_names": ["-h", "--help"]}
+        group = click.group(cls=cls, context_settings=settings, **options)(function)
+        return click.version_option(__version__, message="slipway %(version)s")(group)
+
+    return decorate

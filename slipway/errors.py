@@ -1,0 +1,50 @@
+"""One exception base, one table of exit codes, and how an error reads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes; own errors follow BSD's sysexits.h. 2 belongs to click."""
+
+    OK = 0
+    DIFFERS = 1  # --check, verify, compare: the answer is "not the same"
+    WORDS = 64  # the command line itself
+    DATA = 65  # bad data, or a mismatch with the lock
+    NO_INPUT = 66  # an input is missing
+    UNAVAILABLE = 69  # no engine, no registry
+    INTERNAL = 70
+    CANNOT_WRITE = 73
+    TRY_AGAIN = 75
+    NOT_PERMITTED = 77
+    CONFIG = 78  # profile, step or matrix; also what an entrypoint refuses
+
+
+class SlipwayError(Exception):
+    """An error for the user: what was found, where, and what to do.
+
+    `where` is a file with line and column, a file and key, or a word of the command line.
+    """
+
+    def __init__(self, code: Exit, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.code = code
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  {self.remedy}" if self.remedy else head
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Says which of `known` was probably meant, or lists them when none is close; for remedies."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "none is known here"
