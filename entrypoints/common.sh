@@ -57,7 +57,7 @@ prepare_state() {
         NODE_DIR=''
         refuse "$SLIPWAY_STATE_DIR: uid $(id -u) gid $(id -g) cannot write there; mount the run's container/ directory writable"
     fi
-    rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR/status.json"
+    rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR/status.json" "$NODE_DIR/reason"
     export SLIPWAY_NODE_DIR=$NODE_DIR
 }
 
@@ -181,6 +181,10 @@ describe_end() {
     REASON="the step ended with exit code $STEP_CODE"
     ((STEP_CODE <= 128)) || REASON="the step was ended by signal $(kill -l "$STEP_CODE")"
     ((STEP_CODE != 137)) || REASON+=' (often: out of memory)'
+    if [[ -s $NODE_DIR/reason ]]; then # left by a step program
+        ((STEP_CODE != REFUSED)) || CAUSE=entrypoint
+        REASON+=": $(<"$NODE_DIR/reason")"
+    fi
     if ((STOPS)); then
         CAUSE=signal
         REASON="told to stop by $STOPPED_BY; $REASON"

@@ -90,8 +90,8 @@ def ensure(root: Root, say: Say) -> Address:
     found = dockerhost.find(root)
     if dockerhost.answers(found.url):
         return found
-    _check_may_start(found)
     places = Places.of(root)
+    _check_may_start(found, places)
     with _locked(root):
         record = _alive(places)
         if not record:
@@ -112,11 +112,13 @@ def status(root: Root) -> Status:
 def stop(root: Root, say: Say) -> None:
     """Ends the private engine with its containers and removes its images and every other file of it.
 
-    Safe to repeat and after a crash; Debian's packages stay. Raises SlipwayError 75 for what does not go away.
+    Safe to repeat and after a crash; Debian's packages stay. Raises SlipwayError 75 for what does not go away, 77 without root.
     """
     places = Places.of(root)
     if not any(path.exists() for path in (places.home, places.run, places.record)):
         return say("there is no private engine")
+    if os.geteuid() != 0:
+        raise SlipwayError(Exit.NOT_PERMITTED, "the private engine is root's", remedy="as root: images engine down")
     with _locked(root):
         if record := _alive(places):
             say(f"stopping Docker Engine {record.version}, process {record.pid}")
@@ -135,8 +137,8 @@ def stop(root: Root, say: Say) -> None:
         places.record.unlink(missing_ok=True)
 
 
-def _check_may_start(found: Address) -> None:
-    if found.source == "DOCKER_HOST":
+def _check_may_start(found: Address, places: Places) -> None:
+    if found.source == "DOCKER_HOST" and found.url != places.url:
         where, remedy = f"DOCKER_HOST={found.url}", "start that engine, or unset DOCKER_HOST"
         raise SlipwayError(Exit.UNAVAILABLE, "no Docker engine answers", where=where, remedy=remedy)
     if os.geteuid() != 0:
@@ -169,9 +171,9 @@ def _start(places: Places) -> Record:
     exec_root, pidfile, version = places.run / "exec", places.run / "docker.pid", dockerd_version()
     with cannot_write(places.run):
         places.run.mkdir(mode=0o700, exist_ok=True)
-        pidfile.unlink(
-            missing_ok=True
-        )  # dockerd would take any process of that number for its own; the record does not
+        # Left by a crash: dockerd would wait for whatever has these numbers now, or its remains, to end.
+        for stale in (pidfile, exec_root / "containerd" / "containerd.pid"):
+            stale.unlink(missing_ok=True)
     config = {
         "features": {"containerd-snapshotter": True},
         "data-root": str(places.data),

@@ -18,7 +18,7 @@ import msgspec
 from launcher import records
 from launcher.engines import docker as engine
 from launcher.flow import Prepared, write_run_files
-from launcher.plan import Plan
+from launcher.plan import RUN_DIR, Plan
 from launcher.records import Outcome, Record, Run
 from slipway import __version__
 from slipway.console import say
@@ -58,6 +58,7 @@ def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Reco
     return Record(
         schema=1,
         run=run.id,
+        directory=str(run.path),
         state="submitted",
         plan_hash=prepared.plan.hash,
         plan=prepared.plan,
@@ -145,7 +146,7 @@ def collect(run: Run, docker: engine.DockerRun) -> Record:
         record = msgspec.structs.replace(
             record,
             state="ended",
-            outcome=_outcome(run, status),
+            outcome=_outcome(run, record.plan, status),
             versions=run.container_file("0/versions.json"),
             config=_text(run.path / "container" / "config.yaml"),
         )
@@ -169,7 +170,7 @@ def _text(path: Path) -> str:
     return read_text(path) if path.is_file() else ""
 
 
-def _outcome(run: Run, status: engine.Status) -> Outcome:
+def _outcome(run: Run, plan: Plan, status: engine.Status) -> Outcome:
     """What became of a run that is not running, from the engine's word and what the entrypoint wrote."""
     if status.state == "missing" and not run.had_event("started"):
         return Outcome(exit_code=int(Exit.INTERNAL), cause="launcher", reason="the launcher died before it was started")
@@ -188,8 +189,15 @@ def _outcome(run: Run, status: engine.Status) -> Outcome:
         reason=reason,
         started=status.started or wrote.get("started", ""),
         finished=status.finished or wrote.get("finished", ""),
+        checkpoint=_on_host(result.get("checkpoint", ""), plan, run),
         result=result,
     )
+
+
+def _on_host(path: str, plan: Plan, run: Run) -> str:
+    """The host's path of something below /output in the container; empty where it is not."""
+    below = path.removeprefix("/output")
+    return plan.output.replace(RUN_DIR, str(run.path)) + below if path.startswith("/output") else ""
 
 
 def _cause(run: Run, status: engine.Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:

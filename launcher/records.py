@@ -35,7 +35,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     `step` the program itself; `signal` it was told to stop; `cancelled` by `launch cancel`; `entrypoint` refused to
     start it; `engine` could not start it or lost it; `memory` killed by the memory limit; `launcher` died before it
-    was submitted.
+    was submitted. `checkpoint`: the finished checkpoint's folder on the host; `result`: what the step program reported.
     """
 
     exit_code: int
@@ -43,6 +43,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     reason: str
     started: str = ""
     finished: str = ""
+    checkpoint: str = ""
     result: dict[str, Any] = {}
 
 
@@ -51,6 +52,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     schema: Literal[1]
     run: str
+    directory: str
     state: State
     plan_hash: str
     plan: Plan

@@ -99,13 +99,11 @@ def _end_lines(run: Run, record: Record) -> list[str]:
     seconds = _seconds(outcome.started, outcome.finished)
     if seconds is not None:
         lines.append(f"time       {seconds:.0f} s")
-    output = plan.output.replace(RUN_DIR, str(run.path))
-    checkpoint = outcome.result.get("checkpoint")
-    if checkpoint:
-        where = output + str(checkpoint).removeprefix("/output")
-        lines.append(f"checkpoint {where} ({outcome.result.get('type', plan.output_type)})")
+    if outcome.checkpoint:
+        lines.append(f"checkpoint {outcome.checkpoint} ({outcome.result.get('type', plan.output_type)})")
     else:
-        lines.append(f"output     {output} (no finished checkpoint reported)")
+        output = plan.output.replace(RUN_DIR, str(run.path))
+        lines.append(f"output     {output} (no finished checkpoint was reported)")
     if loss := _loss(record):
         lines.append(f"loss       {loss}")
     return lines

@@ -21,14 +21,9 @@ CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
 
 
 def main() -> None:
-    slipway_step.register_rank()
-    plan = slipway_step.load_plan()
-    try:
-        config = slipway_step.merge_config(plan["config"])
-        output = Path(config["checkpoint"]["checkpoint_dir"])
-        refuse_accidental_resume(config, output)
-    except slipway_step.ConfigError as e:
-        slipway_step.refuse(e)
+    config = slipway_step.merge_config(slipway_step.load_plan()["config"])
+    output = Path(config["checkpoint"]["checkpoint_dir"])
+    refuse_accidental_resume(config, output)
     lines = log_to_stdout()
     record = output / "training.jsonl"
     start = record.stat().st_size if record.exists() else 0
@@ -137,4 +132,4 @@ def hugging_face_checkpoint(output: Path, steps: int) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    slipway_step.run(main)

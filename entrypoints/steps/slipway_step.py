@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ REFUSED = 78
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be run; the message names the key."""
+    """A configuration that cannot be run; the message names the key. Ends a step program with 78."""
 
 
 def rank() -> int:
@@ -29,10 +29,30 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def register_rank() -> None:
-    """Leaves this process's pid where the entrypoint looks for whom to tell that it is time to stop."""
-    node = Path(os.environ.get("SLIPWAY_NODE_DIR", STATE / "0"))
-    write_atomic(node / "ranks" / f"{rank()}.pid", f"{os.getpid()}\n")
+def node_dir() -> Path:
+    """What the ranks of one node share with its entrypoint."""
+    return Path(os.environ.get("SLIPWAY_NODE_DIR", STATE / "0"))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a step program: announces this rank, and leaves the reason of a failure for status.json."""
+    write_atomic(node_dir() / "ranks" / f"{rank()}.pid", f"{os.getpid()}\n")  # whom to tell that it is time to stop
+    try:
+        main()
+    except ConfigError as e:
+        leave_reason(str(e))
+        print(f"slipway: refused: {e}", file=sys.stderr, flush=True)
+        sys.exit(REFUSED)
+    except Exception as e:
+        leave_reason(f"{type(e).__name__}: {e}")
+        raise
+
+
+def leave_reason(reason: str) -> None:
+    """The first rank that fails tells why; the others fail because of it."""
+    line = " ".join(reason.split())[:500]
+    with contextlib.suppress(FileExistsError), (node_dir() / "reason").open("x", encoding="utf-8") as f:
+        f.write(f"{line}\n")
 
 
 def load_plan() -> dict[str, Any]:
@@ -125,9 +145,3 @@ def write_atomic(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
-
-
-def refuse(reason: object) -> None:
-    """Ends the step as the entrypoint refuses a run: nothing has been trained yet."""
-    print(f"slipway: refused: {reason}", file=sys.stderr, flush=True)
-    sys.exit(REFUSED)

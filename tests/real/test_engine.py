@@ -106,9 +106,9 @@ def wait_for_end(*pids: int) -> None:
 
 
 def network() -> tuple[str, str]:
+    """ip_forward, and iptables' policies and rules without their counters and dates."""
     rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
-    policies_and_rules = re.sub(r"\[\d+:\d+\]|^#.*$", "", rules, flags=re.M)  # counters and dates move by themselves
-    return Path("/proc/sys/net/ipv4/ip_forward").read_text(), policies_and_rules
+    return Path("/proc/sys/net/ipv4/ip_forward").read_text(), re.sub(r"\[\d+:\d+\]|^#.*$", "", rules, flags=re.M)
 
 
 def traces(root: Root) -> list[str]:
@@ -153,7 +153,8 @@ def test_two_commands_at_once_start_one(root: Root) -> None:
     assert len([line for line in lines if line.startswith("starting")]) == 1
 
 
-def test_stop_after_a_crash_leaves_nothing(root: Root) -> None:
+@pytest.mark.parametrize("shim_dies_too", [False, True])
+def test_stop_after_a_crash_leaves_nothing(root: Root, shim_dies_too: bool) -> None:
     url = engine.ensure(root, quiet).url
     import_sleep(url)
     container = docker(url, "run", "--detach", "--network", "none", "sleep", "sleep", "1000")
@@ -162,18 +163,23 @@ def test_stop_after_a_crash_leaves_nothing(root: Root) -> None:
     context.mkdir()
     (context / "Dockerfile").write_text('FROM sleep\nRUN ["sleep", "0"]\n')
     docker(url, "buildx", "build", "--network", "host", "--tag", "built", str(context))
-    shims = Path("/run/containerd/s")
-    sockets = set(shims.iterdir())
-    daemon = private(root).pid
+    places = engine.Places.of(root)
+    (address,) = places.run.glob(f"exec/**/{container}/address")
+    socket = Path(address.read_text().removeprefix("unix://"))
+    assert socket.is_socket() and not socket.is_relative_to(places.run)
+    daemon, shim = private(root).pid, int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(daemon, signal.SIGKILL)
+    if shim_dies_too:
+        os.kill(shim, signal.SIGKILL)
+        wait_for_end(shim)
     wait_for_end(daemon)
     assert Path(f"/proc/{program}").exists(), "the container outlives its engine"
 
     said: list[str] = []
     engine.stop(root, said.append)
-    wait_for_end(program)
+    wait_for_end(program, shim)
     assert traces(root) == []
-    assert len(sockets - set(shims.iterdir())) == 1, "the shim's socket is gone, and no other engine's"
+    assert not socket.exists()
     assert [line for line in said if line.startswith("left")] == []
     engine.stop(root, said.append)
     assert said[-1] == "there is no private engine"
@@ -252,3 +258,10 @@ def test_a_dead_docker_host_is_not_replaced(root: Root, tmp_path: Path, monkeypa
         engine.ensure(root, quiet)
     assert (e.value.code, e.value.remedy) == (Exit.UNAVAILABLE, "start that engine, or unset DOCKER_HOST")
     assert traces(root) == []
+
+
+def test_docker_host_may_name_the_private_engine(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = engine.Places.of(root).url
+    monkeypatch.setenv("DOCKER_HOST", url)
+    assert engine.ensure(root, quiet) == dockerhost.Address(url, "DOCKER_HOST")
+    assert dockerhost.answers(url)

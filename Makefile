@@ -1,0 +1,56 @@
+# Every target sets up what it needs. `make quickstart` is the place to start; `make help` lists the rest.
+PYTHON  ?= $(shell command -v python3)
+FLAVOUR ?= cuda
+RELEASE ?=
+VENV    := .venv/ready
+BIN     := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help quickstart check test image-automodel lock render engine clean-engine clean requirements
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+
+# pip is told which interpreter to serve, so that neither ensurepip nor an activated environment is needed.
+$(VENV): requirements.txt pyproject.toml
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+quickstart: engine ## from nothing to a trained checkpoint, and a check of it
+	images build automodel --flavour cpu
+	bash examples/quickstart/run.sh
+
+check: $(VENV) ## formatting, lint, types, shell scripts, rendered files
+	ruff format --check .
+	ruff check .
+	mypy
+	shellcheck entrypoints/*.sh examples/*/*.sh .ci/run
+	images render --check
+
+test: check engine ## everything: checks, then all tests, the real ones too
+	pytest
+
+image-automodel: engine ## build AutoModel's image (FLAVOUR=cuda|cpu, RELEASE=…)
+	images build automodel --flavour $(FLAVOUR) $(if $(RELEASE),--release $(RELEASE))
+
+lock: $(VENV) ## resolve images/matrix.yaml into versions.lock
+	images lock
+
+render: $(VENV) ## render the committed Dockerfiles and entrypoints
+	images render
+
+engine: $(VENV) ## find the Docker engine, or install and start a private one
+	images engine up
+
+clean-engine: $(VENV) ## end the private engine and remove all that it had
+	images engine down
+
+requirements: $(VENV) ## pin what the project itself runs on, from pyproject.toml
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --quiet --output-file requirements.txt
+
+clean: ## remove the virtual environment and caches; runs and images stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist
