@@ -14,6 +14,7 @@ REFUSED=78
 KILL_AFTER=${SLIPWAY_KILL_SECONDS:-5} # between TERM and KILL for what is still there
 
 COMMAND=()
+CACHES=()
 STEP_PID=''   # the step's process: python, or torchrun
 STEP_CODE=''  # its exit code
 OWN_HOME=''   # made by us, hence removed by us
@@ -40,7 +41,7 @@ main() {
 
 say() { printf 'slipway: %s\n' "$*" >&2; }
 
-now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+now() { TZ=UTC0 printf '%(%Y-%m-%dT%H:%M:%SZ)T' -1; }
 
 # refuse REASON...: ends the run with 78; each reason is one line.
 refuse() {
@@ -55,7 +56,7 @@ refuse() {
 prepare_state() {
     if ! mkdir -p "$NODE_DIR/ranks" || ! [[ -w $NODE_DIR/ranks ]]; then
         NODE_DIR=''
-        refuse "$SLIPWAY_STATE_DIR: uid $(id -u) gid $(id -g) cannot write there; mount the run's container/ directory writable"
+        refuse "$SLIPWAY_STATE_DIR: uid $UID gid ${GROUPS[0]} cannot write there; mount the run's container/ directory writable"
     fi
     rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR/status.json" "$NODE_DIR/reason"
     export SLIPWAY_NODE_DIR=$NODE_DIR
@@ -103,26 +104,25 @@ writable_home() {
         OWN_HOME=$(mktemp -d "$base/slipway-home.XXXXXX") || refuse "$base: cannot make a home there"
         export HOME=$OWN_HOME
     fi
-    export USER="${USER:-$(id -un 2>/dev/null || printf 'uid%s' "$(id -u)")}"
+    export USER="${USER:-$(id -un 2>/dev/null || echo "uid$UID")}"
     export LOGNAME="${LOGNAME:-$USER}"
-    writable XDG_CACHE_HOME "$HOME/.cache"
-    writable TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
-    writable TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
-    writable TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"
-    writable CUDA_CACHE_PATH "$XDG_CACHE_HOME/nv"
-    writable MPLCONFIGDIR "$XDG_CACHE_HOME/matplotlib"
-    writable NUMBA_CACHE_DIR "$XDG_CACHE_HOME/numba"
+    default_cache XDG_CACHE_HOME "$HOME/.cache"
+    default_cache TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
+    default_cache TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
+    default_cache TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"
+    default_cache CUDA_CACHE_PATH "$XDG_CACHE_HOME/nv"
+    default_cache MPLCONFIGDIR "$XDG_CACHE_HOME/matplotlib"
+    default_cache NUMBA_CACHE_DIR "$XDG_CACHE_HOME/numba"
+    mkdir -p "${CACHES[@]}" || refuse "${CACHES[*]}: cannot be made; mount a writable /tmp"
     export PYTHONUNBUFFERED=1
 }
 
-# writable NAME DEFAULT: the variable keeps a directory that can be written, else gets DEFAULT, which is made.
-writable() {
+# default_cache NAME DEFAULT: the variable keeps a directory that can be written, else it gets DEFAULT.
+default_cache() {
     local dir=${!1:-}
-    if [[ ! -d $dir || ! -w $dir ]]; then
-        dir=$2
-        mkdir -p "$dir" || refuse "$1=$dir: cannot be made"
-    fi
+    [[ -d $dir && -w $dir ]] || dir=$2
     export "$1=$dir"
+    CACHES+=("$dir")
 }
 
 # build_command python PROGRAM [ARGUMENT...]: one process, or torchrun for more.
@@ -181,9 +181,9 @@ describe_end() {
     REASON="the step ended with exit code $STEP_CODE"
     ((STEP_CODE <= 128)) || REASON="the step was ended by signal $(kill -l "$STEP_CODE")"
     ((STEP_CODE != 137)) || REASON+=' (often: out of memory)'
-    if [[ -s $NODE_DIR/reason ]]; then # left by a step program
-        ((STEP_CODE != REFUSED)) || CAUSE=entrypoint
+    if [[ -s $NODE_DIR/reason ]]; then # left by a step program; with 78 it has refused its configuration
         REASON+=": $(<"$NODE_DIR/reason")"
+        ((STEP_CODE != REFUSED)) || { CAUSE=entrypoint && REASON=$(<"$NODE_DIR/reason"); }
     fi
     if ((STOPS)); then
         CAUSE=signal

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from images import engine
+from images import debian
 from images.model import Bootstrap, Struct
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
@@ -55,7 +55,7 @@ def _found(folder: Path) -> BaseTar | None:
 
 def _bootstrap(folder: Path, wish: Bootstrap, root: Root, say: Callable[[str], None]) -> BaseTar:
     say(f"base: Debian {wish.suite} from its packages ({wish.variant} + {', '.join(wish.packages)})")
-    engine.need(root, say, "mmdebstrap")
+    debian.need(root, say, "mmdebstrap")
     tar = folder / "base.tar"
     part = folder / "part.tar"
     command = ["mmdebstrap", "--quiet", f"--variant={wish.variant}", f"--include={','.join(wish.packages)}"]
@@ -78,7 +78,7 @@ def _mirror() -> list[str]:
     """The mirror that this machine's own apt uses; where it has none, mmdebstrap knows Debian's."""
     etc = Path("/etc/apt")
     for path in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
-        if path.is_file() and (mirrors := engine.bookworm_mirrors(path)):
+        if path.is_file() and (mirrors := debian.bookworm_mirrors(path)):
             return [mirrors[0][0]]
     return []
 

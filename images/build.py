@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from images import base as bases
-from images import identity, pipconf, render
+from images import debian, identity, pipconf, render
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
 from slipway import canonical, dockerhost
@@ -77,6 +77,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
         reproducible = request.entry.flavour == "cpu" and _containerd_store(client)
         if request.entry.flavour == "cpu" and not reproducible:
             say("this engine has no containerd image store: the digest is not reproducible here")
+        debian.need(root, say, "docker", "buildx")
         started = time.monotonic()
         ids = _buildx(address, client, request, context, stand_ins, reproducible)
         record = identity.ImageRecord(
@@ -215,8 +216,9 @@ def _buildx(
         metadata = Path(tmp) / "metadata.json"
         command = _command(request, secrets, stand_ins, Path(tmp))
         if repro:  # facts: rewrite-timestamp needs an exporter that does not unpack; hence a tar, loaded afterwards
-            export = f"type=oci,dest={out},name=docker.io/{request.tag},rewrite-timestamp=true,compression=uncompressed"
-            command += ["--output", export]
+            export = f"type=oci,dest={out},name=docker.io/{request.tag},rewrite-timestamp=true"
+            # Level 1: rewriting takes as long whatever the level, and an uncompressed tar takes longer to write and load.
+            command += ["--output", f"{export},compression=gzip,compression-level=1"]
         else:
             command += ["--load"]
         command += ["--metadata-file", str(metadata), str(folder)]

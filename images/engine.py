@@ -21,9 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from images.debian import OLDEST_ENGINE, PACKAGES, Say, dockerd_version, missing, search_path, which
-from images.debian import bookworm_mirrors as bookworm_mirrors
-from images.debian import need as need
+from images.debian import OLDEST_ENGINE, PACKAGES, Say, dockerd_version, missing, need, search_path, which
 from slipway import canonical, dockerhost
 from slipway.dockerhost import Address
 from slipway.errors import Exit, SlipwayError
@@ -112,7 +110,8 @@ def status(root: Root) -> Status:
 def stop(root: Root, say: Say) -> None:
     """Ends the private engine with its containers and removes its images and every other file of it.
 
-    Safe to repeat and after a crash; Debian's packages stay. Raises SlipwayError 75 for what does not go away, 77 without root.
+    Safe to repeat and after a crash; Debian's packages stay.
+    Raises SlipwayError 75 for what does not go away, 77 without root.
     """
     places = Places.of(root)
     if not any(path.exists() for path in (places.home, places.run, places.record)):

@@ -84,6 +84,7 @@ class Step(Struct, frozen=True, kw_only=True):
     config_roots: list[str]
     owned_keys: list[str]
     graceful: Graceful
+    resume: dict[str, Any] = {}  # configuration keys -> values that make the library continue what is in its output
     commands: list[Command]
     base: list[BaseConfig]
     id: str = ""  # the folder's path below steps/; never written in the file

@@ -229,6 +229,8 @@ def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
     assign += [[k, v] for k, v in words.overrides.items()]
     assign += [[step.inputs[n].key, container_path(a)] for n, a in seen.artifacts.items()]
     assign.append([step.output.key, "/output"])
+    if wish.resume and seen.output and not seen.output.empty:
+        assign += [[k, v] for k, v in step.resume.items()]
     layers = [{"name": n, "values": v} for n, v in wish.overlays]
     return {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
 

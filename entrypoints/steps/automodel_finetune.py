@@ -31,7 +31,8 @@ def main() -> None:
     recipe.setup()
     lines.total = total_steps(recipe.step_scheduler)
     recipe.run_train_validation_loop()
-    slipway_step.write_result(result(recipe.step_scheduler, output, read_losses(record, start)))
+    if slipway_step.rank() == 0:  # which alone wrote the record, and has closed it
+        slipway_step.write_result(result(recipe.step_scheduler, output, read_losses(record, start)))
 
 
 def refuse_accidental_resume(config: dict[str, Any], output: Path) -> None:
@@ -57,7 +58,7 @@ class StepLines(logging.Filter):
 
 
 def log_to_stdout() -> StepLines:
-    """AutoModel keeps a handler that is there before its own set-up, and adds its rank filter; the format is its own."""
+    """AutoModel keeps a handler that is there before its own set-up, and adds its rank filter; the format is its."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s", "%Y-%m-%d %H:%M:%S"))
     lines = StepLines()

@@ -136,9 +136,8 @@ def config_file(config: dict[str, Any]) -> Iterator[Path]:
 
 
 def write_result(result: dict[str, Any]) -> None:
-    """What the step made, for the record; rank 0 only."""
-    if rank() == 0:
-        write_atomic(STATE / "result.json", json.dumps(result, indent=2) + "\n")
+    """What the step made, for the record; rank 0 alone calls it."""
+    write_atomic(STATE / "result.json", json.dumps(result, indent=2) + "\n")
 
 
 def write_atomic(path: Path, text: str) -> None:

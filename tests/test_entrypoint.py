@@ -1,0 +1,477 @@
+"""entrypoints/common.sh and the rendered entrypoint, run as programs with a real verify.py and small stand-in steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+MAIN = Path(__file__).parent.parent
+PATIENCE = 30  # seconds until a test that waits in vain fails
+READY = "import os, pathlib, signal, sys, time\nnode = pathlib.Path(os.environ['SLIPWAY_NODE_DIR'])\n"
+ANNOUNCE = "(node / 'ranks' / '0.pid').write_text(str(os.getpid()))\nprint('ready', flush=True)\n"
+WAIT = "while True:\n    signal.pause()\n"
+
+
+def render(python: str) -> str:
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(MAIN / "templates"), keep_trailing_newline=True)
+    return templates.get_template("entrypoint.sh.j2").render(library="automodel", python=python)
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+class Container:
+    """A run directory as the launcher mounts it, at other paths than a container has it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.slipway, self.state, self.output = root / "slipway", root / "run", root / "output"
+        for folder in (self.slipway, self.state, self.output):
+            folder.mkdir(mode=0o777)
+            folder.chmod(0o777)
+        self.environments = {"main": {"python": sys.executable, "packages": {"pytest": version("pytest")}}}
+        self.plan = {
+            "step": "sft/automodel",
+            "library": "automodel",
+            "release": "0.7.0",
+            "flavour": "cpu",
+            "entry": "a" * 64,
+            "environments": self.environments,
+            "allow_drift": False,
+            "driver": None,
+            "shape": {"nodes": 1, "gpus": 0, "procs": 1},
+            "mounts": [{"target": str(self.output), "readonly": False}],
+        }
+        for name in ("common.sh", "verify.py"):
+            shutil.copy(MAIN / "entrypoints" / name, self.slipway)
+        (self.slipway / "entrypoint.sh").write_text(render(sys.executable))
+        self.entry(entry="a" * 64)
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root),
+            "SLIPWAY_DIR": str(self.slipway),
+            "SLIPWAY_STATE_DIR": str(self.state),
+            "SLIPWAY_ENTRY_FILE": str(self.slipway / "entry.json"),
+            "SLIPWAY_RUN": "20260101T000000Z-sft.automodel-abcdef",
+            "SLIPWAY_NODES": "1",
+            "SLIPWAY_PROCS": "1",
+            "SLIPWAY_LAUNCHER": "torchrun",
+            "SLIPWAY_STOP_TO": "ranks",
+            "SLIPWAY_STOP_SIGNAL": "TERM",
+            "SLIPWAY_STOP_SECONDS": "600",
+            "SLIPWAY_KILL_SECONDS": "1",
+        }
+
+    def use(self, python: str) -> None:
+        """Another interpreter, of which nothing is expected."""
+        self.environments["main"] = {"python": python, "packages": {}}
+        (self.slipway / "entrypoint.sh").write_text(render(python))
+
+    def entry(self, **change: Any) -> None:
+        keys = ("library", "release", "flavour", "entry", "environments")
+        (self.slipway / "entry.json").write_text(json.dumps({k: self.plan[k] for k in keys} | change))
+
+    def start(self, program: str, *args: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        (self.slipway / "plan.json").write_text(json.dumps(self.plan))
+        step = self.slipway / "step.py"
+        step.write_text(program)
+        command = [*prefix, "bash", str(self.slipway / "entrypoint.sh"), "python", str(step), *args]
+        with (self.root / "out").open("wb") as out, (self.root / "err").open("wb") as err:
+            return subprocess.Popen(command, env=self.env, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+
+    def run(self, program: str, *args: str, prefix: tuple[str, ...] = ()) -> int:
+        return self.start(program, *args, prefix=prefix).wait(PATIENCE)
+
+    def start_ready(self, program: str) -> subprocess.Popen[bytes]:
+        process = self.start(program)
+        wait_for(lambda: "ready" in self.out or process.poll() is not None)
+        assert process.poll() is None, self.err
+        return process
+
+    @property
+    def out(self) -> str:
+        return (self.root / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self.root / "err").read_text()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return json.loads((self.state / "0" / "status.json").read_text())
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Container:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and folder.stat().st_mode & 0o777 == 0o700 and os.getuid() == 0:
+            folder.chmod(0o755)  # so that another uid gets through
+    return Container(tmp_path)
+
+
+def as_uid(uid: int) -> tuple[str, ...]:
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can become another uid")
+    return ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+
+
+@pytest.fixture
+def stranger(box: Container) -> tuple[str, ...]:
+    """Runs a command as a uid without an entry in passwd; the box gets an interpreter that this uid can reach."""
+    become = as_uid(12345)
+    for python in (sys.executable, "/usr/bin/python3"):
+        if subprocess.run([*become, "bash", "-c", "[[ -x $0 ]]", python], check=False).returncode == 0:
+            box.use(python)
+            return become
+    pytest.skip("no interpreter that another uid can run")
+
+
+def gone(pid: int) -> bool:
+    """Whether no process runs under `pid` any more; one that nobody has waited for yet does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_the_committed_entrypoint_is_the_rendered_one() -> None:
+    assert (MAIN / "entrypoints" / "automodel.sh").read_text() == render("/opt/venv/bin/python")
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    files = [MAIN / "entrypoints" / name for name in ("common.sh", "automodel.sh")]
+    done = subprocess.run(["shellcheck", "-x", *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_exit_code_is_the_steps_own(box: Container, code: int) -> None:
+    assert box.run(f"raise SystemExit({code})") == code
+    status = box.status
+    assert status["cause"] == "step"
+    assert (status["exit_code"], status["step_exit_code"], status["signal"]) == (code, code, None)
+    assert status["reason"] == f"the step ended with exit code {code}"
+    assert status["started"] <= status["finished"] and status["started"].endswith("Z")
+
+
+def test_says_what_runs_first(box: Container) -> None:
+    box.run("print('the step')")
+    first, second = box.out.splitlines()
+    assert first.startswith(
+        "slipway: sft/automodel, automodel 0.7.0 (cpu), run 20260101T000000Z-sft.automodel-abcdef, uid "
+    )
+    assert f"{os.getuid()}:{os.getgid()}" in first
+    assert second == "the step"
+
+
+def test_arguments_reach_the_step_as_they_are(box: Container) -> None:
+    words = ["a b", "$(touch evaluated)", "`id`", '"', "*", ""]
+    assert box.run("import json, sys; print(json.dumps(sys.argv[1:]))", *words) == 0
+    assert json.loads(box.out.splitlines()[1]) == words
+
+
+def test_another_version_is_refused_before_the_step_starts(box: Container) -> None:
+    box.environments["main"]["packages"] = {"pytest": "0.1", "nosuchpackage": "1.0"}
+    assert box.run("print('the step')") == 78
+    found = f"environment main: pytest: found {version('pytest')}, expected 0.1"
+    missing = "environment main: nosuchpackage: not installed, expected 1.0"
+    assert box.status["cause"] == "entrypoint"
+    assert box.status["reason"] == f"{missing}; {found}"
+    assert box.status["step_exit_code"] is None
+    assert box.err.splitlines() == [f"slipway: refused: {missing}", f"slipway: refused: {found}"]
+    assert "the step" not in box.out
+    assert json.loads((box.state / "0" / "versions.json").read_text())["environments"]["main"]["packages"]["pytest"]
+
+
+def test_drift_that_is_allowed_is_said(box: Container) -> None:
+    box.plan["allow_drift"] = True
+    box.entry(entry="b" * 64)
+    assert box.run("print('the step')") == 0
+    assert "slipway: drift: " in box.err and "bbbbbbbbbbbb" in box.err
+    assert "the step" in box.out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("SLIPWAY_NODES", "2", "SLIPWAY_NODES=2: this entrypoint starts one node; several nodes are not built yet"),
+        ("SLIPWAY_PROCS", "0", "SLIPWAY_PROCS=0: expected the number of processes of this node"),
+    ],
+)
+def test_a_shape_that_it_cannot_start_is_refused(box: Container, name: str, value: str, reason: str) -> None:
+    box.env[name] = value
+    assert box.run("") == 78
+    assert box.status["reason"] == reason
+
+
+def test_python_alone_is_one_process(box: Container) -> None:
+    box.env |= {"SLIPWAY_LAUNCHER": "python", "SLIPWAY_PROCS": "2"}
+    assert box.run("") == 78
+    assert "SLIPWAY_LAUNCHER=python with 2 processes" in box.status["reason"]
+
+
+def test_a_missing_interpreter_is_refused(box: Container) -> None:
+    (box.slipway / "entrypoint.sh").write_text(render("/no/such/python"))
+    assert box.run("") == 78
+    assert box.status["reason"] == "/no/such/python: the image has no such interpreter"
+
+
+def test_a_verify_that_breaks_is_a_refusal_and_stays_visible(box: Container) -> None:
+    (box.slipway / "verify.py").write_text("raise ValueError('a \"quoted\" \\\\ thing')")
+    assert box.run("") == 78
+    assert box.status["reason"].endswith('ValueError: a "quoted" \\ thing')
+    assert "Traceback" in box.err
+
+
+def test_a_refusal_of_the_step_program_is_one_of_the_entrypoint(box: Container) -> None:
+    assert box.run(READY + "(node / 'reason').write_text('dataset: is missing\\n'); sys.exit(78)") == 78
+    assert (box.status["cause"], box.status["reason"]) == ("entrypoint", "dataset: is missing")
+
+
+def test_the_reason_of_a_failed_step_is_told(box: Container) -> None:
+    assert box.run(READY + "(node / 'reason').write_text('KeyError: x\\n'); sys.exit(1)") == 1
+    assert (box.status["cause"], box.status["reason"]) == ("step", "the step ended with exit code 1: KeyError: x")
+
+
+def test_what_an_earlier_run_left_is_not_taken_for_this_one(box: Container) -> None:
+    (box.state / "0" / "ranks").mkdir(parents=True)
+    for name in ("reason", "ranks/7.pid"):
+        (box.state / "0" / name).write_text("1\n")
+    assert box.run("raise SystemExit(1)") == 1
+    assert box.status["reason"] == "the step ended with exit code 1"
+    assert not list((box.state / "0" / "ranks").iterdir())
+
+
+@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130)])
+def test_ranks_are_told_and_may_save(box: Container, name: str, code: int) -> None:
+    saves = "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
+    process = box.start_ready(READY + saves + ANNOUNCE + WAIT)
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    assert process.wait(PATIENCE) == code
+    assert "saved" in box.out
+    status = box.status
+    assert (status["exit_code"], status["cause"], status["signal"], status["step_exit_code"]) == (
+        code,
+        "signal",
+        name,
+        0,
+    )
+    assert status["reason"] == f"told to stop by {name}; the step ended with exit code 0"
+
+
+CHILD = """
+import subprocess
+told = lambda *_: (print(os.getpid(), 'told', flush=True), sys.exit(0))
+if len(sys.argv) == 1 and not os.environ.get('CHILD'):
+    signal.signal(signal.SIGTERM, lambda *_: print('parent told', flush=True))
+    child = subprocess.Popen([sys.executable, __file__], env={**os.environ, 'CHILD': '1'})
+    child.wait()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, lambda *_: (print('child told', flush=True), sys.exit(0)))
+"""
+
+
+@pytest.mark.parametrize(("to", "parent_is_told"), [("group", True), ("ranks", False)])
+def test_whom_the_signal_reaches(box: Container, to: str, parent_is_told: bool) -> None:
+    box.env["SLIPWAY_STOP_TO"] = to
+    process = box.start_ready(READY + CHILD + ANNOUNCE + WAIT)
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert "child told" in box.out
+    assert ("parent told" in box.out) is parent_is_told
+
+
+def test_the_signal_that_the_step_wants_is_sent(box: Container) -> None:
+    box.env["SLIPWAY_STOP_SIGNAL"] = "USR1"
+    saves = "signal.signal(signal.SIGUSR1, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
+    process = box.start_ready(READY + saves + ANNOUNCE + WAIT)
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert "saved" in box.out
+
+
+def test_without_ranks_the_group_is_told(box: Container) -> None:
+    process = box.start_ready(READY + "print('ready', flush=True)\n" + WAIT)
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert box.status["reason"] == "told to stop by TERM; the step was ended by signal TERM"
+
+
+STUBBORN = "signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
+
+
+def test_a_step_that_does_not_stop_in_time_is_killed(box: Container) -> None:
+    box.env["SLIPWAY_STOP_SECONDS"] = "0.2"
+    process = box.start_ready(READY + STUBBORN + ANNOUNCE + WAIT)
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert box.out.count("told") == 2  # once to save, once more before it was killed
+    assert box.status["step_exit_code"] == 137
+    assert "killing what is left of the step" in box.err
+
+
+def test_a_second_signal_shortens_the_wait(box: Container) -> None:
+    process = box.start_ready(READY + STUBBORN + ANNOUNCE + WAIT)
+    process.terminate()
+    wait_for(lambda: "told" in box.out)
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert box.out.count("told") == 2
+    assert box.status["step_exit_code"] == 137
+
+
+def test_the_first_signal_names_the_exit_code(box: Container) -> None:
+    process = box.start_ready(READY + STUBBORN + ANNOUNCE + WAIT)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: "told" in box.out)
+    process.terminate()
+    assert process.wait(PATIENCE) == 130
+
+
+def test_a_signal_before_the_step_keeps_it_from_starting(box: Container) -> None:
+    waits = "import pathlib, time\nhere = pathlib.Path(__file__).parent\n(here / 'verifying').touch()\n"
+    (box.slipway / "verify.py").write_text(waits + "while not (here / 'go').exists():\n    time.sleep(0.01)\n")
+    process = box.start("print('the step')")
+    wait_for((box.slipway / "verifying").exists)
+    process.terminate()
+    (box.slipway / "go").touch()
+    assert process.wait(PATIENCE) == 143
+    assert "the step" not in box.out
+    assert (box.status["cause"], box.status["step_exit_code"]) == ("signal", None)
+
+
+def test_a_killed_step_says_so(box: Container) -> None:
+    assert box.run("import os; os.kill(os.getpid(), 9)") == 137
+    assert box.status["cause"] == "step"
+    assert box.status["reason"] == "the step was ended by signal KILL (often: out of memory)"
+
+
+def test_what_outlives_the_step_is_ended(box: Container) -> None:
+    """A process in a session of its own whose parent is gone; one ignores TERM."""
+    program = READY + (
+        "import subprocess\n"
+        "for ignore in ('', 'signal.signal(signal.SIGTERM, signal.SIG_IGN);'):\n"
+        "    code = 'import signal;' + ignore + 'print(1, flush=True); signal.pause()'\n"
+        "    p = subprocess.Popen([sys.executable, '-c', code], start_new_session=True, stdout=subprocess.PIPE)\n"
+        "    p.stdout.readline()\n"
+        "    print(p.pid)\n"
+    )
+    assert box.run(program) == 0
+    pids = [int(line) for line in box.out.splitlines()[1:]]
+    assert len(pids) == 2 and all(gone(pid) for pid in pids)
+    assert "2 process(es) outlived the step: TERM" in box.err
+    assert "1 process(es) outlived the step: KILL" in box.err
+
+
+SHOW = """
+import getpass, json, os, pathlib, tempfile
+names = ["HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
+for name in names:
+    if name not in ("USER", "LOGNAME"):
+        tempfile.TemporaryFile(dir=os.environ[name]).close()
+mask = os.umask(0)
+print(json.dumps({name: os.environ[name] for name in names} | {"user": getpass.getuser(), "umask": mask}))
+"""
+
+
+def test_any_uid_has_a_home_a_name_and_caches(box: Container, stranger: tuple[str, ...]) -> None:
+    del box.env["HOME"]
+    assert box.run(SHOW, prefix=stranger) == 0, box.err
+    seen = json.loads(box.out.splitlines()[1])
+    assert (seen["USER"], seen["LOGNAME"], seen["user"]) == ("uid12345", "uid12345", "uid12345")
+    assert seen["MPLCONFIGDIR"].startswith(seen["XDG_CACHE_HOME"]) and seen["XDG_CACHE_HOME"].startswith(seen["HOME"])
+    assert not Path(seen["HOME"]).exists()  # it was ours
+
+
+def test_a_home_that_can_be_written_is_kept(box: Container) -> None:
+    assert box.run(SHOW) == 0, box.err
+    assert json.loads(box.out.splitlines()[1])["HOME"] == str(box.root)
+    assert box.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("inherited", "kept"), [(0o022, 0o022), (0o027, 0o027), (0o002, 0o002), (0, 0o022), (0o777, 0o022)]
+)
+def test_umask(box: Container, inherited: int, kept: int) -> None:
+    assert box.run(SHOW, prefix=("bash", "-c", f'umask {inherited:04o}; exec "$@"', "-")) == 0, box.err
+    assert json.loads(box.out.splitlines()[1])["umask"] == kept
+
+
+def test_a_state_directory_that_cannot_be_written_is_refused(box: Container) -> None:
+    box.state.chmod(0o755)
+    assert box.run("", prefix=as_uid(12345)) == 78
+    assert f"refused: {box.state}: uid 12345 gid 12345 cannot write there" in box.err
+
+
+def test_an_output_that_cannot_be_written_is_refused(box: Container, stranger: tuple[str, ...]) -> None:
+    box.output.chmod(0o755)
+    assert box.run("print('the step')", prefix=stranger) == 78
+    assert box.status["reason"].startswith(f"{box.output}: uid 12345 gid 12345 cannot write there")
+    assert "the step" not in box.out
+
+
+TORCHRUN = """
+import json, os, pathlib, signal, subprocess, sys
+node = pathlib.Path(os.environ["SLIPWAY_NODE_DIR"])
+signal.signal(signal.SIGTERM, lambda *_: (node / "agent-told").touch())
+(node / "argv").write_text(json.dumps(sys.argv[1:]))
+options = dict(word.split("=") for word in sys.argv[1:] if word.startswith("--"))
+command = [word for word in sys.argv[1:] if not word.startswith("--")]
+ranks = [
+    subprocess.Popen([sys.executable, *command], env={**os.environ, "RANK": str(rank)}, start_new_session=True)
+    for rank in range(int(options["--nproc-per-node"]))
+]
+sys.exit(max(rank.wait() for rank in ranks))
+"""
+RANK = """
+rank = os.environ['RANK']
+signal.signal(signal.SIGTERM, lambda *_: (print('saved', rank, flush=True), sys.exit(0)))
+(node / 'ranks' / f'{rank}.pid').write_text(str(os.getpid()))
+(node / f'ready{rank}').touch()
+"""
+
+
+@pytest.fixture
+def torchrun(box: Container) -> Container:
+    """A stand-in for torch.distributed.run that starts its ranks as torchrun does: each in a session of its own."""
+    package = box.root / "site" / "torch" / "distributed"
+    package.mkdir(parents=True)
+    (package / "run.py").write_text(TORCHRUN)
+    box.env |= {"PYTHONPATH": str(box.root / "site"), "SLIPWAY_PROCS": "2"}
+    return box
+
+
+def test_more_processes_are_started_by_torchrun(torchrun: Container) -> None:
+    assert torchrun.run("import os, sys; print('rank', os.environ['RANK'], *sys.argv[1:])", "a b") == 0, torchrun.err
+    assert sorted(torchrun.out.splitlines()[1:]) == ["rank 0 a b", "rank 1 a b"]
+    nodes, procs, address, port, step, argument = json.loads((torchrun.state / "0" / "argv").read_text())
+    assert [nodes, procs, address] == ["--nnodes=1", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    assert 1024 < int(port.removeprefix("--master-port=")) < 32768
+    assert (step, argument) == (str(torchrun.slipway / "step.py"), "a b")
+
+
+def test_ranks_save_and_torchrun_is_left_alone(torchrun: Container) -> None:
+    process = torchrun.start(READY + RANK + WAIT)
+    wait_for(lambda: all((torchrun.state / "0" / f"ready{rank}").exists() for rank in range(2)))
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert sorted(torchrun.out.splitlines()[1:]) == ["saved 0", "saved 1"]
+    assert not (torchrun.state / "0" / "agent-told").exists()
+    assert torchrun.status["step_exit_code"] == 0
+    assert "TERM to 2 rank(s)" in torchrun.err
