@@ -96,7 +96,8 @@ sane_umask() {
 
 # Any uid works: a user without an entry in passwd has HOME=/ and no name, and most caches live below HOME.
 writable_home() {
-    local base
+    local base name
+    name=$(id -un 2>/dev/null) || name=uid$UID # id prints the number, too, where it finds no name
     if [[ ${HOME:-/} == / || ! -d $HOME || ! -w $HOME ]]; then
         for base in "${TMPDIR:-/tmp}" /tmp "$NODE_DIR"; do
             [[ -d $base && -w $base ]] && break
@@ -104,7 +105,7 @@ writable_home() {
         OWN_HOME=$(mktemp -d "$base/slipway-home.XXXXXX") || refuse "$base: cannot make a home there"
         export HOME=$OWN_HOME
     fi
-    export USER="${USER:-$(id -un 2>/dev/null || echo "uid$UID")}"
+    export USER="${USER:-$name}"
     export LOGNAME="${LOGNAME:-$USER}"
     default_cache XDG_CACHE_HOME "$HOME/.cache"
     default_cache TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"

@@ -13,14 +13,15 @@ from pathlib import Path
 import msgspec
 
 from images import debian
-from images.model import Bootstrap, Struct
+from images.model import Bootstrap
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, read_text, sha256_file, write_atomic
 from slipway.project import Root
+from slipway.yamldoc import Noun
 
 
-class BaseFacts(Struct, frozen=True, kw_only=True):
+class BaseFacts(Noun, frozen=True, kw_only=True):
     """What base.json keeps of a tar: its sha256, and the version of every Debian package in it."""
 
     sha256: str

@@ -217,7 +217,7 @@ def _buildx(
         command = _command(request, secrets, stand_ins, Path(tmp))
         if repro:  # facts: rewrite-timestamp needs an exporter that does not unpack; hence a tar, loaded afterwards
             export = f"type=oci,dest={out},name=docker.io/{request.tag},rewrite-timestamp=true"
-            # Level 1: rewriting takes as long whatever the level, and an uncompressed tar takes longer to write and load.
+            # Level 1: rewriting takes as long at any level, and an uncompressed tar is slower to write and load.
             command += ["--output", f"{export},compression=gzip,compression-level=1"]
         else:
             command += ["--load"]

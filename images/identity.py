@@ -9,21 +9,22 @@ from typing import Any
 
 import msgspec
 
-from images.model import Entry, Struct
+from images.model import Entry
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import read_text, write_atomic
 from slipway.project import Root
+from slipway.yamldoc import Noun
 
 
-class Layer(Struct, frozen=True, kw_only=True):
+class Layer(Noun, frozen=True, kw_only=True):
     """One layer as the engine's history tells it; `bytes` unpacked."""
 
     bytes: int
     made_by: str
 
 
-class ImageRecord(Struct, frozen=True, kw_only=True):
+class ImageRecord(Noun, frozen=True, kw_only=True):
     """One build. `ids`: every config and manifest digest under which the image is stored, the config's first.
 
     `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
@@ -78,7 +79,7 @@ def present(candidates: Iterable[ImageRecord], client: Any) -> tuple[ImageRecord
         for digest in record.ids:
             try:
                 client.images.get(digest)
-            except docker.errors.ImageNotFound:
+            except docker.errors.NotFound:  # podman's words are not those by which the SDK knows ImageNotFound
                 continue
             return record, digest
     return None
@@ -90,7 +91,7 @@ def tagged(tag: str, client: Any) -> str:
 
     try:
         return str(client.images.get(tag).id)
-    except docker.errors.ImageNotFound:
+    except docker.errors.NotFound:
         return ""
 
 

@@ -194,13 +194,13 @@ def _groups(
 def _check_groups(key: str, wish: MatrixEntry) -> None:
     """Every group is installed in some environment, and every environment's group is there."""
     used = {g for e in wish.environments.values() for g in e.groups}
-    for group in sorted(used ^ set(wish.groups)):
-        what = "is in no environment" if group in wish.groups else "is not among `groups`"
+    for group in [*sorted(used - set(wish.groups)), *sorted(set(wish.groups) - used)]:
+        known = group in wish.groups
         raise SlipwayError(
             Exit.CONFIG,
-            f"{key}: group {group!r} {what}",
+            f"{key}: group {group!r} {'is in no environment' if known else 'is not among `groups`'}",
             where="images/matrix.yaml",
-            remedy=nearest(group, wish.groups),
+            remedy="" if known else nearest(group, wish.groups),
         )
     if "main" not in wish.environments:
         raise SlipwayError(Exit.CONFIG, f"{key}: there is no environment `main`", where="images/matrix.yaml")

@@ -10,12 +10,13 @@ from typing import Any, Literal
 import msgspec
 
 from slipway import canonical
+from slipway.yamldoc import Noun
 
 Flavour = Literal["cpu", "cuda"]
 
 
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Base of every noun that is read from a file."""
+class Struct(Noun, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the lock's nouns: what has its default is not written, so that a new field leaves old checksums alone."""
 
 
 class Bootstrap(Struct, frozen=True, kw_only=True):

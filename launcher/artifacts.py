@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from images.model import Struct
+from slipway.yamldoc import Noun
 
 MAX_READ = 64 * 1024 * 1024  # bytes of a data file that a bounded check reads
 SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
@@ -21,14 +21,14 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "functio
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
 
 
-class Fault(Struct, frozen=True, kw_only=True):
+class Fault(Noun, frozen=True, kw_only=True):
     """Something wrong inside an artifact; `where` is file:line or a file."""
 
     where: str
     what: str
 
 
-class Artifact(Struct, frozen=True, kw_only=True):
+class Artifact(Noun, frozen=True, kw_only=True):
     """An input as found. `type` is empty where it is none that we know, `note` says then what it looks like.
 
     `bytes`: size of all its files; `parameters`: number of weights of a checkpoint; `fingerprint`: hex.

@@ -8,16 +8,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from images.model import Entry, Flavour, Struct
+from images.model import Entry, Flavour
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
 from slipway.project import Root, user_dirs
+from slipway.yamldoc import Noun
 
 ArtifactType = Literal["chat_jsonl", "checkpoint_hf"]
 
 
-class Input(Struct, frozen=True, kw_only=True):
+class Input(Noun, frozen=True, kw_only=True):
     """`key`: the configuration key that gets the path; `without`: keys that go where an optional input is not given."""
 
     types: list[ArtifactType]
@@ -27,13 +28,13 @@ class Input(Struct, frozen=True, kw_only=True):
     without: list[str] = []
 
 
-class Output(Struct, frozen=True, kw_only=True):
+class Output(Noun, frozen=True, kw_only=True):
     type: ArtifactType
     key: str
     help: str
 
 
-class Parameter(Struct, frozen=True, kw_only=True):
+class Parameter(Noun, frozen=True, kw_only=True):
     """A named setting that means the same in every release: `keys` are the configuration keys it sets."""
 
     type: Literal["int", "float", "str", "bool"]
@@ -42,14 +43,14 @@ class Parameter(Struct, frozen=True, kw_only=True):
     choices: list[str] = []
 
 
-class Shape(Struct, frozen=True, kw_only=True):
+class Shape(Noun, frozen=True, kw_only=True):
     """`gpus` per node; on the cpu flavour a node has processes (`--procs`) instead."""
 
     nodes: int
     gpus: int
 
 
-class Graceful(Struct, frozen=True, kw_only=True):
+class Graceful(Noun, frozen=True, kw_only=True):
     """How the step is told to save and leave: which signal, to whom, and how many seconds that may take."""
 
     signal: Literal["TERM", "INT", "USR1"]
@@ -57,14 +58,14 @@ class Graceful(Struct, frozen=True, kw_only=True):
     seconds: int
 
 
-class Command(Struct, frozen=True, kw_only=True):
+class Command(Noun, frozen=True, kw_only=True):
     """A step program (in entrypoints/steps/) and the component versions it is for (PEP 440)."""
 
     program: str
     when: dict[str, str] = {}
 
 
-class BaseConfig(Struct, frozen=True, kw_only=True):
+class BaseConfig(Noun, frozen=True, kw_only=True):
     """Where the step's configuration starts: a `path` inside the image, or a complete `file` of ours."""
 
     flavour: Flavour
@@ -72,7 +73,7 @@ class BaseConfig(Struct, frozen=True, kw_only=True):
     file: str | None = None
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class Step(Noun, frozen=True, kw_only=True):
     schema: Literal[1]
     title: str
     library: str
@@ -91,9 +92,9 @@ class Step(Struct, frozen=True, kw_only=True):
     folder: str = ""
 
     def owned(self) -> dict[str, str]:
-        """Configuration keys that the launcher wires -> the word that sets each."""
+        """Configuration keys that the launcher wires -> the word that sets each; empty where no word does."""
         keys = {i.key: f"{name}=" for name, i in self.inputs.items()}
-        return dict.fromkeys(self.owned_keys, "the launcher") | keys | {self.output.key: "output="}
+        return dict.fromkeys(self.owned_keys, "") | keys | {self.output.key: "output="}
 
 
 def find_step(root: Root, name: str) -> Step:
@@ -105,7 +106,8 @@ def find_step(root: Root, name: str) -> Step:
     step = yamldoc.load(folder / "step.yaml", Step)
     for field in ("id", "folder"):
         if getattr(step, field):
-            raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=str(folder / "step.yaml"))
+            at = yamldoc.line_of(folder / "step.yaml", field)
+            raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=f"{folder / 'step.yaml'}:{at}")
     return msgspec.structs.replace(step, id=name, folder=str(folder))
 
 
@@ -126,7 +128,7 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
     if not path.is_file():
         own = {p.stem for p in folder.glob("*.yaml")} - {"step", "base"}
         raise SlipwayError(Exit.NO_INPUT, f"no configuration {name!r}", where="-c", remedy=nearest(name, own))
-    value = yamldoc.parse(read_text(path), str(path))
+    value = yamldoc.parse_plain(read_text(path), str(path))
     if not isinstance(value, dict):
         raise SlipwayError(Exit.CONFIG, "a configuration is a mapping", where=str(path))
     for key in value:
@@ -137,7 +139,24 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
                 where=f"{path}:{yamldoc.line_of(path, key)}",
                 remedy=nearest(str(key), step.config_roots),
             )
+    if path.parent != folder:
+        _check_owned(step, path, value)
     return value
+
+
+def _check_owned(step: Step, path: Path, value: dict[str, Any]) -> None:
+    for owned, setter in step.owned().items():
+        node: Any = value
+        for key in (keys := owned.split(".")):
+            node = node.get(key, msgspec.UNSET) if isinstance(node, dict) else msgspec.UNSET
+        if node is not msgspec.UNSET:
+            raise owned_error(Exit.CONFIG, owned, setter, f"{path}:{yamldoc.line_of(path, *keys)}")
+
+
+def owned_error(code: Exit, owned: str, setter: str, where: str) -> SlipwayError:
+    """What is said where somebody sets a key that the launcher wires."""
+    remedy = f"set it by {setter}" if setter else ""
+    return SlipwayError(code, f"{owned} is wired by the launcher", where=where, remedy=remedy)
 
 
 def base_config(step: Step, entry: Entry) -> dict[str, Any]:
@@ -147,7 +166,7 @@ def base_config(step: Step, entry: Entry) -> dict[str, Any]:
             return {"path": base.path}
         if base.flavour == entry.flavour and base.file:
             file = Path(step.folder) / base.file
-            return {"values": yamldoc.parse(read_text(file), str(file))}
+            return {"values": yamldoc.parse_plain(read_text(file), str(file))}
     raise SlipwayError(Exit.CONFIG, f"{step.id} has no base configuration for flavour {entry.flavour}")
 
 
@@ -157,7 +176,7 @@ def choose_command(step: Step, entry: Entry) -> Command:
     for environment in entry.environments.values():
         packages = {**environment.packages, **packages}
     for command in step.commands:
-        if all(_matches(packages.get(name), spec) for name, spec in command.when.items()):
+        if all(_matches(packages.get(name), _specifiers(step, spec)) for name, spec in command.when.items()):
             return command
     wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
     has = ", ".join(f"{n} {packages.get(n, 'unknown')}" for c in step.commands for n in c.when)
@@ -166,9 +185,20 @@ def choose_command(step: Step, entry: Entry) -> Command:
     )
 
 
-def _matches(claim: str | None, spec: str) -> bool:
-    """Whether a version claim (exact, or specifiers such as `>=0.5`: then the versions they name) satisfies `spec`."""
-    from packaging.specifiers import SpecifierSet
+def _specifiers(step: Step, text: str) -> Any:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier as e:
+        file = Path(step.folder) / "step.yaml"
+        raise SlipwayError(
+            Exit.CONFIG, f"commands.when: {text!r} is no version specifier such as '>=0.5,<0.7'",
+            where=f"{file}:{yamldoc.line_of(file, 'commands')}",
+        ) from e  # fmt: skip
+
+
+def _matches(claim: str | None, specifiers: Any) -> bool:
+    """Whether a version claim (exact, or specifiers such as `>=0.5`: then the versions they name) is among them."""
     versions = re.findall(r"(?:^|[=<>~!]=?|,)\s*([0-9][^,\s]*)", claim or "")
-    return bool(versions) and all(SpecifierSet(spec).contains(v, prereleases=True) for v in versions)
+    return bool(versions) and all(specifiers.contains(v.removesuffix(".*"), prereleases=True) for v in versions)

@@ -17,7 +17,7 @@ from launcher.engines import docker as engine
 from launcher.plan import Finding, Plan, Wish, command_for, make_plan
 from launcher.words import parse
 from slipway import canonical
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import cannot_write, read_text, sha256_file, write_atomic
 from slipway.project import Root
 
@@ -90,6 +90,10 @@ def prepare(root: Root, options: Options) -> Prepared:
         lock_checksum=sha256_file(root.lock),
     )
     files = _files(root, step.library)
+    if f"steps/{wish.program}" not in files:
+        there = [n.removeprefix("steps/") for n in files if n.startswith("steps/")]
+        what = f"{step.id}: there is no step program {wish.program!r} in entrypoints/steps"
+        raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=nearest(wish.program, there))
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = rules.check(wish, seen)
     return Prepared(plan, findings, engine.render(plan), runs, [why], found.address, options.argv, files)

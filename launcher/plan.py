@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from images.model import Entry, Flavour, Struct
+from images.model import Entry, Flavour
 from launcher import catalogue
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
@@ -16,6 +16,7 @@ from launcher.profiles import Profile
 from launcher.words import Words
 from slipway import canonical
 from slipway.errors import Exit
+from slipway.yamldoc import Noun
 
 RUN_ID, RUN_DIR = "${RUN_ID}", "${RUN_DIR}"  # what submit fills in; they stand literally in plans and requests
 UNRESOLVED = "UNRESOLVED"
@@ -23,7 +24,7 @@ ENTRYPOINT = "/slipway/entrypoint.sh"
 STATE = "/run/slipway"
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class Finding(Noun, frozen=True, kw_only=True):
     """One thing that a rule found. An error stops the launch with its exit code, a warning is printed."""
 
     severity: Literal["error", "warning"]
@@ -37,7 +38,7 @@ class Finding(Struct, frozen=True, kw_only=True):
         return f"{self.severity}: {self.where}: {self.what}{tail}"
 
 
-class OutputSeen(Struct, frozen=True, kw_only=True):
+class OutputSeen(Noun, frozen=True, kw_only=True):
     """The output folder as it is. `free`: bytes on its filesystem; `writable`: of it or of its nearest parent."""
 
     path: str
@@ -48,7 +49,7 @@ class OutputSeen(Struct, frozen=True, kw_only=True):
     nearest: str
 
 
-class EngineSeen(Struct, frozen=True, kw_only=True):
+class EngineSeen(Noun, frozen=True, kw_only=True):
     """`error`: why it cannot be used. `hard_limits`: ulimit -> the most that the engine can give (absent = any)."""
 
     kind: str
@@ -61,7 +62,7 @@ class EngineSeen(Struct, frozen=True, kw_only=True):
     hard_limits: dict[str, int] = {}
 
 
-class ImageSeen(Struct, frozen=True, kw_only=True):
+class ImageSeen(Noun, frozen=True, kw_only=True):
     """`id`: the recorded image that the engine has. `tagged`: id of what carries the image's tag on the engine."""
 
     id: str = ""
@@ -70,7 +71,7 @@ class ImageSeen(Struct, frozen=True, kw_only=True):
     substitutions: dict[str, str] = {}
 
 
-class HostSeen(Struct, frozen=True, kw_only=True):
+class HostSeen(Noun, frozen=True, kw_only=True):
     uid: int
     gid: int
     cpus: int
@@ -79,7 +80,7 @@ class HostSeen(Struct, frozen=True, kw_only=True):
     runs_writable: bool
 
 
-class Observed(Struct, frozen=True, kw_only=True):
+class Observed(Noun, frozen=True, kw_only=True):
     """Everything that was looked at, once, before rules and plan."""
 
     artifacts: dict[str, Artifact]
@@ -89,7 +90,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     host: HostSeen
 
 
-class Wish(Struct, frozen=True, kw_only=True):
+class Wish(Noun, frozen=True, kw_only=True):
     """What was asked for, resolved against step, profile and lock."""
 
     step: Step
@@ -108,7 +109,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     lock_checksum: str
 
 
-class Mount(Struct, frozen=True, kw_only=True):
+class Mount(Noun, frozen=True, kw_only=True):
     """A bind mount; `source` is a path of the host and may start with ${RUN_DIR}."""
 
     source: str
@@ -116,18 +117,18 @@ class Mount(Struct, frozen=True, kw_only=True):
     readonly: bool
 
 
-class Variable(Struct, frozen=True, kw_only=True):
+class Variable(Noun, frozen=True, kw_only=True):
     value: str
     by: Literal["image", "step", "profile", "command line", "launcher"]
 
 
-class PlanShape(Struct, frozen=True, kw_only=True):
+class PlanShape(Noun, frozen=True, kw_only=True):
     nodes: int
     gpus: int
     procs: int
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class Plan(Noun, frozen=True, kw_only=True):
     """Everything resolved. What the container reads of it is /slipway/plan.json, the same text."""
 
     schema: Literal[1]
@@ -199,7 +200,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
 
 def limits(profile: Profile, engine: EngineSeen) -> dict[str, int]:
     """The profile's ulimits, lowered to what the engine can give; -1 is unlimited."""
-    result = {}
+    result: dict[str, int] = {}
     for name, wanted in profile.ulimits.items():
         most = engine.hard_limits.get(name, -1)
         too_much = most >= 0 and (wanted < 0 or wanted > most)

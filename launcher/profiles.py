@@ -8,13 +8,16 @@ from typing import Literal
 
 import msgspec
 
-from images.model import Struct
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.project import Root, user_dirs
+from slipway.yamldoc import Noun
+
+Limit = Literal["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
+                "rtprio", "rttime", "sigpending", "stack"]  # fmt: skip
 
 
-class ExtraMount(Struct, frozen=True, kw_only=True):
+class ExtraMount(Noun, frozen=True, kw_only=True):
     """A folder of the host that every container of this profile gets."""
 
     source: str
@@ -22,7 +25,7 @@ class ExtraMount(Struct, frozen=True, kw_only=True):
     readonly: bool = True
 
 
-class Profile(Struct, frozen=True, kw_only=True):
+class Profile(Noun, frozen=True, kw_only=True):
     """`engine`: the engine's address where it is not the usual one. Sizes as Docker writes them (`8g`).
 
     `ulimits`: name -> limit, -1 = unlimited. `runs`, `hf_home`: folders of the host.
@@ -35,7 +38,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     network: Literal["host", "bridge", "none"] = "host"
     ipc: Literal["private", "host", "shareable"] = "private"
     shm_size: str = "8g"
-    ulimits: dict[str, int] = {}
+    ulimits: dict[Limit, int] = {}
     env: dict[str, str] = {}
     mounts: list[ExtraMount] = []
     runs: str | None = None
@@ -66,7 +69,7 @@ def find_profile(root: Root, name: str) -> Profile:
     profile = yamldoc.load(path, Profile)
     for field in ("name", "file"):
         if getattr(profile, field):
-            raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=str(path))
+            raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=f"{path}:{yamldoc.line_of(path, field)}")
     try:
         parse_size(profile.shm_size)
     except ValueError as e:

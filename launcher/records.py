@@ -19,18 +19,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from images.model import Struct
 from launcher.plan import Plan
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import cannot_write, read_text, write_atomic
 from slipway.project import Root
+from slipway.yamldoc import Noun
 
 State = Literal["submitted", "ended"]
 Cause = Literal["step", "signal", "cancelled", "entrypoint", "engine", "memory", "launcher"]
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Noun, frozen=True, kw_only=True):
     """How a run ended. `cause`: whose the exit code is; `reason`: one line for people.
 
     `step` the program itself; `signal` it was told to stop; `cancelled` by `launch cancel`; `entrypoint` refused to
@@ -47,7 +47,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     result: dict[str, Any] = {}
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(Noun, frozen=True, kw_only=True):
     """record.json: alone enough to understand a run, and to repeat it."""
 
     schema: Literal[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from launcher.artifacts import Artifact
@@ -9,7 +10,7 @@ from launcher.plan import Finding, Observed, Wish, limits
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
-RESERVED_ENV = ("SLIPWAY_", "HF_HOME", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+RESERVED_ENV = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
 
 
 def check(wish: Wish, seen: Observed) -> list[Finding]:
@@ -89,10 +90,16 @@ def checkpoint_bytes(seen: Observed) -> int:
 
 
 def _environment(wish: Wish) -> Iterator[Finding]:
-    for source, names in ((f"profile {wish.profile.name}", wish.profile.env), ("--env", wish.env)):
+    profile, command_line = (
+        (Exit.CONFIG, f"{wish.profile.file}: env", wish.profile.env),
+        (Exit.WORDS, "--env", wish.env),
+    )
+    for code, where, names in (profile, command_line):
         for name in names:
-            if name.startswith(RESERVED_ENV):
-                yield _error(Exit.WORDS, f"{source}: {name}", "is set by the launcher")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                yield _error(code, f"{where}: {name!r}", "is no name of a variable")
+            elif name in RESERVED_ENV or name.startswith("SLIPWAY_"):
+                yield _error(code, f"{where}: {name}", "is set by the launcher")
 
 
 def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -24,7 +25,10 @@ def list_runs(folder: Path, as_json: bool) -> None:
     """One line a run: id, state, exit code, loss, output."""
     for run_id in records.list_ids(folder):
         run = Run(folder / run_id)
-        record, state = life.refresh(run)
+        try:
+            record, state = life.refresh(run)
+        except SlipwayError as e:  # one broken record must not hide the others
+            record, state = None, f"unreadable: {e.what}"
         if as_json:
             click.echo(canonical.dumps(_facts(run, record, state)))
             continue
@@ -53,7 +57,7 @@ def show(run: Run, as_json: bool) -> None:
     click.echo(f"image      {plan.library}/{plan.release}-{plan.flavour}, {plan.image}")
     for name, artifact in plan.inputs.items():
         click.echo(f"input      {name} = {artifact.path} ({artifact.type}, fingerprint {artifact.fingerprint[:12]})")
-    click.echo(f"submitted  {record.submitted}, with slipway {record.slipway}: launch {' '.join(record.argv)}")
+    click.echo(f"submitted  {record.submitted}, with slipway {record.slipway}: {shlex.join(['launch', *record.argv])}")
     click.echo(f"log        {run.log}" if run.log.exists() else "log        still with the engine: launch logs")
     click.echo(f"record     {run.record_file}")
 
@@ -95,7 +99,8 @@ def _end_lines(run: Run, record: Record) -> list[str]:
     outcome, plan = record.outcome, record.plan
     if outcome is None:
         return [f"step       {plan.step}"]
-    lines = [f"step       {plan.step}: exit {outcome.exit_code} ({outcome.cause}: {outcome.reason})"]
+    why = f" ({outcome.cause}: {outcome.reason})" if outcome.exit_code else ""
+    lines = [f"step       {plan.step}: exit {outcome.exit_code}{why}"]
     seconds = _seconds(outcome.started, outcome.finished)
     if seconds is not None:
         lines.append(f"time       {seconds:.0f} s")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from launcher.catalogue import Parameter, Step
+from launcher.catalogue import Parameter, Step, owned_error
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 
@@ -51,6 +52,10 @@ def parse(step: Step, words: tuple[str, ...]) -> Words:
     if missing:
         needed = "; ".join(f"{n}=PATH ({' or '.join(step.inputs[n].types)}: {step.inputs[n].help})" for n in missing)
         raise SlipwayError(Exit.WORDS, f"{step.id} needs {needed}")
+    for name, given in step.inputs.items():
+        gone = tuple(f"{key}." for key in given.without if name not in inputs)
+        for key in (k for k in overrides if k.startswith(gone)):
+            raise SlipwayError(Exit.WORDS, f"means nothing without {name}=", where=key)
     return Words(inputs=inputs, output=output, parameters=parameters, overrides=overrides)
 
 
@@ -73,6 +78,8 @@ def _split(word: str, step: Step) -> tuple[str, str]:
 def _path(word: str, value: str) -> str:
     if not value:
         raise SlipwayError(Exit.WORDS, "a path is missing behind the =", where=word)
+    if value.startswith("hf://"):
+        raise SlipwayError(Exit.WORDS, "hf:// is not supported yet", where=word, remedy="download it, name its folder")
     return value
 
 
@@ -84,12 +91,19 @@ def _typed(word: str, value: str, parameter: Parameter) -> Any:
                 Exit.WORDS, f"{value!r} is not allowed", where=word, remedy=nearest(value, parameter.choices)
             )
         return value
-    convert: dict[str, Any] = {"int": int, "float": float, "bool": {"true": True, "false": False}.__getitem__}
+    convert: dict[str, Any] = {"int": int, "float": _finite, "bool": {"true": True, "false": False}.__getitem__}
     try:
         return convert[parameter.type](value)
     except (ValueError, KeyError) as e:
         names = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         raise SlipwayError(Exit.WORDS, f"{value!r} is not {names[parameter.type]}", where=word) from e
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _override(step: Step, word: str, key: str, value: str) -> Any:
@@ -101,10 +115,11 @@ def _override(step: Step, word: str, key: str, value: str) -> Any:
         )  # fmt: skip
     for owned, setter in step.owned().items():
         if key == owned or owned.startswith(f"{key}.") or key.startswith(f"{owned}."):
-            raise SlipwayError(
-                Exit.WORDS, f"{owned} is wired by the launcher", where=word, remedy=f"set it by {setter}"
-            )
-    parsed = yamldoc.parse(value, word) if value else None
+            raise owned_error(Exit.WORDS, owned, setter, word)
+    try:
+        parsed = yamldoc.parse_plain(value, word) if value else None
+    except SlipwayError as e:
+        raise SlipwayError(Exit.WORDS, e.what, where=word, remedy=f"quote a text as YAML does: {key}='\"…\"'") from e
     if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):
         return float(parsed)  # YAML 1.1 takes 1e-5 for a string
     return parsed

@@ -6,7 +6,11 @@ afterwards. A file that fails is read a second time for its positions, so the go
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +21,12 @@ from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
 
 T = TypeVar("T")
+
+
+class Noun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every noun that is read from or written to a file; immutable, and unknown keys are refused."""
+
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -27,7 +37,9 @@ class _StrictLoader(_Loader):  # type: ignore[misc]
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
                 )
@@ -43,6 +55,28 @@ def parse(text: str, where: str) -> Any:
         mark = getattr(e, "problem_mark", None)
         at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise SlipwayError(Exit.CONFIG, f"not valid YAML: {getattr(e, 'problem', None) or e}", where=at) from e
+
+
+def parse_plain(text: str, where: str) -> Any:
+    """`parse` for what becomes JSON: raises SlipwayError 78 for dates, NaN, infinity and keys that are no text, too."""
+    value = parse(text, where)
+    if found := _beyond_json(value, ()):
+        path, what = found
+        raise SlipwayError(Exit.CONFIG, what, where=f"{where}:{_position(text, path)}", remedy="write it in quotes")
+    return value
+
+
+def _beyond_json(value: Any, path: tuple[Any, ...]) -> tuple[tuple[Any, ...], str] | None:
+    """Where in `value` the first thing is that JSON does not have, and what it is."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict) and not isinstance(key, str):
+                return (*path, key), f"the key {key!r} is no text"
+            if found := _beyond_json(item, (*path, key)):
+                return found
+        return None
+    good = isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+    return None if good else (path, f"{value} is neither text nor a finite number")
 
 
 def load(path: Path, type_: type[T]) -> T:
@@ -66,47 +100,60 @@ def dump(value: Any) -> str:
 
 
 def _positioned(text: str, where: str, type_: Any, message: str) -> SlipwayError:
-    """msgspec says `… - at `$.a[0].b``; finds that place in the text, and for an unknown key the nearest known one."""
+    """msgspec says `… - at `$.a[0].b``; finds that place in the text, and the nearest of the words allowed there."""
     what, _, at = message.partition(" - at `")
-    path = [int(i) if i else k for k, i in re.findall(r"([^.\[\]$]+)|\[(\d+)\]", at.rstrip("`"))]
-    path = path[: path.index("...")] if "..." in path else path  # msgspec's "some key or value of this mapping"
+    is_key = at.startswith("key` in `")
+    path: list[Any] = [int(i) if i.isdigit() else i or k for i, k in re.findall(r"\[(\d+|\.{3})\]|([^.\[\]$`]+)", at)]
+    path = _named(text, type_, [*path[1:], "..."] if is_key else path, message)
+    info = _info_at(type_, path, is_key)
     remedy = ""
-    unknown = re.search(r"contains unknown field `(.*)`", what)
-    if unknown:
-        path = [*path, unknown[1]]
-        what = f"unknown key {unknown[1]!r}"
-        remedy = nearest(unknown[1], _fields_at(type_, path[:-1]))
-    node, mark = yaml.compose(text, Loader=_Loader), None
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == str(step)), None)
-            if pair is None:
-                break
-            mark, node = pair[0].start_mark, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            node = node.value[step]
-            mark = node.start_mark
-    place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else f"{where}:1:1"
+    if unknown := re.search(r"contains unknown field `(.*)`", what):
+        remedy = nearest(unknown[1], [f.encode_name for f in getattr(info, "fields", ())])
+        what, path = f"unknown key {unknown[1]!r}", [*path, unknown[1]]
+    elif refused := re.fullmatch(r"Invalid enum value '?(.*?)'?", what):
+        what, remedy = f"{refused[1]!r} is not allowed", nearest(refused[1], map(str, getattr(info, "values", ())))
+    elif re.match(r"Expected `str.*, got `(int|float|bool|date)", what):
+        remedy = "write it in quotes"
     key = ".".join(str(p) for p in path)
-    return SlipwayError(Exit.CONFIG, f"{key}: {what}" if key and not unknown else what, where=place, remedy=remedy)
+    return SlipwayError(
+        Exit.CONFIG,
+        f"{key}: {what}" if key and not unknown else what,
+        where=f"{where}:{_position(text, path)}",
+        remedy=remedy,
+    )
 
 
-def _fields_at(type_: Any, path: list[Any]) -> list[str]:
-    """The keys that a Struct allows at `path` inside `type_`."""
-    info = msgspec.inspect.type_info(type_)
-    for step in path:
-        info = _strip(info)
+def _named(text: str, type_: Any, path: list[Any], message: str) -> list[Any]:
+    """msgspec writes `[...]` for some key of a mapping: which one is found by leaving all others out."""
+    value = yaml.load(text, Loader=_Loader)
+    for place, part in enumerate(path):
+        if part != "...":
+            continue
+        mapping = functools.reduce(operator.getitem, path[:place], value)
+        for key, item in list(mapping.items()):
+            mapping.clear()
+            mapping[key] = item
+            try:
+                msgspec.convert(value, type_)
+            except msgspec.ValidationError as e:
+                if str(e) == message:
+                    path = [*path[:place], key, *path[place + 1 :]]
+                    break
+    return path
+
+
+def _info_at(type_: Any, path: list[Any], is_key: bool) -> Any:
+    """What msgspec knows of the type at `path` inside `type_`; of the last key's own where `is_key`."""
+    info = _strip(msgspec.inspect.type_info(type_))
+    for place, step in enumerate(path, 1):
         if isinstance(info, msgspec.inspect.StructType):
-            found = next((f for f in info.fields if f.encode_name == step), None)
-            if found is None:
-                return []
-            info = found.type
+            info = next((f.type for f in info.fields if f.encode_name == step), None)
         elif isinstance(info, msgspec.inspect.DictType):
-            info = info.value_type
+            info = info.key_type if is_key and place == len(path) else info.value_type
         elif isinstance(info, msgspec.inspect.ListType):
             info = info.item_type
-    info = _strip(info)
-    return [f.encode_name for f in info.fields] if isinstance(info, msgspec.inspect.StructType) else []
+        info = _strip(info)
+    return info
 
 
 def _strip(info: Any) -> Any:
@@ -117,10 +164,26 @@ def _strip(info: Any) -> Any:
     return info
 
 
-def line_of(path: Path, key: str) -> str:
-    """`line:column` of a top-level key, for errors found after loading; `1:1` where it is not written."""
-    node = yaml.compose(read_text(path), Loader=_Loader)
-    for k, _ in getattr(node, "value", []):
-        if k.value == str(key):
-            return f"{k.start_mark.line + 1}:{k.start_mark.column + 1}"
-    return "1:1"
+def _position(text: str, path: Sequence[Any]) -> str:
+    """`line:column` of the key (or list item) at `path`, as near as it is written; `1:1` where nothing is."""
+    node, mark = yaml.compose(text, Loader=_Loader), None
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if p[0].value == str(step) or _scalar(p[0]) == step), None)
+            if pair is None:
+                break
+            mark, node = pair[0].start_mark, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            mark = node.start_mark
+    return f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
+
+
+def _scalar(node: Any) -> Any:
+    """The key that a node stands for: `26.10` without quotes is the number 26.1."""
+    return yaml.load(node.value, Loader=_Loader) if isinstance(node, yaml.ScalarNode) else None
+
+
+def line_of(path: Path, *keys: str) -> str:
+    """`line:column` of the key that `keys` lead to, for errors found after loading; as near as it is written."""
+    return _position(read_text(path), keys)

@@ -1,0 +1,149 @@
+"""Fixtures against the engine that this project finds: an image, data and a model that are made once, and a project."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from images import lock as locks
+from images.build import engine_client
+from images.model import Entry
+from slipway import dockerhost
+from slipway.project import Root
+
+from .support import PROJECT, Proxy, Tree
+
+DATA = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
+TOY = Path(__file__).parent / "toy"
+
+
+@pytest.fixture(scope="session")
+def address() -> str:
+    """The engine's; `make test` has seen to it that one answers."""
+    found = dockerhost.find(Root(PROJECT))
+    assert dockerhost.answers(found.url), f"no engine answers at {found.url}; run: images engine up"
+    return found.url
+
+
+@pytest.fixture(scope="session")
+def docker(address: str) -> Iterator[Any]:
+    """The engine, asked by the tests themselves."""
+    with engine_client(dockerhost.Address(address, "tests")) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def entry() -> Entry:
+    return locks.select(locks.load_lock(Root(PROJECT)), "automodel", "cpu")
+
+
+@pytest.fixture(scope="session")
+def built(address: str) -> str:
+    """What the command that builds the cpu image has printed: its config's digest."""
+    command = [str(Path(sys.executable).parent / "images"), "build", "automodel", "--flavour", "cpu"]
+    env = {**os.environ, "DOCKER_HOST": address}
+    return subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def ground() -> Iterator[Path]:
+    """A folder for everything of this session; other users may pass through, as pytest's own does not let them."""
+    with tempfile.TemporaryDirectory(prefix="slipway-real-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
+    """A copy of this project with the step test/toy beside its own, and its records of the cpu image."""
+    path = ground / "project"
+    for name in DATA:
+        source, target = PROJECT / name, path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(
+                source, target, ignore=shutil.ignore_patterns("*.py", "__pycache__") if name == "images" else None
+            )
+        else:
+            shutil.copy(source, target)
+    shutil.copytree(TOY / "step", path / "launcher" / "steps" / "test" / "toy")
+    shutil.copy(TOY / "toy.py", path / "entrypoints" / "steps")
+    shutil.copytree(PROJECT / ".slipway" / "images", path / ".slipway" / "images")
+    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    runs, hf_home = ground / "runs", ground / "huggingface"
+    env |= {"DOCKER_HOST": address, "SLIPWAY_RUNS": str(runs), "HF_HOME": str(hf_home)}
+    return Tree(path, runs, env, docker)
+
+
+@pytest.fixture
+def tree(project: Tree) -> Iterator[Tree]:
+    """The project, for one test: what that has left running ends with it."""
+    yield project
+    project.end_all()
+
+
+@pytest.fixture
+def place(ground: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder of this test's own."""
+    return Path(tempfile.mkdtemp(prefix=f"{request.node.originalname}-", dir=ground))
+
+
+@pytest.fixture
+def proxy(place: Path, address: str) -> Iterator[Proxy]:
+    """Another way to the engine, on which requests can be held."""
+    made = Proxy(place / "engine.sock", address)
+    yield made
+    made.close()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the quickstart's programs have made: conversations and a tiny model."""
+
+    folder: Path
+
+    @property
+    def train(self) -> Path:
+        return self.folder / "data" / "train.jsonl"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    def words(self, output: Path, *more: str) -> tuple[str, ...]:
+        """A launch of the real step that takes seconds."""
+        step = ("sft/automodel", "--flavour", "cpu", "-c", "tiny")
+        return (*step, f"train={self.train}", f"model={self.model}", f"output={output}", *more)
+
+
+@pytest.fixture(scope="session")
+def work(ground: Path, project: Tree) -> Work:
+    folder = ground / "work"
+    shutil.copytree(PROJECT / "examples" / "quickstart", folder, ignore=shutil.ignore_patterns("work", "__pycache__"))
+    subprocess.run([sys.executable, "make_data.py", "data"], cwd=folder, check=True)
+    made = project.images(
+        "run", "automodel", "--flavour", "cpu", "--mount", str(folder), "--", "python", "make_model.py", "data", "model"
+    )
+    assert made.code == 0, made
+    return Work(folder)
+
+
+def toy(output: Path, *more: str) -> tuple[str, ...]:
+    """A launch of a step that does what it is told, in a second."""
+    return ("test/toy", "--flavour", "cpu", f"output={output}", *more)
+
+
+def facts(log: str) -> dict[str, Any]:
+    """What the toy has seen inside its container."""
+    line = next(line for line in log.splitlines() if line.startswith("facts "))
+    return dict(json.loads(line.removeprefix("facts ")))

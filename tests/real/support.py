@@ -1,0 +1,311 @@
+"""What the tests against a real engine share: commands as processes, a project of their own, requests held in flight.
+
+Nothing here waits for time to pass: conditions are awaited, and PATIENCE only ends a test whose condition never comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+PROJECT = Path(__file__).parents[2]
+PATIENCE = 240.0  # seconds
+ENDLESS = 1_000_000  # steps
+T = TypeVar("T")
+
+
+def until(what: str, look: Callable[[], T]) -> T:
+    """What `look` returns, once that is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"it never came: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Running:
+    """A command that was started; what it prints can be awaited."""
+
+    def __init__(self, argv: list[str], cwd: Path, env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._texts = {"out": b"", "err": b""}
+        streams = {"out": self.process.stdout, "err": self.process.stderr}
+        self._readers = [threading.Thread(target=self._read, args=item, daemon=True) for item in streams.items()]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str, stream: Any) -> None:
+        with stream:
+            while piece := os.read(stream.fileno(), 65536):
+                self._texts[name] += piece
+
+    @property
+    def out(self) -> str:
+        return self._texts["out"].decode()
+
+    @property
+    def err(self) -> str:
+        return self._texts["err"].decode()
+
+    def await_line(self, pattern: str) -> re.Match[str]:
+        """The first line on stdout that matches, as soon as it is there."""
+        wanted = re.compile(f"^.*{pattern}.*$", re.M)
+
+        def look() -> re.Match[str] | None:
+            over = self.process.poll() is not None
+            if over:
+                self._join()
+            found = wanted.search(self.out)
+            assert found or not over, f"ended without {pattern!r}:\n{self.out[-2000:]}\n{self.err}"
+            return found
+
+        return until(pattern, look)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and its end."""
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self) -> Done:
+        """Waits for the end."""
+        code = self.process.wait(PATIENCE)
+        self._join()
+        assert "Traceback" not in self.err, self.err
+        return Done(code, self.out, self.err)
+
+    def _join(self) -> None:
+        for reader in self._readers:
+            reader.join(PATIENCE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, as a person reads it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return dict(json.loads((self.path / "record.json").read_text()))
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        return dict(self.record["outcome"] or {})
+
+    @property
+    def ended(self) -> tuple[int, str]:
+        """Exit code and cause."""
+        return self.outcome["exit_code"], self.outcome["cause"]
+
+    @property
+    def log(self) -> str:
+        return (self.path / "logs" / "step.log").read_text()
+
+    @property
+    def events(self) -> list[str]:
+        return [json.loads(line)["event"] for line in (self.path / "events.jsonl").read_text().splitlines()]
+
+
+@dataclass
+class Tree:
+    """A project: a copy of this one's data with a step of its own, and the commands run in it as programs."""
+
+    path: Path
+    runs: Path
+    env: dict[str, str]
+    docker: Any
+    prefix: list[str] = field(default_factory=list)
+    _started: list[Running] = field(default_factory=list)
+
+    def start(self, program: str, *words: str, **env: str) -> Running:
+        argv = [*self.prefix, str(Path(sys.executable).parent / program), *words]
+        self._started.append(Running(argv, self.path, self.env | env))
+        return self._started[-1]
+
+    def launch(self, *words: str, **env: str) -> Done:
+        return self.start("launch", *words, **env).finish()
+
+    def images(self, *words: str, **env: str) -> Done:
+        return self.start("images", *words, **env).finish()
+
+    def all_runs(self) -> list[Run]:
+        """Oldest first."""
+        return [Run(p) for p in sorted(self.runs.iterdir())] if self.runs.is_dir() else []
+
+    def run_of(self, command: Running | Done) -> Run:
+        """The run that a launch in the foreground has announced."""
+        err = (lambda: command.err) if isinstance(command, Running) else (lambda: str(command.err))
+        found = until("run id", lambda: re.search(r"^run +(\d{8}T\d{6}Z-[\w.-]+)$", err(), re.M))
+        return Run(self.runs / found[1])
+
+    def container(self, run: Run) -> Any:
+        """The engine's container of a run, None where there is none."""
+        found = self.docker.containers.list(all=True, filters={"label": f"slipway.run={run.id}"})
+        return found[0] if found else None
+
+    def await_running(self, run: Run) -> Any:
+        def look() -> Any:
+            container = self.container(run)
+            return container if container and container.status == "running" else None
+
+        return until("a running container", look)
+
+    def await_exit(self, run: Run) -> None:
+        """The container has ended, whoever removes it."""
+
+        def look() -> bool:
+            container = self.container(run)
+            return container is None or container.status == "exited"
+
+        until("the container's end", look)
+
+    def show(self, run: Run) -> Done:
+        return self.launch("show", run.id)
+
+    def end_all(self) -> None:
+        """Ends what a failed test has left: launchers by their pid, containers by their run."""
+        for running in self._started:
+            if running.process.poll() is None:
+                running.kill()
+        self._started.clear()
+        for run in self.all_runs():
+            if container := self.container(run):
+                container.remove(force=True)
+
+
+@dataclass
+class Hold:
+    """A request that stands still: `reached` when it has come, until `release` or `drop`."""
+
+    method: str
+    path: str
+    answered: bool  # the engine has done it, its answer is what is held back
+    reached: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+    dropped: bool = False
+
+    def wait(self) -> None:
+        assert self.reached.wait(PATIENCE), f"nobody asked for {self.method} {self.path}"
+
+    def release(self) -> None:
+        self.over.set()
+
+    def drop(self) -> None:
+        """The request never arrives."""
+        self.dropped = True
+        self.over.set()
+
+
+class Proxy:
+    """Stands between a launcher and its engine, and can hold a request: moments that are met exactly, not by luck.
+
+    It listens on `path` for any user; whoever connects is served as the user of the tests.
+    """
+
+    def __init__(self, path: Path, engine: str) -> None:
+        self.url = f"unix://{path}"
+        self._engine = engine.removeprefix("unix://")
+        self._holds: list[Hold] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        path.chmod(0o666)
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @contextlib.contextmanager
+    def hold(self, method: str, path: str, answered: bool = False) -> Iterator[Hold]:
+        """Holds the next request of that method whose path matches, or the engine's answer to it."""
+        hold = Hold(method, path, answered)
+        self._holds.append(hold)
+        try:
+            yield hold
+        finally:
+            hold.release()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        gate = threading.Event()
+        gate.set()
+        held: list[Hold] = []
+        with client, socket.socket(socket.AF_UNIX) as engine, contextlib.suppress(OSError):
+            engine.connect(self._engine)
+            threading.Thread(target=self._answer, args=(engine, client, gate, held), daemon=True).start()
+            for request in _requests(client):
+                hold = self._taken(request)
+                if hold and hold.answered:
+                    held[:] = [hold]
+                    gate.clear()
+                elif hold:
+                    hold.reached.set()
+                    hold.over.wait()
+                    if hold.dropped:
+                        return
+                engine.sendall(request)
+
+    @staticmethod
+    def _answer(engine: socket.socket, client: socket.socket, gate: threading.Event, held: list[Hold]) -> None:
+        with contextlib.suppress(OSError):
+            while piece := engine.recv(65536):
+                if not gate.is_set():
+                    held[0].reached.set()
+                    held[0].over.wait()
+                    gate.set()
+                client.sendall(piece)
+            client.shutdown(socket.SHUT_RDWR)
+
+    def _taken(self, request: bytes) -> Hold | None:
+        method, path, _ = request.split(b"\r\n", 1)[0].decode().split(" ", 2)
+        for hold in self._holds:
+            if hold.method == method and re.search(hold.path, path):
+                self._holds.remove(hold)
+                return hold
+        return None
+
+
+def _requests(client: socket.socket) -> Iterator[bytes]:
+    """The requests of a connection, each whole: head, and as much body as its Content-Length says."""
+    with client.makefile("rb") as stream:
+        head = b""
+        while line := stream.readline():
+            head += line
+            if line == b"\r\n":
+                length = re.search(rb"^content-length: *(\d+)", head, re.I | re.M)
+                yield head + stream.read(int(length[1]) if length else 0)
+                head = b""

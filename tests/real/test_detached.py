@@ -1,0 +1,80 @@
+"""--detach, and what other processes can do with the run: list, follow, look, cancel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Work, toy
+from .support import ENDLESS, Run, Tree
+
+pytestmark = pytest.mark.real
+
+
+def test_follow_and_cancel_from_other_processes(tree: Tree, work: Work, place: Path) -> None:
+    output = place / "output"
+    words = work.words(output, f"max_steps={ENDLESS}", f"checkpoint_every={ENDLESS}")
+    planned = tree.launch(*words, "--dry-run", "--json")
+    detached = tree.launch(*words, "--detach")
+    assert detached.code == 0, detached
+    run = Run(tree.runs / detached.out.strip())
+    assert " running" in next(line for line in tree.launch("runs").out.splitlines() if line.startswith(run.id))
+    assert json.loads(tree.launch("show", run.id, "--json").out)["outcome"] is None
+    assert_same(tree, run, planned.out)
+
+    following = tree.start("launch", "logs", "-f", run.id)
+    following.await_line(rf"step 2/{ENDLESS} .*loss")
+    cancelled = tree.launch("cancel", run.id)
+    assert cancelled.code == 0, cancelled
+    assert f"run        {run.id}: cancelled\n" in cancelled.err
+    followed = following.finish()
+    assert followed.code == 0 and "Saving checkpoint" in followed.out
+    assert followed.out == run.log == tree.launch("logs", run.id).out
+
+    assert run.ended == (143, "cancelled")
+    shown = tree.show(run)
+    assert "state      cancelled\n" in shown.out and "exit 143 (cancelled: " in shown.out
+    assert Path(run.outcome["checkpoint"]).is_dir(), "it was asked, not killed"
+    assert tree.container(run) is None
+    assert tree.launch("cancel", run.id).code == 0, "and that is all there is to cancel"
+    assert run.ended == (143, "cancelled")
+
+
+def assert_same(tree: Tree, run: Run, planned: str) -> None:
+    """The engine has made just what the dry run of the same words printed."""
+    request = json.loads(planned.replace("${RUN_ID}", run.id).replace("${RUN_DIR}", str(run.path)))
+    facts = tree.container(run).attrs
+    config, host = facts["Config"], facts["HostConfig"]
+    assert facts["Name"] == f"/slipway-{run.id}"
+    for key in ("Cmd", "Entrypoint", "Image", "User", "WorkingDir"):
+        assert config[key] == request[key]
+    assert set(request["Env"]) <= set(config["Env"])
+    assert request["Labels"].items() <= config["Labels"].items()
+    for key in ("Init", "IpcMode", "NetworkMode", "ShmSize", "Ulimits"):
+        assert host[key] == request["HostConfig"][key]
+    mounts = {m["Destination"]: (m["Source"], m["RW"]) for m in facts["Mounts"]}
+    assert mounts == {m["Target"]: (m["Source"], not m["ReadOnly"]) for m in request["HostConfig"]["Mounts"]}
+
+
+def test_a_detached_run_ends_by_itself(tree: Tree, place: Path) -> None:
+    """Whoever looks next brings it home."""
+    run = Run(tree.runs / tree.launch(*toy(place / "output", "code=5"), "--detach").out.strip())
+    tree.await_exit(run)
+    assert run.outcome == {}
+    assert "exit 5 (step: " in tree.show(run).out
+    assert run.ended == (5, "step")
+    assert "line 3\n" in run.log
+    assert tree.container(run) is None
+
+
+def test_following_a_run_to_its_end_collects_it(tree: Tree, place: Path) -> None:
+    run = Run(tree.runs / tree.launch(*toy(place / "output", "wait=true"), "--detach").out.strip())
+    following = tree.start("launch", "logs", "-f", run.id)
+    following.await_line("waiting")
+    (place / "output" / "go").touch()
+    done = following.finish()
+    assert done.code == 0 and done.out.endswith("line 3\n")
+    assert run.ended == (0, "step")
+    assert tree.container(run) is None

@@ -1,0 +1,57 @@
+"""The step of the tests: says what it sees, may wait for a file, prints lines, ends with the code that it is told."""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import slipway_step
+
+SEEN = ("USER", "LOGNAME", "HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR")
+
+
+def main() -> None:
+    config = slipway_step.merge_config(slipway_step.load_plan()["config"])
+    toy, output = config["toy"], Path(config["toy"]["output"])
+    with slipway_step.config_file(config):
+        pass
+    print("facts", json.dumps(facts()))
+    (output / "written").write_text("by the toy\n")
+    if toy["wait"]:
+        wait_for(output)
+    for number in range(1, toy["lines"] + 1):
+        print(f"line {number}")
+    slipway_step.write_result({"checkpoint": str(output), "type": "toy"})
+    if toy["code"]:
+        sys.exit(toy["code"])
+
+
+def facts() -> dict:
+    limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}")) for name in ("memlock", "stack")}
+    shm = os.statvfs("/dev/shm")
+    return {
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "variables": {name: os.environ.get(name) for name in SEEN},
+        "writable": {name: os.access(os.environ[name], os.W_OK) for name in SEEN if "/" in os.environ.get(name, "")},
+        "limits": limits,
+        "shm": shm.f_blocks * shm.f_frsize,
+    }
+
+
+def wait_for(output: Path) -> None:
+    def save(*_: object) -> None:
+        (output / "saved").write_text("told to stop\n")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, save)
+    print("waiting")
+    (output / "waiting").touch()
+    while not (output / "go").exists():
+        time.sleep(0.02)
+
+
+slipway_step.run(main)
