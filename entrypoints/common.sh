@@ -58,7 +58,7 @@ prepare_state() {
         NODE_DIR=''
         refuse "$SLIPWAY_STATE_DIR: uid $UID gid ${GROUPS[0]} cannot write there; mount the run's container/ directory writable"
     fi
-    rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR/status.json" "$NODE_DIR/reason"
+    rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR"/{status.json,reason,refused}
     export SLIPWAY_NODE_DIR=$NODE_DIR
 }
 
@@ -164,7 +164,7 @@ run_step() {
     fi
     MARK=$$.$EPOCHREALTIME
     set -m # the step gets a process group of its own, and does not ignore INT as background jobs do otherwise
-    SLIPWAY_MARK=$MARK "${COMMAND[@]}" &
+    SLIPWAY_MARK=$MARK "${COMMAND[@]}" </dev/null &
     STEP_PID=$!
     set +m
     ((STOPS == 0)) || stop_step # told between the question above and now
@@ -174,17 +174,23 @@ run_step() {
     wait "$STEP_PID" 2>/dev/null
     STEP_CODE=$?
     describe_end
+    [[ $CAUSE != entrypoint ]] || exit "$REFUSED" # torchrun makes 1 of it
     exit "$STEP_CODE"
 }
 
 describe_end() {
+    local name
     CAUSE=step
     REASON="the step ended with exit code $STEP_CODE"
-    ((STEP_CODE <= 128)) || REASON="the step was ended by signal $(kill -l "$STEP_CODE")"
-    ((STEP_CODE != 137)) || REASON+=' (often: out of memory)'
-    if [[ -s $NODE_DIR/reason ]]; then # left by a step program; with 78 it has refused its configuration
+    if ((STEP_CODE > 128)) && name=$(kill -l "$STEP_CODE" 2>/dev/null); then
+        REASON="the step was ended by signal $name"
+        [[ $name != KILL || $STOPS -gt 0 ]] || REASON+=' (often: out of memory)'
+    fi
+    if [[ -s $NODE_DIR/refused ]]; then # a step program says no before it starts the library
+        CAUSE=entrypoint
+        REASON=$(<"$NODE_DIR/refused")
+    elif [[ -s $NODE_DIR/reason ]]; then
         REASON+=": $(<"$NODE_DIR/reason")"
-        ((STEP_CODE != REFUSED)) || { CAUSE=entrypoint && REASON=$(<"$NODE_DIR/reason"); }
     fi
     if ((STOPS)); then
         CAUSE=signal

@@ -234,8 +234,11 @@ def _buildx(
                 client.images.load(tar)
         facts = msgspec.json.decode(metadata.read_bytes())
     digests = [facts.get("containerimage.config.digest"), facts.get("containerimage.digest")]
-    digests.append(client.images.get(request.tag).id)
-    return list(dict.fromkeys(d for d in digests if d))
+    image = client.images.get(request.tag)
+    ids = list(dict.fromkeys(d for d in (*digests, image.id) if d))
+    # A name of its own: the containerd store drops an image when its last name moves on to the next build.
+    image.tag(f"{request.tag}-{ids[0].removeprefix('sha256:')[:12]}")
+    return ids
 
 
 def _command(request: Request, pip: pipconf.PipConfig, stand_ins: dict[str, str], tmp: Path) -> list[str]:

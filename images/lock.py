@@ -47,13 +47,35 @@ def load_matrix(root: Root) -> Matrix:
         for flavour, release in library.default.items():
             releases = library.cpu if flavour == "cpu" else library.cuda
             if release not in releases:
-                raise SlipwayError(
-                    Exit.CONFIG,
-                    f"libraries.{name}.default.{flavour}: there is no release {release!r}",
-                    where=str(root.matrix),
-                    remedy=nearest(release, releases),
-                )
+                at, what = ("libraries", name, "default", flavour), f"there is no release {release!r}"
+                raise _wrong(root, at, what, nearest(release, releases))
+        for flavour, release, wish in _rows(library):
+            _check_row(root, matrix, ("libraries", name, flavour, release), wish)
     return matrix
+
+
+def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntry) -> None:
+    """One base, which is there; every group is installed in some environment, and every environment's is there."""
+    base, used = wish.base, {g: name for name, e in wish.environments.items() for g in e.groups}
+    if bool(base.bootstrap) == bool(base.image) or bool(base.image) != bool(base.tag):
+        raise _wrong(root, (*at, "base"), "expected either `bootstrap`, or `image` and `tag`")
+    if base.bootstrap and base.bootstrap not in matrix.bootstrap:
+        remedy = nearest(base.bootstrap, matrix.bootstrap)
+        raise _wrong(root, (*at, "base", "bootstrap"), f"unknown bootstrap {base.bootstrap!r}", remedy)
+    if base.digest and not re.fullmatch(r"sha256:[0-9a-f]{64}", base.digest):
+        raise _wrong(root, (*at, "base", "digest"), f"{base.digest!r} is no digest (sha256: and 64 hex digits)")
+    if "main" not in wish.environments:
+        raise _wrong(root, (*at, "environments"), "there is no environment `main`")
+    for group in sorted(set(used) - set(wish.groups)):
+        at_groups = (*at, "environments", used[group], "groups")
+        raise _wrong(root, at_groups, f"unknown group {group!r}", nearest(group, wish.groups))
+    for group in sorted(set(wish.groups) - set(used)):
+        raise _wrong(root, (*at, "groups", group), "is in no environment")
+
+
+def _wrong(root: Root, at: tuple[str, ...], what: str, remedy: str = "") -> SlipwayError:
+    position = yamldoc.line_of(root.matrix, *at)
+    return SlipwayError(Exit.CONFIG, f"{'.'.join(at)}: {what}", where=f"{root.matrix}:{position}", remedy=remedy)
 
 
 def check_libraries(matrix: Matrix, names: tuple[str, ...]) -> None:
@@ -150,13 +172,6 @@ def _rows(library: Library) -> list[tuple[Flavour, str, MatrixEntry]]:
 
 def _base(matrix: Matrix, wish: MatrixBase, before: Entry | None, resolver: Resolver | None) -> Base:
     if wish.bootstrap:
-        if wish.bootstrap not in matrix.bootstrap:
-            raise SlipwayError(
-                Exit.CONFIG,
-                f"unknown bootstrap {wish.bootstrap!r}",
-                where="images/matrix.yaml",
-                remedy=nearest(wish.bootstrap, matrix.bootstrap),
-            )
         return Base(bootstrap=matrix.bootstrap[wish.bootstrap])
     base = Base(image=wish.image, tag=wish.tag, digest=wish.digest, reported=wish.reported)
     if base.digest:
@@ -169,7 +184,6 @@ def _base(matrix: Matrix, wish: MatrixBase, before: Entry | None, resolver: Reso
 def _groups(
     root: Root, key: str, wish: MatrixEntry, before: Entry | None, resolver: Resolver
 ) -> tuple[dict[str, Group], dict[Path, str]]:
-    _check_groups(key, wish)
     kept = _intact_groups(root, wish, before)
     if kept is not None:
         return kept, {}
@@ -189,21 +203,6 @@ def _groups(
         )
         files[root.path / file] = text
     return groups, files
-
-
-def _check_groups(key: str, wish: MatrixEntry) -> None:
-    """Every group is installed in some environment, and every environment's group is there."""
-    used = {g for e in wish.environments.values() for g in e.groups}
-    for group in [*sorted(used - set(wish.groups)), *sorted(set(wish.groups) - used)]:
-        known = group in wish.groups
-        raise SlipwayError(
-            Exit.CONFIG,
-            f"{key}: group {group!r} {'is in no environment' if known else 'is not among `groups`'}",
-            where="images/matrix.yaml",
-            remedy="" if known else nearest(group, wish.groups),
-        )
-    if "main" not in wish.environments:
-        raise SlipwayError(Exit.CONFIG, f"{key}: there is no environment `main`", where="images/matrix.yaml")
 
 
 def _intact_groups(root: Root, wish: MatrixEntry, before: Entry | None) -> dict[str, Group] | None:

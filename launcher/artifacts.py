@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from slipway.yamldoc import Noun
 MAX_READ = 64 * 1024 * 1024  # bytes of a data file that a bounded check reads
 SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
 MAX_FAULTS = 20
+MAX_HEADER = 100_000_000  # bytes of a safetensors header; the library itself refuses more
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
 
 
 class Fault(Noun, frozen=True, kw_only=True):
@@ -50,16 +51,35 @@ class _Message(msgspec.Struct):
     content: Any = None
 
 
+class _Tensor(msgspec.Struct):
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
 class _Conversation(msgspec.Struct):
     messages: list[_Message]
 
 
 def inspect(name: str, path: Path) -> Artifact:
-    """What `path` is; never raises for bad content, which becomes faults."""
+    """What `path` is; never raises for bad content, nor for what cannot be read: both become faults."""
     real = path.expanduser().absolute()
+    try:
+        return _inspect(name, real)
+    except OSError as e:
+        fault = Fault(where=str(e.filename or real), what=f"cannot be read: {e.strerror}")
+        return Artifact(name=name, path=str(real), kind="file", faults=[fault])
+
+
+def _inspect(name: str, real: Path) -> Artifact:
     if not real.exists():
         return Artifact(name=name, path=str(real), kind="missing")
     real = real.resolve()
+    if not real.is_file() and not real.is_dir():
+        return Artifact(name=name, path=str(real), kind="file", note="neither a file nor a folder")
     if real.is_file():
         type_, note, faults = _inspect_file(real)
         return Artifact(
@@ -84,7 +104,7 @@ def fingerprint(files: list[Path], root: Path) -> str:
         digest.update(f"{path.relative_to(root)}\0{size}\0".encode())
         with path.open("rb") as f:
             if path.suffix == ".safetensors" and size >= 8:
-                digest.update(f.read(min(size, 8 + struct.unpack("<Q", f.read(8))[0])))
+                digest.update(f.read(min(MAX_HEADER, 8 + struct.unpack("<Q", f.read(8))[0])))
             for offset in _sample_offsets(size):
                 f.seek(offset)
                 digest.update(f.read(SAMPLE_BYTES))
@@ -99,7 +119,7 @@ def _sample_offsets(size: int) -> list[int]:
 
 
 def _inside(path: Path, root: Path) -> bool:
-    return path.resolve().is_relative_to(root) and path.exists()
+    return path.exists() and path.resolve().is_relative_to(root)  # in this order: a link to itself has no end
 
 
 def _inspect_file(path: Path) -> tuple[str, str, list[Fault]]:
@@ -196,8 +216,8 @@ def _shards(path: Path) -> tuple[list[Path], list[Fault]]:
         found = sorted(path.glob("*.safetensors"))
         return found, [] if found else [Fault(where=str(path), what="there are no *.safetensors weights")]
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError):
+        names = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
+    except msgspec.DecodeError:
         return [], [Fault(where=str(index), what="no index of weights (`weight_map`)")]
     missing = [n for n in names if not (path / n).is_file()]
     return [path / n for n in names if n not in missing], [
@@ -214,21 +234,15 @@ def _safetensors(path: Path) -> tuple[int, str]:
         if length > size - 8:
             return 0, "not a whole safetensors file: its header is cut off"
         try:
-            header = json.loads(f.read(length))
-        except ValueError:
-            return 0, "not a safetensors file: its header is no JSON"
-    tensors = {k: v for k, v in header.items() if k != "__metadata__"}
-    end = max((t["data_offsets"][1] for t in tensors.values()), default=0)
-    count = sum(_product(t["shape"]) for t in tensors.values())
+            header = msgspec.json.decode(f.read(min(length, MAX_HEADER)), type=dict[str, Any])
+            header.pop("__metadata__", None)
+            tensors = msgspec.convert(header, dict[str, _Tensor])
+        except msgspec.DecodeError:
+            return 0, "not a safetensors file: its header lists no tensors"
+    end = max((t.data_offsets[1] for t in tensors.values()), default=0)
+    count = sum(math.prod(t.shape) for t in tensors.values())
     expected = 8 + length + end
     return count, "" if expected == size else f"{size} bytes, its header says {expected}: the file is cut off"
-
-
-def _product(shape: list[int]) -> int:
-    result = 1
-    for n in shape:
-        result *= n
-    return result
 
 
 def tree_bytes(path: Path) -> int:

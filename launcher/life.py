@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, read_text
 
 CANCEL_MARGIN = 20  # seconds that the entrypoint gets beyond the step's own grace, before the kill
+START_POLL = 0.1  # seconds between two looks at a container that is being started
 _SIGNAL_NAMES: dict[int, str] = {signal.SIGINT: "INT", signal.SIGTERM: "TERM"}
 
 
@@ -213,17 +215,33 @@ def _cause(run: Run, status: engine.Status, wrote: dict[str, Any], code: int) ->
 
 def refresh(run: Run) -> tuple[Record | None, str]:
     """The record, brought up to date, and the run's state in a word: whoever comes first collects an ended run."""
+    ended = run.had_event("ended")  # before the record is read, which is written before that event
     record = run.record()
     if record is None:
+        if not (run.path / "lock").exists():  # made by `-o`; looking leaves it as it is
+            return None, "never submitted"
         with run.lock() as mine:
             return None, "never submitted" if mine else "being prepared"
-    if not run.had_event("ended"):
-        with engine.connect(record.engine["address"]) as docker, run.lock() as mine:
-            if mine:
-                record = collect(run, docker)
-            elif docker.status(run.id).state in ("missing", "created"):
-                return record, "starting"
+    if ended:
+        return record, word(record)
+    with engine.connect(record.engine["address"]) as docker, run.lock() as mine:
+        if mine:
+            record = collect(run, docker)
+            return record, word(record)
+        state = docker.status(run.id).state
+    record = run.record() or record  # whoever has the lock may have brought the run home since
+    if record.outcome is None and state != "running":
+        return record, "ending" if run.had_event("started") else "starting"
     return record, word(record)
+
+
+def await_start(run: Run, docker: engine.DockerRun) -> None:
+    """Returns when nobody is about to start the run's container: it runs, has ended, or its launcher is gone."""
+    while docker.status(run.id).state in ("missing", "created"):
+        with run.lock() as free:
+            if free:
+                return
+        time.sleep(START_POLL)
 
 
 def word(record: Record) -> str:
@@ -245,6 +263,7 @@ def cancel(run: Run) -> Record:
     if record.outcome is not None:
         return record
     with engine.connect(record.engine["address"]) as docker:
+        await_start(run, docker)
         if docker.status(run.id).state == "running":
             grace = record.plan.graceful.seconds + CANCEL_MARGIN
             run.event("cancel")

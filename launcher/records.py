@@ -158,7 +158,7 @@ def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
 def find(runs: Path, name: str) -> Run:
     """A run by its id, a unique beginning or ending of it, its directory, or `last`. Raises SlipwayError 64 or 66."""
     if "/" in name or Path(name, "plan.json").is_file():
-        if not Path(name).is_dir():
+        if not Path(name, "plan.json").is_file() and not Path(name, "lock").is_file():
             raise SlipwayError(Exit.NO_INPUT, "there is no such run directory", where=name)
         return Run(Path(name).resolve())
     ids = list_ids(runs)

@@ -41,7 +41,7 @@ def _input(name: str, types: Sequence[str], found: Artifact) -> Iterator[Finding
     where, wanted = f"{name}={found.path}", " or ".join(types)
     if found.kind == "missing":
         yield _error(Exit.NO_INPUT, where, "there is nothing there", f"expected: {wanted}")
-    elif found.type not in types:
+    elif found.type not in types and (found.type or found.note):
         what = found.type or found.note
         yield _error(Exit.DATA, where, f"is no {wanted}: found {what}", f"expected: {_shape_of(types)}")
     for fault in found.faults:
@@ -90,11 +90,8 @@ def checkpoint_bytes(seen: Observed) -> int:
 
 
 def _environment(wish: Wish) -> Iterator[Finding]:
-    profile, command_line = (
-        (Exit.CONFIG, f"{wish.profile.file}: env", wish.profile.env),
-        (Exit.WORDS, "--env", wish.env),
-    )
-    for code, where, names in (profile, command_line):
+    profile = (Exit.CONFIG, f"{wish.profile.file}: env", wish.profile.env)
+    for code, where, names in (profile, (Exit.WORDS, "--env", wish.env)):
         for name in names:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 yield _error(code, f"{where}: {name!r}", "is no name of a variable")

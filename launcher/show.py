@@ -64,24 +64,32 @@ def show(run: Run, as_json: bool) -> None:
 
 def logs(run: Run, follow: bool) -> None:
     """The log as the engine has it, else as it was collected."""
-    record, _ = life.refresh(run)
+    record, state = life.refresh(run)
     if record is None:
-        raise SlipwayError(Exit.NO_INPUT, "this run was never submitted", where=str(run.path))
-    out = sys.stdout.buffer
-    if record.outcome is None:
-        with engine.connect(record.engine["address"]) as docker:
-            try:
-                for piece in docker.logs(run.id, follow):
-                    out.write(piece)
-                    out.flush()
-            except KeyboardInterrupt:
-                say("the run goes on")
-                sys.exit(130)
+        raise SlipwayError(Exit.NO_INPUT, f"there is no log: {state}", where=str(run.path))
+    if record.outcome is None and _engine_log(run, record, follow):
         life.refresh(run)
     elif run.log.exists():
         with run.log.open("rb") as f:
-            shutil.copyfileobj(f, out)
-        out.flush()
+            shutil.copyfileobj(f, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def _engine_log(run: Run, record: Record, follow: bool) -> bool:
+    """Prints what the engine has; False where it has nothing of the run, not yet or not any more."""
+    with engine.connect(record.engine["address"]) as docker:
+        try:
+            if follow:
+                life.await_start(run, docker)
+            if docker.status(run.id).state == "missing":
+                return False
+            for piece in docker.logs(run.id, follow):
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+        except KeyboardInterrupt:
+            say("the run goes on")
+            sys.exit(130)
+    return True
 
 
 def print_end(run: Run, record: Record) -> None:

@@ -20,12 +20,15 @@ def say(text: str) -> None:
 class Group(click.Group):
     """Maps every SlipwayError of a command to its exit code, in one place."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:
+        # Not in main: there, click has taken a reader that left and Ctrl-C for failures with exit code 1.
         try:
-            return super().main(*args, **kwargs)
+            return super().invoke(ctx)
         except SlipwayError as e:
             say(f"error: {e}")
             sys.exit(e.code)
+        except KeyboardInterrupt:
+            sys.exit(130)
         except BrokenPipeError:
             # Whoever read our output left (`launch runs | head`): nothing more to say, also not at interpreter exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

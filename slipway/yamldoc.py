@@ -60,7 +60,11 @@ def parse(text: str, where: str) -> Any:
 def parse_plain(text: str, where: str) -> Any:
     """`parse` for what becomes JSON: raises SlipwayError 78 for dates, NaN, infinity and keys that are no text, too."""
     value = parse(text, where)
-    if found := _beyond_json(value, ()):
+    try:
+        found = _beyond_json(value, ())
+    except RecursionError as e:
+        raise SlipwayError(Exit.CONFIG, "an anchor stands inside itself", where=where) from e
+    if found:
         path, what = found
         raise SlipwayError(Exit.CONFIG, what, where=f"{where}:{_position(text, path)}", remedy="write it in quotes")
     return value
@@ -102,9 +106,9 @@ def dump(value: Any) -> str:
 def _positioned(text: str, where: str, type_: Any, message: str) -> SlipwayError:
     """msgspec says `… - at `$.a[0].b``; finds that place in the text, and the nearest of the words allowed there."""
     what, _, at = message.partition(" - at `")
-    is_key = at.startswith("key` in `")
+    is_key, at = at.startswith("key` in `"), at.removeprefix("key` in `")
     path: list[Any] = [int(i) if i.isdigit() else i or k for i, k in re.findall(r"\[(\d+|\.{3})\]|([^.\[\]$`]+)", at)]
-    path = _named(text, type_, [*path[1:], "..."] if is_key else path, message)
+    path = _named(text, type_, [*path, "..."] if is_key else path, message)
     info = _info_at(type_, path, is_key)
     remedy = ""
     if unknown := re.search(r"contains unknown field `(.*)`", what):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Container:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.started: list[subprocess.Popen[bytes]] = []
         self.slipway, self.state, self.output = root / "slipway", root / "run", root / "output"
         for folder in (self.slipway, self.state, self.output):
             folder.mkdir(mode=0o777)
@@ -93,7 +94,19 @@ class Container:
         step.write_text(program)
         command = [*prefix, "bash", str(self.slipway / "entrypoint.sh"), "python", str(step), *args]
         with (self.root / "out").open("wb") as out, (self.root / "err").open("wb") as err:
-            return subprocess.Popen(command, env=self.env, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, env=self.env, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Nothing is left of a test that failed."""
+        for process in self.started:
+            if process.poll() is None:
+                for pid in session(process.pid):
+                    os.kill(pid, signal.SIGKILL)
+                process.wait()
 
     def run(self, program: str, *args: str, prefix: tuple[str, ...] = ()) -> int:
         return self.start(program, *args, prefix=prefix).wait(PATIENCE)
@@ -118,11 +131,13 @@ class Container:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Container:
+def box(tmp_path: Path) -> Iterator[Container]:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == "root" and folder.stat().st_mode & 0o777 == 0o700 and os.getuid() == 0:
             folder.chmod(0o755)  # so that another uid gets through
-    return Container(tmp_path)
+    container = Container(tmp_path)
+    yield container
+    container.end()
 
 
 def as_uid(uid: int) -> tuple[str, ...]:
@@ -140,6 +155,12 @@ def stranger(box: Container) -> tuple[str, ...]:
             box.use(python)
             return become
     pytest.skip("no interpreter that another uid can run")
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [pid for pid in pids if not gone(pid) and os.getsid(pid) == leader]
 
 
 def gone(pid: int) -> bool:
@@ -160,7 +181,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("code", [0, 3, 78, 255])
 def test_the_exit_code_is_the_steps_own(box: Container, code: int) -> None:
     assert box.run(f"raise SystemExit({code})") == code
     status = box.status
@@ -240,7 +261,7 @@ def test_a_verify_that_breaks_is_a_refusal_and_stays_visible(box: Container) -> 
 
 
 def test_a_refusal_of_the_step_program_is_one_of_the_entrypoint(box: Container) -> None:
-    assert box.run(READY + "(node / 'reason').write_text('dataset: is missing\\n'); sys.exit(78)") == 78
+    assert box.run(READY + "(node / 'refused').write_text('dataset: is missing\\n'); sys.exit(78)") == 78
     assert (box.status["cause"], box.status["reason"]) == ("entrypoint", "dataset: is missing")
 
 
@@ -251,7 +272,7 @@ def test_the_reason_of_a_failed_step_is_told(box: Container) -> None:
 
 def test_what_an_earlier_run_left_is_not_taken_for_this_one(box: Container) -> None:
     (box.state / "0" / "ranks").mkdir(parents=True)
-    for name in ("reason", "ranks/7.pid"):
+    for name in ("reason", "refused", "ranks/7.pid"):
         (box.state / "0" / name).write_text("1\n")
     assert box.run("raise SystemExit(1)") == 1
     assert box.status["reason"] == "the step ended with exit code 1"
@@ -297,6 +318,20 @@ def test_whom_the_signal_reaches(box: Container, to: str, parent_is_told: bool) 
     assert ("parent told" in box.out) is parent_is_told
 
 
+def test_a_pid_that_is_not_of_the_step_is_left_alone(box: Container) -> None:
+    bystander = subprocess.Popen(["sleep", "600"])
+    try:
+        stale = f"(node / 'ranks' / '1.pid').write_text('{bystander.pid}')\n"
+        process = box.start_ready(READY + stale + ANNOUNCE + WAIT)
+        process.terminate()
+        assert process.wait(PATIENCE) == 143
+        assert bystander.poll() is None
+        assert "TERM to 1 rank(s)" in box.err
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
 def test_the_signal_that_the_step_wants_is_sent(box: Container) -> None:
     box.env["SLIPWAY_STOP_SIGNAL"] = "USR1"
     saves = "signal.signal(signal.SIGUSR1, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
@@ -322,6 +357,7 @@ def test_a_step_that_does_not_stop_in_time_is_killed(box: Container) -> None:
     process.terminate()
     assert process.wait(PATIENCE) == 143
     assert box.out.count("told") == 2  # once to save, once more before it was killed
+    assert box.status["reason"] == "told to stop by TERM; the step was ended by signal KILL"
     assert box.status["step_exit_code"] == 137
     assert "killing what is left of the step" in box.err
 
@@ -464,6 +500,12 @@ def test_more_processes_are_started_by_torchrun(torchrun: Container) -> None:
     assert [nodes, procs, address] == ["--nnodes=1", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     assert 1024 < int(port.removeprefix("--master-port=")) < 32768
     assert (step, argument) == (str(torchrun.slipway / "step.py"), "a b")
+
+
+def test_a_refusal_of_a_rank_is_one_of_the_entrypoint(torchrun: Container) -> None:
+    assert torchrun.run(READY + "(node / 'refused').write_text('dataset: is missing\\n'); sys.exit(1)") == 78
+    status = torchrun.status
+    assert (status["cause"], status["reason"], status["step_exit_code"]) == ("entrypoint", "dataset: is missing", 1)
 
 
 def test_ranks_save_and_torchrun_is_left_alone(torchrun: Container) -> None:

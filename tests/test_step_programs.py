@@ -47,7 +47,7 @@ def test_layers_then_remove_then_set_in_order() -> None:
             {"a": 1, "gone": {"deep": 1}, "kept": {"x": 1, "y": 2}},
             {"a": 2},
             {"a": 3, "gone": {"more": 2}},
-            remove=["gone", "kept.x", "never.there", "a.b"],
+            remove=["gone", "kept.x", "never.there", "a.b", "kept.z"],
             assign=[("n.e.w", 1), ("n.e.w", 2), ("kept.z", [1])],
         )
     )
@@ -215,7 +215,7 @@ def test_an_output_with_checkpoints_is_refused_unless_it_is_resumed(step: Step) 
     done = step.run(first=2)
     assert done.returncode == 78
     assert "already holds epoch_0_step_1, and checkpoint.restore_from is not set" in done.stderr
-    assert step.read("0/reason").startswith("checkpoint.checkpoint_dir: ")
+    assert step.read("0/refused").startswith("checkpoint.checkpoint_dir: ")
     step.config["checkpoint"]["restore_from"] = "LATEST"
     assert step.run(first=2).returncode == 0
     assert step.result["checkpoint"].endswith(FOLDER.format(3))

@@ -40,19 +40,18 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except ConfigError as e:
-        leave_reason(str(e))
+        leave("refused", str(e))
         print(f"slipway: refused: {e}", file=sys.stderr, flush=True)
         sys.exit(REFUSED)
     except Exception as e:
-        leave_reason(f"{type(e).__name__}: {e}")
+        leave("reason", f"{type(e).__name__}: {e}")
         raise
 
 
-def leave_reason(reason: str) -> None:
-    """The first rank that fails tells why; the others fail because of it."""
-    line = " ".join(reason.split())[:500]
-    with contextlib.suppress(FileExistsError), (node_dir() / "reason").open("x", encoding="utf-8") as f:
-        f.write(f"{line}\n")
+def leave(name: str, why: str) -> None:
+    """One line for the entrypoint; the first rank that fails tells why, the others fail because of it."""
+    with contextlib.suppress(FileExistsError), (node_dir() / name).open("x", encoding="utf-8") as f:
+        f.write(" ".join(why.split())[:500] + "\n")
 
 
 def load_plan() -> dict[str, Any]:

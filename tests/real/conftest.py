@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def ground() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
-    """A copy of this project with the step test/toy beside its own, and its records of the cpu image."""
+    """A copy of this project with the step test/toy beside its own, and the record of the cpu image."""
     path = ground / "project"
     for name in DATA:
         source, target = PROJECT / name, path / name
@@ -78,7 +79,9 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
             shutil.copy(source, target)
     shutil.copytree(TOY / "step", path / "launcher" / "steps" / "test" / "toy")
     shutil.copy(TOY / "toy.py", path / "entrypoints" / "steps")
-    shutil.copytree(PROJECT / ".slipway" / "images", path / ".slipway" / "images")
+    (record,) = (PROJECT / ".slipway" / "images").glob(f"*/{built.removeprefix('sha256:')}.json")
+    (path / record.parent.relative_to(PROJECT)).mkdir(parents=True)
+    shutil.copy(record, path / record.relative_to(PROJECT))
     env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     runs, hf_home = ground / "runs", ground / "huggingface"
     env |= {"DOCKER_HOST": address, "SLIPWAY_RUNS": str(runs), "HF_HOME": str(hf_home)}
@@ -95,7 +98,42 @@ def tree(project: Tree) -> Iterator[Tree]:
 @pytest.fixture
 def place(ground: Path, request: pytest.FixtureRequest) -> Path:
     """A folder of this test's own."""
-    return Path(tempfile.mkdtemp(prefix=f"{request.node.originalname}-", dir=ground))
+    made = Path(tempfile.mkdtemp(prefix=f"{request.node.originalname}-", dir=ground))
+    made.chmod(0o755)
+    return made
+
+
+@pytest.fixture
+def copy(tree: Tree, place: Path) -> Tree:
+    """Another checkout of the project, with image records of its own."""
+    shutil.copytree(tree.path, place / "project")
+    return dataclasses.replace(tree, path=place / "project")
+
+
+Variant = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def variant(docker: Any, request: pytest.FixtureRequest) -> Iterator[Variant]:
+    """Makes images that are others with something changed by a shell command; returns their tags."""
+    made: list[str] = []
+
+    def make(image: str, command: str) -> str:
+        words = {"entrypoint": ["sh", "-c"], "command": [command], "user": "0:0", "network_mode": "none"}
+        container = docker.containers.create(image, **words)
+        try:
+            container.start()
+            assert container.wait()["StatusCode"] == 0, container.logs().decode()
+            name, tag = "slipway-test/variant", f"{request.module.__name__}-{len(made)}"
+            container.commit(repository=name, tag=tag)
+            made.append(f"{name}:{tag}")
+        finally:
+            container.remove(force=True)
+        return made[-1]
+
+    yield make
+    for image in reversed(made):
+        docker.images.remove(image, force=True)
 
 
 @pytest.fixture
@@ -135,6 +173,7 @@ def work(ground: Path, project: Tree) -> Work:
         "run", "automodel", "--flavour", "cpu", "--mount", str(folder), "--", "python", "make_model.py", "data", "model"
     )
     assert made.code == 0, made
+    subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)  # safetensors writes files for their owner alone
     return Work(folder)
 
 

@@ -117,7 +117,7 @@ class Run:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        return dict(self.record["outcome"] or {})
+        return dict(self.record.get("outcome") or {})
 
     @property
     def ended(self) -> tuple[int, str]:
@@ -200,6 +200,45 @@ class Tree:
                 container.remove(force=True)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What `-o` wrote, to be run by hand: without the launcher, by the engine's own interface."""
+
+    folder: Path
+
+    @property
+    def request(self) -> dict[str, Any]:
+        text = (self.folder / "request.json").read_text()
+        return dict(json.loads(text.replace("${RUN_ID}", "by-hand").replace("${RUN_DIR}", str(self.folder))))
+
+    def make_folders(self) -> None:
+        """Those that the container writes to, with the user's own hands."""
+        uid, _, gid = self.request["User"].partition(":")
+        for mount in self.request["HostConfig"]["Mounts"]:
+            if not mount["ReadOnly"]:
+                Path(mount["Source"]).mkdir(parents=True, exist_ok=True)
+                os.chown(mount["Source"], int(uid), int(gid))
+
+    def run(self, docker: Any, **host: Any) -> Done:
+        """Creates and starts the request, `Image` or keys of its HostConfig changed; returns when it has ended."""
+        self.make_folders()
+        request = self.request
+        request["Image"] = host.pop("Image", request["Image"])
+        request["HostConfig"] |= host
+        made = docker.api.create_container_from_config(request, f"slipway-by-hand-{os.getpid()}")["Id"]
+        try:
+            docker.api.start(made)
+            code = docker.api.wait(made)["StatusCode"]
+            return Done(code, docker.api.logs(made).decode(), "")
+        finally:
+            docker.api.remove_container(made, force=True)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How the entrypoint says that it ended."""
+        return dict(json.loads((self.folder / "container" / "0" / "status.json").read_text()))
+
+
 @dataclass
 class Hold:
     """A request that stands still: `reached` when it has come, until `release` or `drop`."""
@@ -207,6 +246,7 @@ class Hold:
     method: str
     path: str
     answered: bool  # the engine has done it, its answer is what is held back
+    skip: int  # how many such requests pass before
     reached: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
     dropped: bool = False
@@ -240,9 +280,9 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     @contextlib.contextmanager
-    def hold(self, method: str, path: str, answered: bool = False) -> Iterator[Hold]:
-        """Holds the next request of that method whose path matches, or the engine's answer to it."""
-        hold = Hold(method, path, answered)
+    def hold(self, method: str, path: str, answered: bool = False, skip: int = 0) -> Iterator[Hold]:
+        """Holds the next request of that method whose path matches (after `skip`), or the engine's answer to it."""
+        hold = Hold(method, path, answered, skip)
         self._holds.append(hold)
         try:
             yield hold
@@ -294,8 +334,10 @@ class Proxy:
         method, path, _ = request.split(b"\r\n", 1)[0].decode().split(" ", 2)
         for hold in self._holds:
             if hold.method == method and re.search(hold.path, path):
-                self._holds.remove(hold)
-                return hold
+                hold.skip -= 1
+                if hold.skip < 0:
+                    self._holds.remove(hold)
+                    return hold
         return None
 
 

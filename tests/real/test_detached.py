@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Work, toy
-from .support import ENDLESS, Run, Tree
+from .support import ENDLESS, Proxy, Run, Tree
 
 pytestmark = pytest.mark.real
 
@@ -21,7 +21,7 @@ def test_follow_and_cancel_from_other_processes(tree: Tree, work: Work, place: P
     assert detached.code == 0, detached
     run = Run(tree.runs / detached.out.strip())
     assert " running" in next(line for line in tree.launch("runs").out.splitlines() if line.startswith(run.id))
-    assert json.loads(tree.launch("show", run.id, "--json").out)["outcome"] is None
+    assert run.outcome == {}
     assert_same(tree, run, planned.out)
 
     following = tree.start("launch", "logs", "-f", run.id)
@@ -77,4 +77,25 @@ def test_following_a_run_to_its_end_collects_it(tree: Tree, place: Path) -> None
     done = following.finish()
     assert done.code == 0 and done.out.endswith("line 3\n")
     assert run.ended == (0, "step")
+    assert tree.container(run) is None
+
+
+@pytest.mark.parametrize("stage", ["/containers/create", "/start$"])
+@pytest.mark.parametrize("detach", [["--detach"], []], ids=["detached", "foreground"])
+def test_cancel_while_it_is_being_started(tree: Tree, place: Path, proxy: Proxy, stage: str, detach: list[str]) -> None:
+    """A run that is asked to stop before its container is there still stops, and does so at once."""
+    before = tree.all_runs()
+    with proxy.hold("POST", stage) as hold:
+        launched = tree.start("launch", *toy(place / "output", "wait=true"), *detach, DOCKER_HOST=proxy.url)
+        hold.wait()
+        (run,) = (r for r in tree.all_runs() if r not in before)
+        assert "state      starting\n" in tree.show(run).out
+        following = tree.start("launch", "logs", "-f", run.id)
+        cancelling = tree.start("launch", "cancel", run.id)
+        with proxy.hold("GET", "/containers/slipway-[^/]+/json", skip=2) as looked:
+            looked.wait()  # both have looked, and found that they have to wait
+    assert cancelling.finish().code == 0
+    assert run.ended == (143, "cancelled")
+    assert launched.finish().code == (0 if detach else 143)
+    assert following.finish().out == run.log
     assert tree.container(run) is None

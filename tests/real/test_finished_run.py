@@ -91,7 +91,7 @@ def test_what_ran_is_what_the_dry_run_printed(finished: Finished) -> None:
 
 def test_other_processes_find_it(finished: Finished, tree: Tree) -> None:
     shown = tree.show(finished.run)
-    assert shown.code == 0 and "state      done\n" in shown.out and "exit 0 (step: " in shown.out
+    assert shown.code == 0 and "state      done\n" in shown.out and "sft/automodel: exit 0" in shown.out
     assert json.loads(tree.launch("show", finished.run.id, "--json").out) == finished.run.record
     listed = tree.launch("runs").out.splitlines()
     assert [line.split()[1:4] for line in listed if line.startswith(finished.run.id)] == [["done", "exit", "0"]]

@@ -1,8 +1,9 @@
-"""A stand-in of a Docker engine that can be asked, and creates nothing: engine.py FOLDER
+"""A stand-in of a Docker engine that can be asked, and makes nothing: engine.py FOLDER
 
-Listens on FOLDER/socket, answers from FOLDER/has.json (`images`, `info`, `version`), writes each request's method and
-path to FOLDER/requests, and prints "ready" once it listens. What it does not know it answers with 404, what it must
-not be asked (anything but GET) with 500.
+Listens on FOLDER/socket, answers from FOLDER/has.json (`images`, `info`, `version`, `missing`), writes each request's
+method and path to FOLDER/requests, and prints "ready" once it listens. What it does not know it answers with 404 and
+the words `missing`. It takes a tag and an archive (which is then the image LOADED) as if it kept them, and answers 500
+to everything else that would make something.
 """
 
 from __future__ import annotations
@@ -18,29 +19,38 @@ from typing import Any
 
 FOLDER = Path(sys.argv[1])
 VERSION = {"Version": "26.1.5", "ApiVersion": "1.45", "MinAPIVersion": "1.24", "Components": [{"Name": "Engine"}]}
+LOADED = f"sha256:{'1' * 64}"
+HISTORY = [{"Size": 0, "CreatedBy": "ENV A=1"}, {"Size": 20, "CreatedBy": "RUN something"}]
 INFO = {"Runtimes": {"runc": {}}, "DriverStatus": []}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.answer(look(self.asked()))
+        has = json.loads((FOLDER / "has.json").read_text())
+        answer = look(self.asked(), has)
+        self.reply(404 if answer is None else 200, answer or {"message": has.get("missing", "No such image")})
 
     def do_POST(self) -> None:
-        self.asked()
-        self.send_error(500)
+        path = self.asked()
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if path.endswith("/tag"):
+            self.reply(201, "")
+        elif path == "/images/load":
+            self.reply(200, {"stream": f"Loaded image ID: {LOADED}"})
+        else:
+            self.reply(500, {"message": "a stand-in makes nothing"})
 
-    do_DELETE = do_PUT = do_HEAD = do_POST
+    do_DELETE = do_HEAD = do_PUT = do_POST
 
     def asked(self) -> str:
-        path = urllib.parse.unquote(re.sub(r"^/v[\d.]+", "", self.path))
+        path = urllib.parse.unquote(re.sub(r"^/v[\d.]+", "", self.path).partition("?")[0])
         with (FOLDER / "requests").open("a") as f:
             f.write(f"{self.command} {path}\n")
         return path
 
-    def answer(self, value: Any) -> None:
-        known = value is not None
-        body = json.dumps(value if known else {"message": "no such thing"}).encode()
-        self.send_response(200 if known else 404)
+    def reply(self, status: int, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -50,18 +60,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """A unix socket's client has no address to log."""
 
 
-def look(path: str) -> Any:
+def look(path: str, has: dict[str, Any]) -> Any:
     """The answer to GET `path`; None where there is no such thing."""
-    has = json.loads((FOLDER / "has.json").read_text())
-    if path == "/_ping":
-        return "OK"
-    if path == "/version":
-        return VERSION | has.get("version", {})
-    if path == "/info":
-        return INFO | has.get("info", {})
-    image = re.fullmatch(r"/images/(.+)/json", path)
-    found = has.get("images", {}).get(image[1]) if image else None
-    return {"Id": found} if found else None
+    answers = {"/_ping": "OK", "/version": VERSION | has.get("version", {}), "/info": INFO | has.get("info", {})}
+    for name, image in has.get("images", {}).items():
+        answers |= {f"/images/{name}/json": {"Id": image}, f"/images/{image}/history": HISTORY}
+    return answers.get(path)
 
 
 with socketserver.ThreadingUnixStreamServer(str(FOLDER / "socket"), Handler) as server:

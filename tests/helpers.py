@@ -1,0 +1,226 @@
+"""What the fast tests are written with: commands as programs, whole inputs, the nouns of a launch with changes."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import subprocess
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from images import identity
+from images.model import Base, Bootstrap, Entry, Environment
+from launcher.artifacts import Artifact
+from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen
+from slipway.project import Root
+
+HERE = Path(__file__).parent
+REPO = HERE.parent
+IMAGE = f"sha256:{'1' * 64}"
+STEP_FILE = "launcher/steps/sft/automodel/step.yaml"
+PROFILE_FILE = "launcher/profiles/docker.yaml"
+MATRIX_FILE = "images/matrix.yaml"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Project:
+    """A copy of the project, and its commands run as programs."""
+
+    path: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Root:
+        return Root(self.path)
+
+    def images(self, *words: str, cwd: Path | None = None) -> Done:
+        return self._run("images", words, cwd)
+
+    def launch(self, *words: str, cwd: Path | None = None) -> Done:
+        return self._run("launch", words, cwd)
+
+    def edit(self, name: str, before: str, after: str) -> Path:
+        """Replaces the first `before` in a file of the project, which has to hold it."""
+        path = self.path / name
+        text = path.read_text()
+        assert before in text, f"{name} has no {before!r}"
+        path.write_text(text.replace(before, after, 1))
+        return path
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def program(self, name: str, script: str) -> Path:
+        """A program on the PATH of the commands, which holds nothing else."""
+        path = Path(self.env["PATH"]) / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def _run(self, program: str, words: tuple[str, ...], cwd: Path | None) -> Done:
+        command = [str(Path(sysconfig.get_path("scripts"), program)), *words]
+        done = subprocess.run(
+            command, cwd=cwd or self.path, env=self.env, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Whole inputs of sft/automodel."""
+
+    train: Path
+    model: Path
+
+    @property
+    def words(self) -> tuple[str, str]:
+        return f"train={self.train}", f"model={self.model}"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A stand-in of a Docker engine (standins/engine.py): what it has, and what it was asked."""
+
+    address: str
+    folder: Path
+
+    def holds(self, **facts: Any) -> None:
+        """`images`: reference -> id; `info`, `version`: what differs from the usual answer; `missing`: its words."""
+        (self.folder / "has.json").write_text(json.dumps(facts))
+
+    @property
+    def asked(self) -> list[str]:
+        """METHOD PATH of every request, without the version of the API."""
+        return (self.folder / "requests").read_text().splitlines()
+
+
+Tree = dict[str, tuple[int, bytes]]
+
+
+def tree(folder: Path) -> Tree:
+    """Every path below `folder` with its mode and content: two that are equal mean that nothing was made or changed."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.name != "requests"):
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        found[str(path.relative_to(folder))] = (path.lstat().st_mode, content)
+    return found
+
+
+CHAT = {"messages": [{"role": "user", "content": "Where to?"}, {"role": "assistant", "content": "Out to sea."}]}
+
+
+def write_chats(path: Path, *extra: str) -> Path:
+    """Two conversations, then the lines `extra`."""
+    path.write_text("".join(f"{line}\n" for line in (json.dumps(CHAT), json.dumps(CHAT), *extra)))
+    return path
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = "model.safetensors.index.json"
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """A Hugging Face checkpoint of two shards, with 6 and 4 weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / SHARDS[0]).write_bytes(safetensors({"a": [2, 3]}))
+    (folder / SHARDS[1]).write_bytes(safetensors({"b": [4]}))
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}))
+    return folder
+
+
+def safetensors(shapes: dict[str, list[int]]) -> bytes:
+    """A safetensors file of zeros in F32: eight bytes of length, a JSON header, the data."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+def record_image(root: Root, entry: Entry, **changes: Any) -> identity.ImageRecord:
+    """Records an image of `entry`, as `images build` does."""
+    facts: dict[str, Any] = {
+        "name": entry.name,
+        "entry": entry.checksum,
+        "ids": [IMAGE],
+        "tag": f"slipway/{entry.library}:{entry.release}-{entry.flavour}",
+        "inputs": "0" * 64,
+        "reproducible": True,
+        "seconds": 1,
+        "built": "2026-01-01T00:00:00+00:00",
+    }
+    record = identity.ImageRecord(**(facts | changes))
+    identity.save(root, record)
+    return record
+
+
+REGISTRY = Base(image="registry.example/automodel", tag="1.0", digest=f"sha256:{'2' * 64}")
+BOOTSTRAP = Base(
+    bootstrap=Bootstrap(suite="bookworm", variant="minbase", packages=["python3"], source_date_epoch=1_700_000_000)
+)
+
+
+def entry_of(flavour: str = "cpu", **changes: Any) -> Entry:
+    """A lock entry with as little in it as a launch needs."""
+    facts: dict[str, Any] = {
+        "library": "automodel",
+        "release": "1.0",
+        "flavour": flavour,
+        "base": BOOTSTRAP if flavour == "cpu" else REGISTRY,
+        "python": "3.12",
+        "environments": {"main": Environment(python="/opt/venv/bin/python", packages={"nemo-automodel": "0.7.0"})},
+    }
+    return Entry(**(facts | changes))
+
+
+TRAIN = Artifact(
+    name="train", path="/data/chats.jsonl", kind="file", type="chat_jsonl", fingerprint="a" * 64, bytes=1000
+)
+MODEL = Artifact(
+    name="model", path="/data/llama", kind="folder", type="checkpoint_hf", fingerprint="b" * 64, bytes=400,
+    parameters=100,
+)  # fmt: skip
+HOST = HostSeen(uid=1000, gid=1000, cpus=8, hf_home="/home/user/hf", runs="/project/runs", runs_writable=True)
+
+
+def output_of(**changes: Any) -> OutputSeen:
+    facts: dict[str, Any] = {"path": "/data/out", "kind": "missing", "empty": True, "writable": True}
+    return OutputSeen(**({**facts, "free": 10**12, "nearest": "/data"} | changes))
+
+
+def engine_of(**changes: Any) -> EngineSeen:
+    facts: dict[str, Any] = {"kind": "docker", "address": "unix:///engine.sock", "source": "DOCKER_HOST"}
+    return EngineSeen(**({**facts, "version": "26.1.5"} | changes))
+
+
+def seen_of(**changes: Any) -> Observed:
+    """A machine on which everything is as it should be."""
+    facts: dict[str, Any] = {
+        "artifacts": {"train": TRAIN, "model": MODEL},
+        "output": output_of(),
+        "engine": engine_of(),
+        "image": ImageSeen(id=IMAGE, recorded=1),
+        "host": HOST,
+    }
+    return Observed(**(facts | changes))

@@ -1,0 +1,184 @@
+"""The cuda Dockerfile, built over what stands in for its base: over the right versions only, and never unnoticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from images import lock as locks
+from images.build import Request
+from images.model import Entry
+from slipway.project import Root
+
+from .conftest import Variant, Work
+from .support import PROJECT, Done, Running, Tree
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def cuda() -> Entry:
+    """The default release of the cuda flavour, whose base is resolved."""
+    found = locks.select(locks.load_lock(Root(PROJECT)), "automodel", "cuda")
+    assert found.base.digest
+    return found
+
+
+@pytest.fixture(scope="module")
+def debian(docker: Any, address: str) -> Iterator[str]:
+    """The bootstrapped base of the cpu image, as an image of its own."""
+    base = Running(
+        [str(Path(sys.executable).parent / "images"), "base"], PROJECT, os.environ | {"DOCKER_HOST": address}
+    )
+    tar = base.finish().out.split()[1]
+    with Path(tar).open("rb") as data:
+        docker.api.import_image_from_data(data, repository="slipway-test/debian", tag="1")
+    yield "slipway-test/debian:1"
+    docker.images.remove("slipway-test/debian:1")
+
+
+def installed(versions: dict[str, str], python: str) -> str:
+    """A shell command that makes an environment in which those versions seem to be installed."""
+    prefix = str(Path(python).parents[1])
+    names = [f"{name.replace('-', '_')}-{version}.dist-info" for name, version in versions.items()]
+    return (
+        f"python3 -m venv --system-site-packages --without-pip {prefix} && "
+        f"cd {prefix}/lib/python3*/site-packages && mkdir {' '.join(names)}"
+    )
+
+
+@pytest.fixture(scope="module")
+def versions(cuda: Entry) -> dict[str, str]:
+    """What the entry expects: of a claim such as `==2.13.0a0`, the version in it."""
+    return {name: re.sub(r"^[=<>~!]+", "", claim) for name, claim in cuda.environments["main"].packages.items()}
+
+
+@pytest.fixture(scope="module")
+def stand_in(variant: Variant, debian: str, cuda: Entry, versions: dict[str, str]) -> str:
+    return variant(debian, installed(versions, cuda.environments["main"].python))
+
+
+@pytest.fixture(scope="module")
+def wrong(variant: Variant, debian: str, cuda: Entry, versions: dict[str, str]) -> str:
+    """One component is older, one is not there."""
+    changed = {name: version for name, version in versions.items() if name != "transformer-engine"}
+    return variant(debian, installed(changed | {"torch": "2.9.1"}, cuda.environments["main"].python))
+
+
+@pytest.fixture(scope="module")
+def tag(docker: Any, cuda: Entry) -> Iterator[str]:
+    """The image's tag, which is left as it was: somebody may have built the real one."""
+    name = Request(cuda).tag
+    before = [image.id for image in docker.images.list(name)]
+    yield name
+    if before:
+        docker.images.get(before[0]).tag(*name.split(":"))
+    elif docker.images.list(name):
+        docker.images.remove(name)
+
+
+@pytest.fixture(scope="module")
+def checkout(project: Tree, ground: Path) -> Tree:
+    """A checkout of its own: what is built here, nobody else's records name."""
+    shutil.copytree(project.path, ground / "substitution")
+    return dataclasses.replace(project, path=ground / "substitution")
+
+
+@dataclass(frozen=True)
+class Built:
+    words: tuple[str, ...]
+    done: Done
+
+
+@pytest.fixture(scope="module")
+def substituted(checkout: Tree, cuda: Entry, stand_in: str, tag: str) -> Built:  # noqa: ARG001  (`tag` is restored)
+    words = ("build", "automodel", "--flavour", "cuda", "--base", f"{cuda.base.reference}={stand_in}")
+    return Built(words, checkout.images(*words))
+
+
+def test_it_builds_over_the_expected_versions(
+    docker: Any, substituted: Built, cuda: Entry, stand_in: str, tag: str
+) -> None:
+    assert substituted.done.code == 0, substituted.done
+    image = docker.images.get(tag)
+    assert image.labels["slipway.entry"] == cuda.checksum
+    assert image.labels["slipway.substituted"] == f"{cuda.base.reference}={stand_in}"
+    assert any(variable.startswith("PATH=/opt/venv/bin:") for variable in image.attrs["Config"]["Env"])
+
+
+def cuda_words(work: Work, output: Path, *more: str) -> list[str]:
+    """The real step in the cuda image, without asking for GPUs: engines of test machines have none."""
+    words = work.words(output, "--gpus", "0", *more)
+    return ["cuda" if word == "cpu" else word for word in words]
+
+
+def test_a_launch_refuses_it(
+    checkout: Tree, substituted: Built, work: Work, place: Path, cuda: Entry, stand_in: str
+) -> None:
+    assert substituted.done.code == 0
+    runs, words = checkout.all_runs(), cuda_words(work, place / "output")
+    refused = checkout.launch(*words)
+    assert refused.code == 65, refused
+    assert f"image of {cuda.name}: was built over {stand_in} instead of {cuda.base.reference}" in refused.err
+    assert "--allow-drift" in refused.err
+    assert checkout.all_runs() == runs and not (place / "output").exists()
+
+    accepted = checkout.launch(*words, "--allow-drift", "--dry-run", "-o", str(place / "run"))
+    assert accepted.code == 0, accepted
+    assert f"warning: image of {cuda.name}: was built over {stand_in}" in accepted.err
+    assert json.loads((place / "run" / "plan.json").read_text())["allow_drift"] is True
+
+
+def builds(tree: Tree, words: tuple[str, ...], place: Path) -> tuple[Done, bool]:
+    """The command with a docker on PATH that writes down what it is asked; whether that was a build."""
+    folder, log = place / "bin", place / "asked"
+    folder.mkdir(exist_ok=True)
+    real = shutil.which("docker", path=tree.env["PATH"])
+    (folder / "docker").write_text(f'#!/bin/sh\necho "$@" >>{log}\nexec {real} "$@"\n')
+    (folder / "docker").chmod(0o755)
+    done = tree.images(*words, PATH=f"{folder}:{tree.env['PATH']}")
+    return done, log.exists() and "buildx build" in log.read_text()
+
+
+def test_nothing_changed_nothing_built(checkout: Tree, substituted: Built, place: Path) -> None:
+    done, built = builds(checkout, substituted.words, place)
+    assert done.code == 0 and "unchanged" in done.err and not built, done
+    assert done.out == substituted.done.out
+
+
+def test_without_its_record_it_is_built_again(checkout: Tree, substituted: Built, cuda: Entry, place: Path) -> None:
+    assert substituted.done.code == 0
+    shutil.rmtree(checkout.path / ".slipway" / "images" / cuda.checksum)
+    done, built = builds(checkout, substituted.words, place)
+    assert done.code == 0 and ": built in " in done.err and built, done
+
+
+def test_another_stand_in_is_another_image(checkout: Tree, substituted: Built, cuda: Entry, wrong: str) -> None:
+    """What was built over one image says nothing of another one; this one lacks what the entry expects."""
+    assert substituted.done.code == 0
+    folder = checkout.path / ".slipway" / "images" / cuda.checksum
+    before = sorted(folder.iterdir())
+    expected = cuda.environments["main"].packages
+    done = checkout.images(*substituted.words[:-1], f"{cuda.base.reference}={wrong}")
+    assert done.code == 69, done
+    assert f"environment main: torch: found 2.9.1, expected {expected['torch']}" in done.err
+    absent = f"environment main: transformer-engine: not installed, expected {expected['transformer-engine']}"
+    assert absent in done.err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_unresolved_base_names_who_could_resolve_it(checkout: Tree) -> None:
+    done = checkout.images("build", "automodel", "--flavour", "cuda", "--release", "26.06")
+    assert done.code == 78 and done.out == ""
+    assert "nvcr.io/nvidia/nemo-automodel:26.06 is unresolved" in done.err
+    assert "where nvcr.io is reachable, run: images lock automodel" in done.err
