@@ -158,10 +158,10 @@ def check_chat(path: Path) -> list[Fault]:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     read = 0
     with path.open("rb") as f:
-        for number, line in enumerate(f, 1):
+        for number, line in enumerate(iter(lambda: f.readline(MAX_READ), b""), 1):  # a file may be one endless line
             yield number, line
             read += len(line)
-            if read > MAX_READ:
+            if read >= MAX_READ:
                 return
 
 

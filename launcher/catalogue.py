@@ -84,6 +84,7 @@ class Step(Noun, frozen=True, kw_only=True):
     parameters: dict[str, Parameter]
     config_roots: list[str]
     owned_keys: list[str]
+    env: dict[str, str] = {}
     graceful: Graceful
     resume: dict[str, Any] = {}  # configuration keys -> values that make the library continue what is in its output
     commands: list[Command]
@@ -179,7 +180,8 @@ def choose_command(step: Step, entry: Entry) -> Command:
         if all(_matches(packages.get(name), _specifiers(step, spec)) for name, spec in command.when.items()):
             return command
     wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
-    has = ", ".join(f"{n} {packages.get(n, 'unknown')}" for c in step.commands for n in c.when)
+    asked = dict.fromkeys(n for c in step.commands for n in c.when)
+    has = ", ".join(f"{n} {packages.get(n, 'unknown')}" for n in asked)
     raise SlipwayError(
         Exit.CONFIG, f"{step.id} has no command for {entry.name} ({has})", remedy=f"it has commands for {wanted}"
     )

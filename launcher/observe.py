@@ -75,4 +75,5 @@ def _host(profile: Profile, runs: Path) -> HostSeen:
         hf_home=str(Path(hf_home).expanduser().absolute()),
         runs=str(runs),
         runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
+        runs_free=shutil.disk_usage(_nearest(runs)).free,
     )

@@ -72,12 +72,15 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 
 
 class HostSeen(Noun, frozen=True, kw_only=True):
+    """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`."""
+
     uid: int
     gid: int
     cpus: int
     hf_home: str
     runs: str
     runs_writable: bool
+    runs_free: int
 
 
 class Observed(Noun, frozen=True, kw_only=True):
@@ -225,20 +228,21 @@ def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
     remove = [k for n, i in step.inputs.items() if n not in words.inputs for k in i.without]
     gone = [f"{k}." for k in remove]
     assign: list[list[Any]] = []
+    if wish.resume and seen.output and not seen.output.empty:
+        assign += [[k, v] for k, v in step.resume.items()]  # first: an override may name another checkpoint
     for name, value in words.parameters.items():
         assign += [[k, value] for k in step.parameters[name].keys if not k.startswith(tuple(gone))]
     assign += [[k, v] for k, v in words.overrides.items()]
     assign += [[step.inputs[n].key, container_path(a)] for n, a in seen.artifacts.items()]
     assign.append([step.output.key, "/output"])
-    if wish.resume and seen.output and not seen.output.empty:
-        assign += [[k, v] for k, v in step.resume.items()]
     layers = [{"name": n, "values": v} for n, v in wish.overlays]
     return {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
 
 
 def _environment(wish: Wish) -> dict[str, Variable]:
-    """Lowest to highest: image, profile, command line, launcher."""
-    result = {k: Variable(value=v, by="profile") for k, v in wish.profile.env.items()}
+    """Lowest to highest: image, step, profile, command line, launcher."""
+    result = {k: Variable(value=v, by="step") for k, v in wish.step.env.items()}
+    result |= {k: Variable(value=v, by="profile") for k, v in wish.profile.env.items()}
     result |= {k: Variable(value=v, by="command line") for k, v in wish.env.items()}
     graceful = wish.step.graceful
     ours = {

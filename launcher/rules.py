@@ -63,6 +63,9 @@ def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
             Exit.CANNOT_WRITE, seen.host.runs, "the runs directory cannot be written", "name another: --runs-dir"
         )
     if out is None:
+        if wish.resume:
+            yield _error(Exit.WORDS, "--resume", "needs output=PATH, the output of the run that goes on")
+        yield from _space(seen.host.runs, seen, seen.host.runs_free)
         return
     where = f"output={out.path}"
     if out.kind == "other":
@@ -72,15 +75,20 @@ def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not out.empty and not wish.resume:
         remedy = "continue that run with --resume, or name another folder"
         yield _error(Exit.CANNOT_WRITE, where, "is not empty: it holds an earlier run's output", remedy)
-    elif out.empty and wish.resume and out.kind == "folder":
-        yield _warning(where, "--resume: the folder is empty, so the run starts from the beginning")
-    need = checkpoint_bytes(seen)
-    if need > out.free:
-        what = f"one checkpoint needs about {_size(need)}, {_size(out.free)} are free on {out.nearest}"
-        yield _error(Exit.CANNOT_WRITE, where, what, "free space there, or name a folder elsewhere: output=PATH")
+    elif out.empty and wish.resume:
+        how = "is empty" if out.kind == "folder" else "is not there"
+        yield _warning(where, f"--resume: the folder {how}, so the run starts from the beginning")
+    yield from _space(where, seen, out.free)
     for name, found in seen.artifacts.items():
         if found.path == out.path or out.path.startswith(f"{found.path}/"):
             yield _error(Exit.WORDS, where, f"lies inside the input {name}={found.path}, which is mounted read-only")
+
+
+def _space(where: str, seen: Observed, free: int) -> Iterator[Finding]:
+    need = checkpoint_bytes(seen)
+    if need > free:
+        what = f"one checkpoint needs about {_size(need)}, {_size(free)} are free there"
+        yield _error(Exit.CANNOT_WRITE, where, what, "free space there, or name a folder elsewhere: output=PATH")
 
 
 def checkpoint_bytes(seen: Observed) -> int:
@@ -90,8 +98,9 @@ def checkpoint_bytes(seen: Observed) -> int:
 
 
 def _environment(wish: Wish) -> Iterator[Finding]:
+    step = (Exit.CONFIG, f"{wish.step.folder}/step.yaml: env", wish.step.env)
     profile = (Exit.CONFIG, f"{wish.profile.file}: env", wish.profile.env)
-    for code, where, names in (profile, (Exit.WORDS, "--env", wish.env)):
+    for code, where, names in (step, profile, (Exit.WORDS, "--env", wish.env)):
         for name in names:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 yield _error(code, f"{where}: {name!r}", "is no name of a variable")

@@ -27,8 +27,8 @@ def list_runs(folder: Path, as_json: bool) -> None:
         run = Run(folder / run_id)
         try:
             record, state = life.refresh(run)
-        except SlipwayError as e:  # one broken record must not hide the others
-            record, state = None, f"unreadable: {e.what}"
+        except SlipwayError as e:  # a broken record or a dead engine must not hide the others
+            record, state = None, f"unknown: {e.what}"
         if as_json:
             click.echo(canonical.dumps(_facts(run, record, state)))
             continue

@@ -48,15 +48,20 @@ def parse(step: Step, words: tuple[str, ...]) -> Words:
             known = [*step.inputs, *step.parameters, "output"]
             what = f"{step.id} has no input or parameter {key!r}"
             raise SlipwayError(Exit.WORDS, what, where=word, remedy=nearest(key, known))
+    _check_absent(step, inputs, overrides)
     missing = [n for n, i in step.inputs.items() if not i.optional and n not in inputs]
     if missing:
         needed = "; ".join(f"{n}=PATH ({' or '.join(step.inputs[n].types)}: {step.inputs[n].help})" for n in missing)
         raise SlipwayError(Exit.WORDS, f"{step.id} needs {needed}")
-    for name, given in step.inputs.items():
-        gone = tuple(f"{key}." for key in given.without if name not in inputs)
-        for key in (k for k in overrides if k.startswith(gone)):
-            raise SlipwayError(Exit.WORDS, f"means nothing without {name}=", where=key)
     return Words(inputs=inputs, output=output, parameters=parameters, overrides=overrides)
+
+
+def _check_absent(step: Step, inputs: dict[str, str], overrides: dict[str, Any]) -> None:
+    """An override below what goes away with an optional input would bring back half of it."""
+    for name, wanted in step.inputs.items():
+        for key in overrides:
+            if name not in inputs and key.startswith(tuple(f"{w}." for w in wanted.without)):
+                raise SlipwayError(Exit.WORDS, f"{key} means nothing without {name}=PATH", where=key)
 
 
 def _split(word: str, step: Step) -> tuple[str, str]:

@@ -5,15 +5,34 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, Engine, Inputs, Project, entry_of, record_image, tree
-from helpers import write_chats as chats_in
-from helpers import write_checkpoint as checkpoint_in
+from helpers import (
+    HERE,
+    IMAGE,
+    MATRIX,
+    MATRIX_FILE,
+    MODEL,
+    REPO,
+    TRAIN,
+    Engine,
+    Inputs,
+    Known,
+    Project,
+    Refused,
+    WishOf,
+    entry_of,
+    record_image,
+    relock,
+    render_all,
+    tree,
+    write_chats,
+    write_checkpoint,
+)
 
 from images import lock as locks
 from launcher import catalogue, profiles
@@ -42,11 +61,21 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
+def boats(project: Project) -> Project:
+    """That project with pins of this test's own: helpers.MATRIX, locked and rendered."""
+    shutil.rmtree(project.path / "images" / "automodel")
+    (project.path / "entrypoints" / "automodel.sh").unlink()
+    project.root.lock.unlink()
+    project.write(MATRIX_FILE, MATRIX)
+    project.write("entrypoints/cpu/boats/boats.pth", "")
+    relock(project.root, Known())
+    render_all(project.root)
+    return project
+
+
+@pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    return Inputs(chats_in(tmp_path / "chats.jsonl"), checkpoint_in(tmp_path / "llama"))
-
-
-Refused = Callable[..., str]
+    return Inputs(write_chats(tmp_path / "chats.jsonl"), write_checkpoint(tmp_path / "llama"))
 
 
 @pytest.fixture
@@ -110,9 +139,6 @@ def profile() -> Profile:
     """The docker profile, as if it stood in /project."""
     found = profiles.find_profile(Root(REPO), "docker")
     return msgspec.structs.replace(found, file="/project/launcher/profiles/docker.yaml")
-
-
-WishOf = Callable[..., Wish]
 
 
 @pytest.fixture

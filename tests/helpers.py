@@ -7,14 +7,20 @@ import math
 import struct
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from images import identity
-from images.model import Base, Bootstrap, Entry, Environment
+import msgspec
+
+from images import identity, render
+from images import lock as locks
+from images.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup
 from launcher.artifacts import Artifact
-from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen
+from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen, Wish
+from slipway import yamldoc
+from slipway.files import write_atomic
 from slipway.project import Root
 
 HERE = Path(__file__).parent
@@ -175,6 +181,76 @@ def record_image(root: Root, entry: Entry, **changes: Any) -> identity.ImageReco
     return record
 
 
+MATRIX = f"""\
+schema: 1
+bootstrap:
+  debian-12: {{suite: bookworm, variant: minbase, packages: [python3], source_date_epoch: 1790000000}}
+libraries:
+  boats:
+    title: Boats
+    homepage: https://example.org/boats
+    default: {{cpu: "1.0", cuda: "26.08"}}
+    cpu:
+      "1.0":
+        base: {{bootstrap: debian-12}}
+        python: "3.11"
+        groups:
+          torch: {{packages: [torch==2.13.0+cpu], python: "3.11", platform: linux}}
+          boats: {{packages: [boats==1.0, oars==13.0], python: "3.11", platform: linux}}
+        environments:
+          main: {{python: /opt/venv/bin/python, groups: [torch, boats]}}
+    cuda:
+      "26.08":
+        base: {{image: registry.example/org/boats, tag: "26.08", digest: "sha256:{"8" * 64}"}}
+        python: "3.12"
+        environments:
+          main: {{python: /opt/venv/bin/python, packages: {{torch: ==2.13.0a0}}}}
+      "26.06":
+        base: {{image: registry.example/org/boats, tag: "26.06"}}
+        python: "3.12"
+        environments:
+          main: {{python: /opt/venv/bin/python, packages: {{torch: 2.12.0}}}}
+"""
+BOATS = "registry.example/org/boats"
+
+
+class Known:
+    """A resolver of `images lock` that pins every package to 1.0 and knows the digests of the `reachable` images."""
+
+    def __init__(self, *reachable: str) -> None:
+        self.reachable, self.asked = set(reachable), list[str]()
+
+    def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
+        self.asked += [f"pins {' '.join(groups)}"]
+        return {
+            n: "".join(f"{p.partition('==')[0]}==1.0 \\\n    --hash=sha256:0\n" for p in g.packages)
+            for n, g in groups.items()
+        }
+
+    def base(self, base: Base) -> Base:
+        self.asked += [f"base {base.reference}"]
+        return msgspec.structs.replace(base, digest=DIGEST) if base.image in self.reachable else base
+
+
+DIGEST = f"sha256:{'d' * 64}"
+
+
+def relock(root: Root, resolver: locks.Resolver, ask: tuple[str, ...] = ()) -> Lock:
+    """`images lock`, with `resolver` for the outside world."""
+    old = yamldoc.load(root.lock, Lock) if root.lock.exists() else None
+    new, files = locks.build_lock(root, locks.load_matrix(root), old, resolver, ask)
+    for path, text in files.items():
+        write_atomic(path, text)
+    write_atomic(root.lock, locks.lock_text(new))
+    return new
+
+
+def render_all(root: Root) -> None:
+    """`images render`."""
+    for name, text in render.committed(root, locks.load_lock(root)).items():
+        write_atomic(root.path / name, text, mode=0o755 if name.endswith(".sh") else 0o644)
+
+
 REGISTRY = Base(image="registry.example/automodel", tag="1.0", digest=f"sha256:{'2' * 64}")
 BOOTSTRAP = Base(
     bootstrap=Bootstrap(suite="bookworm", variant="minbase", packages=["python3"], source_date_epoch=1_700_000_000)
@@ -201,7 +277,9 @@ MODEL = Artifact(
     name="model", path="/data/llama", kind="folder", type="checkpoint_hf", fingerprint="b" * 64, bytes=400,
     parameters=100,
 )  # fmt: skip
-HOST = HostSeen(uid=1000, gid=1000, cpus=8, hf_home="/home/user/hf", runs="/project/runs", runs_writable=True)
+HOST = HostSeen(
+    uid=1000, gid=1000, cpus=8, hf_home="/home/user/hf", runs="/project/runs", runs_writable=True, runs_free=10**12
+)
 
 
 def output_of(**changes: Any) -> OutputSeen:
@@ -224,3 +302,7 @@ def seen_of(**changes: Any) -> Observed:
         "host": HOST,
     }
     return Observed(**(facts | changes))
+
+
+WishOf = Callable[..., Wish]  # the fixture wish_of: makes a Wish with changes
+Refused = Callable[..., str]  # the fixture refused: runs a command that must end with a code and make nothing

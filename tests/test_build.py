@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import IMAGE, REPO, Engine, Project, tree
+from helpers import IMAGE, Engine, Project, tree
 
 from images import base, build, identity
 from images import lock as locks
-from images.build import Context, Request
+from images.build import Context
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import write_atomic
 
-FROM = "nvcr.io/nvidia/nemo-automodel:26.08.00@sha256:b0bd0e50b29cb0a3ec69c3cbbb49652d3c1aabedbfe22ee0fa6d053b6bb33aee"
+FROM = "registry.example/org/boats:26.08@sha256:8888888888888888888888888888888888888888888888888888888888888888"
 CONFIG, MANIFEST, STAND_IN = (f"sha256:{c * 64}" for c in "cde")
 
 
@@ -31,16 +31,16 @@ def docker(docker_stand_in: Path, engine: Engine) -> Path:
     """A docker command, and an engine that has what it builds; the command's folder."""
     facts = {"containerimage.config.digest": CONFIG, "containerimage.digest": MANIFEST}
     (docker_stand_in / "metadata.json").write_text(json.dumps(facts))
-    tags = {f"slipway/automodel:{t}": IMAGE for t in ("26.08.00-cuda", "26.06-cuda", "0.7.0-cpu")}
+    tags = {f"slipway/boats:{t}": IMAGE for t in ("26.08-cuda", "26.06-cuda", "1.0-cpu")}
     engine.holds(images={IMAGE: IMAGE, "local/base:1": STAND_IN} | tags)
     return docker_stand_in
 
 
 @pytest.fixture
-def bootstrapped(project: Project) -> Path:
+def bootstrapped(boats: Project) -> Path:
     """The base of the cpu image, as if it had been made."""
-    wish = locks.load_lock(project.root).entries["automodel/0.7.0-cpu"].base.bootstrap
-    folder = project.root.state / "base" / canonical.sha256(wish)[:12]
+    wish = locks.load_lock(boats.root).entries["boats/1.0-cpu"].base.bootstrap
+    folder = boats.root.state / "base" / canonical.sha256(wish)[:12]
     write_atomic(folder / "base.tar", "a tar")
     facts = base.BaseFacts(sha256="5" * 64, packages={"bash": "5.2"})
     write_atomic(folder / "base.json", canonical.pretty(facts))
@@ -56,83 +56,81 @@ def option(words: list[str], name: str) -> list[str]:
     return [value for word, value in itertools.pairwise(words) if word == name]
 
 
-def test_the_cuda_image_is_built_from_its_committed_files(project: Project, docker: Path) -> None:
-    done = project.images("build", "automodel")
+def test_a_cuda_image_is_built_from_its_rendered_files(boats: Project, docker: Path) -> None:
+    done = boats.images("build", "boats")
     assert (done.code, done.stdout) == (0, f"{CONFIG}\n"), done
     (words,) = calls(docker)
     assert words[:5] == ["buildx", "build", "--network", "host", "--provenance=false"]
-    assert option(words, "--tag") == ["slipway/automodel:26.08.00-cuda"]
+    assert option(words, "--tag") == ["slipway/boats:26.08-cuda"]
     assert "--load" in words and option(words, "--build-context") == []
     context = docker / "context"
     assert sorted(p.name for p in context.iterdir()) == ["Dockerfile", "entry.json", "path.sh", "verify.py"]
     for name, source in (
-        ("Dockerfile", "images/automodel/26.08.00-cuda/Dockerfile"), ("verify.py", "entrypoints/verify.py")
+        ("Dockerfile", "images/boats/26.08-cuda/Dockerfile"), ("verify.py", "entrypoints/verify.py")
     ):  # fmt: skip
-        assert (context / name).read_bytes() == (REPO / source).read_bytes()
+        assert (context / name).read_bytes() == (boats.path / source).read_bytes()
 
 
 @pytest.mark.usefixtures("docker")
-def test_a_build_leaves_a_record_of_every_id(project: Project) -> None:
-    assert project.images("build", "automodel").code == 0
-    entry = locks.load_lock(project.root).entries["automodel/26.08.00-cuda"]
-    (record,) = identity.records(project.root, entry)
+def test_a_build_leaves_a_record_of_every_id(boats: Project) -> None:
+    assert boats.images("build", "boats").code == 0
+    entry = locks.load_lock(boats.root).entries["boats/26.08-cuda"]
+    (record,) = identity.records(boats.root, entry)
     assert record.ids == [CONFIG, MANIFEST, IMAGE]
     assert (record.name, record.entry, record.reproducible) == (entry.name, entry.checksum, False)
     assert [(layer.bytes, layer.made_by) for layer in record.layers] == [(20, "RUN something")]
 
 
-def test_nothing_is_built_twice_until_something_changes(project: Project, docker: Path) -> None:
-    first, second = project.images("build", "automodel"), project.images("build", "automodel")
+def test_nothing_is_built_twice_until_something_changes(boats: Project, docker: Path) -> None:
+    first, second = boats.images("build", "boats"), boats.images("build", "boats")
     assert (second.code, second.stdout) == (0, first.stdout)
-    assert second.stderr == f"slipway/automodel:26.08.00-cuda: unchanged ({IMAGE})\n"
+    assert second.stderr == f"slipway/boats:26.08-cuda: unchanged ({IMAGE})\n"
     assert len(calls(docker)) == 1
     shutil.rmtree(docker / "context")
-    project.edit("entrypoints/verify.py", "import argparse", "import argparse  # changed")
-    assert project.images("build", "automodel").code == 0
+    boats.edit("entrypoints/verify.py", "import argparse", "import argparse  # changed")
+    assert boats.images("build", "boats").code == 0
     assert len(calls(docker)) == 2
 
 
-def test_an_image_that_is_gone_from_the_engine_is_built_again(project: Project, docker: Path, engine: Engine) -> None:
-    assert project.images("build", "automodel").code == 0
+def test_an_image_that_is_gone_from_the_engine_is_built_again(boats: Project, docker: Path, engine: Engine) -> None:
+    assert boats.images("build", "boats").code == 0
     shutil.rmtree(docker / "context")
-    engine.holds(images={STAND_IN: STAND_IN, "slipway/automodel:26.08.00-cuda": STAND_IN})
-    assert project.images("build", "automodel").code == 0
+    engine.holds(images={STAND_IN: STAND_IN, "slipway/boats:26.08-cuda": STAND_IN})
+    assert boats.images("build", "boats").code == 0
     assert len(calls(docker)) == 2
 
 
-def test_no_cache_builds_anyway(project: Project, docker: Path) -> None:
-    assert project.images("build", "automodel").code == 0
+def test_no_cache_builds_anyway(boats: Project, docker: Path) -> None:
+    assert boats.images("build", "boats").code == 0
     shutil.rmtree(docker / "context")
-    assert project.images("build", "automodel", "--no-cache").code == 0
+    assert boats.images("build", "boats", "--no-cache").code == 0
     assert ["--no-cache" in words for words in calls(docker)] == [False, True]
 
 
 @pytest.mark.usefixtures("bootstrapped")
-def test_the_cpu_image_gets_base_requirements_and_substitutes(project: Project, docker: Path, engine: Engine) -> None:
-    done = project.images("build", "automodel", "--flavour", "cpu")
+def test_a_cpu_image_gets_base_requirements_and_substitutes(boats: Project, docker: Path, engine: Engine) -> None:
+    done = boats.images("build", "boats", "--flavour", "cpu")
     assert done.code == 0, done
     assert "no containerd image store: the digest is not reproducible here" in done.stderr
     (words,) = calls(docker)
     assert "SOURCE_DATE_EPOCH=1790000000" in option(words, "--build-arg")
     context = docker / "context"
     assert {p.name for p in context.iterdir()} == {
-        "Dockerfile", "base.tar", "cpu", "entry.json", "path.sh", "requirements-automodel.txt",
+        "Dockerfile", "base.tar", "cpu", "entry.json", "path.sh", "requirements-boats.txt",
         "requirements-torch.txt", "verify.py",
     }  # fmt: skip
-    assert {p.name for p in (context / "cpu").iterdir()} == {
-        p.name for p in (REPO / "entrypoints/cpu/automodel").iterdir() if p.is_file()
-    }
+    assert [p.name for p in (context / "cpu").iterdir()] == ["boats.pth"]
     assert engine.asked
 
 
 @pytest.mark.usefixtures("bootstrapped")
-def test_torch_comes_from_a_folder_of_this_machine_or_else_from_its_own_index(project: Project, docker: Path) -> None:
-    project.env |= {"PIP_CONFIG_FILE": "/dev/null"}
-    assert project.images("build", "automodel", "--flavour", "cpu", "--no-cache").code == 0
+def test_torch_comes_from_a_folder_of_this_machine_or_else_from_its_own_index(boats: Project, docker: Path) -> None:
+    boats.env |= {"PIP_CONFIG_FILE": "/dev/null"}
+    assert boats.images("build", "boats", "--flavour", "cpu", "--no-cache").code == 0
     shutil.rmtree(docker / "context")
-    wheels = project.write("wheels/torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl", "").parent
-    project.env |= {"PIP_FIND_LINKS": str(wheels)}
-    assert project.images("build", "automodel", "--flavour", "cpu", "--no-cache").code == 0
+    wheels = boats.write("wheels/torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl", "").parent
+    boats.env |= {"PIP_FIND_LINKS": str(wheels)}
+    assert boats.images("build", "boats", "--flavour", "cpu", "--no-cache").code == 0
     elsewhere, here = calls(docker)
     assert [a for a in option(elsewhere, "--build-arg") if a.startswith("INDEX_TORCH=https://")]
     assert option(elsewhere, "--build-context") == []
@@ -141,108 +139,106 @@ def test_torch_comes_from_a_folder_of_this_machine_or_else_from_its_own_index(pr
 
 
 @pytest.mark.usefixtures("bootstrapped")
-def test_the_machines_own_index_and_bundle_travel_as_secrets(project: Project, docker: Path) -> None:
-    bundle = project.write("ca.pem", "a bundle")
-    project.env |= {
+def test_the_machines_own_index_and_bundle_travel_as_secrets(boats: Project, docker: Path) -> None:
+    bundle = boats.write("ca.pem", "a bundle")
+    boats.env |= {
         "PIP_CONFIG_FILE": "/dev/null", "PIP_CERT": str(bundle), "PIP_INDEX_URL": "https://user:word@index.example/simple"
     }  # fmt: skip
-    assert project.images("build", "automodel", "--flavour", "cpu").code == 0
+    assert boats.images("build", "boats", "--flavour", "cpu").code == 0
     assert (docker / "secrets" / "ca").read_text() == "a bundle"
     assert "index-url = https://user:word@index.example/simple" in (docker / "secrets" / "pip").read_text()
     assert "word" not in (docker / "calls").read_text()
 
 
 @pytest.mark.usefixtures("bootstrapped")
-def test_on_a_containerd_store_the_image_is_exported_reproducibly(
-    project: Project, docker: Path, engine: Engine
-) -> None:
-    images = {IMAGE: IMAGE, "slipway/automodel:0.7.0-cpu": IMAGE}
+def test_on_a_containerd_store_the_image_is_exported_reproducibly(boats: Project, docker: Path, engine: Engine) -> None:
+    images = {IMAGE: IMAGE, "slipway/boats:1.0-cpu": IMAGE}
     engine.holds(images=images, info={"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]})
-    done = project.images("build", "automodel", "--flavour", "cpu")
+    done = boats.images("build", "boats", "--flavour", "cpu")
     assert (done.code, "not reproducible" in done.stderr) == (0, False), done
     (words,) = calls(docker)
     (output,) = option(words, "--output")
     assert output.startswith("type=oci,dest=") and "rewrite-timestamp=true" in output.split(",")
     assert "--load" not in words and "POST /images/load" in engine.asked
-    assert identity.records(project.root, locks.load_lock(project.root).entries["automodel/0.7.0-cpu"])[0].reproducible
+    assert identity.records(boats.root, locks.load_lock(boats.root).entries["boats/1.0-cpu"])[0].reproducible
 
 
-def test_a_base_may_be_replaced_by_a_local_image_and_the_image_says_so(project: Project, docker: Path) -> None:
-    assert project.images("build", "automodel", "--base", f"{FROM}=local/base:1").code == 0
+def test_a_base_may_be_replaced_by_a_local_image_and_the_image_says_so(boats: Project, docker: Path) -> None:
+    assert boats.images("build", "boats", "--base", f"{FROM}=local/base:1").code == 0
     (words,) = calls(docker)
     assert option(words, "--build-context") == [f"{FROM}=docker-image://local/base:1"]
     assert option(words, "--label") == [f"slipway.substituted={FROM}={STAND_IN}"]
-    entry = locks.load_lock(project.root).entries["automodel/26.08.00-cuda"]
-    assert identity.records(project.root, entry)[0].substitutions == {FROM: STAND_IN}
+    entry = locks.load_lock(boats.root).entries["boats/26.08-cuda"]
+    assert identity.records(boats.root, entry)[0].substitutions == {FROM: STAND_IN}
 
 
-def test_an_unresolved_base_may_be_replaced_by_a_local_image(project: Project, docker: Path) -> None:
-    reference = "nvcr.io/nvidia/nemo-automodel:26.06"
-    done = project.images("build", "automodel", "--release", "26.06", "--base", f"{reference}=local/base:1")
+def test_an_unresolved_base_may_be_replaced_by_a_local_image(boats: Project, docker: Path) -> None:
+    reference = "registry.example/org/boats:26.06"
+    done = boats.images("build", "boats", "--release", "26.06", "--base", f"{reference}=local/base:1")
     assert done.code == 0, done
     assert option(calls(docker)[0], "--build-context") == [f"{reference}=docker-image://local/base:1"]
 
 
-def test_a_build_that_fails_ends_with_69_and_leaves_no_record(project: Project, docker: Path) -> None:
+def test_a_build_that_fails_ends_with_69_and_leaves_no_record(boats: Project, docker: Path) -> None:
     (docker / "code").write_text("17")
-    done = project.images("build", "automodel")
+    done = boats.images("build", "boats")
     assert (done.code, done.stdout) == (69, "")
-    assert done.stderr == "error: the build of automodel/26.08.00-cuda failed (buildx exited 17)\n"
-    assert not (project.root.state / "images").exists()
+    assert done.stderr == "error: the build of boats/26.08-cuda failed (buildx exited 17)\n"
+    assert not (boats.root.state / "images").exists()
 
 
 UNRESOLVED = (
-    "error: versions.lock, automodel/26.06-cuda: the base nvcr.io/nvidia/nemo-automodel:26.06 is unresolved: nobody "
-    "has asked nvcr.io for its digest\n  where nvcr.io is reachable, run: images lock automodel\n"
+    "error: versions.lock, boats/26.06-cuda: the base registry.example/org/boats:26.06 is unresolved: nobody "
+    "has asked registry.example for its digest\n  where registry.example is reachable, run: images lock boats\n"
 )
 
 
 @pytest.mark.parametrize(
     ("code", "words", "said"),
     [
-        (78, ["automodel", "--release", "26.06"], UNRESOLVED),
-        (64, ["automodle"], "error: unknown library 'automodle'\n  did you mean 'automodel'?\n"),
+        (78, ["boats", "--release", "26.06"], UNRESOLVED),
+        (64, ["botas"], "error: unknown library 'botas'\n  did you mean 'boats'?\n"),
         (
-            64, ["automodel", "--release", "26.07"],
-            "error: automodel has no release '26.07' for flavour cuda\n  did you mean '26.06'?\n",
+            64, ["boats", "--release", "26.07"],
+            "error: boats has no release '26.07' for flavour cuda\n  did you mean '26.08'?\n",
         ),
-        (64, ["automodel", "--base", "local"], "error: --base local: not of the form REF=IMAGE\n"),
+        (64, ["boats", "--base", "local"], "error: --base local: not of the form REF=IMAGE\n"),
         (
-            64, ["automodel", "--base", "a=b"],
-            f"error: --base: automodel/26.08.00-cuda does not start from 'a'\n  its FROM is {FROM!r}\n",
+            64, ["boats", "--base", "a=b"],
+            f"error: --base: boats/26.08-cuda does not start from 'a'\n  its FROM is {FROM!r}\n",
         ),
         (
-            64, ["automodel", "--flavour", "cpu", "--base", "a=b"],
-            "error: --base: automodel/0.7.0-cpu does not start from 'a'\n  its base is made from Debian packages\n",
+            64, ["boats", "--flavour", "cpu", "--base", "a=b"],
+            "error: --base: boats/1.0-cpu does not start from 'a'\n  its base is made from Debian packages\n",
         ),
-        (66, ["automodel", "--base", f"{FROM}=no/image"], "error: --base: the engine has no image 'no/image'\n"),
+        (66, ["boats", "--base", f"{FROM}=no/image"], "error: --base: the engine has no image 'no/image'\n"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_built_is_refused_before_anything_is_made(
-    project: Project, docker: Path, tmp_path: Path, code: int, words: list[str], said: str
+    boats: Project, docker: Path, tmp_path: Path, code: int, words: list[str], said: str
 ) -> None:
     before = tree(tmp_path)
-    done = project.images("build", *words)
+    done = boats.images("build", *words)
     assert (done.code, done.stdout, done.stderr) == (code, "", said)
     assert tree(tmp_path) == before
     assert not (docker / "calls").exists()
 
 
-def test_no_engine_is_said_with_its_address_and_where_that_came_from(project: Project, tmp_path: Path) -> None:
-    done = project.images("build", "automodel")
+def test_no_engine_is_said_with_its_address_and_where_that_came_from(boats: Project, tmp_path: Path) -> None:
+    done = boats.images("build", "boats")
     assert (done.code, done.stdout) == (69, "")
     assert done.stderr.startswith(f"error: unix://{tmp_path}/dead (from DOCKER_HOST): no Docker engine answers\n")
 
 
-def test_no_docker_command_is_said(project: Project, engine: Engine) -> None:
-    done = project.images("build", "automodel")
+def test_no_docker_command_is_said(boats: Project, engine: Engine) -> None:
+    done = boats.images("build", "boats")
     assert engine.asked and done.code == 69
     assert "not installed, or too old: docker, buildx" in done.stderr
 
 
-def test_a_requirements_file_that_was_edited_is_refused(project: Project, docker: Path) -> None:
-    path = project.edit("images/automodel/0.7.0-cpu/requirements-torch.txt", "torch", "trch")
-    done = project.images("build", "automodel", "--flavour", "cpu")
+def test_a_requirements_file_that_was_edited_is_refused(boats: Project, docker: Path) -> None:
+    path = boats.edit("images/boats/1.0-cpu/requirements-torch.txt", "torch", "trch")
+    done = boats.images("build", "boats", "--flavour", "cpu")
     assert done.code == 65 and not (docker / "calls").exists()
     assert done.stderr.startswith(f"error: {path}: not the file that the lock names\n")
 
@@ -285,16 +281,11 @@ def test_every_input_of_a_build_is_in_the_checksum_of_its_context(tmp_path: Path
     assert changed[change].checksum({"a": "b"} if change == "substitution" else {}) != before
 
 
-def test_the_tag_is_for_people() -> None:
-    entry = locks.load_lock(Project(REPO).root).entries["automodel/0.7.0-cpu"]
-    assert Request(entry).tag == "slipway/automodel:0.7.0-cpu"
-
-
-def test_images_run_runs_the_recorded_image_as_the_caller_without_a_network(project: Project, docker: Path) -> None:
-    assert project.images("build", "automodel").code == 0
-    folder = project.write("work/file", "").parent
+def test_images_run_runs_the_recorded_image_as_the_caller_without_a_network(boats: Project, docker: Path) -> None:
+    assert boats.images("build", "boats").code == 0
+    folder = boats.write("work/file", "").parent
     (docker / "code").write_text("7")
-    done = project.images("run", "automodel", "--mount", str(folder), "python", "verify.py", "-v")
+    done = boats.images("run", "boats", "--mount", str(folder), "python", "verify.py", "-v")
     assert done.code == 7
     words = calls(docker)[-1]
     assert words[:5] == ["run", "--rm", "--init", "--network", "none"]
@@ -304,7 +295,7 @@ def test_images_run_runs_the_recorded_image_as_the_caller_without_a_network(proj
 
 
 @pytest.mark.usefixtures("docker")
-def test_images_run_without_an_image_names_the_build(project: Project) -> None:
-    done = project.images("run", "automodel", "python")
+def test_images_run_without_an_image_names_the_build(boats: Project) -> None:
+    done = boats.images("run", "boats", "python")
     assert done.code == 66
-    assert "run: images build automodel --release 26.08.00 --flavour cuda" in done.stderr
+    assert "run: images build boats --release 26.08 --flavour cuda" in done.stderr

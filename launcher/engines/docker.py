@@ -117,8 +117,8 @@ def as_text(request: dict[str, Any]) -> str:
     words += [["--ulimit", f"{u['Name']}={u['Soft']}:{u['Hard']}"] for u in host["Ulimits"]]
     words += [["--gpus", str(d["Count"])] for d in host.get("DeviceRequests", [])]
     for m in host["Mounts"]:
-        readonly = ",readonly" if m["ReadOnly"] else ""
-        words.append(["--mount", f"type=bind,source={m['Source']},target={m['Target']}{readonly}"])
+        fields = ["type=bind", f"source={m['Source']}", f"target={m['Target']}"] + ["readonly"] * m["ReadOnly"]
+        words.append(["--mount", ",".join(f'"{f}"' if "," in f else f for f in fields)])  # the option is a CSV record
     words += [["--env", e] for e in request["Env"]]
     words += [["--label", f"{k}={v}"] for k, v in request["Labels"].items()]
     words += [["--workdir", request["WorkingDir"]], ["--entrypoint", request["Entrypoint"][0]]]

@@ -114,26 +114,31 @@ Variant = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def variant(docker: Any, request: pytest.FixtureRequest) -> Iterator[Variant]:
+def variant(docker: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Variant]:
     """Makes images that are others with something changed by a shell command; returns their tags."""
     made: list[str] = []
 
     def make(image: str, command: str) -> str:
-        words = {"entrypoint": ["sh", "-c"], "command": [command], "user": "0:0", "network_mode": "none"}
-        container = docker.containers.create(image, **words)
-        try:
-            container.start()
-            assert container.wait()["StatusCode"] == 0, container.logs().decode()
-            name, tag = "slipway-test/variant", f"{request.module.__name__}-{len(made)}"
-            container.commit(repository=name, tag=tag)
-            made.append(f"{name}:{tag}")
-        finally:
-            container.remove(force=True)
-        return made[-1]
+        tags = [f"slipway-test/{request.module.__name__}:{len(made) + n}" for n in range(2)]
+        docker.images.get(image).tag(*tags[0].split(":"))  # a build takes a local image by its tag alone
+        made.extend(tags)
+        build = [
+            "docker",
+            "buildx",
+            "build",
+            "--quiet",
+            "--provenance=false",
+            "--network=host",
+            f"--tag={tags[1]}",
+            "-",
+        ]
+        text = f"FROM {tags[0]}\nRUN {command}\n".encode()
+        subprocess.run(build, env=os.environ | {"DOCKER_HOST": address}, input=text, check=True)
+        return tags[1]
 
     yield make
-    for image in reversed(made):
-        docker.images.remove(image, force=True)
+    for tag in reversed(made):
+        docker.images.remove(tag, force=True)
 
 
 @pytest.fixture

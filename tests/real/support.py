@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -32,6 +33,14 @@ def until(what: str, look: Callable[[], T]) -> T:
         assert time.monotonic() < deadline, f"it never came: {what}"
         time.sleep(0.02)
     return found
+
+
+def docker_with_memory(folder: Path) -> tuple[str, Callable[[], str]]:
+    """A PATH whose docker writes down what it is asked before it does it, and what it has been asked so far."""
+    real, log = shutil.which("docker"), folder / "asked"
+    (folder / "docker").write_text(f'#!/bin/sh\necho "$@" >>{log}\nexec {real} "$@"\n')
+    (folder / "docker").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}", lambda: log.read_text() if log.exists() else ""
 
 
 @dataclass(frozen=True)
@@ -161,9 +170,13 @@ class Tree:
 
     def run_of(self, command: Running | Done) -> Run:
         """The run that a launch in the foreground has announced."""
-        err = (lambda: command.err) if isinstance(command, Running) else (lambda: str(command.err))
-        found = until("run id", lambda: re.search(r"^run +(\d{8}T\d{6}Z-[\w.-]+)$", err(), re.M))
-        return Run(self.runs / found[1])
+
+        def look() -> re.Match[str] | None:
+            found = re.search(r"^run +(\d{8}T\d{6}Z-[\w.-]+)$", command.err, re.M)
+            assert found or not isinstance(command, Done), f"no run was announced: {command}"
+            return found
+
+        return Run(self.runs / until("run id", look)[1])
 
     def container(self, run: Run) -> Any:
         """The engine's container of a run, None where there is none."""

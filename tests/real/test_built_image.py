@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,19 @@ import pytest
 
 from images.model import Entry
 
-from .support import PROJECT
+from .support import PROJECT, Running, docker_with_memory
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def record(built: str, entry: Entry) -> dict[str, Any]:
+def record_of(built: str, entry: Entry) -> dict[str, Any]:
     path = PROJECT / ".slipway" / "images" / entry.checksum / f"{built.removeprefix('sha256:')}.json"
     return dict(json.loads(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def record(built: str, entry: Entry) -> dict[str, Any]:
+    return record_of(built, entry)
 
 
 def test_the_record_names_what_the_engine_has(docker: Any, record: dict[str, Any], entry: Entry) -> None:
@@ -33,13 +36,10 @@ def test_the_record_names_what_the_engine_has(docker: Any, record: dict[str, Any
     assert record["layers"] and record["base_tar"]
 
 
-def test_building_it_again_calls_no_docker(address: str, built: str, place: Path) -> None:
-    broken = place / "docker"
-    broken.write_text("#!/bin/sh\necho docker was called >&2; exit 1\n")
-    broken.chmod(0o755)
-    env = {**os.environ, "DOCKER_HOST": address, "PATH": f"{place}:{os.environ['PATH']}"}
+def test_building_it_again_calls_no_buildkit(address: str, record: dict[str, Any], entry: Entry, place: Path) -> None:
+    path, asked = docker_with_memory(place)
     command = [str(Path(sys.executable).parent / "images"), "build", "automodel", "--flavour", "cpu"]
-    done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done
-    assert done.stdout.strip() == built
-    assert "unchanged" in done.stderr and "called" not in done.stderr
+    done = Running(command, PROJECT, {**os.environ, "DOCKER_HOST": address, "PATH": path}).finish()
+    assert done.code == 0 and "unchanged" in done.err, done
+    assert record_of(done.out.strip(), entry)["inputs"] == record["inputs"]
+    assert "build" not in asked()

@@ -1,0 +1,262 @@
+"""launcher/rules.py: what must hold before anything is submitted. Pure: a wish and a sight in, findings out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from helpers import BOOTSTRAP, HOST, MODEL, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
+
+from launcher import rules
+from launcher.artifacts import Artifact, Fault
+from launcher.catalogue import Step
+from launcher.plan import ImageSeen
+from launcher.profiles import Profile
+
+CUDA = entry_of("cuda")
+BUILD = "images build automodel --release 1.0 --flavour"
+
+
+def told(findings: list[rules.Finding]) -> list[tuple[str, int, str, str]]:
+    return [(f.severity, f.code, f.where, f.what) for f in findings]
+
+
+def test_where_everything_is_as_it_should_be_nothing_is_found(wish_of: WishOf) -> None:
+    assert rules.check(wish_of(), seen_of()) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "where", "what"),
+    [
+        (Artifact(name="train", path="/d", kind="missing"), 66, "train=/d", "there is nothing there"),
+        (
+            Artifact(name="train", path="/d", kind="folder", type="checkpoint_hf"),
+            65, "train=/d", "is no chat_jsonl: found checkpoint_hf",
+        ),
+        (
+            Artifact(name="train", path="/d", kind="file", note="no JSON on its first line"),
+            65, "train=/d", "is no chat_jsonl: found no JSON on its first line",
+        ),
+        (
+            msgspec.structs.replace(TRAIN, faults=[Fault(where="/d:7", what="broken")]),
+            65, "/d:7", "broken",
+        ),
+        (
+            Artifact(name="train", path="/d", kind="file", faults=[Fault(where="/d", what="cannot be read")]),
+            65, "/d", "cannot be read",
+        ),
+    ],
+)  # fmt: skip
+def test_an_input_that_is_not_what_the_step_takes(
+    wish_of: WishOf, found: Artifact, code: int, where: str, what: str
+) -> None:
+    findings = rules.check(wish_of(), seen_of(artifacts={"train": found, "model": MODEL}))
+    assert told(findings) == [("error", code, where, what)]
+
+
+def test_every_fault_of_every_input_is_found_at_once(wish_of: WishOf) -> None:
+    broken = msgspec.structs.replace(TRAIN, faults=[Fault(where=f"/d:{n}", what="broken") for n in (1, 2)])
+    missing = Artifact(name="model", path="/m", kind="missing")
+    findings = rules.check(wish_of(), seen_of(artifacts={"train": broken, "model": missing}))
+    assert [f.where for f in findings] == ["/d:1", "/d:2", "model=/m"]
+    assert rules.first_error(findings) is findings[0]
+
+
+OUT = "output=/data/out"
+
+
+@pytest.mark.parametrize(
+    ("output", "resume", "found"),
+    [
+        ({}, False, []),
+        ({"kind": "folder"}, False, []),
+        ({"kind": "folder", "empty": False}, True, []),
+        ({"kind": "other", "empty": False}, False, [("error", 73, OUT, "is not a folder")]),
+        ({"writable": False}, False, [("error", 73, OUT, "cannot be written by uid 1000 (/data)")]),
+        (
+            {"kind": "folder", "empty": False}, False,
+            [("error", 73, OUT, "is not empty: it holds an earlier run's output")],
+        ),
+        (
+            {"kind": "folder"}, True,
+            [("warning", 0, OUT, "--resume: the folder is empty, so the run starts from the beginning")],
+        ),
+        ({}, True, [("warning", 0, OUT, "--resume: the folder is not there, so the run starts from the beginning")]),
+        (
+            {"free": 1599}, False,
+            [("error", 73, OUT, "one checkpoint needs about 1.562 KiB, 1.562 KiB are free there")],
+        ),
+        ({"free": 1600}, False, []),
+    ],
+)  # fmt: skip
+def test_an_output_has_to_be_new_writable_and_large_enough(
+    wish_of: WishOf, output: dict[str, Any], resume: bool, found: list[Any]
+) -> None:
+    assert told(rules.check(wish_of(resume=resume), seen_of(output=output_of(**output)))) == found
+
+
+def test_a_full_output_names_both_ways_out(wish_of: WishOf) -> None:
+    (finding,) = rules.check(wish_of(), seen_of(output=output_of(kind="folder", empty=False)))
+    assert finding.remedy == "continue that run with --resume, or name another folder"
+
+
+def test_without_an_output_the_runs_directory_has_to_have_the_room(wish_of: WishOf) -> None:
+    host = msgspec.structs.replace(HOST, runs_free=10)
+    assert rules.check(wish_of(), seen_of(host=host)) == []
+    (finding,) = rules.check(wish_of(), seen_of(host=host, output=None))
+    assert (finding.code, finding.where) == (73, "/project/runs")
+
+
+def test_resuming_needs_to_be_told_what(wish_of: WishOf) -> None:
+    findings = rules.check(wish_of(resume=True), seen_of(output=None))
+    assert told(findings) == [("error", 64, "--resume", "needs output=PATH, the output of the run that goes on")]
+
+
+@pytest.mark.parametrize("path", ["/data/llama", "/data/llama/out/deep", "/data/chats.jsonl"])
+def test_an_output_inside_of_an_input_could_not_be_written(wish_of: WishOf, path: str) -> None:
+    (finding,) = rules.check(wish_of(), seen_of(output=output_of(path=path)))
+    assert (finding.code, finding.where) == (64, f"output={path}")
+    assert finding.what.startswith("lies inside the input ")
+
+
+def test_a_name_that_only_begins_like_an_input_is_no_part_of_it(wish_of: WishOf) -> None:
+    assert rules.check(wish_of(), seen_of(output=output_of(path="/data/llama-tuned"))) == []
+
+
+def test_the_runs_directory_has_to_be_writable(wish_of: WishOf) -> None:
+    findings = rules.check(wish_of(), seen_of(host=msgspec.structs.replace(HOST, runs_writable=False)))
+    assert told(findings) == [("error", 73, "/project/runs", "the runs directory cannot be written")]
+
+
+@pytest.mark.parametrize(
+    "name", ["SLIPWAY_RUN", "SLIPWAY_ANYTHING", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "WORLD_SIZE"]
+)
+def test_variables_of_the_launcher_are_set_by_nobody_else(
+    wish_of: WishOf, profile: Profile, step: Step, name: str
+) -> None:
+    for wish, code, where in (
+        (wish_of(env={name: "x"}), 64, f"--env: {name}"),
+        (wish_of(profile=msgspec.structs.replace(profile, env={name: "x"})), 78, f"{profile.file}: env: {name}"),
+        (wish_of(step=msgspec.structs.replace(step, env={name: "x"})), 78, f"{step.folder}/step.yaml: env: {name}"),
+    ):
+        assert told(rules.check(wish, seen_of())) == [("error", code, where, "is set by the launcher")]
+
+
+@pytest.mark.parametrize("name", ["RANK_TABLE", "HF_HOMEPAGE", "MY_SLIPWAY_", "_A1"])
+def test_variables_with_names_that_only_look_alike_are_free(wish_of: WishOf, name: str) -> None:
+    assert rules.check(wish_of(env={name: "x"}), seen_of()) == []
+
+
+@pytest.mark.parametrize("name", ["", "A B", "1A", "A-B", "A\n"])
+def test_what_is_no_name_of_a_variable_is_refused(wish_of: WishOf, name: str) -> None:
+    findings = rules.check(wish_of(env={name: "x"}), seen_of())
+    assert told(findings) == [("error", 64, f"--env: {name!r}", "is no name of a variable")]
+
+
+@pytest.mark.parametrize(
+    ("wish", "engine", "found"),
+    [
+        ({"nodes": 2}, {}, [("error", 64, "--nodes", "a docker profile runs on one machine")]),
+        ({"procs": 8}, {}, []),
+        ({"procs": 9}, {}, [("warning", 0, "--procs", "9 processes on 8 cores")]),
+        ({"entry": CUDA, "gpus": 4, "procs": 4}, {"gpus": 4, "gpu_support": True}, []),
+        (
+            {"entry": CUDA, "gpus": 8, "procs": 8}, {"gpus": 4, "gpu_support": True},
+            [("error", 64, "--gpus", "8 asked for, the machine has 4")],
+        ),
+    ],
+)  # fmt: skip
+def test_the_shape_has_to_fit_the_machine(
+    wish_of: WishOf, wish: dict[str, Any], engine: dict[str, Any], found: list[Any]
+) -> None:
+    assert told(rules.check(wish_of(**wish), seen_of(engine=engine_of(**engine)))) == found
+
+
+def test_gpus_are_refused_for_the_cpu_flavour(wish_of: WishOf) -> None:
+    findings = rules.check(wish_of(gpus=1), seen_of(engine=engine_of(gpus=1, gpu_support=True)))
+    assert told(findings) == [("error", 64, "--gpus", "the cpu flavour has none; say --procs")]
+
+
+ENGINE = "unix:///engine.sock (from DOCKER_HOST)"
+
+
+def test_gpus_are_refused_on_an_engine_that_would_ignore_them(wish_of: WishOf) -> None:
+    findings = rules.check(wish_of(entry=CUDA, gpus=1), seen_of())
+    assert told(findings) == [("error", 69, ENGINE, "this engine cannot give GPUs to a container")]
+
+
+def test_an_engine_that_does_not_answer_is_the_only_thing_said_of_it(wish_of: WishOf) -> None:
+    seen = seen_of(engine=engine_of(error="no Docker engine answers"), image=ImageSeen(recorded=1))
+    (finding,) = rules.check(wish_of(entry=CUDA, gpus=1), seen)
+    assert told([finding]) == [("error", 69, ENGINE, "no Docker engine answers")]
+    assert finding.remedy == "start one, set DOCKER_HOST, or run: images engine up"
+
+
+@pytest.mark.parametrize(("wanted", "asked"), [(-1, "unlimited"), (9, "9")])
+def test_a_limit_that_was_lowered_is_reported(wish_of: WishOf, profile: Profile, wanted: int, asked: str) -> None:
+    wish = wish_of(profile=msgspec.structs.replace(profile, ulimits={"memlock": wanted, "nofile": 4}))
+    findings = rules.check(wish, seen_of(engine=engine_of(hard_limits={"memlock": 8, "nofile": 8})))
+    what = f"{asked} asked for, this engine can give 8: lowered"
+    assert told(findings) == [("warning", 0, "ulimit memlock", what)]
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "what", "remedy"),
+    [
+        (ImageSeen(), 66, "has not been built", f"run: {BUILD} cpu"),
+        (ImageSeen(recorded=1), 66, "was built, but this engine does not have it", f"run: {BUILD} cpu"),
+        (
+            ImageSeen(tagged="sha256:9"), 65,
+            "the engine's slipway/automodel is sha256:9, which no record of this lock entry names",
+            f"build it from the lock: {BUILD} cpu",
+        ),
+        (
+            ImageSeen(tagged="sha256:9", recorded=2), 65,
+            "the engine's slipway/automodel is sha256:9, which no record of this lock entry names",
+            f"build it from the lock: {BUILD} cpu",
+        ),
+    ],
+)  # fmt: skip
+def test_an_image_is_ours_by_identity_or_not_at_all(
+    wish_of: WishOf, image: ImageSeen, code: int, what: str, remedy: str
+) -> None:
+    (finding,) = rules.check(wish_of(), seen_of(image=image))
+    assert told([finding]) == [("error", code, "image of automodel/1.0-cpu", what)]
+    assert finding.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "allow_drift", "severity"),
+    [(False, False, "error"), (False, True, "warning"), (True, False, None), (True, True, None)],
+)
+def test_a_substituted_base_is_refused_unless_it_was_made_here_or_is_accepted(
+    wish_of: WishOf, bootstrap: bool, allow_drift: bool, severity: str | None
+) -> None:
+    entry = entry_of("cuda", base=BOOTSTRAP) if bootstrap else CUDA
+    seen = seen_of(image=ImageSeen(id="sha256:1", recorded=1, substitutions={"a:1": "sha256:5"}))
+    findings = rules.check(wish_of(entry=entry, allow_drift=allow_drift), seen)
+    assert [f.severity for f in findings] == ([severity] if severity else [])
+    if severity == "error":
+        assert told(findings) == [
+            ("error", 65, "image of automodel/1.0-cuda", "was built over sha256:5 instead of a:1")
+        ]
+
+
+def test_the_first_error_gives_the_exit_code_warnings_do_not(wish_of: WishOf) -> None:
+    findings = rules.check(wish_of(procs=9, resume=True), seen_of(image=ImageSeen()))
+    assert [f.severity for f in findings] == ["warning", "warning", "error"]
+    error = rules.first_error(findings)
+    assert error is not None and error.code == 66
+    assert rules.first_error(findings[:2]) is None
+
+
+def test_a_finding_reads_as_one_message(wish_of: WishOf) -> None:
+    (finding,) = rules.check(wish_of(), seen_of(image=ImageSeen()))
+    assert str(finding) == (
+        f"error: image of automodel/1.0-cpu: has not been built\n  run: {BUILD} cpu"
+    )  # fmt: skip
+
+
+def test_a_checkpoint_is_shards_twice_and_the_moments() -> None:
+    assert rules.checkpoint_bytes(seen_of()) == 2 * MODEL.bytes + 8 * MODEL.parameters
