@@ -16,11 +16,13 @@ from slipway.project import find_root
 
 
 class _Launch(Group):
-    """`launch [run] STEP …`: a first word with `/` is a step; options may stand before it."""
+    """`launch [run] STEP …`: a first word with `/` is a step, else a verb; options may stand before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first = next((i for i, a in enumerate(args) if not a.startswith("-") and not _is_value(args, i)), None)
-        if first is not None and "/" in args[first] and args[first] not in self.commands:
+        if first is not None and args[first] in self.commands:
+            args = [args[first], *args[:first], *args[first + 1 :]]
+        elif first is not None and "/" in args[first]:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

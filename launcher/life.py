@@ -22,7 +22,7 @@ from launcher.flow import Prepared, write_run_files
 from launcher.plan import RUN_DIR, Plan
 from launcher.records import Outcome, Record, Run
 from slipway import __version__
-from slipway.console import say
+from slipway.console import say, unread
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, read_text
 
@@ -116,18 +116,25 @@ def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
 
 
 def _stream(run: Run, docker: engine.DockerRun, events: queue.SimpleQueue[str]) -> None:
-    """Copies the log to stdout and logs/step.log until the container ends, or stdout or the engine goes away."""
+    """Copies the log to stdout and logs/step.log until the container ends or the engine goes away."""
     try:
         with run.log.open("ab") as log:
             for piece in docker.logs(run.id, follow=True):
                 log.write(piece)
                 log.flush()
-                sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        say("stdout is closed; the run goes on, its log is in the run directory")
+                _print(piece)
     finally:
         events.put("ended")
+
+
+def _print(piece: bytes) -> None:
+    """To stdout; into the void once nobody reads that any more, for the run must stay stoppable."""
+    try:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        say("stdout is closed; the run goes on, its log is in the run directory")
+        unread(sys.stdout)
 
 
 def collect(run: Run, docker: engine.DockerRun) -> Record:

@@ -124,7 +124,7 @@ def _end_lines(run: Run, record: Record) -> list[str]:
 
 def _loss(record: Record | None) -> str:
     result = record.outcome.result if record and record.outcome else {}
-    if "last_loss" not in result:
+    if result.get("last_loss") is None:  # no step was trained: stopped early, or resumed when nothing was left to do
         return ""
     return f"{result['first_loss']:.3f} -> {result['last_loss']:.3f} in {result.get('steps', '?')} steps"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -13,8 +13,16 @@ from slipway.errors import Exit, SlipwayError
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal; stdout is kept for results."""
-    click.echo(text, err=True)
+    """One line for the person at the terminal, while there is one; stdout is kept for results."""
+    try:
+        click.echo(text, err=True)
+    except BrokenPipeError:
+        unread(sys.stderr)
+
+
+def unread(stream: TextIO) -> None:
+    """Sends what is still to come on `stream` nowhere: its reader has left, every write would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Group(click.Group):
@@ -30,8 +38,8 @@ class Group(click.Group):
         except KeyboardInterrupt:
             sys.exit(130)
         except BrokenPipeError:
-            # Whoever read our output left (`launch runs | head`): nothing more to say, also not at interpreter exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read our output left (`launch runs | head`): nothing more to say.
+            unread(sys.stdout)
             sys.exit(Exit.OK)
 
 

@@ -104,7 +104,7 @@ def engine(tmp_path: Path, project: Project) -> Iterator[Engine]:
     found.holds()
     (folder / "requests").touch()
     project.env["DOCKER_HOST"] = found.address
-    command = [sys.executable, str(HERE / "standins" / "engine.py"), str(folder)]
+    command = [sys.executable, "-IS", str(HERE / "standins" / "engine.py"), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
@@ -125,7 +125,7 @@ def docker_stand_in(tmp_path: Path, project: Project) -> Path:
     """A docker command that writes down its words (standins/docker.py), for the project's commands; its folder."""
     folder = tmp_path / "docker"
     folder.mkdir()
-    project.program("docker", f'exec {sys.executable} {HERE / "standins" / "docker.py"} {folder} "$@"')
+    project.program("docker", f'exec {sys.executable} -IS {HERE / "standins" / "docker.py"} {folder} "$@"')
     return folder
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
 import subprocess
+import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +34,11 @@ PROFILE_FILE = "launcher/profiles/docker.yaml"
 MATRIX_FILE = "images/matrix.yaml"
 
 
+def script(name: str) -> str:
+    """The installed console script `name`."""
+    return str(Path(sysconfig.get_path("scripts"), name))
+
+
 @dataclass(frozen=True)
 class Done:
     """A program that has ended."""
@@ -42,7 +50,7 @@ class Done:
 
 @dataclass
 class Project:
-    """A copy of the project, and its commands run as programs."""
+    """A copy of the project, and its commands run as processes."""
 
     path: Path
     env: dict[str, str] = field(default_factory=dict)
@@ -79,12 +87,26 @@ class Project:
         return path
 
     def _run(self, program: str, words: tuple[str, ...], cwd: Path | None) -> Done:
-        command = [str(Path(sysconfig.get_path("scripts"), program)), *words]
-        done = subprocess.run(
-            command, cwd=cwd or self.path, env=self.env, capture_output=True, text=True, check=False, timeout=60
-        )
+        with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+            command = {"program": program, "words": words, "cwd": str(cwd or self.path), "env": self.env}
+            code = ask(forkserver(), command | {"out": out.name, "err": err.name})
+            done = Done(int(code), out.read().decode(), err.read().decode())
         assert "Traceback" not in done.stderr, done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
+        return done
+
+
+@functools.cache
+def forkserver() -> subprocess.Popen[str]:
+    """The process that starts the commands; it ends with this one, whose end closes its stdin."""
+    program = [sys.executable, str(HERE / "forkserver.py")]
+    return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(server: subprocess.Popen[str], command: dict[str, Any]) -> str:
+    assert server.stdin is not None and server.stdout is not None
+    server.stdin.write(json.dumps(command) + "\n")
+    server.stdin.flush()
+    return server.stdout.readline()
 
 
 @dataclass(frozen=True)
@@ -111,12 +133,23 @@ class Engine:
         (self.folder / "has.json").write_text(json.dumps(facts))
 
     @property
+    def refused(self) -> Any:
+        """The body of what it was last asked to make."""
+        return json.loads((self.folder / "refused").read_text())
+
+    @property
     def asked(self) -> list[str]:
         """METHOD PATH of every request, without the version of the API."""
         return (self.folder / "requests").read_text().splitlines()
 
 
 Tree = dict[str, tuple[int, bytes]]
+
+
+def errors(stderr: str) -> str:
+    """What a launch said, less the line that tells the flavour and warnings: those depend on the machine."""
+    lines = stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("warning: ", "flavour ")))
 
 
 def tree(folder: Path) -> Tree:

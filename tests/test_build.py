@@ -56,7 +56,7 @@ def option(words: list[str], name: str) -> list[str]:
     return [value for word, value in itertools.pairwise(words) if word == name]
 
 
-def test_a_cuda_image_is_built_from_its_rendered_files(boats: Project, docker: Path) -> None:
+def test_a_cuda_image_is_built_from_its_rendered_files_and_recorded(boats: Project, docker: Path) -> None:
     done = boats.images("build", "boats")
     assert (done.code, done.stdout) == (0, f"{CONFIG}\n"), done
     (words,) = calls(docker)
@@ -70,10 +70,6 @@ def test_a_cuda_image_is_built_from_its_rendered_files(boats: Project, docker: P
     ):  # fmt: skip
         assert (context / name).read_bytes() == (boats.path / source).read_bytes()
 
-
-@pytest.mark.usefixtures("docker")
-def test_a_build_leaves_a_record_of_every_id(boats: Project) -> None:
-    assert boats.images("build", "boats").code == 0
     entry = locks.load_lock(boats.root).entries["boats/26.08-cuda"]
     (record,) = identity.records(boats.root, entry)
     assert record.ids == [CONFIG, MANIFEST, IMAGE]
@@ -81,15 +77,18 @@ def test_a_build_leaves_a_record_of_every_id(boats: Project) -> None:
     assert [(layer.bytes, layer.made_by) for layer in record.layers] == [(20, "RUN something")]
 
 
-def test_nothing_is_built_twice_until_something_changes(boats: Project, docker: Path) -> None:
+def test_nothing_is_built_twice_until_something_changes_or_it_is_wished(boats: Project, docker: Path) -> None:
     first, second = boats.images("build", "boats"), boats.images("build", "boats")
     assert (second.code, second.stdout) == (0, first.stdout)
     assert second.stderr == f"slipway/boats:26.08-cuda: unchanged ({IMAGE})\n"
     assert len(calls(docker)) == 1
     shutil.rmtree(docker / "context")
+    assert boats.images("build", "boats", "--no-cache").code == 0
+    assert ["--no-cache" in words for words in calls(docker)] == [False, True]
+    shutil.rmtree(docker / "context")
     boats.edit("entrypoints/verify.py", "import argparse", "import argparse  # changed")
     assert boats.images("build", "boats").code == 0
-    assert len(calls(docker)) == 2
+    assert len(calls(docker)) == 3
 
 
 def test_an_image_that_is_gone_from_the_engine_is_built_again(boats: Project, docker: Path, engine: Engine) -> None:
@@ -98,13 +97,6 @@ def test_an_image_that_is_gone_from_the_engine_is_built_again(boats: Project, do
     engine.holds(images={STAND_IN: STAND_IN, "slipway/boats:26.08-cuda": STAND_IN})
     assert boats.images("build", "boats").code == 0
     assert len(calls(docker)) == 2
-
-
-def test_no_cache_builds_anyway(boats: Project, docker: Path) -> None:
-    assert boats.images("build", "boats").code == 0
-    shutil.rmtree(docker / "context")
-    assert boats.images("build", "boats", "--no-cache").code == 0
-    assert ["--no-cache" in words for words in calls(docker)] == [False, True]
 
 
 @pytest.mark.usefixtures("bootstrapped")

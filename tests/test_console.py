@@ -6,31 +6,39 @@ import os
 import signal
 import socket
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
-from helpers import Inputs, Project
+from helpers import Done, Inputs, Project, script
 
 import slipway
 
 
+def run(project: Project, *words: str) -> Done:
+    """The console script itself."""
+    done = subprocess.run(
+        [script(words[0]), *words[1:]], cwd=project.path, env=project.env, capture_output=True, text=True, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize("program", ["images", "launch"])
 def test_the_version_and_both_spellings_of_help(project: Project, program: str) -> None:
-    run = project.images if program == "images" else project.launch
-    assert run("--version").stdout == f"slipway {slipway.__version__}\n"
-    assert run("-h").stdout == run("--help").stdout != ""
+    assert run(project, program, "--version") == Done(0, f"slipway {slipway.__version__}\n", "")
+    help_text = run(project, program, "--help")
+    assert (help_text.code, help_text.stderr) == (0, "") and help_text.stdout.startswith(f"Usage: {program} ")
+    assert run(project, program, "-h") == help_text
 
 
 @pytest.mark.parametrize("program", ["images", "launch"])
 def test_a_word_that_click_does_not_know_is_2_and_goes_to_stderr(project: Project, program: str) -> None:
-    done = (project.images if program == "images" else project.launch)("lunch")
+    done = run(project, program, "lunch")
     assert (done.code, done.stdout) == (2, "")
     assert "No such command 'lunch'" in done.stderr
 
 
 def test_an_error_is_one_message_on_stderr_with_its_code(project: Project) -> None:
-    done = project.launch("show")
+    done = run(project, "launch", "show")
     assert (done.code, done.stdout) == (66, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("error: ") == 1
 
@@ -41,7 +49,7 @@ def test_a_reader_that_leaves_is_no_error(project: Project, words: list[str]) ->
     project.write("run/plan.json", "{}\n" * 100_000)
     reader, writer = os.pipe()
     os.close(reader)
-    command = [Path(sysconfig.get_path("scripts"), "launch"), *words]
+    command = [script("launch"), *words]
     done = subprocess.run(
         command, cwd=project.path, env=project.env, stdout=writer, stderr=subprocess.PIPE, check=False
     )
@@ -55,8 +63,7 @@ def test_ctrl_c_ends_a_command_with_130(project: Project, inputs: Inputs, tmp_pa
         mute.bind(str(tmp_path / "mute"))
         mute.listen()
         project.env["DOCKER_HOST"] = f"unix://{tmp_path}/mute"
-        launch = Path(sysconfig.get_path("scripts"), "launch")
-        words = [launch, "--dry-run", "sft/automodel", *inputs.words]
+        words = [script("launch"), "--dry-run", "sft/automodel", *inputs.words]
         with subprocess.Popen(words, cwd=project.path, env=project.env, stderr=subprocess.PIPE) as process:
             with mute.accept()[0]:
                 process.send_signal(signal.SIGINT)

@@ -31,7 +31,7 @@ COPY --chmod=0644 path.sh /etc/profile.d/zz-slipway.sh
 # What this image is, for the launcher, the entrypoint and whoever asks it; last, since it changes most.
 COPY --chmod=0644 entry.json /etc/slipway/entry.json
 RUN --mount=type=bind,source=verify.py,target=/run/slipway-verify.py \\
-    /opt/venv/bin/python /run/slipway-verify.py image
+    /opt/venv/bin/python -B /run/slipway-verify.py image
 LABEL org.opencontainers.image.title="slipway automodel" \\
       org.opencontainers.image.version="1.0" \\
       org.opencontainers.image.base.name="registry.example/automodel:1.0" \\

@@ -118,7 +118,7 @@ def as_text(request: dict[str, Any]) -> str:
     words += [["--gpus", str(d["Count"])] for d in host.get("DeviceRequests", [])]
     for m in host["Mounts"]:
         fields = ["type=bind", f"source={m['Source']}", f"target={m['Target']}"] + ["readonly"] * m["ReadOnly"]
-        words.append(["--mount", ",".join(f'"{f}"' if "," in f else f for f in fields)])  # the option is a CSV record
+        words.append(["--mount", ",".join(_field(f) for f in fields)])
     words += [["--env", e] for e in request["Env"]]
     words += [["--label", f"{k}={v}"] for k, v in request["Labels"].items()]
     words += [["--workdir", request["WorkingDir"]], ["--entrypoint", request["Entrypoint"][0]]]
@@ -127,11 +127,14 @@ def as_text(request: dict[str, Any]) -> str:
 
 
 def _quote(word: str) -> str:
-    """Shell quoting that leaves our two placeholders to the shell, where they are variables."""
-    quoted = shlex.quote(word)
-    if RUN_ID in word or RUN_DIR in word:
-        return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`") + '"'
-    return quoted
+    """Shell quoting that leaves our two placeholders, and nothing else, to the shell, where they are variables."""
+    pieces = re.split(f"({re.escape(RUN_ID)}|{re.escape(RUN_DIR)})", word)
+    return "".join(f'"{p}"' if p in (RUN_ID, RUN_DIR) else shlex.quote(p) for p in pieces if p) or "''"
+
+
+def _field(text: str) -> str:
+    """A field of --mount, which is a CSV record."""
+    return '"' + text.replace('"', '""') + '"' if re.search('[,"\n]', text) else text
 
 
 def fill(request: dict[str, Any], run_id: str, run_dir: Path) -> dict[str, Any]:

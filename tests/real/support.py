@@ -55,10 +55,15 @@ class Done:
 class Running:
     """A command that was started; what it prints can be awaited."""
 
-    def __init__(self, argv: list[str], cwd: Path, env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def __init__(
+        self, argv: list[str], cwd: Path, env: dict[str, str], glance: bool = False, merged: bool = False
+    ) -> None:
+        """`glance`: whoever reads its stdout leaves after the first words, as `head` does. `merged`: `2>&1`."""
+        self._glance = glance
+        errors = subprocess.STDOUT if merged else subprocess.PIPE
+        self.process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=errors)
         self._texts = {"out": b"", "err": b""}
-        streams = {"out": self.process.stdout, "err": self.process.stderr}
+        streams = {"out": self.process.stdout} | ({} if merged else {"err": self.process.stderr})
         self._readers = [threading.Thread(target=self._read, args=item, daemon=True) for item in streams.items()]
         for reader in self._readers:
             reader.start()
@@ -67,14 +72,16 @@ class Running:
         with stream:
             while piece := os.read(stream.fileno(), 65536):
                 self._texts[name] += piece
+                if name == "out" and self._glance:
+                    return
 
     @property
     def out(self) -> str:
-        return self._texts["out"].decode()
+        return self._texts["out"].decode(errors="replace")
 
     @property
     def err(self) -> str:
-        return self._texts["err"].decode()
+        return self._texts["err"].decode(errors="replace")
 
     def await_line(self, pattern: str) -> re.Match[str]:
         """The first line on stdout that matches, as soon as it is there."""
@@ -153,9 +160,9 @@ class Tree:
     prefix: list[str] = field(default_factory=list)
     _started: list[Running] = field(default_factory=list)
 
-    def start(self, program: str, *words: str, **env: str) -> Running:
+    def start(self, program: str, *words: str, glance: bool = False, merged: bool = False, **env: str) -> Running:
         argv = [*self.prefix, str(Path(sys.executable).parent / program), *words]
-        self._started.append(Running(argv, self.path, self.env | env))
+        self._started.append(Running(argv, self.path, self.env | env, glance, merged))
         return self._started[-1]
 
     def launch(self, *words: str, **env: str) -> Done:
@@ -286,6 +293,7 @@ class Proxy:
         self.url = f"unix://{path}"
         self._engine = engine.removeprefix("unix://")
         self._holds: list[Hold] = []
+        self._alive: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         path.chmod(0o666)
@@ -303,6 +311,10 @@ class Proxy:
             hold.release()
 
     def close(self) -> None:
+        """As when the engine's process ends."""
+        for end in (self._listener, *self._alive):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:
@@ -311,6 +323,7 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self._alive.append(client)
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:

@@ -31,6 +31,6 @@ def test_no_space_for_a_checkpoint(tree: Tree, work: Work, small_disk: Path) -> 
     done = tree.launch(*work.words(output))
     assert done.code == 73
     assert f"output={output}: one checkpoint needs about " in done.err
-    assert f"1 MiB are free on {small_disk}\n" in done.err
+    assert ", 1 MiB are free there\n" in done.err
     assert list(small_disk.iterdir()) == []
     assert (tree.all_runs(), tree.docker.containers.list(all=True)) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Work, toy
-from .support import ENDLESS, Proxy, Tree
+from .support import ENDLESS, Proxy, Tree, until
 
 pytestmark = pytest.mark.real
 
@@ -46,6 +46,9 @@ def test_ctrl_c_saves_and_resume_continues(tree: Tree, work: Work, place: Path) 
     assert saved_steps(output) == [saved, total]
     assert tree.run_of(resumed).outcome["result"]["steps_of_this_run"] == 2
 
+    over = tree.launch(*work.words(output, f"max_steps={total}", f"checkpoint_every={ENDLESS}", "--resume"))
+    assert over.code == 0 and saved_steps(output) == [saved, total], over
+
 
 def test_term_saves(tree: Tree, work: Work, place: Path) -> None:
     output = place / "output"
@@ -57,6 +60,21 @@ def test_term_saves(tree: Tree, work: Work, place: Path) -> None:
     assert done.code == 143
     assert run.ended == (143, "signal")
     assert len(saved_steps(output)) == 1
+    assert tree.container(run) is None
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["stdout", "stderr too"])
+def test_whoever_reads_may_leave(tree: Tree, place: Path, merged: bool) -> None:
+    """`launch … | head -1`: the run goes on, its log is kept, it can still be stopped, and tells its end."""
+    launched = tree.start("launch", *toy(place / "output", "wait=true"), glance=True, merged=merged)
+    if not merged:
+        until("the launcher's notice", lambda: "stdout is closed; the run goes on" in launched.err)
+    until("the step", (place / "output" / "waiting").exists)
+    (run,) = (run for run in tree.all_runs() if str(place) in (run.path / "plan.json").read_text())
+    until("its words", lambda: "waiting\n" in run.log)
+    launched.signal(signal.SIGTERM)
+    assert launched.finish().code == 143
+    assert run.ended == (143, "signal")
     assert tree.container(run) is None
 
 

@@ -75,15 +75,21 @@ def wrong(variant: Variant, debian: str, cuda: Entry, versions: dict[str, str]) 
     return variant(debian, installed(changed | {"torch": "2.9.1"}, cuda.environments["main"].python))
 
 
+def tags(docker: Any, cuda: Entry) -> dict[str, str]:
+    """Every tag that building this entry may have made -> the image's id."""
+    name = Request(cuda).tag
+    images = docker.images.list(name.partition(":")[0])
+    return {tag: image.id for image in images for tag in image.tags if tag.startswith(name)}
+
+
 @pytest.fixture(scope="module")
 def tag(docker: Any, cuda: Entry) -> Iterator[str]:
-    """The image's tag, which is left as it was: somebody may have built the real one."""
-    name = Request(cuda).tag
-    before = [image.id for image in docker.images.list(name)]
-    yield name
-    if before:
-        docker.images.get(before[0]).tag(*name.split(":"))
-    elif docker.images.list(name):
+    """The image's tag. Tags are left as they were: somebody may have built the real one."""
+    before = tags(docker, cuda)
+    yield Request(cuda).tag
+    for name, image in before.items():
+        docker.images.get(image).tag(*name.split(":"))
+    for name in tags(docker, cuda).keys() - before.keys():
         docker.images.remove(name)
 
 

@@ -2,8 +2,8 @@
 
 Listens on FOLDER/socket, answers from FOLDER/has.json (`images`, `info`, `version`, `missing`), writes each request's
 method and path to FOLDER/requests, and prints "ready" once it listens. What it does not know it answers with 404 and
-the words `missing`. It takes a tag and an archive (which is then the image LOADED) as if it kept them, and answers 500
-to everything else that would make something.
+the words `missing`. It takes a tag and an archive (which is then the image LOADED) as if it kept them. To everything
+else that would make something it answers 500, and writes what it was sent to FOLDER/refused.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path = self.asked()
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if path.endswith("/tag"):
             self.reply(201, "")
         elif path == "/images/load":
             self.reply(200, {"stream": f"Loaded image ID: {LOADED}"})
         else:
+            (FOLDER / "refused").write_bytes(body)
             self.reply(500, {"message": "a stand-in makes nothing"})
 
     do_DELETE = do_HEAD = do_PUT = do_POST

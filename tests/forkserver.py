@@ -1,0 +1,54 @@
+"""Runs the project's commands as processes, without starting Python for each of them: 0.25 s become 0.05 s.
+
+Reads one JSON line a command: program, words, cwd, env, and the files for stdout and stderr; writes its exit code.
+Every command is a process of its own, forked from this one, which has loaded other people's modules and none of ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+OTHERS = ("click", "docker", "jinja2", "msgspec", "packaging.specifiers", "packaging.version", "yaml")
+
+
+def main() -> None:
+    for name in OTHERS:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        command = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os._exit(run(**command))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(code, flush=True)
+
+
+def run(program: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> int:
+    """In the child: what the console script `program` does; returns its exit code."""
+    for number, file in ((0, os.devnull), (1, out), (2, err)):
+        os.dup2(os.open(file, os.O_RDWR), number)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = [program, *words]
+    try:
+        commands: Any = importlib.import_module({"images": "images.cli", "launch": "launcher.cli"}[program])
+        commands.main()
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
+    except BaseException:  # noqa: BLE001 # whatever it is, the test is to see it
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    main()

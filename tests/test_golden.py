@@ -1,0 +1,89 @@
+"""Plans and requests of every step, line by line; tests/golden/ is reviewed like code.
+
+A difference that is wanted is accepted with: SLIPWAY_ACCEPT=1 pytest tests/test_golden.py
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import HERE, REPO, WishOf, engine_of, entry_of, seen_of
+
+from launcher import catalogue
+from launcher.engines import docker
+from launcher.plan import Plan, make_plan
+from slipway import canonical
+from slipway.project import Root
+
+ACCEPT = "SLIPWAY_ACCEPT=1 pytest tests/test_golden.py"
+FILES = {name: n * 64 for name, n in (("common.sh", "1"), ("entrypoint.sh", "2"), ("verify.py", "3"))}
+SHAPES: dict[str, dict[str, Any]] = {"cpu": {"gpus": 0, "procs": 2}, "cuda": {"gpus": 4, "procs": 4}}
+
+
+def compare(path: Path, text: str) -> None:
+    """Fails with `line k: old -> new` where `text` is not what the file holds."""
+    if os.environ.get("SLIPWAY_ACCEPT"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    old = path.read_text() if path.is_file() else ""
+    lines = itertools.zip_longest(old.splitlines(), text.splitlines(), fillvalue="(nothing)")
+    changes = [f"line {n}: {a} -> {b}" for n, (a, b) in enumerate(lines, 1) if a != b]
+    if changes or old != text:
+        pytest.fail(
+            "\n".join([f"{path.relative_to(REPO)} differs:", *changes, f"accept with: {ACCEPT}"]), pytrace=False
+        )
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=sorted(catalogue.step_folders(Root(REPO))))
+def plan(request: pytest.FixtureRequest, shape: str, wish_of: WishOf) -> Plan:
+    """Of a step and the docker profile, with paths, pins and versions that are none of a real machine."""
+    step = catalogue.find_step(Root(REPO), request.param)
+    entry = entry_of(shape)
+    program = catalogue.choose_command(step, entry).program
+    overlays = [("default", catalogue.overlay(step, "default")), ("tiny", catalogue.overlay(step, "tiny"))]
+    base = catalogue.base_config(step, entry)
+    wish = wish_of(step=step, entry=entry, program=program, overlays=overlays, base=base, **SHAPES[shape])
+    return make_plan(wish, seen_of(engine=engine_of(gpus=4, gpu_support=True)), FILES)
+
+
+def folder(plan: Plan, shape: str) -> Path:
+    return HERE / "golden" / plan.step / f"docker-{shape}"
+
+
+def test_the_plan_is_the_golden_one(plan: Plan, shape: str) -> None:
+    compare(folder(plan, shape) / "plan.json", canonical.pretty(plan))
+
+
+def test_the_request_is_the_golden_one(plan: Plan, shape: str) -> None:
+    compare(folder(plan, shape) / "request.json", docker.request_text(docker.render(plan)))
+
+
+def test_the_text_of_the_request_is_the_golden_one(plan: Plan, shape: str) -> None:
+    compare(folder(plan, shape) / "request.txt", docker.as_text(docker.render(plan)))
+
+
+def test_a_difference_is_told_by_line_with_how_to_accept_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLIPWAY_ACCEPT", raising=False)
+    path = HERE / "golden" / "sft/automodel" / "docker-cpu" / "request.txt"
+    text = path.read_text()
+    compare(path, text)
+    changed = text.replace("--init", "--no-init") + "more\n"
+    with pytest.raises(pytest.fail.Exception) as e:
+        compare(path, changed)
+    last = len(text.splitlines()) + 1
+    assert str(e.value).splitlines() == [
+        "tests/golden/sft/automodel/docker-cpu/request.txt differs:",
+        "line 2:   --init \\ ->   --no-init \\",
+        f"line {last}: (nothing) -> more",
+        f"accept with: {ACCEPT}",
+    ]
+    assert path.read_text() == text and not list(tmp_path.iterdir())

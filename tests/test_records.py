@@ -1,0 +1,185 @@
+"""launcher/records.py: run directories, and finding a run again."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+
+import pytest
+from helpers import WishOf, seen_of
+
+from launcher import records
+from launcher.plan import Plan, make_plan
+from launcher.records import Record, Run
+from slipway.errors import Exit, SlipwayError
+from slipway.project import Root
+
+WHEN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def plan(wish_of: WishOf) -> Plan:
+    return make_plan(wish_of(), seen_of(), {})
+
+
+def record_of(plan: Plan, run: Run) -> Record:
+    return Record(
+        schema=1, run=run.id, directory=str(run.path), state="submitted", plan_hash=plan.hash, plan=plan, request={},
+        engine={"kind": "docker", "address": "unix:///e"}, slipway="0", argv=[], submitted=records.now(),
+    )  # fmt: skip
+
+
+def test_a_run_is_named_by_time_step_and_plan_and_claimed_once(tmp_path: Path, plan: Plan) -> None:
+    names = [records.claim(tmp_path / "runs", plan, WHEN).id for _ in range(3)]
+    stem = f"20260102T030405Z-sft.automodel-{plan.hash[:6]}"
+    assert names == [stem, f"{stem}-2", f"{stem}-3"]
+    assert records.list_ids(tmp_path / "runs") == names
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, plan: Plan) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SlipwayError) as e:
+        records.claim(tmp_path / "file" / "runs", plan)
+    assert (e.value.code, e.value.where) == (Exit.CANNOT_WRITE, str(tmp_path / "file" / "runs"))
+
+
+def test_a_record_is_read_back_whole(tmp_path: Path, plan: Plan) -> None:
+    run = records.claim(tmp_path, plan)
+    assert run.record() is None
+    written = record_of(plan, run)
+    run.write(written)
+    assert run.record() == written
+    assert json.loads(run.record_file.read_text())["plan"]["step"] == "sft/automodel"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}'])
+def test_a_broken_record_is_named(tmp_path: Path, plan: Plan, text: str) -> None:
+    run = records.claim(tmp_path, plan)
+    run.record_file.write_text(text)
+    with pytest.raises(SlipwayError, match="not a run record") as e:
+        run.record()
+    assert (e.value.code, e.value.where) == (Exit.DATA, str(run.record_file))
+
+
+def test_events_are_lines_with_their_time(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert not run.had_event("started")
+    run.event("started", container="abc")
+    run.event("ended")
+    assert run.had_event("started") and run.had_event("ended") and not run.had_event("cancel")
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(e["event"], e.get("container")) for e in lines] == [("started", "abc"), ("ended", None)]
+    assert all(datetime.datetime.fromisoformat(e["time"]) for e in lines)
+
+
+def test_one_process_at_a_time_looks_after_a_run(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.lock() as mine, Run(tmp_path).lock() as other:
+        assert (mine, other) == (True, False)
+    with Run(tmp_path).lock() as after:
+        assert after
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    """However it ends."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with Run(tmp_path).lock():
+            os.write(writer, b"locked")
+            os.kill(os.getpid(), 9)
+    assert os.read(reader, 6) == b"locked"
+    os.waitpid(child, 0)
+    with Run(tmp_path).lock() as mine:
+        assert mine
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(None, {}), ('{"exit_code": 3}', {"exit_code": 3}), ('{"exit', "unreadable"), ("[]", "unreadable")],
+)
+def test_what_the_container_wrote_is_read_and_not_trusted(tmp_path: Path, text: str | None, value: object) -> None:
+    (tmp_path / "container" / "0").mkdir(parents=True)
+    if text is not None:
+        (tmp_path / "container" / "0" / "status.json").write_text(text)
+    found = Run(tmp_path).container_file("0/status.json")
+    assert list(found) == ["unreadable"] if value == "unreadable" else found == value
+
+
+def test_the_runs_directory_option_profile_variable_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_RUNS", "/variable")
+    monkeypatch.setenv("HOME", "/home/user")
+    monkeypatch.chdir(tmp_path)
+    root = Root(Path("/project"))
+    assert records.runs_dir(root, "option", "/profile") == tmp_path / "option"
+    assert records.runs_dir(root, None, "~/profile") == Path("/home/user/profile")
+    assert records.runs_dir(root, None, None) == Path("/variable")
+    monkeypatch.setenv("SLIPWAY_RUNS", " ")
+    assert records.runs_dir(root, None, None) == Path("/project/runs")
+
+
+IDS = ("20260101T000000Z-a.b-aaaaaa", "20260102T000000Z-a.b-bbbbbb", "20260102T000000Z-a.b-bbbbbb-2")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for name in (*IDS, "something else", "20260103-a"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "plan.json").touch()
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("last", IDS[2]),
+        (IDS[0], IDS[0]),
+        ("20260101", IDS[0]),
+        ("aaaaaa", IDS[0]),
+        (IDS[1], IDS[1]),
+        ("bbbbbb-2", IDS[2]),
+    ],
+)
+def test_a_run_is_found_by_a_part_that_is_its_own(runs: Path, name: str, found: str) -> None:
+    assert records.find(runs, name).id == found
+    assert records.list_ids(runs) == list(IDS)
+
+
+def test_a_run_is_found_by_its_directory(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (f"runs/{IDS[0]}", str(runs / IDS[0])):
+        assert records.find(Path("/elsewhere"), name).path == runs / IDS[0]
+    monkeypatch.chdir(runs)
+    assert records.find(Path("/elsewhere"), IDS[0]).path == runs / IDS[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "what"),
+    [
+        ("2026", 64, f"'2026' fits 3 runs: {', '.join(IDS)}"),
+        ("zzz", 66, "there is no run 'zzz'"),
+        ("./nothing", 66, "there is no such run directory"),
+        ("/", 66, "there is no such run directory"),
+    ],
+)
+def test_a_run_that_is_not_one_is_refused(runs: Path, name: str, code: int, what: str) -> None:
+    with pytest.raises(SlipwayError) as e:
+        records.find(runs, name)
+    assert (e.value.code, e.value.what) == (code, what)
+
+
+def test_the_nearest_run_is_named(runs: Path) -> None:
+    with pytest.raises(SlipwayError) as e:
+        records.find(runs, "20260101T000000Z-a.b-aaaaab")
+    assert e.value.remedy == f"did you mean {IDS[0]!r}?"
+
+
+def test_where_nothing_was_launched_that_is_said(tmp_path: Path) -> None:
+    for name in ("last", "abc"):
+        with pytest.raises(SlipwayError) as e:
+            records.find(tmp_path / "runs", name)
+        assert (e.value.code, e.value.remedy) == (
+            Exit.NO_INPUT, "nothing has been launched from here yet; see also --runs-dir"
+        )  # fmt: skip

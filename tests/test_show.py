@@ -1,0 +1,161 @@
+"""launcher/show.py on runs that have ended: no engine is needed to look at them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from helpers import IMAGE, Project, WishOf, seen_of, tree
+
+from launcher.plan import make_plan
+from launcher.records import Outcome, Record, Run
+
+DONE = Outcome(
+    exit_code=0,
+    cause="step",
+    reason="done",
+    started="2026-01-01T00:00:00.123456789Z",
+    finished="2026-01-01T00:01:05.9Z",
+    checkpoint="/data/out/epoch_0_step_39/model/consolidated",
+    result={"first_loss": 6.5, "last_loss": 2.25, "steps": 40, "type": "checkpoint_hf"},
+)
+FAILED = Outcome(exit_code=3, cause="step", reason="ValueError: no")
+CANCELLED = Outcome(exit_code=143, cause="cancelled", reason="told to stop by TERM")
+IDS = [f"2026010{n}T000000Z-sft.automodel-aaaaaa" for n in range(1, 4)]
+
+
+@pytest.fixture
+def ended(project: Project, wish_of: WishOf) -> list[Run]:
+    """Three runs that have ended, in the project's runs directory."""
+    plan = make_plan(wish_of(), seen_of(), {})
+    made = []
+    for run_id, outcome in zip(IDS, (DONE, FAILED, CANCELLED), strict=True):
+        run = Run(project.path / "runs" / run_id)
+        run.log.parent.mkdir(parents=True)
+        run.log.write_bytes(b"step 1/2\xff\nstep 2/2\n")
+        record = Record(
+            schema=1, run=run.id, directory=str(run.path), state="ended", plan_hash=plan.hash, plan=plan, request={},
+            engine={"kind": "docker", "address": "unix:///gone"}, slipway="0.1.0", submitted="2026-01-01T00:00:00Z",
+            argv=["sft/automodel", "train=/a b/c.jsonl"], outcome=outcome,
+        )  # fmt: skip
+        run.write(record)
+        (run.path / "lock").touch()
+        run.event("ended")
+        made.append(run)
+    return made
+
+
+@pytest.mark.usefixtures("ended")
+def test_runs_are_listed_newest_last_with_how_they_ended(project: Project) -> None:
+    lines = [line.split() for line in project.launch("runs").stdout.splitlines()]
+    assert lines == [
+        [IDS[0], "done", "exit", "0", "6.500", "->", "2.250", "in", "40", "steps"],
+        [IDS[1], "failed", "exit", "3"],
+        [IDS[2], "cancelled", "exit", "143"],
+    ]
+
+
+@pytest.mark.usefixtures("ended")
+def test_runs_are_listed_as_json_for_programs(project: Project) -> None:
+    facts = [json.loads(line) for line in project.launch("runs", "--json").stdout.splitlines()]
+    assert [(f["run"], f["state"], f["exit_code"], f["cause"]) for f in facts] == [
+        (IDS[0], "done", 0, "step"), (IDS[1], "failed", 3, "step"), (IDS[2], "cancelled", 143, "cancelled")
+    ]  # fmt: skip
+    assert {f["step"] for f in facts} == {"sft/automodel"}
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_run_that_cannot_be_read_hides_no_other(project: Project, ended: list[Run], text: str | None) -> None:
+    ended[1].record_file.unlink()
+    if text:
+        ended[1].record_file.write_text(text)
+    done = project.launch("runs")
+    states = [line.split()[1] for line in done.stdout.splitlines()]
+    assert done.code == 0
+    assert (states[0], states[2]) == ("done", "cancelled") and states[1] in ("unknown:", "never")
+
+
+def test_a_run_is_shown_whole(project: Project, ended: list[Run]) -> None:
+    done = project.launch("show", IDS[0])
+    run = ended[0]
+    assert done.code == 0
+    assert dict(line.split(maxsplit=1) for line in done.stdout.splitlines()) == {
+        "run": run.id,
+        "state": "done",
+        "step": "sft/automodel: exit 0",
+        "time": "66 s",
+        "checkpoint": "/data/out/epoch_0_step_39/model/consolidated (checkpoint_hf)",
+        "loss": "6.500 -> 2.250 in 40 steps",
+        "image": f"automodel/1.0-cpu, {IMAGE}",
+        "input": "train = /data/chats.jsonl (chat_jsonl, fingerprint aaaaaaaaaaaa)",
+        "submitted": "2026-01-01T00:00:00Z, with slipway 0.1.0: launch sft/automodel 'train=/a b/c.jsonl'",
+        "log": str(run.log),
+        "record": str(run.record_file),
+    }
+    assert "input      model = /data/llama (checkpoint_hf, fingerprint bbbbbbbbbbbb)\n" in done.stdout
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_run_that_failed_says_why_and_where_its_output_is(project: Project) -> None:
+    shown = project.launch("show", IDS[1]).stdout
+    assert "step       sft/automodel: exit 3 (step: ValueError: no)\n" in shown
+    assert "output     /data/out (no finished checkpoint was reported)\n" in shown
+
+
+def test_the_record_itself_is_shown_as_json(project: Project, ended: list[Run]) -> None:
+    shown = project.launch("show", "--json", "last").stdout
+    assert shown == ended[2].record_file.read_text()
+    assert msgspec.json.decode(shown, type=Record) == ended[2].record()
+
+
+@pytest.mark.parametrize("words", [["logs", "last"], ["logs", "-f", "last"]])
+@pytest.mark.usefixtures("ended")
+def test_a_log_that_was_collected_is_printed_byte_by_byte(project: Project, tmp_path: Path, words: list[str]) -> None:
+    log = Path(tmp_path / "project" / "runs" / IDS[2] / "logs" / "step.log")
+    log.write_text("step 1/2\nstep 2/2\n")
+    assert project.launch(*words).stdout == log.read_text()
+
+
+@pytest.mark.parametrize("words", [["runs"], ["show"], ["show", "--json"], ["logs"], ["cancel", "last"]])
+@pytest.mark.usefixtures("ended")
+def test_looking_changes_nothing(project: Project, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "project" / "runs" / IDS[2] / "logs" / "step.log").write_text("a\n")
+    before = tree(tmp_path)
+    assert project.launch(*words).code == 0
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("ended")
+def test_cancelling_what_has_ended_says_how_it_ended(project: Project) -> None:
+    done = project.launch("cancel", IDS[0])
+    assert (done.code, done.stdout) == (0, "") and f"run        {IDS[0]}: done\n" in done.stderr
+
+
+@pytest.mark.usefixtures("ended")
+def test_runs_are_looked_for_where_they_are_said_to_be(project: Project, tmp_path: Path) -> None:
+    (project.path / "runs").rename(tmp_path / "elsewhere")
+    assert project.launch("runs").stdout == ""
+    ways: list[tuple[list[str], dict[str, Any]]] = [
+        (["--runs-dir", str(tmp_path / "elsewhere")], {}), ([], {"SLIPWAY_RUNS": str(tmp_path / "elsewhere")})
+    ]  # fmt: skip
+    for words, env in ways:
+        project.env |= env
+        assert len(project.launch("runs", *words).stdout.splitlines()) == 3
+
+
+def test_what_o_wrote_is_shown_and_left_as_it_is(project: Project, wish_of: WishOf, tmp_path: Path) -> None:
+    plan = make_plan(wish_of(), seen_of(), {})
+    project.write("written/plan.json", msgspec.json.encode(plan).decode())
+    before = tree(tmp_path)
+    for name in ("./written", str(project.path / "written"), "written"):
+        assert project.launch("show", name).stdout == (
+            f"run        written\nstate      never submitted\ndirectory  {project.path}/written\n"
+        )
+    assert json.loads(project.launch("show", "--json", "written").stdout)["step"] == "sft/automodel"
+    for verb in ("logs", "cancel"):
+        done = project.launch(verb, "./written")
+        assert (done.code, done.stdout) == (66, "") and "never submitted" in done.stderr
+    assert tree(tmp_path) == before
