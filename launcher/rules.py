@@ -125,7 +125,7 @@ def _engine(wish: Wish, seen: Observed) -> Iterator[Finding]:
     if engine.error:
         yield _error(Exit.UNAVAILABLE, where, engine.error, "start one, set DOCKER_HOST, or run: images engine up")
         return
-    if wish.gpus and not engine.gpu_support:
+    if wish.gpus and not engine.gpu_support and wish.entry.flavour == "cuda":
         yield _error(Exit.UNAVAILABLE, where, "this engine cannot give GPUs to a container", "or: --flavour cpu")
     lowered = limits(wish.profile, engine)
     for name, value in wish.profile.ulimits.items():

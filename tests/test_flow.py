@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import Engine, Inputs, Project, errors, tree, write_chats
@@ -97,3 +98,20 @@ def test_an_engine_that_is_gone_is_said_and_nothing_is_left(
     assert (done.code, built.asked != []) == (69, True)
     assert "no Docker engine answers" in done.stderr
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "profile", "gpus", "flavour", "why"),
+    [
+        ("cpu", "cuda", 4, "cpu", "--flavour"),
+        (None, "cuda", 0, "cuda", "the profile says so"),
+        (None, "cpu", 4, "cpu", "the profile says so"),
+        (None, "auto", 4, "cuda", "the engine has 4 GPUs"),
+        (None, "auto", 1, "cuda", "the engine has 1 GPU"),
+        (None, "auto", 0, "cpu", "the engine has no GPUs"),
+    ],
+)
+def test_the_flavour_is_the_options_the_profiles_or_what_the_engine_can_run(
+    asked: Any, profile: str, gpus: int, flavour: str, why: str
+) -> None:
+    assert flow._flavour(asked, profile, gpus) == (flavour, f"flavour {flavour}: {why}")

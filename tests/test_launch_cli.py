@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 from helpers import IMAGE, Engine, Inputs, Project, errors, record_image, tree
 
 from images import lock as locks
-from launcher import cli
+from images.model import Entry
+from launcher import catalogue, cli
+from launcher.catalogue import Step
+from slipway.errors import SlipwayError
 
 STEP = "sft/automodel"
 
@@ -169,22 +173,28 @@ def test_a_profile_comes_from_the_option_or_the_variable(project: Project, input
     assert request_of(project, "--profile", "docker", STEP, *inputs.words)["HostConfig"]["ShmSize"] == 8 * 1024**3
 
 
+@pytest.fixture
+def official(project: Project, step: Step) -> Entry:
+    """An entry that starts from an official image and has a command in the step."""
+    for entry in locks.load_lock(project.root).entries.values():
+        if entry.library == step.library and entry.flavour == "cuda":
+            with contextlib.suppress(SlipwayError):
+                catalogue.choose_command(step, entry)
+                return entry
+    pytest.fail("the lock has no such entry")
+
+
 def test_a_substituted_image_is_refused_until_drift_is_allowed(
-    project: Project, inputs: Inputs, engine: Engine
+    project: Project, inputs: Inputs, engine: Engine, official: Entry
 ) -> None:
-    """An official base that was replaced; the entry has to be one for which the step has a command."""
-    release = "26.06"
-    entry = locks.select(locks.load_lock(project.root), "automodel", "cuda", release)
-    record_image(project.root, entry, substitutions={entry.base.reference: f"sha256:{'7' * 64}"})
+    record_image(project.root, official, substitutions={official.base.reference: f"sha256:{'7' * 64}"})
     engine.holds(images={IMAGE: IMAGE})
-    words = [STEP, *inputs.words, "--flavour", "cuda", "--release", release, "--gpus", "0", "--dry-run"]
+    words = [STEP, *inputs.words, "--flavour", "cuda", "--release", official.release, "--gpus", "0", "--dry-run"]
     refused = project.launch(*words)
-    assert refused.code == 65
-    assert f"error: image of {entry.name}: was built over sha256:{'7' * 64} instead of {entry.base.reference}\n" in (
-        refused.stderr
-    )
+    what = f"image of {official.name}: was built over sha256:{'7' * 64} instead of {official.base.reference}"
+    assert refused.code == 65 and f"error: {what}\n" in refused.stderr
     allowed = project.launch(*words, "--allow-drift")
-    assert allowed.code == 0 and "(--allow-drift)" in allowed.stderr
+    assert allowed.code == 0 and f"warning: {what} (--allow-drift)\n" in allowed.stderr
 
 
 def test_a_plan_depends_on_what_runs_and_not_on_the_folder_from_which_it_is_launched(

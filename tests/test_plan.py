@@ -100,6 +100,8 @@ def test_a_parent_is_mounted_before_what_lies_below_it(wish_of: WishOf, profile:
 
 def test_an_image_that_is_not_there_stands_as_unresolved(wish_of: WishOf) -> None:
     assert make_plan(wish_of(), seen_of(image=ImageSeen()), {}).image == "UNRESOLVED"
+    tagged = ImageSeen(tagged=IMAGE)
+    assert make_plan(wish_of(), seen_of(image=tagged), {}).image == "UNRESOLVED", "a name is no identity"
 
 
 def test_the_configuration_is_base_then_layers_then_what_is_set(wish_of: WishOf) -> None:

@@ -174,8 +174,9 @@ def test_the_shape_has_to_fit_the_machine(
 
 
 def test_gpus_are_refused_for_the_cpu_flavour(wish_of: WishOf) -> None:
-    findings = rules.check(wish_of(gpus=1), seen_of(engine=engine_of(gpus=1, gpu_support=True)))
-    assert told(findings) == [("error", 64, "--gpus", "the cpu flavour has none; say --procs")]
+    for engine in (engine_of(gpus=1, gpu_support=True), engine_of()):
+        findings = rules.check(wish_of(gpus=1), seen_of(engine=engine))
+        assert told(findings) == [("error", 64, "--gpus", "the cpu flavour has none; say --procs")]
 
 
 ENGINE = "unix:///engine.sock (from DOCKER_HOST)"

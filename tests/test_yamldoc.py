@@ -51,6 +51,10 @@ def test_a_whole_document_becomes_a_noun(tmp_path: Path) -> None:
             f"{GOOD}branches:\n  up:\n    a: [{{size: 1}}]\n    b: [{{size: 1}}, {{size: 1, tnit: red}}]",
             "6:30", "unknown key 'tnit'", "did you mean 'tint'?",
         ),
+        (
+            f"{GOOD}leaves: {{a: {{size: 1}}, b: {{siez: 1}}}}\nrows: [{{size: big}}]",
+            "3:28", "unknown key 'siez'", "did you mean 'size'?",
+        ),
         (f"{GOOD}leaves:\n  a: {{size: big}}", "4:7", "leaves.a.size: Expected `int`, got `str`", ""),
         (f"{GOOD}leaves:\n  0.7.0: {{size: big}}", "4:11", "leaves.0.7.0.size: Expected `int`, got `str`", ""),
         (f"{GOOD}leaves: {{26.10: {{size: 1}}}}", "3:10", "leaves.26.1: Expected `str`, got `float`", QUOTE),

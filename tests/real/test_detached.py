@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Work, toy
-from .support import ENDLESS, Proxy, Run, Tree
+from .support import ENDLESS, Done, Proxy, Run, Tree
 
 pytestmark = pytest.mark.real
 
@@ -90,6 +90,7 @@ def test_cancel_while_it_is_being_started(tree: Tree, place: Path, proxy: Proxy,
         hold.wait()
         (run,) = (r for r in tree.all_runs() if r not in before)
         assert "state      starting\n" in tree.show(run).out
+        assert tree.launch("logs", run.id) == Done(0, "", ""), "there is nothing to print yet"
         following = tree.start("launch", "logs", "-f", run.id)
         cancelling = tree.start("launch", "cancel", run.id)
         with proxy.hold("GET", "/containers/slipway-[^/]+/json", skip=2) as looked:
