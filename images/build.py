@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from images import base as bases
-from images import debian, identity, pipconf, render
+from images import debian, dockerhost, identity, pipconf, render
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
-from slipway import canonical, dockerhost
+from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
 from slipway.project import Root

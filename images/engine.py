@@ -21,9 +21,10 @@ from pathlib import Path
 
 import msgspec
 
+from images import dockerhost
 from images.debian import OLDEST_ENGINE, PACKAGES, Say, dockerd_version, missing, need, search_path, which
-from slipway import canonical, dockerhost
-from slipway.dockerhost import Address
+from images.dockerhost import Address
+from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, write_atomic
 from slipway.project import Root

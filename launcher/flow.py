@@ -67,6 +67,9 @@ def prepare(root: Root, options: Options) -> Prepared:
     overlays = [(n, catalogue.overlay(step, n)) for n in ("default", *options.overlays)]
     env = _environment(options.env)
     lock = locks.load_lock(root)
+    if step.library not in lock.libraries:
+        where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
+        raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
     found = observe.engine(root, profile)
     flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
     entry = locks.select(lock, step.library, flavour, options.release)

@@ -37,23 +37,25 @@ def submitted(prepared: Prepared) -> Iterator[tuple[Run, engine.DockerRun]]:
 
     When the container cannot be started, whatever was made for it is removed again: nothing half-done is left.
     """
-    run = records.claim(prepared.runs, prepared.plan)
     made: list[Path] = []
-    with run.lock(wait=True), engine.connect(prepared.address) as docker:
-        try:
-            write_run_files(prepared, run.path)
-            request = engine.fill(prepared.request, run.id, run.path)
-            _make_folders(prepared.plan, request, run, made)
-            run.write(_first_record(prepared, run, request))
-            run.event("prepared", launcher=os.getpid())
-            container = docker.submit(request, run.id)
-        except SlipwayError:
-            shutil.rmtree(run.path)
-            for folder in (f for f in reversed(made) if f.exists()):
-                folder.rmdir()
-            raise
-        run.event("started", container=container)
-        yield run, docker
+    with engine.connect(prepared.address) as docker:
+        _make(prepared.runs, made)
+        run = records.claim(prepared.runs, prepared.plan)
+        with run.lock(wait=True):
+            try:
+                write_run_files(prepared, run.path)
+                request = engine.fill(prepared.request, run.id, run.path)
+                _make_folders(prepared.plan, request, run, made)
+                run.write(_first_record(prepared, run, request))
+                run.event("prepared", launcher=os.getpid())
+                container = docker.submit(request, run.id)
+            except SlipwayError:
+                shutil.rmtree(run.path)
+                for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
+                    folder.rmdir()
+                raise
+            run.event("started", container=container)
+            yield run, docker
 
 
 def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Record:
@@ -81,12 +83,15 @@ def _make_folders(plan: Plan, request: dict[str, Any], run: Run, made: list[Path
     for mount, filled in zip(plan.mounts, request["HostConfig"]["Mounts"], strict=True):
         if mount.readonly:
             continue
-        folder = Path(filled["Source"])
-        missing = [p for p in (folder, *folder.parents) if not p.exists()]
-        for part in reversed(missing):
-            with cannot_write(part):
-                part.mkdir()
-            made.append(part)
+        _make(Path(filled["Source"]), made)
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    for part in reversed(missing):
+        with cannot_write(part):
+            part.mkdir(exist_ok=True)
+        made.append(part)
 
 
 def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from images import identity
+from images import dockerhost, identity
 from images.build import Request, engine_client
 from images.model import Entry
 from launcher import artifacts
@@ -14,7 +14,6 @@ from launcher.engines import docker as docker_engine
 from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen
 from launcher.profiles import Profile
 from launcher.words import Words
-from slipway import dockerhost
 from slipway.project import Root
 
 
@@ -76,4 +75,5 @@ def _host(profile: Profile, runs: Path) -> HostSeen:
         runs=str(runs),
         runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
         runs_free=shutil.disk_usage(_nearest(runs)).free,
+        missing_mounts=[m.source for m in profile.mounts if not Path(m.source).exists()],
     )

@@ -72,7 +72,10 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 
 
 class HostSeen(Noun, frozen=True, kw_only=True):
-    """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`."""
+    """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`.
+
+    `missing_mounts`: sources of the profile's mounts that are not there.
+    """
 
     uid: int
     gid: int
@@ -81,6 +84,7 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     runs: str
     runs_writable: bool
     runs_free: int
+    missing_mounts: list[str] = []
 
 
 class Observed(Noun, frozen=True, kw_only=True):

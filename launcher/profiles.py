@@ -16,6 +16,8 @@ from slipway.yamldoc import Noun
 Limit = Literal["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
                 "rtprio", "rttime", "sigpending", "stack"]  # fmt: skip
 
+OUR_TARGETS = ("/inputs", "/output", "/cache", "/slipway", "/run/slipway", "/run/secrets")
+
 
 class ExtraMount(Noun, frozen=True, kw_only=True):
     """A folder of the host that every container of this profile gets."""
@@ -74,7 +76,19 @@ def find_profile(root: Root, name: str) -> Profile:
         parse_size(profile.shm_size)
     except ValueError as e:
         raise SlipwayError(Exit.CONFIG, f"shm_size: {e}", where=f"{path}:{yamldoc.line_of(path, 'shm_size')}") from e
+    for mount in profile.mounts:
+        _check_mount(path, mount)
     return msgspec.structs.replace(profile, name=name, file=str(path))
+
+
+def _check_mount(path: Path, mount: ExtraMount) -> None:
+    where = f"{path}:{yamldoc.line_of(path, 'mounts')}"
+    for side, value in (("source", mount.source), ("target", mount.target)):
+        if not Path(value).is_absolute():
+            raise SlipwayError(Exit.CONFIG, f"mounts: {side} {value!r} is no absolute path", where=where)
+    taken = next((t for t in OUR_TARGETS if Path(mount.target) == Path(t) or Path(t) in Path(mount.target).parents), "")
+    if taken:
+        raise SlipwayError(Exit.CONFIG, f"mounts: target {mount.target!r}: {taken} is the launcher's own", where=where)
 
 
 def profile_files(root: Root) -> dict[str, Path]:

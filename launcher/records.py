@@ -100,8 +100,10 @@ class Run:
             f.write(line)
 
     def had_event(self, what: str) -> bool:
+        """Whether `event(what)` was written; a line that a kill cut off does not count."""
         path = self.path / "events.jsonl"
-        return path.is_file() and any(json.loads(line)["event"] == what for line in read_text(path).splitlines())
+        lines = read_text(path).splitlines() if path.is_file() else []
+        return any(line.endswith("}") and json.loads(line)["event"] == what for line in lines)
 
     @contextlib.contextmanager
     def lock(self, wait: bool = False) -> Iterator[bool]:
@@ -175,7 +177,9 @@ def find(runs: Path, name: str) -> Run:
 
 def list_ids(runs: Path) -> list[str]:
     """Run ids, oldest first: they begin with the time."""
-    if not runs.is_dir():
+    if not runs.exists():
         return []
+    if not runs.is_dir():
+        raise SlipwayError(Exit.WORDS, "the runs directory is no folder", where=str(runs))
     pattern = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}(-\d+)?")
     return sorted(e.name for e in os.scandir(runs) if pattern.fullmatch(e.name))

@@ -14,9 +14,9 @@ RESERVED_ENV = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", 
 
 
 def check(wish: Wish, seen: Observed) -> list[Finding]:
-    """Every finding, in the order: inputs, output, environment, shape, engine, image."""
-    findings = [*_inputs(wish, seen), *_output(wish, seen), *_environment(wish), *_shape(wish, seen)]
-    return [*findings, *_engine(wish, seen), *_image(wish, seen)]
+    """Every finding, in the order: inputs, output, environment, mounts, shape, engine, image."""
+    findings = [*_inputs(wish, seen), *_output(wish, seen), *_environment(wish), *_mounts(wish, seen)]
+    return [*findings, *_shape(wish, seen), *_engine(wish, seen), *_image(wish, seen)]
 
 
 def first_error(findings: list[Finding]) -> Finding | None:
@@ -106,6 +106,11 @@ def _environment(wish: Wish) -> Iterator[Finding]:
                 yield _error(code, f"{where}: {name!r}", "is no name of a variable")
             elif name in RESERVED_ENV or name.startswith("SLIPWAY_"):
                 yield _error(code, f"{where}: {name}", "is set by the launcher")
+
+
+def _mounts(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    for source in seen.host.missing_mounts:
+        yield _error(Exit.NO_INPUT, f"{wish.profile.file}: mounts", f"there is nothing at {source}")
 
 
 def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:

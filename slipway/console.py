@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -41,6 +42,12 @@ class Group(click.Group):
             # Whoever read our output left (`launch runs | head`): nothing more to say.
             unread(sys.stdout)
             sys.exit(Exit.OK)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click's own ways to end a command
+        except Exception as e:  # noqa: BLE001 - shown whole, with its own exit code
+            traceback.print_exc()
+            say(f"error: a fault in slipway itself: {type(e).__name__}: {e}")
+            sys.exit(Exit.INTERNAL)
 
 
 def command_group(cls: type[click.Group] = Group, **options: Any) -> Callable[[Callable[..., Any]], click.Group]:

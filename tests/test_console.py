@@ -9,9 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from helpers import Done, Inputs, Project, script
 
 import slipway
+from slipway.console import command_group
 
 
 def run(project: Project, *words: str) -> Done:
@@ -70,3 +72,16 @@ def test_ctrl_c_ends_a_command_with_130(project: Project, inputs: Inputs, tmp_pa
                 process.wait(60)
             assert process.stderr is not None
             assert (process.returncode, process.stderr.read()) == (130, b"")
+
+
+def test_a_fault_of_our_own_is_shown_whole_and_has_its_own_code() -> None:
+    @command_group()
+    def program() -> None: ...
+
+    @program.command()
+    def broken() -> None:
+        raise RuntimeError("the sea is dry")
+
+    done = CliRunner().invoke(program, ["broken"])
+    assert done.exit_code == 70
+    assert "Traceback" in done.stderr and "a fault in slipway itself: RuntimeError: the sea is dry" in done.stderr

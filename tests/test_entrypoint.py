@@ -177,7 +177,9 @@ def test_the_committed_entrypoint_is_the_rendered_one() -> None:
 
 def test_shellcheck_has_nothing_to_say() -> None:
     files = [MAIN / "entrypoints" / name for name in ("common.sh", "automodel.sh")]
-    done = subprocess.run(["shellcheck", "-x", *files], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("shellcheck")), "-x", *files], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -494,7 +496,12 @@ def torchrun(box: Container) -> Container:
 
 
 def test_more_processes_are_started_by_torchrun(torchrun: Container) -> None:
-    assert torchrun.run("import os, sys; print('rank', os.environ['RANK'], *sys.argv[1:])", "a b") == 0, torchrun.err
+    assert (
+        torchrun.run(
+            "import os, sys; sys.stdout.write(' '.join(['rank', os.environ['RANK'], *sys.argv[1:]]) + '\\n')", "a b"
+        )
+        == 0
+    ), torchrun.err
     assert sorted(torchrun.out.splitlines()[1:]) == ["rank 0 a b", "rank 1 a b"]
     nodes, procs, address, port, step, argument = json.loads((torchrun.state / "0" / "argv").read_text())
     assert [nodes, procs, address] == ["--nnodes=1", "--nproc-per-node=2", "--master-addr=127.0.0.1"]

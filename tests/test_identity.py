@@ -10,8 +10,8 @@ from helpers import IMAGE, Engine, entry_of, record_image
 
 from images import identity
 from images.build import engine_client
+from images.dockerhost import Address
 from images.model import Identity
-from slipway.dockerhost import Address
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

@@ -60,6 +60,12 @@ def test_an_unknown_profile_is_a_wrong_word(project: Project) -> None:
         ("ulimits: {memlok: -1}", "3:11", "ulimits.memlok: 'memlok' is not allowed", "did you mean 'memlock'?"),
         ("ulimits: {memlock: unlimited}", "3:11", "ulimits.memlock: Expected `int`, got `str`", ""),
         ("mounts: [{source: /a, readonyl: true}]", "3:23", "unknown key 'readonyl'", "did you mean 'readonly'?"),
+        ("mounts: [{source: data, target: /data}]", "3:1", "mounts: source 'data' is no absolute path", ""),
+        ("mounts: [{source: /data, target: data}]", "3:1", "mounts: target 'data' is no absolute path", ""),
+        (
+            "mounts: [{source: /data, target: /inputs/mine}]",
+            "3:1", "mounts: target '/inputs/mine': /inputs is the launcher's own", "",
+        ),
         ("env: {A: 1}", "3:7", "env.A: Expected `str`, got `int`", "write it in quotes"),
         ("name: mine", "3:1", "unknown key 'name'", ""),
         ("file: mine", "3:1", "unknown key 'file'", ""),

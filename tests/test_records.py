@@ -183,3 +183,11 @@ def test_where_nothing_was_launched_that_is_said(tmp_path: Path) -> None:
         assert (e.value.code, e.value.remedy) == (
             Exit.NO_INPUT, "nothing has been launched from here yet; see also --runs-dir"
         )  # fmt: skip
+
+
+def test_an_event_that_a_kill_cut_off_does_not_count(tmp_path: Path) -> None:
+    run = records.Run(tmp_path)
+    run.event("started")
+    with (tmp_path / "events.jsonl").open("a") as f:
+        f.write('{"event": "ended", "ti')
+    assert run.had_event("started") and not run.had_event("ended")

@@ -261,3 +261,10 @@ def test_a_finding_reads_as_one_message(wish_of: WishOf) -> None:
 
 def test_a_checkpoint_is_shards_twice_and_the_moments() -> None:
     assert rules.checkpoint_bytes(seen_of()) == 2 * MODEL.bytes + 8 * MODEL.parameters
+
+
+def test_a_mount_of_the_profile_that_is_not_there(wish_of: WishOf) -> None:
+    host = msgspec.structs.replace(HOST, missing_mounts=["/scratch"])
+    assert told(rules.check(wish_of(), seen_of(host=host))) == [
+        ("error", 66, f"{wish_of().profile.file}: mounts", "there is nothing at /scratch")
+    ]

@@ -159,3 +159,9 @@ def test_what_o_wrote_is_shown_and_left_as_it_is(project: Project, wish_of: Wish
         done = project.launch(verb, "./written")
         assert (done.code, done.stdout) == (66, "") and "never submitted" in done.stderr
     assert tree(tmp_path) == before
+
+
+def test_a_runs_directory_that_is_a_file_is_refused(project: Project) -> None:
+    project.write("runs.txt", "")
+    done = project.launch("runs", "--runs-dir", "runs.txt")
+    assert (done.code, "the runs directory is no folder" in done.stderr) == (64, True)

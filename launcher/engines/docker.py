@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from images import dockerhost
 from images.build import engine_client
 from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Plan
-from slipway import dockerhost
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

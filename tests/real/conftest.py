@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from images import dockerhost
 from images import lock as locks
 from images.build import engine_client
 from images.model import Entry
-from slipway import dockerhost
 from slipway.project import Root
 
 from .support import PROJECT, Proxy, Tree

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from images import engine
+from images import dockerhost, engine
 from images.debian import missing
-from slipway import dockerhost
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
