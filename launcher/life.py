@@ -111,8 +111,9 @@ def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
                 told += 1
                 advice = {1: "asked to stop; again to hurry", 2: "told again; once more to kill"}.get(told, "killed")
                 say(f"{event}: {advice}")
-                run.event("signal", name=event)
-                docker.signal(run.id, event if told < 3 else "KILL")
+                name = event if told < 3 else "KILL"
+                run.event("signal", name=name)
+                docker.signal(run.id, name)
             docker.wait(run.id)
             return run, collect(run, docker)
     finally:
@@ -219,6 +220,8 @@ def _cause(run: Run, status: engine.Status, wrote: dict[str, Any], code: int) ->
         return "memory", "killed: out of memory"
     if run.had_event("cancel"):
         return "cancelled", wrote.get("reason", "") or "cancelled"
+    if not wrote and run.had_event("signal"):
+        return "signal", "killed: it did not leave when it was told to stop"
     if not wrote:
         return "engine", f"the container ended with {code} before its entrypoint could say why"
     cause: records.Cause = wrote["cause"] if wrote.get("cause") in ("step", "signal", "entrypoint") else "engine"

@@ -38,7 +38,7 @@ def finished(project: Tree, work: Work, ground: Path) -> Finished:
 
     launched = project.start("launch", *words)
     launched.await_line(rf"step 1/{STEPS} .*loss \d+\.\d+")
-    assert launched.process.poll() is None, "its first step can be read while it runs"
+    assert project.container(project.run_of(launched)).status == "running", "its first step can be read while it runs"
     done = launched.finish()
     assert done.code == 0, done
     return Finished(words, output, planned, done, project.run_of(done))

@@ -63,6 +63,22 @@ def test_term_saves(tree: Tree, work: Work, place: Path) -> None:
     assert tree.container(run) is None
 
 
+def test_the_third_signal_kills(tree: Tree, place: Path) -> None:
+    """A step that does not listen cannot keep anybody waiting."""
+    launched = tree.start("launch", *toy(place / "output", "wait=true", "deaf=true"))
+    launched.await_line("waiting")
+    launched.signal(signal.SIGINT)
+    launched.await_line("slipway: INT: TERM to 1 rank")
+    launched.signal(signal.SIGINT)
+    launched.await_line("slipway: ending what is left of the step")
+    launched.signal(signal.SIGINT)
+    done = launched.finish()
+    run = tree.run_of(done)
+    assert done.code == 137
+    assert run.ended == (137, "signal")
+    assert tree.container(run) is None
+
+
 @pytest.mark.parametrize("merged", [False, True], ids=["stdout", "stderr too"])
 def test_whoever_reads_may_leave(tree: Tree, place: Path, merged: bool) -> None:
     """`launch … | head -1`: the run goes on, its log is kept, it can still be stopped, and tells its end."""

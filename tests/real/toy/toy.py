@@ -21,7 +21,7 @@ def main() -> None:
     print("facts", json.dumps(facts()))
     (output / "written").write_text("by the toy\n")
     if toy["wait"]:
-        wait_for(output)
+        wait_for(output, toy["deaf"])
     for number in range(1, toy["lines"] + 1):
         print(f"line {number}")
     slipway_step.write_result({"checkpoint": str(output), "type": "toy"})
@@ -42,12 +42,12 @@ def facts() -> dict:
     }
 
 
-def wait_for(output: Path) -> None:
+def wait_for(output: Path, deaf: bool) -> None:
     def save(*_: object) -> None:
         (output / "saved").write_text("told to stop\n")
         sys.exit(0)
 
-    signal.signal(signal.SIGTERM, save)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else save)
     print("waiting")
     (output / "waiting").touch()
     while not (output / "go").exists():
