@@ -142,9 +142,9 @@ def variant(docker: Any, address: str, request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture
-def proxy(place: Path, address: str) -> Iterator[Proxy]:
+def proxy(ground: Path, place: Path, address: str) -> Iterator[Proxy]:
     """Another way to the engine, on which requests can be held."""
-    made = Proxy(place / "engine.sock", address)
+    made = Proxy(ground / place.name[-8:], address)  # a socket's path has to be short
     yield made
     made.close()
 

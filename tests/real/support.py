@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 PROJECT = Path(__file__).parents[2]
 PATIENCE = 240.0  # seconds
@@ -198,11 +199,11 @@ class Tree:
         return until("a running container", look)
 
     def await_exit(self, run: Run) -> None:
-        """The container has ended, whoever removes it."""
+        """Nothing runs any more, whoever removes it."""
 
         def look() -> bool:
             container = self.container(run)
-            return container is None or container.status == "exited"
+            return container is None or container.status != "running"
 
         until("the container's end", look)
 
@@ -286,17 +287,21 @@ class Hold:
 class Proxy:
     """Stands between a launcher and its engine, and can hold a request: moments that are met exactly, not by luck.
 
-    It listens on `path` for any user; whoever connects is served as the user of the tests.
+    It listens on `path` for any user, or on a TCP port of this machine; whoever connects is served as the tests' user.
     """
 
-    def __init__(self, path: Path, engine: str) -> None:
-        self.url = f"unix://{path}"
-        self._engine = engine.removeprefix("unix://")
+    def __init__(self, path: Path | None, engine: str) -> None:
+        self._engine = engine
         self._holds: list[Hold] = []
         self._alive: list[socket.socket] = []
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        path.chmod(0o666)
+        if path:
+            self._listener, self.url = socket.socket(socket.AF_UNIX), f"unix://{path}"
+            self._listener.bind(str(path))
+            path.chmod(0o666)
+        else:
+            self._listener = socket.socket()
+            self._listener.bind(("127.0.0.1", 0))
+            self.url = "tcp://{}:{}".format(*self._listener.getsockname())
         self._listener.listen()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -330,8 +335,7 @@ class Proxy:
         gate = threading.Event()
         gate.set()
         held: list[Hold] = []
-        with client, socket.socket(socket.AF_UNIX) as engine, contextlib.suppress(OSError):
-            engine.connect(self._engine)
+        with client, contextlib.suppress(OSError), _connect(self._engine) as engine:
             threading.Thread(target=self._answer, args=(engine, client, gate, held), daemon=True).start()
             for request in _requests(client):
                 hold = self._taken(request)
@@ -365,6 +369,15 @@ class Proxy:
                     self._holds.remove(hold)
                     return hold
         return None
+
+
+def _connect(url: str) -> socket.socket:
+    """To a unix:// or tcp:// engine."""
+    if url.startswith("tcp://"):
+        return socket.create_connection((urlsplit(url).hostname or "localhost", urlsplit(url).port or 2375))
+    made = socket.socket(socket.AF_UNIX)
+    made.connect(url.removeprefix("unix://"))
+    return made
 
 
 def _requests(client: socket.socket) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.real
 PROFILE = """\
 schema: 1
 kind: docker
-mounts: [{source: /tmp, target: /}]
+ulimits: {nofile: 2000000000}
 """
 
 
@@ -41,14 +41,31 @@ def test_it_goes_away_while_the_step_runs(tree: Tree, place: Path, address: str)
     back.close()
 
 
-def test_it_refuses_the_container(tree: Tree, place: Path) -> None:
-    """What was made for the run is gone again."""
+def test_it_goes_away_while_the_container_is_made(tree: Tree, place: Path, proxy: Proxy) -> None:
+    """Nobody knows whether it was made; whoever looks next does, and removes it."""
+    before = tree.all_runs()
+    with proxy.hold("POST", "/start$") as hold:
+        launched = tree.start("launch", *toy(place / "output"), DOCKER_HOST=proxy.url)
+        hold.wait()
+        hold.drop()
+        done = launched.finish()
+    assert done.code == 69 and "the engine went away" in done.err, done
+    (run,) = (run for run in tree.all_runs() if run not in before)
+    assert tree.container(run).status == "created"
+    assert "state      never started\n" in tree.show(run).out
+    assert run.ended == (70, "launcher")
+    assert tree.container(run) is None
+
+
+def test_it_refuses_to_start_the_container(tree: Tree, place: Path, address: str) -> None:
+    """A limit beyond the kernel's own, on an engine that nobody can look into: what was made for the run is gone."""
     (place / "slipway" / "profiles").mkdir(parents=True)
-    profile = place / "slipway" / "profiles" / "odd.yaml"
-    profile.write_text(PROFILE)
-    runs = tree.all_runs()
-    output = place / "deep" / "output"
-    done = tree.launch(*toy(output), "--profile", "odd", XDG_CONFIG_HOME=str(place))
-    assert done.code == 69 and "the engine refused the container: " in done.err, done
-    assert tree.all_runs() == runs
+    (place / "slipway" / "profiles" / "vain.yaml").write_text(PROFILE)
+    before = tree.all_runs(), tree.docker.containers.list(all=True)
+    proxy = Proxy(None, address)
+    words = toy(place / "deep" / "output", "--profile", "vain")
+    done = tree.launch(*words, DOCKER_HOST=proxy.url, XDG_CONFIG_HOME=str(place))
+    assert done.code == 69 and "the engine could not start: " in done.err and "`ulimits:`" in done.err, done
+    assert (tree.all_runs(), tree.docker.containers.list(all=True)) == before
     assert not (place / "deep").exists()
+    proxy.close()
