@@ -477,9 +477,10 @@ ranks = [
 ]
 sys.exit(max(rank.wait() for rank in ranks))
 """
+# One write a line: both ranks have one pipe, and what print writes in pieces may mix.
 RANK = """
 rank = os.environ['RANK']
-signal.signal(signal.SIGTERM, lambda *_: (print('saved', rank, flush=True), sys.exit(0)))
+signal.signal(signal.SIGTERM, lambda *_: (os.write(1, f'saved {rank}\\n'.encode()), sys.exit(0)))
 (node / 'ranks' / f'{rank}.pid').write_text(str(os.getpid()))
 (node / f'ready{rank}').touch()
 """
@@ -498,7 +499,8 @@ def torchrun(box: Container) -> Container:
 def test_more_processes_are_started_by_torchrun(torchrun: Container) -> None:
     assert (
         torchrun.run(
-            "import os, sys; sys.stdout.write(' '.join(['rank', os.environ['RANK'], *sys.argv[1:]]) + '\\n')", "a b"
+            "import os, sys; os.write(1, (' '.join(['rank', os.environ['RANK'], *sys.argv[1:]]) + '\\n').encode())",
+            "a b",
         )
         == 0
     ), torchrun.err

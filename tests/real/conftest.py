@@ -122,18 +122,10 @@ def variant(docker: Any, address: str, request: pytest.FixtureRequest) -> Iterat
         tags = [f"slipway-test/{request.module.__name__}:{len(made) + n}" for n in range(2)]
         docker.images.get(image).tag(*tags[0].split(":"))  # a build takes a local image by its tag alone
         made.extend(tags)
-        build = [
-            "docker",
-            "buildx",
-            "build",
-            "--quiet",
-            "--provenance=false",
-            "--network=host",
-            f"--tag={tags[1]}",
-            "-",
-        ]
-        text = f"FROM {tags[0]}\nRUN {command}\n".encode()
-        subprocess.run(build, env=os.environ | {"DOCKER_HOST": address}, input=text, check=True)
+        build = ["docker", "buildx", "build", "--quiet", "--provenance=false", "--network=host", f"--tag={tags[1]}"]
+        with tempfile.TemporaryDirectory() as context:
+            Path(context, "Dockerfile").write_text(f"FROM {tags[0]}\nRUN {command}\n")
+            subprocess.run([*build, context], env=os.environ | {"DOCKER_HOST": address}, check=True)
         return tags[1]
 
     yield make
