@@ -77,9 +77,8 @@ def _bootstrap(folder: Path, wish: Bootstrap, root: Root, say: Callable[[str], N
 
 def _mirror() -> list[str]:
     """The mirror that this machine's own apt uses; where it has none, mmdebstrap knows Debian's."""
-    etc = Path("/etc/apt")
-    for path in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
-        if path.is_file() and (mirrors := debian.bookworm_mirrors(path)):
+    for path in debian.apt_sources(Path("/etc/apt")):
+        if mirrors := debian.bookworm_mirrors(path):
             return [mirrors[0][0]]
     return []
 

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,6 @@ class Request:
     substitutions: dict[str, str] = field(default_factory=dict)
     no_cache: bool = False
 
-    @property
-    def tag(self) -> str:
-        """For people; nothing is ever run by it."""
-        return f"slipway/{self.entry.library}:{self.entry.release}-{self.entry.flavour}"
-
 
 @dataclass(frozen=True)
 class Context:
@@ -65,14 +59,14 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
     """
     _check(request)
     address = dockerhost.find(root)
-    with engine_client(address) as client:
+    with dockerhost.engine_client(address) as client:
         stand_ins = {ref: _image_id(client, image) for ref, image in request.substitutions.items()}
         context = gather(root, lock, request.entry, say)
         inputs = context.checksum(stand_ins)
         if not request.no_cache:
             same = [r for r in identity.records(root, request.entry) if r.inputs == inputs]
             if found := identity.present(same, client):
-                say(f"{request.tag}: unchanged ({found[1]})")
+                say(f"{request.entry.tag}: unchanged ({found[1]})")
                 return found[0]
         reproducible = request.entry.flavour == "cpu" and _containerd_store(client)
         if request.entry.flavour == "cpu" and not reproducible:
@@ -84,7 +78,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             name=request.entry.name,
             entry=request.entry.checksum,
             ids=ids,
-            tag=request.tag,
+            tag=request.entry.tag,
             inputs=inputs,
             reproducible=reproducible,
             substitutions=stand_ins,
@@ -95,7 +89,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             built=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
     identity.save(root, record)
-    say(f"{request.tag}: built in {record.seconds:.0f} s, {record.ids[0]}")
+    say(f"{request.entry.tag}: built in {record.seconds:.0f} s, {record.ids[0]}")
     return record
 
 
@@ -134,42 +128,17 @@ def run(root: Root, entry: Entry, command: tuple[str, ...], mounts: tuple[str, .
     their verify scripts: steps are run by `launch`. Raises SlipwayError 66 or 69.
     """
     address = dockerhost.find(root)
-    with engine_client(address) as client:
+    with dockerhost.engine_client(address) as client:
         found = identity.present(identity.records(root, entry), client)
     if found is None:
-        build_it = f"images build {entry.library} --release {entry.release} --flavour {entry.flavour}"
-        raise SlipwayError(Exit.NO_INPUT, f"the engine has no image of {entry.name}", remedy=f"run: {build_it}")
+        what = f"the engine has no image of {entry.name}"
+        raise SlipwayError(Exit.NO_INPUT, what, remedy=f"run: {entry.build_command}")
     folders = [str(Path(m).resolve()) for m in mounts]
     words = ["docker", "run", "--rm", "--init", "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"]
     words += [w for f in folders for w in ("--volume", f"{f}:{f}")]
     words += ["--workdir", folders[0]] if folders else []
     words += ["--env", "HOME=/tmp", found[1], *command]
     return subprocess.run(words, env={**os.environ, "DOCKER_HOST": address.url}, check=False).returncode
-
-
-@contextmanager
-def engine_client(address: dockerhost.Address) -> Iterator[Any]:
-    """A docker SDK client for `address`. Raises SlipwayError 69 where nothing answers there."""
-    import docker
-    import docker.errors
-    import requests
-
-    try:
-        client = docker.DockerClient(base_url=address.url, timeout=600)
-        client.ping()
-    except docker.errors.DockerException as e:
-        raise SlipwayError(
-            Exit.UNAVAILABLE,
-            "no Docker engine answers",
-            where=f"{address.url} (from {address.source})",
-            remedy="start one, set DOCKER_HOST, or run: images engine up",
-        ) from e
-    try:
-        yield client
-    except requests.exceptions.RequestException as e:
-        raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away: {e}", where=address.url) from e
-    finally:
-        client.close()
 
 
 def _check(request: Request) -> None:
@@ -216,7 +185,7 @@ def _buildx(
         metadata = Path(tmp) / "metadata.json"
         command = _command(request, secrets, stand_ins, Path(tmp))
         if repro:  # facts: rewrite-timestamp needs an exporter that does not unpack; hence a tar, loaded afterwards
-            export = f"type=oci,dest={out},name=docker.io/{request.tag},rewrite-timestamp=true"
+            export = f"type=oci,dest={out},name=docker.io/{request.entry.tag},rewrite-timestamp=true"
             # Level 1: rewriting takes as long at any level, and an uncompressed tar is slower to write and load.
             command += ["--output", f"{export},compression=gzip,compression-level=1"]
         else:
@@ -234,16 +203,16 @@ def _buildx(
                 client.images.load(tar)
         facts = msgspec.json.decode(metadata.read_bytes())
     digests = [facts.get("containerimage.config.digest"), facts.get("containerimage.digest")]
-    image = client.images.get(request.tag)
+    image = client.images.get(request.entry.tag)
     ids = list(dict.fromkeys(d for d in (*digests, image.id) if d))
     # A name of its own: the containerd store drops an image when its last name moves on to the next build.
-    image.tag(f"{request.tag}-{ids[0].removeprefix('sha256:')[:12]}")
+    image.tag(f"{request.entry.tag}-{ids[0].removeprefix('sha256:')[:12]}")
     return ids
 
 
 def _command(request: Request, pip: pipconf.PipConfig, stand_ins: dict[str, str], tmp: Path) -> list[str]:
     entry = request.entry
-    command = ["docker", "buildx", "build", "--network", "host", "--provenance=false", "--tag", request.tag]
+    command = ["docker", "buildx", "build", "--network", "host", "--provenance=false", "--tag", request.entry.tag]
     command += ["--no-cache"] if request.no_cache else []
     if entry.base.bootstrap:
         command += ["--build-arg", f"SOURCE_DATE_EPOCH={entry.base.bootstrap.source_date_epoch}"]

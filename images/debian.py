@@ -99,8 +99,8 @@ def trixie_beside_bookworm(etc: Path, folder: Path) -> list[str]:
         needed.mkdir(parents=True)
     folder.chmod(0o755)  # apt-get downloads as the user _apt
     mirrors: list[tuple[str, str]] = []
-    for number, file in enumerate([etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]):
-        if file.suffix in (".list", ".sources") and file.is_file() and (found := bookworm_mirrors(file)):
+    for number, file in enumerate(apt_sources(etc)):
+        if found := bookworm_mirrors(file):
             shutil.copy(file, parts / f"{number}{file.suffix}")
             mirrors += found
     if not mirrors:
@@ -121,6 +121,12 @@ def trixie_beside_bookworm(etc: Path, folder: Path) -> list[str]:
         "Dir::Cache": folder / "cache",
     }
     return [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+
+
+def apt_sources(etc: Path) -> list[Path]:
+    """The machine's own lists of archives, in the order in which apt reads them."""
+    files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
+    return [f for f in files if f.suffix in (".list", ".sources") and f.is_file()]
 
 
 def bookworm_mirrors(file: Path) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,31 @@ def answers(url: str) -> bool:
         return False
     good = (b"200",) if url.startswith("unix://") else (b"200", b"400")
     return len(words) > 1 and words[0].startswith(b"HTTP/") and words[1] in good
+
+
+@contextmanager
+def engine_client(address: Address) -> Iterator[Any]:
+    """A docker SDK client for `address`. Raises SlipwayError 69 where nothing answers there."""
+    import docker
+    import docker.errors
+    import requests
+
+    try:
+        client = docker.DockerClient(base_url=address.url, timeout=600)
+        client.ping()
+    except docker.errors.DockerException as e:
+        raise SlipwayError(
+            Exit.UNAVAILABLE,
+            "no Docker engine answers",
+            where=f"{address.url} (from {address.source})",
+            remedy="start one, set DOCKER_HOST, or run: images engine up",
+        ) from e
+    try:
+        yield client
+    except requests.exceptions.RequestException as e:
+        raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away: {e}", where=address.url) from e
+    finally:
+        client.close()
 
 
 def peer_pid(url: str) -> int | None:

@@ -152,6 +152,16 @@ class Entry(Struct, frozen=True, kw_only=True):
         return f"{self.library}/{self.release}-{self.flavour}"
 
     @property
+    def tag(self) -> str:
+        """The image's name on an engine, for people; nothing is ever run by it."""
+        return f"slipway/{self.library}:{self.release}-{self.flavour}"
+
+    @property
+    def build_command(self) -> str:
+        """What builds the image; for remedies."""
+        return f"images build {self.library} --release {self.release} --flavour {self.flavour}"
+
+    @property
     def layers(self) -> list[str]:
         """The groups in the order in which they are installed: what changes least comes first."""
         return list(dict.fromkeys(g for e in self.environments.values() for g in e.groups))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,8 +242,3 @@ def _safetensors(path: Path) -> tuple[int, str]:
     count = sum(math.prod(t.shape) for t in tensors.values())
     expected = 8 + length + end
     return count, "" if expected == size else f"{size} bytes, its header says {expected}: the file is cut off"
-
-
-def tree_bytes(path: Path) -> int:
-    """Size of all files below a folder."""
-    return sum(os.lstat(p).st_size for p in path.rglob("*") if p.is_file())

@@ -14,7 +14,7 @@ from images import lock as locks
 from images.model import Flavour
 from launcher import artifacts, catalogue, observe, profiles, records, rules
 from launcher.engines import docker as engine
-from launcher.plan import Finding, Plan, Wish, command_for, make_plan
+from launcher.plan import Finding, Plan, Wish, make_plan
 from launcher.words import parse
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
@@ -83,7 +83,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         words=words,
         overlays=overlays,
         base=catalogue.base_config(step, entry),
-        program=command_for(step, entry),
+        program=catalogue.choose_command(step, entry).program,
         nodes=options.nodes or step.shape.nodes,
         gpus=gpus,
         procs=options.procs or gpus or 1,

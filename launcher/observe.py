@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from images import dockerhost, identity
-from images.build import Request, engine_client
 from images.model import Entry
 from launcher import artifacts
 from launcher.engines import docker as docker_engine
@@ -57,12 +56,12 @@ def _image(root: Root, entry: Entry, found: EngineSeen) -> ImageSeen:
     records = identity.records(root, entry)
     if found.error:
         return ImageSeen(recorded=len(records))
-    with engine_client(dockerhost.Address(found.address, found.source)) as client:
+    with dockerhost.engine_client(dockerhost.Address(found.address, found.source)) as client:
         match = identity.present(records, client)
         if match:
             record, digest = match
             return ImageSeen(id=digest, recorded=len(records), substitutions=record.substitutions)
-        return ImageSeen(recorded=len(records), tagged=identity.tagged(Request(entry).tag, client))
+        return ImageSeen(recorded=len(records), tagged=identity.tagged(entry.tag, client))
 
 
 def _host(profile: Profile, runs: Path) -> HostSeen:

@@ -6,10 +6,7 @@ import posixpath
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from images.model import Entry, Flavour
-from launcher import catalogue
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
 from launcher.profiles import Profile
@@ -276,13 +273,3 @@ def _mounts(wish: Wish, seen: Observed) -> list[Mount]:
         Mount(source=f"{RUN_DIR}/container", target=STATE, readonly=False),
     ]
     return sorted(mounts, key=lambda m: m.target)
-
-
-def command_for(step: Step, entry: Entry) -> str:
-    """The step program for this entry's versions."""
-    return catalogue.choose_command(step, entry).program
-
-
-def plan_from_json(text: str | bytes) -> Plan:
-    """The plan of a run directory. Raises msgspec.ValidationError."""
-    return msgspec.json.decode(text, type=Plan)

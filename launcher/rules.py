@@ -142,15 +142,14 @@ def _engine(wish: Wish, seen: Observed) -> Iterator[Finding]:
 def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     image, entry = seen.image, wish.entry
     where = f"image of {entry.name}"
-    build = f"images build {entry.library} --release {entry.release} --flavour {entry.flavour}"
     if seen.engine.error:
         return
     if not image.id and image.tagged:
         what = f"the engine's slipway/{entry.library} is {image.tagged}, which no record of this lock entry names"
-        yield _error(Exit.DATA, where, what, f"build it from the lock: {build}")
+        yield _error(Exit.DATA, where, what, f"build it from the lock: {entry.build_command}")
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
-        yield _error(Exit.NO_INPUT, where, what, f"run: {build}")
+        yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
     for reference, stand_in in image.substitutions.items():
         what = f"was built over {stand_in} instead of {reference}"
         if entry.base.bootstrap:

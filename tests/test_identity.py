@@ -9,8 +9,7 @@ import pytest
 from helpers import IMAGE, Engine, entry_of, record_image
 
 from images import identity
-from images.build import engine_client
-from images.dockerhost import Address
+from images.dockerhost import Address, engine_client
 from images.model import Identity
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root

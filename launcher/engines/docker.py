@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from images import dockerhost
-from images.build import engine_client
 from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Plan
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
@@ -41,7 +40,7 @@ def probe(root: Root, wanted: str | None) -> EngineSeen:
     """Looks at the engine that `dockerhost.find` gives; one that does not answer is seen with its error."""
     address = dockerhost.find(root, wanted)
     try:
-        with engine_client(address) as client:
+        with dockerhost.engine_client(address) as client:
             info, version = client.info(), client.version()
     except SlipwayError as e:
         return EngineSeen(kind="docker", address=address.url, source=address.source, error=e.what)
@@ -159,7 +158,7 @@ def container_name(run_id: str) -> str:
 @contextmanager
 def connect(address: str) -> Iterator[DockerRun]:
     """A connection for the verbs below. Raises SlipwayError 69."""
-    with engine_client(dockerhost.Address(address, "the run's record")) as client:
+    with dockerhost.engine_client(dockerhost.Address(address, "the run's record")) as client:
         yield DockerRun(client)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from images import dockerhost
 from images import lock as locks
-from images.build import engine_client
+from images.dockerhost import engine_client
 from images.model import Entry
 from slipway.project import Root
 

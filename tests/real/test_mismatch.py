@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from images.build import Request
 from images.model import Entry
 
 from .conftest import Variant, Work, toy
@@ -44,7 +43,7 @@ def other_package(variant: Variant, recorded: str) -> str:
 @pytest.fixture
 def moved_tag(docker: Any, entry: Entry, recorded: str, other_package: str) -> Iterator[str]:
     """The cpu image's tag, moved to another image for this test."""
-    tag, (keep, name) = Request(entry).tag, ("slipway-test/keep", "1")
+    tag, (keep, name) = entry.tag, ("slipway-test/keep", "1")
     docker.images.get(recorded).tag(keep, name)  # an image with no tag at all may be pruned
     docker.images.get(other_package).tag(*tag.split(":"))
     yield tag

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from images import lock as locks
-from images.build import Request
 from images.model import Entry
 from slipway.project import Root
 
@@ -77,7 +76,7 @@ def wrong(variant: Variant, debian: str, cuda: Entry, versions: dict[str, str]) 
 
 def tags(docker: Any, cuda: Entry) -> dict[str, str]:
     """Every tag that building this entry may have made -> the image's id."""
-    name = Request(cuda).tag
+    name = cuda.tag
     images = docker.images.list(name.partition(":")[0])
     return {tag: image.id for image in images for tag in image.tags if tag.startswith(name)}
 
@@ -86,7 +85,7 @@ def tags(docker: Any, cuda: Entry) -> dict[str, str]:
 def tag(docker: Any, cuda: Entry) -> Iterator[str]:
     """The image's tag. Tags are left as they were: somebody may have built the real one."""
     before = tags(docker, cuda)
-    yield Request(cuda).tag
+    yield cuda.tag
     for name, image in before.items():
         docker.images.get(image).tag(*name.split(":"))
     for name in tags(docker, cuda).keys() - before.keys():
