@@ -6,7 +6,7 @@ VENV    := .venv/ready
 BIN     := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help quickstart check test image-automodel lock render engine clean-engine clean requirements
+.PHONY: help quickstart check test test-long images lock render engine clean-engine clean requirements
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,11 +30,17 @@ check: $(VENV) ## formatting, lint, types, shell scripts, rendered files
 	shellcheck entrypoints/*.sh examples/*/*.sh .ci/run
 	images render --check
 
-test: check engine ## everything: checks, then all tests, the real ones too
+test: check engine ## everything once: checks, then all tests, the real ones too
 	pytest
 
-image-automodel: engine ## build AutoModel's image (FLAVOUR=cuda|cpu, RELEASE=…)
-	images build automodel --flavour $(FLAVOUR) $(if $(RELEASE),--release $(RELEASE))
+test-long: check engine ## repeats and faults at every stage, too: takes hours
+	pytest -m "long or not long"
+
+IMAGES := image-automodel image-megatron-bridge image-modelopt image-nemo-rl
+.PHONY: $(IMAGES)
+images: $(IMAGES) ## build the four images (FLAVOUR=cuda|cpu, RELEASE=…, SOURCE=NAME=DIR); or one: image-nemo-rl
+$(IMAGES): image-%: engine
+	images build $* --flavour $(FLAVOUR) $(if $(RELEASE),--release $(RELEASE)) $(if $(SOURCE),--source $(SOURCE))
 
 lock: $(VENV) ## resolve images/matrix.yaml into versions.lock
 	images lock

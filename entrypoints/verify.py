@@ -1,7 +1,8 @@
 """Compares an image with what it should be. Runs in whatever Python the image has: 3.9 or newer, standard library.
 
-verify.py image    at build: what is installed, and which python comes first on PATH, against /etc/slipway/entry.json
-verify.py run      at the start of a run: entry checksum, versions, mounts and driver against the plan
+verify.py image    at build and by `images verify`: what is installed, the repositories' commits, the environment's
+                   variables and which python comes first on PATH, against the entry
+verify.py run      at the start of a run: entry checksum, versions, commits, mounts and driver against the plan
 
 Exit codes: 0 as expected, 1 the image differs, 78 the run is refused. Every difference is one line on stderr.
 """
@@ -14,11 +15,22 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 DIFFERS, REFUSED = 1, 78
 DIST_INFO = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*?)-(?P<version>\d[^-]*)(-py[\d.]+.*)?\.(dist|egg)-info")
 DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
 ASK = "import json, sys; print(json.dumps([sys.path, sys.version.split()[0]]))"
+SHORT = 12  # digits of a checksum or commit
+
+
+class Row(NamedTuple):
+    """One comparison, as the table shows it; `difference` is empty where nothing is wrong."""
+
+    what: str
+    expected: str
+    found: str
+    difference: str = ""
 
 
 def main() -> int:
@@ -35,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(command=check_run)
     for command in (image, run):
         command.add_argument("--entry", default="/etc/slipway/entry.json", help="the entry that the image carries")
+        command.add_argument("--repositories", default="/etc/slipway/repositories.json", help="what the build brought")
+    image.add_argument("--any-commit", action="store_true", help="repositories may be at other commits: they are shown")
+    image.add_argument("--own", help="the image's own entry file, where --entry is another")
     run.add_argument("--plan", default="/slipway/plan.json")
     run.add_argument("--out", default="/run/slipway/0/versions.json", help="where the versions found are written")
     run.add_argument("--driver-file", default="/proc/driver/nvidia/version")
@@ -46,14 +61,32 @@ def check_image(args: argparse.Namespace) -> int:
     entry = read_json(args.entry)
     if entry is None:
         return complain([f"{args.entry}: there is no entry in this image"], DIFFERS)
-    found, differences = inspect(entry["environments"])
-    for name, environment in sorted(entry["environments"].items()):
-        print(f"{name}: {environment['python']} (Python {found[name]['version']})")
-        for package, expected in sorted(environment["packages"].items()):
-            here = found[name]["packages"].get(normal(package), "-")
-            print(f"  {package:30} {expected:30} {here if here != expected else 'as expected'}")
-    differences += first_python(entry["environments"])
-    return complain(differences, DIFFERS)
+    environments, repositories = entry["environments"], entry.get("repositories", {})
+    found, differences = inspect(environments)
+    tables = {f"{n}: {e['python']} (Python {found[n]['version']})": table(e, found[n]) for n, e in environments.items()}
+    tables["repositories"] = repository_rows(repositories, read_json(args.repositories) or {})
+    tables["environment variables"] = variable_rows(entry.get("env", {}), os.environ)
+    for title, rows in tables.items():
+        show(title, rows)
+        any_commit = title == "repositories" and args.any_commit
+        differences += [row.difference for row in rows if row.difference and not any_commit]
+    if args.own:
+        differences += entry_differences(entry, read_json(args.own), args.own)
+    return complain(differences + first_python(environments), DIFFERS)
+
+
+def show(title: str, rows: list[Row]) -> None:
+    if rows:
+        print(title)
+    for what, expected, found, _ in rows:
+        print(f"  {what:30} {expected:30} {found if found != expected else 'as expected'}")
+
+
+def table(environment: dict, found: dict) -> list[Row]:
+    """What `inspect` has compared; a version that satisfies its specifiers is shown as it is."""
+    rows = [Row("python", environment["version"], found["version"] or "-")] if "version" in environment else []
+    packages = found["packages"]
+    return rows + [Row(p, v, packages.get(normal(p), "-")) for p, v in sorted(environment["packages"].items())]
 
 
 def check_run(args: argparse.Namespace) -> int:
@@ -63,6 +96,8 @@ def check_run(args: argparse.Namespace) -> int:
         return complain([f"{args.plan}: there is no plan; mount the run's slipway/ directory at /slipway"], REFUSED)
     print(heading(plan), flush=True)
     found, drift = inspect(plan["environments"])
+    rows = repository_rows(plan.get("repositories", {}), read_json(args.repositories) or {})
+    drift += [row.difference for row in rows if row.difference]
     entry = read_json(args.entry)
     write_json(args.out, {"entry": (entry or {}).get("entry"), "environments": found})
     drift = entry_differences(plan, entry, args.entry) + drift + driver_differences(plan, args.driver_file)
@@ -80,17 +115,17 @@ def heading(plan: dict) -> str:
 
 
 def entry_differences(plan: dict, entry: dict | None, path: str) -> list[str]:
-    wanted = f"{plan['entry'][:12]} ({plan['library']} {plan['release']} {plan['flavour']})"
+    wanted = f"{plan['entry'][:SHORT]} ({plan['library']} {plan['release']} {plan['flavour']})"
     if entry is None:
         return [f"{path}: found nothing, expected the entry {wanted}; only images of `images build` can be launched"]
     if entry["entry"] == plan["entry"]:
         return []
-    here = f"{entry['entry'][:12]} ({entry['library']} {entry['release']} {entry['flavour']})"
+    here = f"{entry['entry'][:SHORT]} ({entry['library']} {entry['release']} {entry['flavour']})"
     return [f"{path}: this image was built from the entry {here}, expected {wanted}; build the image again"]
 
 
 def inspect(environments: dict) -> tuple[dict, list[str]]:
-    """What is installed in each environment, and one line per package that is not as expected."""
+    """What is installed in each environment, and one line for each version that is not as expected."""
     found, differences = {}, []
     for name, environment in sorted(environments.items()):
         path, version = search_path(environment["python"])
@@ -99,6 +134,9 @@ def inspect(environments: dict) -> tuple[dict, list[str]]:
         if version is None:
             differences.append(f"environment {name}: there is no interpreter {environment['python']}")
             continue
+        python = environment.get("version")
+        if python and version.split(".")[: python.count(".") + 1] != python.split("."):
+            differences.append(f"environment {name}: Python: found {version}, expected {python}")
         for package, expected in sorted(environment["packages"].items()):
             here = packages.get(normal(package))
             if here is None or not satisfies(here, expected):
@@ -170,6 +208,61 @@ def packaging() -> tuple:
     except ModuleNotFoundError:
         from pip._vendor.packaging import specifiers, version
     return specifiers, version
+
+
+def repository_rows(expected: dict, recorded: dict) -> list[Row]:
+    """Each repository's commit, as the build has recorded it or, where the base brought it, as its checkout says.
+
+    What the build has left out, what nothing tells and what the entry does not pin are shown and not compared.
+    """
+    rows = []
+    for name, repository in sorted(expected.items()):
+        here, wanted = recorded.get(name, {}), repository["commit"]
+        commit = here.get("commit") or head(Path(repository["path"]) / ".git")
+        changed = "" if here.get("clean", True) else " with changes"
+        found = "left out" if here.get("left_out") else f"{commit[:SHORT]}{changed}" if commit else "unknown"
+        compared = wanted and commit and not here.get("left_out")
+        difference = f"repository {name}: found {commit}{changed}, expected {wanted}"
+        wrong = compared and (commit != wanted or changed)
+        rows.append(Row(name, (wanted or "unresolved")[:SHORT], found, difference if wrong else ""))
+    return rows
+
+
+def head(git: Path) -> str:
+    """The commit that a checkout's .git directory names; empty where it names none that we may read."""
+    name = text_of(git / "HEAD").strip()
+    if not name.startswith("ref: "):
+        return name
+    reference = name[len("ref: ") :]
+    packed = [line.split() for line in text_of(git / "packed-refs").splitlines()]
+    named = [words[0] for words in packed if words[1:] == [reference]]
+    return text_of(git / reference).strip() or "".join(named)
+
+
+def text_of(path: Path) -> str:
+    """Empty where there is no such file, or we may not read it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def variable_rows(expected: dict, environment: os._Environ | dict) -> list[Row]:
+    """Each variable that the image has to set; of PATH only the order of its folders counts."""
+    rows = []
+    for name, wanted in sorted(expected.items()):
+        here = environment.get(name)
+        same = here == wanted or (name == "PATH" and in_order(wanted, here or ""))
+        found = "not set" if here is None else "in this order" if same and here != wanted else here
+        difference = "" if same else f"environment variable {name}: found {found}, expected {wanted}"
+        rows.append(Row(name, wanted, found, difference))
+    return rows
+
+
+def in_order(wanted: str, found: str) -> bool:
+    """Whether the folders of `wanted` stand in `found` in their order, whatever is between; `${PATH}` is any."""
+    rest = iter(found.split(os.pathsep))
+    return all(folder in rest for folder in wanted.split(os.pathsep) if folder != "${PATH}")
 
 
 def first_python(environments: dict) -> list[str]:

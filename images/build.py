@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from images import base as bases
-from images import debian, dockerhost, identity, pipconf, render
+from images import debian, dockerhost, identity, pipconf, render, sources
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
 from slipway import canonical
@@ -29,20 +29,28 @@ CA_BUNDLE_SECRET, PIP_SECRET = "ca", "pip"
 
 @dataclass(frozen=True)
 class Request:
-    """What to build, and what stands in for what: `substitutions` maps a FROM reference to a local image."""
+    """What to build, and what stands in for what.
+
+    `substitutions` maps a FROM reference to a local image; `sources` are words `NAME=DIR` or `NAME=none`.
+    """
 
     entry: Entry
     substitutions: dict[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
     no_cache: bool = False
 
 
 @dataclass(frozen=True)
 class Context:
-    """A build's inputs: name -> text of rendered files, name -> path of files that are taken as they are."""
+    """A build's inputs: name -> text of rendered files, name -> path of files that are taken as they are.
+
+    `sources` have contexts of their own; repositories.json, which is among `texts`, has the hashes of their trees.
+    """
 
     texts: dict[str, str]
     files: dict[str, Path]
     base: bases.BaseTar | None
+    sources: dict[str, sources.Source] = field(default_factory=dict)
 
     def checksum(self, substitutions: dict[str, str]) -> str:
         """Changes whenever a rebuild could give another image."""
@@ -54,14 +62,15 @@ class Context:
 def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) -> identity.ImageRecord:
     """Builds, or finds that nothing has changed; returns the image's record.
 
-    Raises SlipwayError 78 (unresolved base), 64 (a substitution for nothing), 69 (no engine, no buildx, or the build
-    failed: BuildKit's own output stands above), 73.
+    Raises SlipwayError 78 (unresolved base or repository), 64 (a substitution for nothing), 66 (no such checkout), 69
+    (no engine, no buildx, or the build failed: BuildKit's own output stands above), 73.
     """
     _check(request)
+    chosen = sources.choose(request.entry, request.sources)
     address = dockerhost.find(root)
     with dockerhost.engine_client(address) as client:
         stand_ins = {ref: _image_id(client, image) for ref, image in request.substitutions.items()}
-        context = gather(root, lock, request.entry, say)
+        context = gather(root, lock, request.entry, chosen, say)
         inputs = context.checksum(stand_ins)
         if not request.no_cache:
             same = [r for r in identity.records(root, request.entry) if r.inputs == inputs]
@@ -73,7 +82,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             say("this engine has no containerd image store: the digest is not reproducible here")
         debian.need(root, say, "docker", "buildx")
         started = time.monotonic()
-        ids = _buildx(address, client, request, context, stand_ins, reproducible)
+        ids = _buildx(root, address, client, request, context, stand_ins, reproducible, say)
         record = identity.ImageRecord(
             name=request.entry.name,
             entry=request.entry.checksum,
@@ -82,6 +91,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             inputs=inputs,
             reproducible=reproducible,
             substitutions=stand_ins,
+            sources={name: source.brought for name, source in chosen.items()},
             base_tar=context.base.facts.sha256 if context.base else "",
             debian_packages=context.base.facts.packages if context.base else {},
             layers=_layers(client, ids[-1]),
@@ -93,7 +103,9 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
     return record
 
 
-def gather(root: Root, lock: Lock, entry: Entry, say: Callable[[str], None]) -> Context:
+def gather(
+    root: Root, lock: Lock, entry: Entry, chosen: dict[str, sources.Source], say: Callable[[str], None]
+) -> Context:
     """The context of `entry`: rendered texts, requirements, the verify program, CUDA's substitutes, the base tar."""
     entrypoints = root.path / "entrypoints"
     files = {"verify.py": entrypoints / "verify.py"}
@@ -106,8 +118,11 @@ def gather(root: Root, lock: Lock, entry: Entry, say: Callable[[str], None]) -> 
     if entry.base.bootstrap:
         tar = bases.ensure(root, entry.base.bootstrap, say)
         folder = entrypoints / "cpu" / entry.library
-        files |= {f"cpu/{p.name}": p for p in sorted(folder.iterdir()) if p.is_file()}
-    return Context(render.files_of(root, lock, entry), files, tar)
+        files |= {f"cpu/{p.name}": p for p in sorted(folder.glob("*")) if p.is_file()}
+    texts = render.files_of(root, lock, entry)
+    if chosen:
+        texts["repositories.json"] = canonical.pretty({name: source.brought for name, source in chosen.items()})
+    return Context(texts, files, tar, chosen)
 
 
 def substitutions(words: tuple[str, ...]) -> dict[str, str]:
@@ -167,6 +182,11 @@ def _image_id(client: Any, image: str) -> str:
     return found
 
 
+def _named(image: str) -> str:
+    """BuildKit takes a local image by a tag alone: what is named by its id gets this one for the time of the build."""
+    return f"slipway/stand-in:{image.removeprefix('sha256:')[:12]}" if image.startswith("sha256:") else image
+
+
 def _containerd_store(client: Any) -> bool:
     """Whether digests survive a build: facts of the engine, `driver-type` of its storage."""
     status = client.info().get("DriverStatus") or []
@@ -174,16 +194,29 @@ def _containerd_store(client: Any) -> bool:
 
 
 def _buildx(
-    address: dockerhost.Address, client: Any, request: Request, context: Context, stand_ins: dict[str, str], repro: bool
+    root: Root,
+    address: dockerhost.Address,
+    client: Any,
+    request: Request,
+    context: Context,
+    stand_ins: dict[str, str],
+    repro: bool,
+    say: Callable[[str], None],
 ) -> list[str]:
     """Runs BuildKit; returns the image's ids, the config's first, the engine's last."""
     with tempfile.TemporaryDirectory(prefix="slipway-build-") as tmp:
         folder, out = Path(tmp) / "context", Path(tmp) / "image.tar"
         _write_context(folder, context)
+        for name, source in context.sources.items():
+            # One folder deeper: BuildKit obeys a .dockerignore at the top of a context.
+            sources.export(root, source, Path(tmp) / "sources" / name / "tree", say)
         secrets = pipconf.read()
         (Path(tmp) / "pip.conf").write_text(secrets.file())
         metadata = Path(tmp) / "metadata.json"
-        command = _command(request, secrets, stand_ins, Path(tmp))
+        command = _command(request, context, secrets, stand_ins, Path(tmp))
+        nameless = [image for image in request.substitutions.values() if _named(image) != image]
+        for image in nameless:
+            client.images.get(image).tag(_named(image))
         if repro:  # facts: rewrite-timestamp needs an exporter that does not unpack; hence a tar, loaded afterwards
             export = f"type=oci,dest={out},name=docker.io/{request.entry.tag},rewrite-timestamp=true"
             # Level 1: rewriting takes as long at any level, and an uncompressed tar is slower to write and load.
@@ -196,6 +229,9 @@ def _buildx(
             code = subprocess.run(command, env=env, stdout=2, check=False).returncode
         except FileNotFoundError as e:
             raise SlipwayError(Exit.UNAVAILABLE, "there is no docker command", remedy="images engine up") from e
+        finally:
+            for image in nameless:
+                client.images.remove(_named(image), noprune=True)
         if code:
             raise SlipwayError(Exit.UNAVAILABLE, f"the build of {request.entry.name} failed (buildx exited {code})")
         if repro:
@@ -210,7 +246,9 @@ def _buildx(
     return ids
 
 
-def _command(request: Request, pip: pipconf.PipConfig, stand_ins: dict[str, str], tmp: Path) -> list[str]:
+def _command(
+    request: Request, context: Context, pip: pipconf.PipConfig, stand_ins: dict[str, str], tmp: Path
+) -> list[str]:
     entry = request.entry
     command = ["docker", "buildx", "build", "--network", "host", "--provenance=false", "--tag", request.entry.tag]
     command += ["--no-cache"] if request.no_cache else []
@@ -227,8 +265,12 @@ def _command(request: Request, pip: pipconf.PipConfig, stand_ins: dict[str, str]
             else:
                 command += ["--build-arg", f"INDEX_{name.upper().replace('-', '_')}={TORCH_CPU_INDEX}"]
     for reference, image in request.substitutions.items():
-        command += ["--build-context", f"{reference}=docker-image://{image}"]
+        command += ["--build-context", f"{reference}=docker-image://{_named(image)}"]
         command += ["--label", f"slipway.substituted={reference}={stand_ins[reference]}"]
+    for name in context.sources:
+        command += ["--build-context", f"source-{name}={tmp / 'sources' / name}"]
+    if left_out := [name for name, source in context.sources.items() if source.brought.left_out]:
+        command += ["--label", f"slipway.left-out={','.join(left_out)}"]
     return command
 
 

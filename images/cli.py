@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from slipway.console import command_group, say
 from slipway.errors import Exit
 from slipway.files import read_text, write_atomic
-from slipway.project import find_root
+from slipway.project import Root, find_root
 
 
 @command_group()
@@ -20,22 +21,29 @@ def main() -> None:
 
 @main.command()
 @click.argument("libraries", nargs=-1)
-def lock(libraries: tuple[str, ...]) -> None:
+@click.option("--check", is_flag=True, help="Write nothing; ask the registries: exit 1 where a tag has moved.")
+@click.option("--upgrade", "upgrades", multiple=True, metavar="LIBRARY", help="Ask everything of LIBRARY anew.")
+@click.option("--record", "image", metavar="IMAGE", help="Write the identity of a built image into the lock.")
+def lock(libraries: tuple[str, ...], check: bool, upgrades: tuple[str, ...], image: str | None) -> None:
     """Resolve images/matrix.yaml into versions.lock.
 
-    Base digests that are open are asked from their registries: those of LIBRARIES, else all.
+    Base digests and commits that are open are asked from their servers: those of LIBRARIES, else all.
     """
     from images import lock as locks
     from images import resolve
-    from images.model import Lock
-    from slipway import yamldoc
 
+    if check + bool(upgrades) + bool(image) > 1:
+        raise click.UsageError("--check, --upgrade and --record exclude each other")
     root = find_root()
+    if check:
+        sys.exit(_check_lock(root, libraries))
+    if image:
+        return _record(root, image)
     matrix = locks.load_matrix(root)
-    locks.check_libraries(matrix, libraries)
-    old = yamldoc.load(root.lock, Lock) if root.lock.is_file() and root.lock.stat().st_size else None
+    locks.check_libraries(matrix, libraries + upgrades)
+    old = locks.previous(root, say)
     outside = resolve.Outside(say)
-    new, files = locks.build_lock(root, matrix, old, outside, ask=libraries)
+    new, files = locks.build_lock(root, matrix, old, outside, ask=libraries or upgrades, upgrade=upgrades)
     for path, text in files.items():
         write_atomic(path, text)
     write_atomic(root.lock, locks.lock_text(new))
@@ -77,8 +85,24 @@ def render(check: bool) -> None:
 @click.option(
     "--base", "bases", multiple=True, metavar="REF=IMAGE", help="Build over a local image in place of FROM REF."
 )
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="Take a repository from a checkout as it stands; NAME=none leaves it out.",
+)
+@click.option("--push", "reference", metavar="REF", help="Push it too, with a manifest that enroot understands.")
 @click.option("--no-cache", is_flag=True, help="Build every layer anew.")
-def build(library: str, release: str | None, flavour: Any, bases: tuple[str, ...], no_cache: bool) -> None:
+def build(
+    library: str,
+    release: str | None,
+    flavour: Any,
+    bases: tuple[str, ...],
+    sources: tuple[str, ...],
+    reference: str | None,
+    no_cache: bool,
+) -> None:
     """Build the image of LIBRARY and record what it is."""
     from images import build as builder
     from images import lock as locks
@@ -86,8 +110,13 @@ def build(library: str, release: str | None, flavour: Any, bases: tuple[str, ...
     root = find_root()
     lock = locks.load_lock(root)
     entry = locks.select(lock, library, flavour, release)
-    request = builder.Request(entry, builder.substitutions(bases), no_cache)
-    click.echo(builder.build(root, lock, request, say).ids[0])
+    request = builder.Request(entry, builder.substitutions(bases), sources, no_cache)
+    record = builder.build(root, lock, request, say)
+    if reference:
+        from images import push
+
+        record = push.push(root, record, reference, say)
+    click.echo(record.ids[0])
 
 
 @main.command()
@@ -118,6 +147,58 @@ def run(library: str, command: tuple[str, ...], release: str | None, flavour: An
     root = find_root()
     entry = locks.select(locks.load_lock(root), library, flavour, release)
     sys.exit(builder.run(root, entry, command, mounts))
+
+
+@main.command()
+@click.argument("image")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where the file goes, not .slipway/squash.")
+def squash(image: str, folder: Path | None) -> None:
+    """Make the .sqsh of IMAGE and its sidecar, for enroot and pyxis; print where it is.
+
+    IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST.
+    """
+    from images import lock as locks
+    from images import squash as squasher
+
+    root = find_root()
+    click.echo(squasher.squash(root, locks.load_lock(root), image, folder, say))
+
+
+@main.command()
+@click.argument("image")
+def verify(image: str) -> None:
+    """Compare what is in IMAGE with its entry: exit 65 where anything differs.
+
+    IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or a .sqsh of `images squash`.
+    """
+    from images import lock as locks
+    from images import verify as verifier
+
+    root = find_root()
+    verifier.verify(root, locks.load_lock(root), image, say)
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--json", "as_json", is_flag=True, help="A list of {entry, what, from, to}.")
+def diff(a: str, b: str, as_json: bool) -> None:
+    """Say which pin moved from A to B; exit 1 where one did.
+
+    A and B: a git revision (its lock), a lock file, LIBRARY/RELEASE-FLAVOUR of the current lock, or an image by tag or
+    id.
+    """
+    import json
+
+    from images import compare, sides
+
+    root = find_root()
+    found = compare.diff(sides.find(root, a), sides.find(root, b))
+    if as_json:
+        click.echo(json.dumps([d.json() for d in found], indent=2))
+    else:
+        click.echo("\n".join(map(str, found)) or "no difference")
+    sys.exit(Exit.DIFFERS if found else Exit.OK)
 
 
 @main.group()
@@ -151,6 +232,30 @@ def status() -> None:
     word = "answers" if found.answers else "does not answer"
     click.echo(f"{found.address.url} (from {found.address.source}) {word}")
     sys.exit(Exit.OK if found.answers else Exit.UNAVAILABLE)
+
+
+def _check_lock(root: Root, libraries: tuple[str, ...]) -> int:
+    """Prints every pin beside what its server says now; returns the exit code."""
+    from images import lock as locks
+    from images import registry
+
+    lock = locks.load_lock(root)
+    locks.check_libraries(locks.load_matrix(root), libraries)
+    rows = registry.check(lock, libraries)
+    for row in rows:
+        click.echo(str(row))
+    return int(registry.exit_code(rows))
+
+
+def _record(root: Root, image: str) -> None:
+    from images import dockerhost, identity
+    from images import lock as locks
+
+    lock = locks.load_lock(root)
+    with dockerhost.engine_client(dockerhost.find(root)) as client:
+        record, _ = identity.find(root, lock, image, client)
+    write_atomic(root.lock, locks.lock_text(locks.with_image(lock, record.name, record.ids, record.drift)))
+    say(f"versions.lock: {record.name} is {record.ids[0]}")
 
 
 def _show_diff(name: str, before: str, after: str) -> None:

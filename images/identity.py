@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from images.model import Entry
+from images.model import Entry, Lock
+from images.sources import Brought
 from slipway import canonical
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text, write_atomic
 from slipway.project import Root
 from slipway.yamldoc import Noun
@@ -28,6 +29,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     """One build. `ids`: every config and manifest digest under which the image is stored, the config's first.
 
     `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
+    `sources`: what the build was given of each git repository.
     """
 
     schema: int = 1
@@ -38,11 +40,23 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     inputs: str
     reproducible: bool
     substitutions: dict[str, str] = {}
+    sources: dict[str, Brought] = {}
     base_tar: str = ""
     debian_packages: dict[str, str] = {}
     layers: list[Layer] = []
     seconds: float
     built: str
+
+    @property
+    def left_out(self) -> list[str]:
+        """The repositories that the image does without (`--source NAME=none`)."""
+        return sorted(name for name, brought in self.sources.items() if brought.left_out)
+
+    @property
+    def drift(self) -> dict[str, str]:
+        """What is in the image in place of what the lock pins: reference or `source NAME` -> what it is."""
+        other = {n: b for n, b in self.sources.items() if not (b.clean or b.left_out)}
+        return self.substitutions | {f"source {n}": f"the tree {b.tree} (at {b.commit})" for n, b in other.items()}
 
 
 def folder(root: Root, checksum: str) -> Path:
@@ -83,6 +97,28 @@ def present(candidates: Iterable[ImageRecord], client: Any) -> tuple[ImageRecord
                 continue
             return record, digest
     return None
+
+
+def find(root: Root, lock: Lock, image: str, client: Any) -> tuple[ImageRecord, str]:
+    """The record of `image`, and its id on the engine; `image` is LIBRARY/RELEASE-FLAVOUR, a tag or an id.
+
+    Raises SlipwayError 66 where the engine has no such image, 65 where no record is of it.
+    """
+    if entry := lock.entries.get(image):
+        if found := present(records(root, entry), client):
+            return found
+        what = f"the engine has no recorded image of {entry.name}"
+        raise SlipwayError(Exit.NO_INPUT, what, remedy=f"run: {entry.build_command}")
+    digest = tagged(image, client)
+    if not digest:
+        remedy = f"{nearest(image, lock.entries)}, or the tag or id of an image"
+        raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", remedy=remedy)
+    for entry in lock.entries.values():
+        for record in records(root, entry):
+            if digest in record.ids:
+                return record, digest
+    what = f"no image record names {digest}: it was not built here from this lock"
+    raise SlipwayError(Exit.DATA, what, where=image, remedy="build it: images build LIBRARY")
 
 
 def tagged(tag: str, client: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from images.model import (
     Environment,
     Flavour,
     Group,
+    Identity,
     Library,
     Lock,
     LockedLibrary,
@@ -21,6 +23,8 @@ from images.model import (
     MatrixBase,
     MatrixEntry,
     MatrixGroup,
+    MatrixRepository,
+    Repository,
 )
 from slipway import canonical, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
@@ -34,10 +38,13 @@ class Resolver(Protocol):
     """What asks the outside world; see resolve.py."""
 
     def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
-        """The hashed requirements text of every group of one environment, resolved together."""
+        """The hashed requirements text of every group, resolved together but for those with `no_deps`."""
 
     def base(self, base: Base) -> Base:
         """`base` with the digests that its registry gives; unchanged (unresolved) where it does not answer."""
+
+    def repository(self, repository: Repository) -> Repository:
+        """`repository` with the commit of its tag and that commit's tree; unchanged where its server is silent."""
 
 
 def load_matrix(root: Root) -> Matrix:
@@ -57,6 +64,7 @@ def load_matrix(root: Root) -> Matrix:
 def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntry) -> None:
     """One base, which is there; every group is installed in some environment, and every environment's is there."""
     base, used = wish.base, {g: name for name, e in wish.environments.items() for g in e.groups}
+    tools = {g.from_source.tools: name for name, g in wish.groups.items() if g.from_source}
     if bool(base.bootstrap) == bool(base.image) or bool(base.image) != bool(base.tag):
         raise _wrong(root, (*at, "base"), "expected either `bootstrap`, or `image` and `tag`")
     if base.bootstrap and base.bootstrap not in matrix.bootstrap:
@@ -69,8 +77,24 @@ def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntr
     for group in sorted(set(used) - set(wish.groups)):
         at_groups = (*at, "environments", used[group], "groups")
         raise _wrong(root, at_groups, f"unknown group {group!r}", nearest(group, wish.groups))
-    for group in sorted(set(wish.groups) - set(used)):
-        raise _wrong(root, (*at, "groups", group), "is in no environment")
+    for group in sorted(set(tools) - set(wish.groups)):
+        at_tools = (*at, "groups", tools[group], "from_source", "tools")
+        raise _wrong(root, at_tools, f"unknown group {group!r}", nearest(group, wish.groups))
+    for group in sorted(set(wish.groups) - set(used) - set(tools)):
+        raise _wrong(root, (*at, "groups", group), "is in no environment, and builds nothing")
+    for name, repository in wish.repositories.items():
+        _check_repository(root, (*at, "repositories", name), repository)
+
+
+def _check_repository(root: Root, at: tuple[str, ...], wish: MatrixRepository) -> None:
+    if bool(wish.commit) != bool(wish.tree):
+        raise _wrong(root, at, "`commit` and `tree` belong together: one is there without the other")
+    for key in ("commit", "tree"):
+        value = getattr(wish, key)
+        if value and not re.fullmatch(r"[0-9a-f]{40}", value):
+            raise _wrong(root, (*at, key), f"{value!r} is no git object (40 hex digits)")
+    if not wish.path.startswith("/"):
+        raise _wrong(root, (*at, "path"), f"{wish.path!r} is no absolute path")
 
 
 def _wrong(root: Root, at: tuple[str, ...], what: str, remedy: str = "") -> SlipwayError:
@@ -91,13 +115,27 @@ def matrix_checksum(matrix: Matrix) -> str:
 
 
 def load_lock(root: Root) -> Lock:
-    """The lock, refused (65) where it was not made from the matrix beside it."""
+    """The lock, refused (65) where it was edited by hand or not made from the matrix beside it."""
     lock = yamldoc.load(root.lock, Lock)
+    if lock.checksum != lock.contents:
+        what = "its contents are not those that it was written with: it was edited by hand, or merged"
+        raise SlipwayError(Exit.DATA, what, where=str(root.lock), remedy="edit images/matrix.yaml and run: images lock")
     if lock.matrix != matrix_checksum(load_matrix(root)):
         raise SlipwayError(
             Exit.DATA, "the lock was made from another matrix", where=str(root.lock), remedy="run: images lock"
         )
     return lock
+
+
+def previous(root: Root, say: Callable[[str], None]) -> Lock | None:
+    """The lock as it stands, for what can be carried over; None where there is none, or somebody edited it."""
+    if not root.lock.is_file() or not root.lock.stat().st_size:
+        return None
+    lock = yamldoc.load(root.lock, Lock)
+    if lock.checksum == lock.contents:
+        return lock
+    say(f"{root.lock} was edited by hand, or merged: nothing of it is carried over")
+    return None
 
 
 def select(lock: Lock, library: str, flavour: Flavour, release: str | None = None) -> Entry:
@@ -115,14 +153,20 @@ def select(lock: Lock, library: str, flavour: Flavour, release: str | None = Non
 
 
 def build_lock(
-    root: Root, matrix: Matrix, old: Lock | None, resolver: Resolver, ask: tuple[str, ...] = ()
+    root: Root,
+    matrix: Matrix,
+    old: Lock | None,
+    resolver: Resolver,
+    ask: tuple[str, ...] = (),
+    upgrade: tuple[str, ...] = (),
 ) -> tuple[Lock, dict[Path, str]]:
     """The lock for `matrix`, and the requirements files (path -> text) that it names; writes nothing.
 
-    `ask`: the libraries whose open digests are asked for; all of them where it is empty.
+    `ask`: the libraries whose open digests are asked for; all of them where it is empty. `upgrade`: the libraries for
+    which everything is asked anew, whatever `old` says.
 
     What has not changed is carried over from `old`: groups whose wishes are the same and whose file is intact, digests,
-    and, while an entry's checksum is the same, its recorded images and tests.
+    commits, and, while an entry's checksum is the same, its recorded images and tests.
     """
     entries: dict[str, Entry] = {}
     files: dict[Path, str] = {}
@@ -130,16 +174,22 @@ def build_lock(
         for flavour, release, wish in _rows(library):
             key = f"{name}/{release}-{flavour}"
             before = old.entries.get(key) if old else None
-            groups, texts = _groups(root, key, wish, before, resolver)
+            kept = None if name in upgrade else before
+            asked = resolver if not ask or name in ask else None
+            groups, texts = _groups(root, key, wish, kept, resolver)
             files |= texts
             entry = Entry(
                 library=name,
                 release=release,
                 flavour=flavour,
-                base=_base(matrix, wish.base, before, resolver if not ask or name in ask else None),
+                base=_base(matrix, wish.base, before, asked, anew=kept is None),
                 python=wish.python,
                 environments=_environments(root, wish, groups, texts),
                 groups=groups,
+                repositories={
+                    n: _repository(r, before.repositories.get(n) if before else None, asked, anew=kept is None)
+                    for n, r in wish.repositories.items()
+                },
                 env=wish.env,
                 user=wish.user,
                 workdir=wish.workdir,
@@ -151,7 +201,27 @@ def build_lock(
     libraries = {
         n: LockedLibrary(title=v.title, homepage=v.homepage, default=v.default) for n, v in matrix.libraries.items()
     }
-    return Lock(schema=1, matrix=matrix_checksum(matrix), libraries=libraries, entries=entries), files
+    lock = Lock(schema=1, matrix=matrix_checksum(matrix), libraries=libraries, entries=entries)
+    return sealed(lock), files
+
+
+def sealed(lock: Lock) -> Lock:
+    """`lock` with the checksum of its contents."""
+    return msgspec.structs.replace(lock, checksum=lock.contents)
+
+
+def with_image(lock: Lock, name: str, ids: list[str], drift: dict[str, str]) -> Lock:
+    """`lock` with an image's identity in the entry `name`.
+
+    Raises SlipwayError 65 for an image with anything in it that the lock does not pin.
+    """
+    for what, other in drift.items():
+        remedy = "build it from what the lock pins"
+        raise SlipwayError(Exit.DATA, f"the image has {other} in place of {what}", where=name, remedy=remedy)
+    entry = lock.entries[name]
+    others = [i for i in entry.image if not set(i.ids) & set(ids)]
+    entry = msgspec.structs.replace(entry, image=[*others, Identity(ids=ids)])
+    return sealed(msgspec.structs.replace(lock, entries={**lock.entries, name: entry}))
 
 
 def lock_text(lock: Lock) -> str:
@@ -170,15 +240,30 @@ def _rows(library: Library) -> list[tuple[Flavour, str, MatrixEntry]]:
     return rows + [("cuda", r, e) for r, e in sorted(library.cuda.items())]
 
 
-def _base(matrix: Matrix, wish: MatrixBase, before: Entry | None, resolver: Resolver | None) -> Base:
+def _base(matrix: Matrix, wish: MatrixBase, before: Entry | None, resolver: Resolver | None, anew: bool) -> Base:
     if wish.bootstrap:
         return Base(bootstrap=matrix.bootstrap[wish.bootstrap])
     base = Base(image=wish.image, tag=wish.tag, digest=wish.digest, reported=wish.reported)
     if base.digest:
         return base
-    if before and before.base.digest and (before.base.image, before.base.tag) == (base.image, base.tag):
-        return before.base
-    return resolver.base(base) if resolver else base
+    known = before.base if before and (before.base.image, before.base.tag) == (base.image, base.tag) else base
+    if resolver is None or (known.digest and not anew):
+        return known
+    found = resolver.base(base)
+    return found if found.digest else known
+
+
+def _repository(wish: MatrixRepository, before: Repository | None, resolver: Resolver | None, anew: bool) -> Repository:
+    repository = Repository(**msgspec.structs.asdict(wish))
+    if repository.commit:
+        return repository
+    known = repository
+    if before and (before.url, before.tag) == (wish.url, wish.tag):
+        known = msgspec.structs.replace(repository, commit=before.commit, tree=before.tree)
+    if resolver is None or (known.commit and not anew):
+        return known
+    found = resolver.repository(repository)
+    return found if found.commit else known
 
 
 def _groups(
@@ -188,21 +273,20 @@ def _groups(
     if kept is not None:
         return kept, {}
     groups, files = {}, {}
-    ordered = {g: wish.groups[g] for e in wish.environments.values() for g in e.groups}
-    for name, text in (resolver.pins(ordered) if ordered else {}).items():
-        g = wish.groups[name]
-        file = f"images/{key}/requirements-{name}.txt"
-        groups[name] = Group(
-            packages=g.packages,
-            python=g.python,
-            platform=g.platform,
-            no_deps=g.no_deps,
-            excludes=g.excludes,
-            file=file,
-            sha256=canonical.sha256(text.encode()),
-        )
-        files[root.path / file] = text
+    for wanted in _resolved_together(wish):
+        for name, text in resolver.pins(wanted).items():
+            file = f"images/{key}/requirements-{name}.txt"
+            pinned = msgspec.structs.asdict(wish.groups[name])
+            groups[name] = Group(**pinned, file=file, sha256=canonical.sha256(text.encode()))
+            files[root.path / file] = text
     return groups, files
+
+
+def _resolved_together(wish: MatrixEntry) -> list[dict[str, MatrixGroup]]:
+    """The groups that end up in the image, in the order of their layers; and each group of build tools alone."""
+    installed = {g: wish.groups[g] for e in wish.environments.values() for g in e.groups}
+    tools = [{n: g} for n, g in wish.groups.items() if n not in installed]
+    return [installed, *tools] if installed else tools
 
 
 def _intact_groups(root: Root, wish: MatrixEntry, before: Entry | None) -> dict[str, Group] | None:

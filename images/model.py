@@ -61,14 +61,33 @@ class Base(Struct, frozen=True, kw_only=True):
         return (self.image or "").partition("/")[0]
 
 
+class FromSource(Struct, frozen=True, kw_only=True):
+    """How a group is built from its source distributions, in a stage of its own that the image does not keep.
+
+    `tools`: the group with the build backend; `debian`: packages of compilers and headers; `env`: for the build;
+    `expects`: beginnings of paths that the wheel must hold, since some packages forgive a compiler that fails.
+    """
+
+    tools: str
+    debian: list[str] = []
+    env: dict[str, str] = {}
+    expects: list[str] = []
+
+
 class MatrixGroup(Struct, frozen=True, kw_only=True):
-    """Python packages that are resolved together and installed in one layer."""
+    """Python packages that are resolved together and installed in one layer.
+
+    `python`, `platform`: what they are resolved for; `no_deps`: they alone, whatever they ask for; `excludes`: packages
+    that are left out though something asks for them; `flags`: pip's, for the installation.
+    """
 
     packages: list[str]
     python: str
     platform: str
     no_deps: bool = False
     excludes: list[str] = []
+    flags: list[Literal["--ignore-requires-python"]] = []
+    from_source: FromSource | None = None
 
 
 class Group(MatrixGroup, frozen=True, kw_only=True):
@@ -76,6 +95,26 @@ class Group(MatrixGroup, frozen=True, kw_only=True):
 
     file: str
     sha256: str
+
+
+class MatrixRepository(Struct, frozen=True, kw_only=True):
+    """A git repository that the build puts at `path`: the tree of `tag`'s commit.
+
+    `importable`: its root is on the main environment's path. `commit` and `tree` (40 hex digits) are given by hand only
+    where `reported` says from where they are known.
+    """
+
+    url: str
+    tag: str
+    path: str
+    importable: bool = False
+    commit: str | None = None
+    tree: str | None = None
+    reported: str | None = None
+
+
+class Repository(MatrixRepository, frozen=True, kw_only=True):
+    """As in the matrix, with `commit` and `tree` where its server has been asked; None = unresolved."""
 
 
 class MatrixEnvironment(Struct, frozen=True, kw_only=True):
@@ -99,6 +138,7 @@ class MatrixEntry(Struct, frozen=True, kw_only=True):
     python: str
     environments: dict[str, MatrixEnvironment]
     groups: dict[str, MatrixGroup] = {}
+    repositories: dict[str, MatrixRepository] = {}
     env: dict[str, str] = {}
     user: str = "root"
     workdir: str = "/"
@@ -137,6 +177,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     python: str
     environments: dict[str, Environment]
     groups: dict[str, Group] = {}
+    repositories: dict[str, Repository] = {}
     env: dict[str, str] = {}
     user: str = "root"
     workdir: str = "/"
@@ -167,12 +208,21 @@ class Entry(Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(g for e in self.environments.values() for g in e.groups))
 
     @property
+    def components(self) -> dict[str, str]:
+        """Package -> version or specifiers, the main environment's first; and every repository's, by its tag."""
+        found = {name: r.tag.removeprefix("v") for name, r in self.repositories.items()}
+        for environment in reversed(self.environments.values()):
+            found |= environment.packages
+        return found | self.environments["main"].packages
+
+    @property
     def checksum(self) -> str:
         """sha256 (hex) of what the image is made from: neither where claims come from nor what was seen since."""
         body: dict[str, Any] = msgspec.to_builtins(self)
         for key in ("image", "tested", "sources", "notes"):
             body.pop(key, None)
-        body["base"].pop("reported", None)
+        for claim in (body["base"], *body.get("repositories", {}).values()):
+            claim.pop("reported", None)
         return canonical.sha256(body)
 
 
@@ -183,9 +233,20 @@ class LockedLibrary(Struct, frozen=True, kw_only=True):
 
 
 class Lock(Struct, frozen=True, kw_only=True):
-    """versions.lock. `matrix` is the checksum of the matrix it was made from; `entries` are keyed by `Entry.name`."""
+    """versions.lock. `matrix` is the checksum of the matrix it was made from; `entries` are keyed by `Entry.name`.
+
+    `checksum` is that of all the rest: a lock that was edited by hand does not have it.
+    """
 
     schema: Literal[1]
     matrix: str
     libraries: dict[str, LockedLibrary]
     entries: dict[str, Entry]
+    checksum: str = ""
+
+    @property
+    def contents(self) -> str:
+        """sha256 (hex) of everything but `checksum`."""
+        body: dict[str, Any] = msgspec.to_builtins(self)
+        body.pop("checksum", None)
+        return canonical.sha256(body)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import msgspec
 
 from images.model import Entry, Environment, Lock
 from slipway import canonical
@@ -44,7 +44,10 @@ def dockerfile(root: Root, lock: Lock, entry: Entry) -> str:
     return str(
         text.render(
             entry=entry,
-            groups=[(name, entry.groups[name]) for name in entry.layers],
+            groups={name: entry.groups[name] for name in entry.layers},
+            repositories=entry.repositories,
+            env={name: _quoted(value) for name, value in entry.env.items()},
+            substitutes=(root.path / "entrypoints" / "cpu" / entry.library).is_dir(),
             homepage=lock.libraries[entry.library].homepage,
             path=image_path(entry),
             prefix=prefix,
@@ -52,6 +55,11 @@ def dockerfile(root: Root, lock: Lock, entry: Entry) -> str:
             site_packages=prefix / "lib" / f"python{entry.python}" / "site-packages",
         )
     )
+
+
+def _quoted(value: str) -> str:
+    """A value as ENV writes it: in quotes where it needs them, and `$` stands for itself."""
+    return value if re.fullmatch(r"[\w.,:/@%+=-]+", value) else json.dumps(value).replace("$", "\\$")
 
 
 def image_path(entry: Entry) -> str:
@@ -69,16 +77,26 @@ def path_sh(entry: Entry) -> str:
 
 def entry_json(entry: Entry) -> str:
     """/etc/slipway/entry.json: what the image says it is, for the entrypoint to compare."""
-    environments = {name: {"python": env.python, "packages": env.packages} for name, env in entry.environments.items()}
     return canonical.pretty(
         {
             "library": entry.library,
             "release": entry.release,
             "flavour": entry.flavour,
             "entry": entry.checksum,
-            "environments": msgspec.to_builtins(environments),
+            "environments": {
+                name: {"python": env.python, "version": entry.python, "packages": env.packages}
+                for name, env in entry.environments.items()
+            },
+            "repositories": {name: {"path": r.path, "commit": r.commit} for name, r in entry.repositories.items()},
+            "env": image_env(entry),
         }
     )
+
+
+def image_env(entry: Entry) -> dict[str, str]:
+    """The environment variables that are set in the image, but for PATH."""
+    always = {"LANG": "C.UTF-8"} if entry.base.bootstrap else {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    return always | entry.env
 
 
 def entrypoint(root: Root, lock: Lock, library: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from images import pipconf
+from images import pipconf, registry, sources
 from images.lock import pins_of
-from images.model import Base, MatrixGroup
+from images.model import Base, MatrixGroup, Repository
 from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
 
@@ -27,6 +27,7 @@ class Outside:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.unresolved: list[str] = []
+        self._found: dict[tuple[str, ...], Any] = {}  # what was asked once: several entries may start from one image
         self._pip = pipconf.read()
 
     def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
@@ -49,23 +50,24 @@ class Outside:
 
     def base(self, base: Base) -> Base:
         """See `images.lock.Resolver`."""
-        self.say(f"asking {base.registry} for {base.image}:{base.tag}")
-        command = ["docker", "buildx", "imagetools", "inspect", base.reference, "--format", "{{json .Manifest}}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-            error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-        except (FileNotFoundError, subprocess.TimeoutExpired) as e:
-            done, error = None, [str(e)]
-        if done is None or done.returncode:
-            self.unresolved.append(f"{base.reference}: {' '.join(error)}")
-            return base
-        manifest = json.loads(done.stdout)
-        platforms = {
-            f"{m['platform']['os']}/{m['platform']['architecture']}": m["digest"]
-            for m in manifest.get("manifests", [])
-            if m.get("platform", {}).get("os") != "unknown"
-        }
-        return msgspec.structs.replace(base, digest=manifest["digest"], platforms=platforms)
+        found = self._ask(registry.resolve, base.reference)
+        return msgspec.structs.replace(base, digest=found.digest, platforms=found.platforms) if found else base
+
+    def repository(self, repository: Repository) -> Repository:
+        """See `images.lock.Resolver`."""
+        found = self._ask(sources.resolve, repository.url, repository.tag)
+        return msgspec.structs.replace(repository, commit=found[0], tree=found[1]) if found else repository
+
+    def _ask(self, ask: Callable[..., Any], *place: str) -> Any:
+        """The answer; None, and a line for `unresolved`, where there is none. Every place is asked once."""
+        if place not in self._found:
+            self.say(f"asking for {' '.join(place)}")
+            try:
+                self._found[place] = ask(*place)
+            except SlipwayError as e:
+                self._found[place] = None
+                self.unresolved.append(str(e))
+        return self._found[place]
 
     def _uv(self, group: MatrixGroup, constraints: str, hashes: bool = False) -> str:
         with tempfile.TemporaryDirectory() as tmp:
@@ -77,6 +79,7 @@ class Outside:
             command += ["--excludes", "excludes", "--constraint", "constraints"]
             command += ["--generate-hashes"] if hashes else []
             command += ["--no-deps"] if group.no_deps else []
+            command += ["--no-binary" if group.from_source else "--only-binary", ":all:"]
             command += self._places(group)
             done = subprocess.run([*command, "in"], cwd=tmp, capture_output=True, text=True, check=False)
         if "No module named uv" in done.stderr:

@@ -15,7 +15,10 @@ from slipway.files import read_text
 from slipway.project import Root, user_dirs
 from slipway.yamldoc import Noun
 
-ArtifactType = Literal["chat_jsonl", "checkpoint_hf"]
+ArtifactType = Literal[
+    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "checkpoint_hf",
+    "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
+]  # fmt: skip
 
 
 class Input(Noun, frozen=True, kw_only=True):
@@ -84,6 +87,7 @@ class Step(Noun, frozen=True, kw_only=True):
     parameters: dict[str, Parameter]
     config_roots: list[str]
     owned_keys: list[str]
+    repositories: list[str] = []  # the image's git repositories that the step runs
     env: dict[str, str] = {}
     graceful: Graceful
     resume: dict[str, Any] = {}  # configuration keys -> values that make the library continue what is in its output
@@ -173,9 +177,7 @@ def base_config(step: Step, entry: Entry) -> dict[str, Any]:
 
 def choose_command(step: Step, entry: Entry) -> Command:
     """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
-    packages: dict[str, str] = {}
-    for environment in entry.environments.values():
-        packages = {**environment.packages, **packages}
+    packages = entry.components
     for command in step.commands:
         if all(_matches(packages.get(name), _specifiers(step, spec)) for name, spec in command.when.items()):
             return command

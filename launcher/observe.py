@@ -60,7 +60,7 @@ def _image(root: Root, entry: Entry, found: EngineSeen) -> ImageSeen:
         match = identity.present(records, client)
         if match:
             record, digest = match
-            return ImageSeen(id=digest, recorded=len(records), substitutions=record.substitutions)
+            return ImageSeen(id=digest, recorded=len(records), drift=record.drift, left_out=record.left_out)
         return ImageSeen(recorded=len(records), tagged=identity.tagged(entry.tag, client))
 
 

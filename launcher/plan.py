@@ -60,12 +60,16 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
 
 
 class ImageSeen(Noun, frozen=True, kw_only=True):
-    """`id`: the recorded image that the engine has. `tagged`: id of what carries the image's tag on the engine."""
+    """`id`: the recorded image that the engine has. `tagged`: id of what carries the image's tag on the engine.
+
+    `drift`: what the lock pins -> what is in the image instead; `left_out`: the repositories it does without.
+    """
 
     id: str = ""
     recorded: int = 0
     tagged: str = ""
-    substitutions: dict[str, str] = {}
+    drift: dict[str, str] = {}
+    left_out: list[str] = []
 
 
 class HostSeen(Noun, frozen=True, kw_only=True):
@@ -144,6 +148,8 @@ class Plan(Noun, frozen=True, kw_only=True):
     lock: str
     image: str
     environments: dict[str, dict[str, Any]]
+    repositories: dict[str, dict[str, Any]]
+    left_out: list[str]
     allow_drift: bool
     driver: str | None
     shape: PlanShape
@@ -181,7 +187,12 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         entry=entry.checksum,
         lock=wish.lock_checksum,
         image=seen.image.id or UNRESOLVED,
-        environments={n: {"python": e.python, "packages": e.packages} for n, e in entry.environments.items()},
+        environments={
+            n: {"python": e.python, "version": entry.python, "packages": e.packages}
+            for n, e in entry.environments.items()
+        },
+        repositories={n: {"path": r.path, "commit": r.commit} for n, r in entry.repositories.items()},
+        left_out=seen.image.left_out,
         allow_drift=wish.allow_drift,
         driver=None if entry.driver == "unknown" else entry.driver,
         shape=PlanShape(nodes=wish.nodes, gpus=wish.gpus, procs=wish.procs),

@@ -150,14 +150,19 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
-    for reference, stand_in in image.substitutions.items():
-        what = f"was built over {stand_in} instead of {reference}"
-        if entry.base.bootstrap:
-            continue
+    for name in image.left_out:
+        if name not in wish.step.repositories:
+            yield _warning(where, f"was built without {name} (--source {name}=none)")
+        else:
+            remedy = f"build it with {name}, from its server or from a checkout (--source {name}=DIR)"
+            what = f"was built without {name} (--source {name}=none), which {wish.step.id} runs"
+            yield _error(Exit.NOT_PERMITTED, where, what, remedy)
+    for pinned, other in image.drift.items():
+        what = f"has {other} in place of {pinned}"
         if wish.allow_drift:
             yield _warning(where, f"{what} (--allow-drift)")
         else:
-            yield _error(Exit.DATA, where, what, "build it over its own base, or accept it with --allow-drift")
+            yield _error(Exit.DATA, where, what, "build it from what the lock pins, or accept it with --allow-drift")
 
 
 def _size(n: float) -> str:

@@ -19,7 +19,7 @@ import msgspec
 
 from images import identity, render
 from images import lock as locks
-from images.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup
+from images.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
 from launcher.artifacts import Artifact
 from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen, Wish
 from slipway import yamldoc
@@ -264,14 +264,19 @@ class Known:
         self.asked += [f"base {base.reference}"]
         return msgspec.structs.replace(base, digest=DIGEST) if base.image in self.reachable else base
 
+    def repository(self, repository: Repository) -> Repository:
+        self.asked += [f"repository {repository.url} {repository.tag}"]
+        found = repository.url in self.reachable
+        return msgspec.structs.replace(repository, commit=COMMIT, tree=TREE) if found else repository
 
-DIGEST = f"sha256:{'d' * 64}"
+
+DIGEST, COMMIT, TREE = f"sha256:{'d' * 64}", "c" * 40, "e" * 40
 
 
-def relock(root: Root, resolver: locks.Resolver, ask: tuple[str, ...] = ()) -> Lock:
+def relock(root: Root, resolver: locks.Resolver, ask: tuple[str, ...] = (), upgrade: tuple[str, ...] = ()) -> Lock:
     """`images lock`, with `resolver` for the outside world."""
     old = yamldoc.load(root.lock, Lock) if root.lock.exists() else None
-    new, files = locks.build_lock(root, locks.load_matrix(root), old, resolver, ask)
+    new, files = locks.build_lock(root, locks.load_matrix(root), old, resolver, ask, upgrade)
     for path, text in files.items():
         write_atomic(path, text)
     write_atomic(root.lock, locks.lock_text(new))

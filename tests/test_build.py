@@ -9,11 +9,12 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import IMAGE, Engine, Project, tree
+from helpers import IMAGE, MATRIX_FILE, Engine, Project, tree
 
 from images import base, build, identity
 from images import lock as locks
@@ -49,7 +50,28 @@ def bootstrapped(boats: Project) -> Path:
 
 def calls(docker: Path) -> list[list[str]]:
     lines = (docker / "calls").read_text().splitlines()
-    return [words for words in map(json.loads, lines) if words[1] != "version"]
+    return [words for words in map(json.loads, lines) if words[1] not in ("version", "imagetools")]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git repository with one file, and the tag v1."""
+    folder = tmp_path / "charts"
+    folder.mkdir()
+    (folder / "chart").write_text("one")
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "chart"], [*who, "commit", "-qm", "one"], ["tag", "v1"]):
+        subprocess.run(["git", "-C", str(folder), *words], check=True)
+    return folder
+
+
+def pin_repository(boats: Project, checkout: Path) -> None:
+    """The newest cuda release brings `checkout` at v1."""
+    row = f"        repositories: {{charts: {{url: 'file://{checkout}', tag: v1, path: /opt/charts}}}}\n"
+    boats.edit(MATRIX_FILE, '        python: "3.12"\n', f'{row}        python: "3.12"\n')
+    boats.program("git", f'exec {shutil.which("git")} "$@"')
+    boats.images("lock")
+    assert boats.images("render").code == 0
 
 
 def option(words: list[str], name: str) -> list[str]:
@@ -271,6 +293,50 @@ def test_every_input_of_a_build_is_in_the_checksum_of_its_context(tmp_path: Path
     if change == "file":
         file.write_text("2")
     assert changed[change].checksum({"a": "b"} if change == "substitution" else {}) != before
+
+
+def test_a_checkout_stands_in_for_a_repository_and_is_recorded(boats: Project, docker: Path, checkout: Path) -> None:
+    pin_repository(boats, checkout)
+    assert boats.images("build", "boats").code == 0
+    (words,) = calls(docker)
+    (context,) = option(words, "--build-context")
+    assert context.startswith("source-charts=") and option(words, "--label") == []
+    assert (docker / "contexts" / "source-charts" / "tree" / "chart").read_text() == "one"
+    told = json.loads((docker / "context" / "repositories.json").read_text())
+    assert told["charts"]["clean"] and not told["charts"]["left_out"]
+    shutil.rmtree(docker / "context")
+    (checkout / "chart").write_text("two")
+    words_of_it = ("build", "boats", "--source", f"charts={checkout}")
+    done = boats.images(*words_of_it)
+    assert done.code == 0, done
+    entry = locks.load_lock(boats.root).entries["boats/26.08-cuda"]
+    record = identity.records(boats.root, entry)[0]
+    (what,) = record.drift.values()
+    assert list(record.drift) == ["source charts"] and what.startswith("the tree ")
+    assert boats.images(*words_of_it).stderr.startswith("slipway/boats:26.08-cuda: unchanged")
+    assert boats.images("lock", "--record", "boats/26.08-cuda").code == 65, "the lock takes no image with drift"
+
+
+def test_a_repository_that_is_left_out_is_on_the_label(boats: Project, docker: Path, checkout: Path) -> None:
+    pin_repository(boats, checkout)
+    assert boats.images("build", "boats", "--source", "charts=none").code == 0
+    assert option(calls(docker)[0], "--label") == ["slipway.left-out=charts"]
+    record = identity.records(boats.root, locks.load_lock(boats.root).entries["boats/26.08-cuda"])[0]
+    assert (record.left_out, record.drift) == (["charts"], {})
+
+
+def test_the_identity_of_a_built_image_goes_into_the_lock(boats: Project, docker: Path) -> None:
+    assert boats.images("build", "boats").code == 0
+    assert calls(docker)
+    done = boats.images("lock", "--record", IMAGE)
+    assert (done.code, done.stderr) == (0, f"versions.lock: boats/26.08-cuda is {CONFIG}\n")
+    entry = locks.load_lock(boats.root).entries["boats/26.08-cuda"]
+    assert [i.ids for i in entry.image] == [[CONFIG, MANIFEST, IMAGE]]
+    assert boats.images("render", "--check").code == 0, "it is no part of what the image is made from"
+    done = boats.images("lock", "--record", "local/base:1")
+    assert done.code == 65 and "no image record names" in done.stderr
+    done = boats.images("lock", "--record", "boats/26.06-cuda")
+    assert done.code == 66 and "images build boats --release 26.06 --flavour cuda" in done.stderr
 
 
 def test_images_run_runs_the_recorded_image_as_the_caller_without_a_network(boats: Project, docker: Path) -> None:

@@ -55,9 +55,11 @@ def test_lock_writes_what_it_wrote_before_and_names_what_is_open(boats: Project,
     done = boats.images("lock")
     assert (done.code, done.stdout) == (69, "")
     assert done.stderr.splitlines() == [
-        "asking registry.example for registry.example/org/boats:26.06",
+        "asking for registry.example/org/boats:26.06",
         "versions.lock: 3 entries",
-        "still unresolved: registry.example/org/boats:26.06: ERROR: failed to do request: no such host",
+        "still unresolved: registry.example/org/boats:26.06: there is no host registry.example for this machine: "
+        "failed to do request: no such host",
+        "  check the name, the network and its DNS",
     ]
     assert tree(boats.path) == before
     assert (docker_stand_in / "calls").exists()
@@ -65,7 +67,7 @@ def test_lock_writes_what_it_wrote_before_and_names_what_is_open(boats: Project,
 
 def test_lock_writes_the_digest_that_a_registry_gives(boats: Project, docker_stand_in: Path) -> None:
     digest = f"sha256:{'d' * 64}"
-    (docker_stand_in / "manifest.json").write_text(json.dumps({"digest": digest, "manifests": []}))
+    (docker_stand_in / "manifest.json").write_text(json.dumps({"manifest": {"digest": digest, "manifests": []}}))
     assert boats.images("lock", "boats").code == 0
     assert locks.load_lock(boats.root).entries["boats/26.06-cuda"].base.digest == digest
     assert "FROM registry.example/org/boats:26.06@" in boats.images("render", "--check").stdout

@@ -191,7 +191,7 @@ def test_a_substituted_image_is_refused_until_drift_is_allowed(
     engine.holds(images={IMAGE: IMAGE})
     words = [STEP, *inputs.words, "--flavour", "cuda", "--release", official.release, "--gpus", "0", "--dry-run"]
     refused = project.launch(*words)
-    what = f"image of {official.name}: was built over sha256:{'7' * 64} instead of {official.base.reference}"
+    what = f"image of {official.name}: has sha256:{'7' * 64} in place of {official.base.reference}"
     assert refused.code == 65 and f"error: {what}\n" in refused.stderr
     allowed = project.launch(*words, "--allow-drift")
     assert allowed.code == 0 and f"warning: {what} (--allow-drift)\n" in allowed.stderr

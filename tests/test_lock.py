@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import BOATS, DIGEST, MATRIX_FILE, REPO, Known, Project, relock
+from helpers import BOATS, COMMIT, DIGEST, MATRIX_FILE, REPO, TREE, Known, Project, relock
 
 from images import lock as locks
 from images import render
@@ -167,3 +167,114 @@ def test_the_checksum_of_the_matrix_does_not_depend_on_order(tmp_path: Path) -> 
     matrix = yamldoc.load(REPO / MATRIX_FILE, Matrix)
     (tmp_path / "matrix.yaml").write_text(yamldoc.dump(msgspec.to_builtins(matrix)))
     assert locks.matrix_checksum(yamldoc.load(tmp_path / "matrix.yaml", Matrix)) == locks.matrix_checksum(matrix)
+
+
+def test_a_lock_that_was_edited_by_hand_is_refused_and_nothing_of_it_is_carried_over(boats: Project) -> None:
+    boats.edit("versions.lock", "oars: '1.0'", "oars: '2.0'")
+    with pytest.raises(SlipwayError, match="edited by hand, or merged") as e:
+        locks.load_lock(boats.root)
+    assert (e.value.code, e.value.where) == (Exit.DATA, str(boats.root.lock))
+    assert e.value.remedy == "edit images/matrix.yaml and run: images lock"
+    said: list[str] = []
+    assert locks.previous(boats.root, said.append) is None
+    assert said == [f"{boats.root.lock} was edited by hand, or merged: nothing of it is carried over"]
+
+
+REPOSITORY = """\
+        repositories:
+          charts: {url: https://example.org/charts, tag: v1, path: /opt/charts}
+"""
+
+
+def with_repository(boats: Project) -> None:
+    boats.edit(
+        MATRIX_FILE, '        python: "3.11"\n        groups', f'        python: "3.11"\n{REPOSITORY}        groups'
+    )
+
+
+def test_a_repositorys_tag_is_resolved_once_and_again_when_it_is_upgraded(boats: Project) -> None:
+    with_repository(boats)
+    asked = "repository https://example.org/charts v1"
+    resolver = Known()
+    assert relock(boats.root, resolver).entries["boats/1.0-cpu"].repositories["charts"].commit is None
+    assert asked in resolver.asked
+    found = relock(boats.root, Known("https://example.org/charts")).entries["boats/1.0-cpu"].repositories["charts"]
+    assert (found.commit, found.tree) == (COMMIT, TREE)
+    resolver = Known()
+    assert relock(boats.root, resolver).entries["boats/1.0-cpu"].repositories["charts"] == found
+    assert asked not in resolver.asked
+    kept = relock(boats.root, resolver, upgrade=("boats",)).entries["boats/1.0-cpu"].repositories["charts"]
+    assert asked in resolver.asked and kept == found, "a server that does not answer takes nothing away"
+
+
+def test_an_upgrade_asks_everything_of_one_library_anew(boats: Project) -> None:
+    boats.edit(MATRIX_FILE, f', digest: "sha256:{"8" * 64}"', "")
+    boats.root.lock.unlink()
+    before = relock(boats.root, Known(BOATS)).entries["boats/26.08-cuda"].base
+    resolver = Known()
+    assert relock(boats.root, resolver).entries["boats/26.08-cuda"].base == before and resolver.asked == []
+    resolver = Known(BOATS)
+    assert relock(boats.root, resolver, upgrade=("boats",)).entries["boats/26.08-cuda"].base == before
+    assert [a.split()[0] for a in resolver.asked] == ["pins", "base", "base"]
+
+
+def test_what_was_built_is_written_into_the_lock_and_stays_while_the_entry_does(boats: Project) -> None:
+    lock = locks.load_lock(boats.root)
+    name = "boats/1.0-cpu"
+    once = locks.with_image(lock, name, [DIGEST], {})
+    twice = locks.with_image(once, name, [DIGEST, f"sha256:{'1' * 64}"], {})
+    assert [i.ids for i in twice.entries[name].image] == [[DIGEST, f"sha256:{'1' * 64}"]]
+    assert twice.entries[name].checksum == lock.entries[name].checksum and twice.checksum != lock.checksum
+    write_atomic(boats.root.lock, locks.lock_text(twice))
+    assert locks.load_lock(boats.root) == twice
+    assert relock(boats.root, Known()).entries[name].image == twice.entries[name].image
+    with pytest.raises(SlipwayError, match="the image has sha256:5 in place of a:1") as e:
+        locks.with_image(lock, name, [DIGEST], {"a:1": "sha256:5"})
+    assert e.value.code == Exit.DATA
+
+
+FROM_SOURCE = """\
+          tools: {packages: [saw==1.0], python: "3.11", platform: linux}
+          keel:
+            packages: [keel==1.0]
+            python: "3.12"
+            platform: linux
+            no_deps: true
+            flags: [--ignore-requires-python]
+            from_source: {tools: tools, debian: [g++], env: {CXXFLAGS: -g0}, expects: [keel/keel]}
+"""
+
+
+def test_build_tools_are_locked_alone_and_are_in_no_environment(boats: Project) -> None:
+    boats.edit(MATRIX_FILE, "          boats: {packages", f"{FROM_SOURCE}          boats: {{packages")
+    boats.edit(MATRIX_FILE, "groups: [torch, boats]", "groups: [torch, keel, boats]")
+    resolver = Known()
+    entry = relock(boats.root, resolver).entries["boats/1.0-cpu"]
+    assert resolver.asked[:2] == ["pins torch keel boats", "pins tools"]
+    assert entry.layers == ["torch", "keel", "boats"] and set(entry.groups) == {*entry.layers, "tools"}
+    assert "saw" not in entry.environments["main"].packages and "keel" in entry.environments["main"].packages
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        ("path: /opt/charts", "path: opt/charts", "charts.path: 'opt/charts' is no absolute path"),
+        ("path: /opt/charts", "path: /opt/charts, commit: abc, tree: abc", "commit: 'abc' is no git object"),
+        ("path: /opt/charts", f"path: /opt/charts, tree: {'e' * 40}", "charts: `commit` and `tree` belong together"),
+    ],
+)
+def test_a_repository_of_the_matrix_that_cannot_be(boats: Project, before: str, after: str, what: str) -> None:
+    with_repository(boats)
+    boats.edit(MATRIX_FILE, before, after)
+    with pytest.raises(SlipwayError) as e:
+        locks.load_matrix(boats.root)
+    assert e.value.code == Exit.CONFIG and what in e.value.what and "matrix.yaml:" in e.value.where
+
+
+def test_tools_that_are_no_group(boats: Project) -> None:
+    boats.edit(MATRIX_FILE, "          boats: {packages", f"{FROM_SOURCE}          boats: {{packages")
+    boats.edit(MATRIX_FILE, "groups: [torch, boats]", "groups: [torch, keel, boats]")
+    boats.edit(MATRIX_FILE, "{tools: tools,", "{tools: tolls,")
+    with pytest.raises(SlipwayError, match=r"keel\.from_source\.tools: unknown group 'tolls'") as e:
+        locks.load_matrix(boats.root)
+    assert e.value.remedy == "did you mean 'tools'?"

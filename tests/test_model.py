@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from helpers import BOOTSTRAP, REGISTRY, entry_of
 
-from images.model import Base, Entry, Environment, Group, Identity
+from images.model import Base, Entry, Environment, FromSource, Group, Identity, Repository
 
+REPOSITORY = Repository(url="https://example.org/a", tag="v1", path="/opt/a")
 GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a.txt", sha256="0" * 64)
 
 
@@ -41,6 +42,10 @@ def test_what_was_seen_and_who_says_so_is_not_in_the_checksum(change: str, value
         ("environments", {"main": Environment(python="/opt/venv/bin/python", packages={"nemo-automodel": "0.7.1"})}),
         ("environments", {"main": Environment(python="/usr/bin/python", packages={"nemo-automodel": "0.7.0"})}),
         ("groups", {"a": GROUP}),
+        ("groups", {"a": msgspec.structs.replace(GROUP, flags=["--ignore-requires-python"])}),
+        ("groups", {"a": msgspec.structs.replace(GROUP, from_source=FromSource(tools="b"))}),
+        ("repositories", {"a": REPOSITORY}),
+        ("repositories", {"a": msgspec.structs.replace(REPOSITORY, commit="1" * 40)}),
         ("env", {"A": "1"}),
         ("user", "nobody"),
         ("workdir", "/work"),
@@ -55,9 +60,26 @@ def test_what_the_image_is_made_from_is_in_the_checksum(change: str, value: Any)
 def test_every_field_of_an_entry_is_decided_on() -> None:
     """A new field has to be put into one of the two tables above."""
     assert set(Entry.__struct_fields__) == {
-        "library", "release", "flavour", "base", "python", "environments", "groups", "env", "user", "workdir", "driver",
+        "library", "release", "flavour", "base", "python", "environments", "groups", "repositories", "env", "user",
+        "workdir", "driver",
         "image", "tested", "sources", "notes",
     }  # fmt: skip
+
+
+def test_who_says_so_is_not_in_the_checksum_of_a_repository() -> None:
+    one, other = (
+        entry_of(repositories={"a": msgspec.structs.replace(REPOSITORY, reported=r)}) for r in ("a list", None)
+    )
+    assert one.checksum == other.checksum
+
+
+def test_components_are_packages_the_main_environments_first_and_repositories_by_their_tag() -> None:
+    environments = {
+        "worker": Environment(python="/b", packages={"torch": "1", "ray": "2"}),
+        "main": Environment(python="/a", packages={"torch": "3"}),
+    }
+    entry = entry_of(environments=environments, repositories={"a": REPOSITORY})
+    assert entry.components == {"torch": "3", "ray": "2", "a": "1"}
 
 
 def test_a_pinned_hash_is_in_the_checksum() -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from helpers import IMAGE, Engine, Inputs, Project, engine_of, entry_of, record_image, tree
 
+from images.sources import Brought
 from launcher import observe
 from launcher.plan import EngineSeen, ImageSeen, Observed
 from launcher.profiles import Profile
@@ -33,6 +34,9 @@ def look(project: Project, profile: Profile, tmp_path: Path, monkeypatch: pytest
         )
 
     return run
+
+
+LEFT_OUT = Brought(commit=None, tree=None, clean=False, left_out=True)
 
 
 def test_looking_makes_nothing(look: Any, inputs: Inputs, tmp_path: Path) -> None:
@@ -107,10 +111,10 @@ def test_the_cache_is_the_profiles_the_shells_or_the_usual_one(
 def test_an_image_is_looked_for_by_the_ids_of_its_records(look: Any, project: Project, engine: Engine) -> None:
     found = engine_of(address=engine.address)
     assert look(found=found).image == ImageSeen()
-    record_image(project.root, entry_of(), substitutions={"a": "b"})
+    record_image(project.root, entry_of(), substitutions={"a": "b"}, sources={"c": LEFT_OUT})
     assert look(found=found).image == ImageSeen(recorded=1)
     engine.holds(images={IMAGE: IMAGE})
-    assert look(found=found).image == ImageSeen(id=IMAGE, recorded=1, substitutions={"a": "b"})
+    assert look(found=found).image == ImageSeen(id=IMAGE, recorded=1, drift={"a": "b"}, left_out=["c"])
     engine.holds(images={TAG: "sha256:other"})
     assert look(found=found).image == ImageSeen(recorded=1, tagged="sha256:other"), "a name is seen, and is not enough"
 

@@ -232,7 +232,7 @@ def test_the_plan_carries_what_the_entrypoint_compares(wish_of: WishOf) -> None:
     entry = entry_of("cuda", driver="570.26", environments=environments)
     plan = make_plan(wish_of(entry=entry, allow_drift=True), seen_of(), {"entrypoint.sh": "1"})
     assert (plan.entry, plan.driver, plan.allow_drift) == (entry.checksum, "570.26", True)
-    assert plan.environments["main"] == {"python": "/a", "packages": {"x": "1"}}
+    assert plan.environments["main"] == {"python": "/a", "version": "3.12", "packages": {"x": "1"}}
     assert plan.environments["worker"] == {"python": "/b", "packages": {}}
     assert plan.files == {"entrypoint.sh": "1"}
     assert make_plan(wish_of(), seen_of(), {}).driver is None, "unknown is not compared"

@@ -12,7 +12,7 @@ from helpers import REGISTRY, REPO, entry_of
 
 from images import lock as locks
 from images import render
-from images.model import Base, Entry, Environment, Group, Lock, LockedLibrary
+from images.model import Base, Entry, Environment, FromSource, Group, Lock, LockedLibrary, Repository
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
@@ -79,6 +79,42 @@ def test_a_bootstrapped_base_installs_its_groups_in_layers_in_order() -> None:
     assert not [line for line in text.splitlines() if line.startswith("# syntax")], "that would ask a registry"
 
 
+def test_a_group_without_wheels_is_built_in_a_stage_that_the_image_does_not_keep() -> None:
+    source = FromSource(tools="tools", debian=["g++"], env={"CXXFLAGS": "-g0"}, expects=["keel/keel"])
+    facts = {"python": "3.12", "platform": "linux", "file": "", "sha256": ""}
+    keel = Group(packages=["keel==1"], no_deps=True, flags=["--ignore-requires-python"], from_source=source, **facts)
+    main = Environment(python="/opt/env/bin/python", packages={}, groups=["keel"])
+    groups = {"keel": keel, "tools": Group(packages=["saw==1"], **facts)}
+    entry = entry_of(environments={"main": main}, groups=groups)
+    text = render.dockerfile(ROOT, lock_of(entry), entry)
+    stage, _, image = text.partition("\nFROM base\nARG")
+    assert "FROM base AS build-keel\n" in stage and "install --yes --no-install-recommends g++ >/dev/null\n" in stage
+    assert "RUN env CXXFLAGS=-g0 \\\n" in stage and "| grep -F keel/keel\n" in stage
+    assert stage.count("--require-hashes") == 2 and "requirements-tools.txt" in stage
+    assert "--mount=type=bind,from=build-keel,source=/build/wheels,target=/mnt/built" in image
+    assert "--no-index --find-links /mnt/built" in image and "--ignore-requires-python \\\n        keel==1\n" in image
+    assert "requirements-tools" not in image and "g++" not in image
+
+
+def test_repositories_come_from_contexts_of_their_own_after_what_changes_less() -> None:
+    charts = Repository(
+        url="https://example.org/charts", tag="v1", path="/opt/charts", importable=True, commit="c" * 40
+    )
+    entry = entry_of(repositories={"charts": charts}, env={"A": "1", "B": "x y$z"})
+    text = render.dockerfile(ROOT, lock_of(entry), entry)
+    assert "\nFROM scratch AS source-charts\n" in text
+    assert "COPY --from=source-charts /tree/ /opt/charts/\n" in text
+    assert "RUN echo /opt/charts >/opt/venv/lib/python3.12/site-packages/slipway-charts.pth\n" in text
+    assert (
+        text.index("COPY --from=source-charts") < text.index("COPY --chmod=0644 cpu/") < text.index("entry.json /etc")
+    )
+    assert 'ENV A=1 \\\n    B="x y\\$z"\n' in text
+    assert "verify.py image --any-commit\n" in text
+    told = json.loads(render.entry_json(entry))
+    assert told["repositories"] == {"charts": {"path": "/opt/charts", "commit": "c" * 40}}
+    assert told["env"] == {"LANG": "C.UTF-8", "A": "1", "B": "x y$z"}
+
+
 def test_no_file_of_an_entry_names_this_machine() -> None:
     lock = locks.load_lock(ROOT)
     for entry in lock.entries.values():
@@ -115,7 +151,10 @@ def test_the_entry_file_in_the_image_names_entry_and_packages() -> None:
     entry = entry_of()
     assert json.loads(render.entry_json(entry)) == {
         "library": "automodel", "release": "1.0", "flavour": "cpu", "entry": entry.checksum,
-        "environments": {"main": {"python": "/opt/venv/bin/python", "packages": {"nemo-automodel": "0.7.0"}}},
+        "environments": {
+            "main": {"python": "/opt/venv/bin/python", "version": "3.12", "packages": {"nemo-automodel": "0.7.0"}}
+        },
+        "repositories": {}, "env": {"LANG": "C.UTF-8"},
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import BOOTSTRAP, HOST, MODEL, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
+from helpers import HOST, MODEL, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
 from launcher import rules
 from launcher.artifacts import Artifact, Fault
@@ -228,20 +228,28 @@ def test_an_image_is_ours_by_identity_or_not_at_all(
 
 
 @pytest.mark.parametrize(
-    ("bootstrap", "allow_drift", "severity"),
-    [(False, False, "error"), (False, True, "warning"), (True, False, None), (True, True, None)],
+    ("allow_drift", "severity", "what"),
+    [
+        (False, "error", "has sha256:5 in place of a:1"),
+        (True, "warning", "has sha256:5 in place of a:1 (--allow-drift)"),
+    ],
 )
-def test_a_substituted_base_is_refused_unless_it_was_made_here_or_is_accepted(
-    wish_of: WishOf, bootstrap: bool, allow_drift: bool, severity: str | None
+def test_what_is_not_what_the_lock_pins_is_refused_unless_it_is_accepted(
+    wish_of: WishOf, allow_drift: bool, severity: str, what: str
 ) -> None:
-    entry = entry_of("cuda", base=BOOTSTRAP) if bootstrap else CUDA
-    seen = seen_of(image=ImageSeen(id="sha256:1", recorded=1, substitutions={"a:1": "sha256:5"}))
-    findings = rules.check(wish_of(entry=entry, allow_drift=allow_drift), seen)
-    assert [f.severity for f in findings] == ([severity] if severity else [])
-    if severity == "error":
-        assert told(findings) == [
-            ("error", 65, "image of automodel/1.0-cuda", "was built over sha256:5 instead of a:1")
-        ]
+    seen = seen_of(image=ImageSeen(id="sha256:1", recorded=1, drift={"a:1": "sha256:5"}))
+    (finding,) = rules.check(wish_of(entry=CUDA, allow_drift=allow_drift), seen)
+    assert (finding.severity, finding.where, finding.what) == (severity, "image of automodel/1.0-cuda", what)
+
+
+def test_what_the_image_was_built_without_is_said_and_refused_to_steps_that_run_it(wish_of: WishOf) -> None:
+    wish, seen = wish_of(), seen_of(image=ImageSeen(id="sha256:1", recorded=1, left_out=["nemo-rl"]))
+    (finding,) = rules.check(wish, seen)
+    assert (finding.severity, finding.what) == ("warning", "was built without nemo-rl (--source nemo-rl=none)")
+    step = msgspec.structs.replace(wish.step, repositories=["nemo-rl"])
+    (finding,) = rules.check(msgspec.structs.replace(wish, step=step), seen)
+    assert (finding.severity, finding.code) == ("error", 77)
+    assert "without nemo-rl (--source nemo-rl=none), which sft/automodel runs" in finding.what
 
 
 def test_the_first_error_gives_the_exit_code_warnings_do_not(wish_of: WishOf) -> None:

@@ -1,9 +1,9 @@
 """A stand-in of the docker command: docker.py FOLDER WORD...
 
-Writes the words of every call as one JSON line to FOLDER/calls. `buildx build` copies its context and its secrets to
-FOLDER/context and FOLDER/secrets, and reports FOLDER/metadata.json; `buildx imagetools inspect` prints
-FOLDER/manifest.json, and fails like a registry that is not reachable where that is missing. It ends with the number in
-FOLDER/code, else 0.
+Writes the words of every call as one JSON line to FOLDER/calls. `buildx build` copies its context, those of
+repositories and its secrets to FOLDER/context, FOLDER/contexts and FOLDER/secrets, and reports FOLDER/metadata.json;
+`buildx imagetools inspect` prints FOLDER/manifest.json, and fails like a registry that is not reachable where that is
+missing. It ends with the number in FOLDER/code, else 0.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ if words[:2] == ["buildx", "version"]:
     print("a stand-in of buildx")
 elif words[:2] == ["buildx", "build"]:
     shutil.copytree(words[-1], folder / "context")
+    for context in (words[i + 1] for i, word in enumerate(words) if word == "--build-context"):
+        name, _, source = context.partition("=")
+        if name.startswith("source-"):
+            shutil.copytree(source, folder / "contexts" / name, dirs_exist_ok=True)
     for secret in (w for w in words if w.startswith("id=")):
         name, source = (part.partition("=")[2] for part in secret.split(","))
         (folder / "secrets").mkdir(exist_ok=True)

@@ -1,0 +1,211 @@
+"""Asks registries and git servers what a tag names now, and compares that with the lock.
+
+The client of registries is `docker buildx imagetools`: it needs no engine, and logs in as `docker login` has set it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from images.model import Entry, Lock
+from slipway.errors import Exit, SlipwayError
+
+_SECONDS = 60  # of patience with one server; buildx itself waits without end
+_AT_ONCE = 8
+# What the clients say -> what it means. In this order: what stands first is the surest sign.
+_TROUBLES = (
+    (r"no such host|could not resolve host|name resolution|server misbehaving", Exit.UNAVAILABLE,
+     "there is no host {host} for this machine", "check the name, the network and its DNS"),
+    (r"\btls\b|x509|certificate|handshake|https client|\bssl\b", Exit.UNAVAILABLE,
+     "no trust in {host}'s TLS", "if a proxy of yours re-signs it, add its certificate authority to this machine's"),
+    (r"refused|unreachable|no route|timeout|timed out|deadline|connection reset|\beof\b|empty reply|failed to connect",
+     Exit.UNAVAILABLE, "{host} cannot be reached", "check the network, a proxy or firewall on the way, and try again"),
+    (r"\b429\b|toomanyrequests", Exit.UNAVAILABLE,
+     "{host} has had too many requests (429)", "try again later; who is logged in may ask more often"),
+    (r"\b5\d\d\b", Exit.UNAVAILABLE, "{host} has a fault of its own (5xx)", "try again later"),
+    (r"\b401\b|\b403\b|denied|authoriz|authentication|credentials|could not read", Exit.NOT_PERMITTED,
+     "{host} does not let us (401 or 403)", ""),  # the client knows the remedy
+    (r"\b404\b|not found|not appear to be a git", Exit.NO_INPUT,
+     "{host} has no such image, tag or repository (404)", "check the name and the tag"),
+)  # fmt: skip
+
+
+class Client(NamedTuple):
+    """A program that asks, and the remedies for what only it can lack."""
+
+    program: str
+    install: str
+    log_in: str
+
+
+DOCKER = Client(
+    "docker",
+    install="run: images engine up",
+    log_in="run: docker login {host} (nvcr.io: user $oauthtoken, password an NGC API key); or the name is wrong",
+)
+GIT = Client("git", install="install git", log_in="give git a credential helper for {host}; or the name is wrong")
+
+
+class Found(NamedTuple):
+    """What a tag names: the index's digest, or the manifest's where there is no index; platform -> manifest digest."""
+
+    digest: str
+    platforms: dict[str, str]
+
+
+class Checked(NamedTuple):
+    """A pin of the lock beside what its server says: `what` is `base` or a repository's name.
+
+    `old` is empty while the lock has it unresolved, `new` where there is a `problem`.
+    """
+
+    entry: str
+    what: str
+    old: str
+    new: str
+    problem: SlipwayError | None = None
+
+    def __str__(self) -> str:
+        row = f"{self.entry}: {self.what}: "
+        if self.problem:
+            return f"{row}{self.problem}"
+        return f"{row}{self.old or 'unresolved'} -> {self.new}" if self.old != self.new else f"{row}same"
+
+
+class _Pin(NamedTuple):
+    entry: str
+    what: str
+    old: str
+    place: tuple[str, ...]  # ("image:tag",) or (url, tag): what is asked, once
+
+
+def resolve(reference: str) -> Found:
+    """What `image:tag` or `image:tag@digest` is. Waits a minute at most.
+
+    Raises SlipwayError 69 (not reachable, TLS, too many requests, the registry's own fault, no docker command),
+    77 (a login is wanted) or 66 (not there); each says which.
+    """
+    return asyncio.run(_resolve(reference))
+
+
+def git_tag(url: str, tag: str) -> str:
+    """The commit (40 hex digits) that `tag` names in the repository at `url`. Raises SlipwayError as `resolve` does."""
+    return asyncio.run(_git_tag(url, tag))
+
+
+def check(lock: Lock, libraries: Iterable[str] = ()) -> list[Checked]:
+    """Every pin of `libraries` (all where none is named) beside what its server says now, each asked once.
+
+    Raises nothing: a server's trouble is in the row.
+    """
+    wanted = set(libraries)
+    entries = [e for e in lock.entries.values() if not wanted or e.library in wanted]
+    pins = [pin for entry in entries for pin in _pins(entry)]
+    answers = asyncio.run(_answers({pin.place for pin in pins}))
+    return [_compare(pin, answers[pin.place]) for pin in pins]
+
+
+def exit_code(rows: Iterable[Checked]) -> Exit:
+    """1 where a pin has moved or was unresolved, else the first problem's code, else 0."""
+    codes = [r.problem.code if r.problem else Exit.DIFFERS for r in rows if r.problem or r.old != r.new]
+    return Exit.DIFFERS if Exit.DIFFERS in codes else next(iter(codes), Exit.OK)
+
+
+def _pins(entry: Entry) -> list[_Pin]:
+    base = entry.base
+    found = [_Pin(entry.name, "base", base.digest or "", (f"{base.image}:{base.tag}",))] if base.image else []
+    return found + [_Pin(entry.name, name, r.commit or "", (r.url, r.tag)) for name, r in entry.repositories.items()]
+
+
+async def _answers(places: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], list[str] | SlipwayError]:
+    """Per place: what the tag names, then whatever else a pin to it may say (the manifest of one platform)."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def answer(place: tuple[str, ...]) -> list[str] | SlipwayError:
+        try:
+            async with turn:
+                if len(place) == 1:
+                    found = await _resolve(*place)
+                    return [found.digest, *found.platforms.values()]
+                return [await _git_tag(*place)]
+        except SlipwayError as e:
+            return e
+
+    asked = list(places)
+    return dict(zip(asked, await asyncio.gather(*map(answer, asked)), strict=True))
+
+
+def _compare(pin: _Pin, answer: list[str] | SlipwayError) -> Checked:
+    if isinstance(answer, SlipwayError):
+        return Checked(pin.entry, pin.what, pin.old, "", answer)
+    return Checked(pin.entry, pin.what, pin.old, pin.old if pin.old in answer else answer[0])
+
+
+async def _resolve(reference: str) -> Found:
+    inspect = ["buildx", "imagetools", "inspect", reference, "--format", "{{json .}}"]
+    facts = json.loads(await _ask(DOCKER, inspect, where=reference, host=reference.partition("/")[0]))
+    manifest = facts["manifest"]
+    if "manifests" in manifest:
+        rows = [(m.get("platform") or {}, m["digest"]) for m in manifest["manifests"]]
+    else:
+        rows = [(facts.get("image") or {}, manifest["digest"])]
+    named = [(p, digest) for p, digest in rows if p.get("os", "unknown") != "unknown"]  # unknown: an attestation
+    return Found(manifest["digest"], {f"{p['os']}/{p['architecture']}": digest for p, digest in named})
+
+
+async def _git_tag(url: str, tag: str) -> str:
+    names = [f"refs/tags/{tag}", f"refs/tags/{tag}^{{}}"]
+    host = url.partition("://")[2].partition("/")[0] or url
+    said = await _ask(GIT, ["ls-remote", "--", url, *names], where=f"{url} {tag}", host=host)
+    commits = {name: commit for commit, name in (line.split("\t") for line in said.splitlines())}
+    found = commits.get(names[1]) or commits.get(names[0])  # ^{}: the commit behind an annotated tag
+    if not found:
+        raise SlipwayError(Exit.NO_INPUT, f"there is no tag {tag!r}", where=url, remedy="check the tag's name")
+    return found
+
+
+async def _ask(client: Client, words: list[str], where: str, host: str) -> str:
+    """What a client prints. Raises SlipwayError for its failure, in our words and its own."""
+    env = {**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+    none, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+    try:
+        # A process group of its own, to be ended whole: git leaves its helpers behind, and they wait for the server.
+        program = await asyncio.create_subprocess_exec(
+            client.program, *words, env=env, process_group=0, stdin=none, stdout=pipe, stderr=pipe
+        )
+    except FileNotFoundError as e:
+        what = f"there is no {client.program} command"
+        raise SlipwayError(Exit.UNAVAILABLE, what, where=where, remedy=client.install) from e
+    try:
+        async with asyncio.timeout(_SECONDS):
+            out, errors = await program.communicate()
+    except TimeoutError:
+        errors = f"timed out after {_SECONDS} s".encode()
+    finally:
+        if program.returncode is None:
+            os.killpg(program.pid, signal.SIGKILL)
+            await program.wait()
+    if program.returncode:
+        raise trouble(client, errors.decode(errors="replace"), where, host)
+    return out.decode()
+
+
+def trouble(client: Client, errors: str, where: str, host: str) -> SlipwayError:
+    """What the failure that `client` has told of means, in our words and its own; `where`: what it was asked for."""
+    lines = [line.strip() for line in errors.strip().splitlines()]
+    said = next((line for line in lines if line.startswith(("ERROR:", "fatal:"))), " ".join(lines[-1:]))
+    said = said.partition(": ")[2] or said
+    signs = re.sub(r"https?://\S+", "", said)  # names hold digits too
+    for word in (*where.split(), host):
+        signs = signs.replace(word, "")
+    for pattern, code, what, remedy in _TROUBLES:
+        if re.search(pattern, signs, re.I):
+            remedy = (remedy or client.log_in).format(host=host)
+            return SlipwayError(code, f"{what.format(host=host)}: {said}", where=where, remedy=remedy)
+    return SlipwayError(Exit.UNAVAILABLE, f"{host} gives no answer that we know: {said}", where=where)
