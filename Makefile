@@ -27,7 +27,8 @@ check: $(VENV) ## formatting, lint, types, shell scripts, rendered files
 	ruff format --check .
 	ruff check .
 	mypy
-	shellcheck entrypoints/*.sh examples/*/*.sh .ci/run
+	shellcheck entrypoints/*.sh images/*.sh examples/*/*.sh .ci/run
+	hadolint images/*/*/Dockerfile
 	images render --check
 
 test: check engine ## everything once: checks, then all tests, the real ones too

@@ -24,6 +24,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
 from slipway.project import Root
 
+_LEAST_SPACE = 1 << 30  # bytes; of an image that was never built here
 CA_BUNDLE_SECRET, PIP_SECRET = "ca", "pip"
 
 
@@ -81,6 +82,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
         if request.entry.flavour == "cpu" and not reproducible:
             say("this engine has no containerd image store: the digest is not reproducible here")
         debian.need(root, say, "docker", "buildx")
+        _check_space(root, request.entry, client)
         started = time.monotonic()
         ids = _buildx(root, address, client, request, context, stand_ins, reproducible, say)
         record = identity.ImageRecord(
@@ -179,7 +181,25 @@ def _image_id(client: Any, image: str) -> str:
     found = identity.tagged(image, client)
     if not found:
         raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", where="--base")
+    has, wanted = client.images.get(image).attrs.get("Architecture"), client.version().get("Arch")
+    if has and wanted and has != wanted:
+        what = f"the image is for {has}, this engine builds for {wanted}"
+        raise SlipwayError(
+            Exit.DATA, what, where=f"--base …={image}", remedy=f"take the {wanted} manifest of its index"
+        )
     return found
+
+
+def _check_space(root: Root, entry: Entry, client: Any) -> None:
+    """Room for the image, as large as its newest record says, where it is exported to and where the engine keeps it."""
+    known = [sum(layer.bytes for layer in r.layers) for r in identity.records(root, entry) if r.layers]
+    need = known[0] if known else _LEAST_SPACE
+    engine_root = Path(client.info().get("DockerRootDir") or "/nowhere")  # of another machine, where it is not there
+    for folder, remedy in ((Path(tempfile.gettempdir()), "set TMPDIR"), (engine_root, "docker system prune")):
+        free = shutil.disk_usage(folder).free if folder.is_dir() else need
+        if free < need:
+            what = f"an image of about {need >> 20} MiB is to be written, {free >> 20} MiB are free"
+            raise SlipwayError(Exit.CANNOT_WRITE, what, where=str(folder), remedy=f"free space there, or: {remedy}")
 
 
 def _named(image: str) -> str:

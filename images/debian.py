@@ -21,6 +21,10 @@ PACKAGES = {  # tool: the Debian packages that bring it
     "docker": ("docker-cli",),
     "buildx": ("docker-buildx",),
     "mmdebstrap": ("mmdebstrap",),
+    "skopeo": ("skopeo",),
+    "umoci": ("umoci",),
+    "mksquashfs": ("squashfs-tools",),
+    "docker-registry": ("docker-registry",),
 }
 OLDEST_ENGINE = 23  # the first with the containerd image store, which reproducible digests need
 _NAMES = {  # for people
@@ -28,6 +32,10 @@ _NAMES = {  # for people
     "docker": "Docker's command line",
     "buildx": "Docker's buildx plugin",
     "mmdebstrap": "mmdebstrap",
+    "skopeo": "skopeo",
+    "umoci": "umoci",
+    "mksquashfs": "squashfs-tools",
+    "docker-registry": "docker-registry",
 }
 # Debian 12 has engine 20.10. Debian 13's runs on it as well, except for runc, which wants a newer C library.
 _FROM_TRIXIE = frozenset({"docker.io", "containerd", "docker-cli", "docker-buildx"})

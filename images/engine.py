@@ -22,13 +22,14 @@ from pathlib import Path
 import msgspec
 
 from images import dockerhost
-from images.debian import OLDEST_ENGINE, PACKAGES, Say, dockerd_version, missing, need, search_path, which
+from images.debian import OLDEST_ENGINE, Say, dockerd_version, missing, need, search_path, which
 from images.dockerhost import Address
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, write_atomic
 from slipway.project import Root
 
+TOOLS = ("dockerd", "docker", "buildx", "mmdebstrap")  # what an engine of our own, and builds on it, need
 _START_SECONDS = 60
 _STOP_SECONDS = 30  # dockerd itself gives its containers 15
 
@@ -95,7 +96,7 @@ def ensure(root: Root, say: Say) -> Address:
         record = _alive(places)
         if not record:
             if missing("dockerd", "docker", "buildx"):
-                need(root, say, *PACKAGES)
+                need(root, say, *TOOLS)
             record = _start(places)
             say(f"starting Docker Engine {record.version}, log in {places.log}")
         _wait_for(record, places)

@@ -154,6 +154,45 @@ def cancel(run_name: str, runs_dir: str | None) -> None:
     show.print_end(found, life.cancel(found))
 
 
+@main.command()
+@click.argument("words", metavar="PATH…", nargs=-1, required=True)
+@click.option("--full", is_flag=True, help="Read all of it, not the beginning.")
+@click.option("--workers", type=click.IntRange(1), help="Processes with --full; all cores otherwise.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def check(words: tuple[str, ...], full: bool, workers: int | None, as_json: bool) -> None:
+    """Say what each PATH is (a file, a folder, a quoted pattern) and what is wrong with it."""
+    from launcher import fullcheck
+    from slipway import canonical
+
+    for word in words:
+        if word.startswith("hf://"):
+            raise SlipwayError(Exit.WORDS, "hf:// is not a path", where=word, remedy="download it, name its folder")
+    paths = [Path(word) for word in words]
+    if full:
+        report = fullcheck.check_files(paths, workers or len(os.sched_getaffinity(0)), _progress())
+    else:
+        report = fullcheck.look_at(paths)
+    text = canonical.pretty(report) if as_json else "".join(f"{fullcheck.describe(c)}\n" for c in report.checked)
+    click.echo(text, nl=False)
+    sys.exit(report.exit)
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Draws a bar on stderr where that is a terminal; the bar ends with the last byte."""
+    bars: list[Any] = []
+
+    def show(done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if not bars:
+            bars.append(click.progressbar(length=total, file=sys.stderr, label="checking").__enter__())
+        bars[0].update(done - bars[0].pos)
+        if done == total:
+            bars[0].render_finish()
+
+    return show
+
+
 def _where(runs_dir: str | None) -> Path:
     from launcher import profiles, records
 

@@ -229,9 +229,23 @@ def output_path(seen: Observed) -> str:
 
 
 def container_path(artifact: Artifact) -> str:
-    """Where an input stands in the container: `/inputs/<name>-<key>`, a file under its own name inside."""
+    """Where an input stands in the container: `/inputs/<name>-<key>`, a file under its own name inside.
+
+    Several files stand side by side, under the pattern that named them; a .bin and its .idx under what both begin with,
+    as Megatron names them.
+    """
     folder = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}"
-    return folder if artifact.kind == "folder" else posixpath.join(folder, Path(artifact.path).name)
+    if artifact.kind == "folder":
+        return folder
+    last = Path(artifact.files[0] if artifact.type == "binidx" and artifact.files else artifact.path)
+    return posixpath.join(folder, last.stem if artifact.type == "binidx" else last.name)
+
+
+def _input_mounts(artifact: Artifact) -> list[Mount]:
+    folder = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}"
+    if not artifact.files:
+        return [Mount(source=artifact.path, target=container_path(artifact), readonly=True)]
+    return [Mount(source=f, target=posixpath.join(folder, Path(f).name), readonly=True) for f in artifact.files]
 
 
 def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
@@ -276,7 +290,7 @@ def _environment(wish: Wish) -> dict[str, Variable]:
 def _mounts(wish: Wish, seen: Observed) -> list[Mount]:
     """Sorted by target, so that a parent is mounted before what lies below it."""
     mounts = [Mount(source=m.source, target=m.target, readonly=m.readonly) for m in wish.profile.mounts]
-    mounts += [Mount(source=a.path, target=container_path(a), readonly=True) for a in seen.artifacts.values()]
+    mounts += [m for a in seen.artifacts.values() for m in _input_mounts(a)]
     mounts += [
         Mount(source=output_path(seen), target="/output", readonly=False),
         Mount(source=seen.host.hf_home, target="/cache/hf", readonly=False),

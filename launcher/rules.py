@@ -11,6 +11,18 @@ from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
 RESERVED_ENV = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
+_LOOKS = {
+    "chat_jsonl": "a file with one JSON object a line that has `messages`",
+    "preference_jsonl": "a file with one JSON object a line that has `prompt`, `chosen` and `rejected`",
+    "prompt_jsonl": "a file with one JSON object a line that has `input` and `output`",
+    "packed_parquet": "a folder with *.idx.parquet and *_metadata.jsonl, as data_prep/sft_packing makes it",
+    "binidx": "a .bin and an .idx file side by side",
+    "checkpoint_hf": "a folder with config.json, tokenizer and *.safetensors",
+    "checkpoint_lora": "a folder with adapter_config.json, or Megatron's iterations of an adapter",
+    "checkpoint_megatron": "a folder with latest_checkpointed_iteration.txt and iter_*",
+    "checkpoint_nemo_rl": "a folder with step_*",
+    "tokenizer_hf": "a folder with a tokenizer (tokenizer.json, tokenizer_config.json)",
+}
 
 
 def check(wish: Wish, seen: Observed) -> list[Finding]:
@@ -45,15 +57,12 @@ def _input(name: str, types: Sequence[str], found: Artifact) -> Iterator[Finding
         what = found.type or found.note
         yield _error(Exit.DATA, where, f"is no {wanted}: found {what}", f"expected: {_shape_of(types)}")
     for fault in found.faults:
-        yield _error(Exit.DATA, fault.where, fault.what)
+        warns = fault.severity == "warning"
+        yield _warning(fault.where, fault.what) if warns else _error(Exit.DATA, fault.where, fault.what)
 
 
 def _shape_of(types: Sequence[str]) -> str:
-    looks = {
-        "chat_jsonl": "a file with one JSON object a line that has `messages`",
-        "checkpoint_hf": "a folder with config.json, tokenizer and *.safetensors",
-    }
-    return " or ".join(looks[t] for t in types)
+    return " or ".join(_LOOKS[t] for t in types)
 
 
 def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:

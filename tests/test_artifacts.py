@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import CHAT, INDEX, SHARDS, safetensors, write_chats, write_checkpoint
+from helpers import CHAT, HERE, SHARDS, safetensors, write_chats, write_checkpoint
 
 from launcher import artifacts
 from launcher.artifacts import MAX_FAULTS, SAMPLE_BYTES, SAMPLES, Artifact
-
-
-def chat(*roles: str, content: object = "x") -> str:
-    return json.dumps({"messages": [{"role": r, "content": content} for r in roles]})
+from launcher.datasets import INDEX_MAGIC
 
 
 def faults(found: Artifact) -> list[tuple[str, str]]:
@@ -29,40 +28,6 @@ def test_whole_chats_are_detected_whatever_their_name(tmp_path: Path) -> None:
         assert (found.type, found.kind, found.faults) == ("chat_jsonl", "file", [])
         assert (found.name, found.path) == ("train", str(tmp_path / name))
         assert found.bytes == (tmp_path / name).stat().st_size
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        chat("system", "user", "assistant"),
-        chat("user", "assistant", "tool", "assistant"),
-        chat("developer", "assistant", content=[{"type": "text", "text": "x"}]),
-        json.dumps({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}], "id": 3}),
-    ],
-)
-def test_a_conversation_may_be(tmp_path: Path, line: str) -> None:
-    assert artifacts.inspect("train", write_chats(tmp_path / "a.jsonl", line)).faults == []
-
-
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [
-        ("", "an empty line"),
-        ('{"messages": [', "not a conversation: Input data was truncated"),
-        ("{}", "not a conversation: Object missing required field `messages`"),
-        ('{"messages": 3}', "not a conversation: Expected `array`, got `int` - at `$.messages`"),
-        ('{"messages": []}', "`messages` is empty"),
-        (
-            chat("user", "asistant"),
-            "unknown role 'asistant'; expected one of assistant, developer, function, system, tool, user",
-        ),
-        (chat("system", "user"), "no assistant message: nothing to learn from"),
-        (chat("user", "assistant", content=""), "an empty assistant message"),
-    ],
-)
-def test_a_broken_line_is_named_by_its_number(tmp_path: Path, line: str, what: str) -> None:
-    found = artifacts.inspect("train", write_chats(tmp_path / "a.jsonl", line, json.dumps(CHAT)))
-    assert (found.type, faults(found)) == ("chat_jsonl", [("a.jsonl:3", what)])
 
 
 def test_a_broken_first_line_of_a_jsonl_file_is_a_broken_line(tmp_path: Path) -> None:
@@ -81,89 +46,13 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
     assert faults(artifacts.inspect("train", tmp_path / "a.jsonl")) == [("a.jsonl", "the file is empty")]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "note"),
-    [
-        ("a.jsonl", '{"prompt": "x", "chosen": "y"}\n', "JSON lines with chosen, prompt"),
-        ("a.jsonl", "[1]\n", "its first line holds a JSON list"),
-        ("a.txt", "text\n", "no JSON on its first line"),
-        ("a.bin", "\0\1", "no JSON on its first line"),
-        ("a.json", '{"a": 1}\n', "JSON lines with a"),
-    ],
-)
-def test_what_is_none_that_we_know_is_described(tmp_path: Path, name: str, text: str, note: str) -> None:
-    (tmp_path / name).write_text(text)
-    found = artifacts.inspect("train", tmp_path / name)
-    assert (found.type, found.note, found.faults) == ("", note, [])
-
-
 def test_a_whole_checkpoint(tmp_path: Path) -> None:
     found = artifacts.inspect("model", write_checkpoint(tmp_path / "llama"))
     assert (found.type, found.kind, found.faults, found.parameters) == ("checkpoint_hf", "folder", [], 10)
     assert found.bytes == sum(p.stat().st_size for p in (tmp_path / "llama").iterdir())
 
 
-def test_a_checkpoint_of_one_file_needs_no_index(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "llama")
-    for name in (INDEX, *SHARDS):
-        (folder / name).unlink()
-    (folder / "model.safetensors").write_bytes(safetensors({"a": [3], "scalar": []}))
-    found = artifacts.inspect("model", folder)
-    assert (found.faults, found.parameters) == ([], 4)
-
-
-CUT_OFF = "not a whole safetensors file: its header is cut off"
-NO_TOKENIZER = "there is no tokenizer (tokenizer.json, tokenizer_config.json)"
 Break = Callable[[Path], object]
-
-
-@pytest.mark.parametrize(
-    ("break_it", "where", "what"),
-    [
-        (lambda f: (f / "tokenizer.json").unlink(), "llama", NO_TOKENIZER),
-        (lambda f: (f / SHARDS[1]).unlink(), SHARDS[1], "a shard of the index is missing"),
-        (lambda f: [(f / n).unlink() for n in (INDEX, *SHARDS)], "llama", "there are no *.safetensors weights"),
-        (
-            lambda f: os.truncate(f / SHARDS[0], (f / SHARDS[0]).stat().st_size - 1),
-            SHARDS[0], "{size} bytes, its header says {more}: the file is cut off",
-        ),
-        (lambda f: os.truncate(f / SHARDS[0], 20), SHARDS[0], CUT_OFF),
-        (lambda f: os.truncate(f / SHARDS[0], 3), SHARDS[0], CUT_OFF),
-        (lambda f: (f / SHARDS[0]).write_bytes(b""), SHARDS[0], CUT_OFF),
-        (lambda f: (f / SHARDS[0]).write_bytes(b"\xff" * 99), SHARDS[0], CUT_OFF),
-        *(
-            (
-                lambda f, text=text: (f / SHARDS[0]).write_bytes(struct.pack("<Q", len(text)) + text),
-                SHARDS[0], "not a safetensors file: its header lists no tensors",
-            )
-            for text in (b"no json!", b"[]", b'{"a": {}}', b'{"a": {"shape": [1], "data_offsets": 3}}')
-        ),
-        *(
-            (lambda f, text=text: (f / INDEX).write_text(text), INDEX, "no index of weights (`weight_map`)")
-            for text in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}')
-        ),
-        (lambda f: (f / "config.json").write_text("[]"), "config.json", "not a JSON object"),
-        (lambda f: (f / "more").symlink_to("/etc/passwd"), "more", "a link that leaves the input"),
-        (lambda f: (f / "more").symlink_to("nothing"), "more", "a link that leaves the input"),
-        (lambda f: (f / "more").symlink_to("more"), "more", "a link that leaves the input"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_with_a_checkpoint_is_named_by_file(
-    tmp_path: Path, break_it: Break, where: str, what: str
-) -> None:
-    folder = write_checkpoint(tmp_path / "llama")
-    break_it(folder)
-    found = artifacts.inspect("model", folder)
-    size = (folder / SHARDS[0]).stat().st_size if (folder / SHARDS[0]).exists() else 0
-    assert found.type == "checkpoint_hf"
-    assert faults(found) == [(where, what.format(size=size, more=size + 1))]
-
-
-def test_a_config_that_is_no_json_is_named(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "llama")
-    (folder / "config.json").write_text("{")
-    ((where, what),) = faults(artifacts.inspect("model", folder))
-    assert where == "config.json" and what.startswith("not JSON: ")
 
 
 @pytest.mark.parametrize(("names", "note"), [((), "an empty folder"), (("b", "a"), "a folder with a, b")])
@@ -172,14 +61,6 @@ def test_another_folder_is_described(tmp_path: Path, names: tuple[str, ...], not
         (tmp_path / name).touch()
     found = artifacts.inspect("model", tmp_path)
     assert (found.type, found.note, found.kind) == ("", note, "folder")
-
-
-def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    for name in ("nothing", "loop"):
-        assert artifacts.inspect("model", tmp_path / name) == Artifact(
-            name="model", path=str(tmp_path / name), kind="missing"
-        )
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -242,21 +123,132 @@ def test_a_header_of_a_large_shard_is_read_whole(tmp_path: Path) -> None:
     assert len(fingerprints) == 2
 
 
-def test_a_data_file_is_checked_as_far_as_the_bound(tmp_path: Path) -> None:
-    line = json.dumps({"messages": [{"role": "assistant", "content": "x" * 2**20}]}) + "\n"
-    path = tmp_path / "a.jsonl"
-    with path.open("w") as f:
-        f.writelines([line] * 70)
-        f.write("{}\n")
-    assert artifacts.inspect("train", path).faults == []
-    with path.open("r+") as f:
-        f.seek(60 * len(line))
-        f.write("!")
-    assert [Path(f.where).name for f in artifacts.inspect("train", path).faults] == ["a.jsonl:61"]
+@pytest.mark.parametrize(
+    ("name", "text", "note"),
+    [
+        ("a.jsonl", "[1]\n", "a JSON array, not one object a line; this makes lines of it: jq -c '.[]'"),
+        ("a.txt", "text\n", "no JSON on its first line"),
+        ("a.bin", "\0\1", "no JSON on its first line"),
+        ("a.json", '{"a": 1}\n', "JSON lines with a"),
+    ],
+)
+def test_what_is_none_that_we_know_is_described(tmp_path: Path, name: str, text: str, note: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = artifacts.inspect("train", tmp_path / name)
+    assert (found.type, found.note, found.faults) == ("", note, [])
 
 
-def test_a_line_without_an_end_is_read_as_far_as_the_bound(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"messages": [')
-    os.truncate(path, 2**40)
-    assert [Path(f.where).name for f in artifacts.inspect("train", path).faults] == ["a.jsonl:1"]
+@pytest.mark.parametrize("name", ["nothing", "file/below", "*.jsonl", "loop", "gone"])
+def test_what_is_not_there_is_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nothing")
+    note = "a link that leads nowhere" if (tmp_path / name).is_symlink() else ""
+    assert artifacts.inspect("model", tmp_path / name) == Artifact(
+        name="model", path=str(tmp_path / name), kind="missing", note=note
+    )
+
+
+@pytest.mark.parametrize("link", ["/etc/passwd", "/etc", "nothing", "more"])
+def test_a_link_that_leaves_a_folder_is_a_fault(tmp_path: Path, link: str) -> None:
+    folder = write_checkpoint(tmp_path / "llama")
+    before = artifacts.inspect("model", folder)
+    (folder / "more").symlink_to(link)
+    (folder / "inside").symlink_to("config.json")
+    found = artifacts.inspect("model", folder)
+    assert faults(found) == [("more", "a link that leaves the input")]
+    assert found.bytes == before.bytes + (folder / "config.json").stat().st_size
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else for a while")
+@pytest.mark.parametrize("name", ["llama", "llama/deeper", "llama/config.json"])
+def test_what_may_not_be_read_is_a_fault(name: str) -> None:
+    with tempfile.TemporaryDirectory() as base:
+        Path(base).chmod(0o755)
+        write_checkpoint(Path(base, "llama"))
+        Path(base, "llama/deeper").mkdir()
+        Path(base, name).chmod(0)
+        os.seteuid(65534)
+        try:
+            found = artifacts.inspect("model", Path(base, "llama"))
+        finally:
+            os.seteuid(0)
+    assert [(f.where, f.what) for f in found.faults] == [(str(Path(base, name)), "cannot be read: Permission denied")]
+
+
+def test_a_pattern_is_one_artifact_of_its_files(tmp_path: Path) -> None:
+    one, two = write_chats(tmp_path / "1.jsonl"), write_chats(tmp_path / "2.jsonl", "{}")
+    found = artifacts.inspect("train", tmp_path / "*.jsonl")
+    assert (found.kind, found.type, found.path) == ("glob", "chat_jsonl", str(tmp_path / "*.jsonl"))
+    assert found.files == [str(one), str(two)] and found.bytes == one.stat().st_size + two.stat().st_size
+    assert faults(found) == [("2.jsonl:3", "`messages` is missing")]
+    two.write_text(one.read_text().replace("sea", "see"))
+    assert artifacts.inspect("train", tmp_path / "*.jsonl").fingerprint != found.fingerprint
+
+
+def test_files_of_a_pattern_have_to_have_names_of_their_own(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        write_chats(tmp_path / folder / "1.jsonl")
+    found = artifacts.inspect("train", tmp_path / "**" / "*.jsonl")
+    assert faults(found) == [("1.jsonl", "has the name of another file of the pattern")] * 2
+
+
+def test_a_folder_of_data_files_is_one_artifact(tmp_path: Path) -> None:
+    for number in range(2):
+        write_chats(tmp_path / f"{number}.jsonl")
+    found = artifacts.inspect("train", tmp_path)
+    assert (found.kind, found.type, found.files) == ("folder", "chat_jsonl", [])
+    assert found.facts == {"files": 2, "checked": "whole"}
+
+
+def test_packed_parquet_brings_its_metadata(tmp_path: Path) -> None:
+    shutil.copy(HERE / "data" / "packed.parquet", tmp_path / "training_128.parquet")
+    (tmp_path / "128_metadata.jsonl").write_text("[]")
+    found = artifacts.inspect("train", tmp_path / "training_128.parquet")
+    assert (found.kind, found.type, found.facts["pack_size"]) == ("file", "packed_parquet", 128)
+    assert [Path(f).name for f in found.files] == ["training_128.parquet", "128_metadata.jsonl"]
+    assert artifacts.inspect("train", tmp_path).files == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [("text", "glob"), ("text.bin", "file"), ("text.idx", "file")])
+def test_tokens_bring_their_index(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "text.idx").write_bytes(struct.pack("<9sQBQQiqqq", INDEX_MAGIC, 1, 8, 1, 2, 3, 0, 0, 1))
+    (tmp_path / "text.bin").write_bytes(bytes(6))
+    found = artifacts.inspect("data", tmp_path / name)
+    assert (found.kind, found.type, found.faults, found.path) == (kind, "binidx", [], str(tmp_path / name))
+    assert sorted(Path(f).name for f in found.files) == ["text.bin", "text.idx"]
+
+
+def test_errors_stand_before_warnings(tmp_path: Path) -> None:
+    twice = json.dumps({"messages": [*CHAT["messages"][:1] * 2, *CHAT["messages"][1:]]})
+    found = artifacts.inspect("train", write_chats(tmp_path / "a.jsonl", twice, "{}"))
+    assert [(f.severity, Path(f.where).name) for f in found.faults] == [
+        ("error", "a.jsonl:4"),
+        ("warning", "a.jsonl:3"),
+    ]
+
+
+def test_of_a_file_of_100_gb_little_is_read(tmp_path: Path) -> None:
+    path = write_chats(tmp_path / "a.jsonl", *[json.dumps(CHAT)] * 50_000)
+    os.truncate(path, 100 * 10**9)
+    before, _ = read_so_far()
+    found = artifacts.inspect("train", path)
+    assert (found.type, found.faults, found.facts) == ("chat_jsonl", [], {"checked": "beginning"})
+    assert read_so_far()[0] - before < 16 * 2**20
+
+
+def test_of_many_files_no_more_is_read_than_of_64_large_ones(tmp_path: Path) -> None:
+    for number in range(500):
+        os.truncate(write_chats(tmp_path / f"{number:03}.jsonl"), 10**9)
+    before, calls = read_so_far()
+    found = artifacts.inspect("train", tmp_path)
+    assert (found.type, found.facts) == ("chat_jsonl", {"files": 500, "checked": "beginning"})
+    now = read_so_far()
+    assert now[0] - before < 200 * 2**20 and now[1] - calls < 5 * 1024
+
+
+def read_so_far() -> tuple[int, int]:
+    """Bytes that this process has read, whether a disk had to be asked or not, and in how many calls."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["rchar"]), int(lines["syscr"])

@@ -22,7 +22,11 @@ LAUNCHER = [
     {"rules", "engines"},
     {"plan"},
     {"words"},
-    {"catalogue", "profiles", "artifacts"},
+    {"catalogue", "profiles", "fullcheck"},
+    {"artifacts"},
+    {"checkpoints", "datasets"},
+    {"jsonl", "parquet"},
+    {"faults"},
 ]
 HEAVY = {"docker", "jinja2", "packaging", "pip", "requests", "urllib3", "uv", "yaml", "msgspec", "http.client", "ssl"}
 

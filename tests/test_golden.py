@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import HERE, REPO, WishOf, engine_of, entry_of, seen_of
+from helpers import HERE, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
+from images.model import Environment
 from launcher import catalogue
+from launcher.artifacts import Artifact
 from launcher.engines import docker
 from launcher.plan import Plan, make_plan
+from launcher.words import Words
 from slipway import canonical
 from slipway.project import Root
 
+VERSIONS = {
+    "automodel": {"nemo-automodel": "0.7.0"},
+    "megatron-bridge": {"megatron-bridge": "0.6.2", "megatron-core": "0.19.2"},
+    "modelopt": {"nvidia-modelopt": "0.47.0"},
+    "nemo-rl": {"nemo-rl": "0.7.0"},
+}
 ACCEPT = "SLIPWAY_ACCEPT=1 pytest tests/test_golden.py"
 FILES = {name: n * 64 for name, n in (("common.sh", "1"), ("entrypoint.sh", "2"), ("verify.py", "3"))}
 SHAPES: dict[str, dict[str, Any]] = {"cpu": {"gpus": 0, "procs": 2}, "cuda": {"gpus": 4, "procs": 4}}
@@ -47,12 +56,25 @@ def shape(request: pytest.FixtureRequest) -> str:
 def plan(request: pytest.FixtureRequest, shape: str, wish_of: WishOf) -> Plan:
     """Of a step and the docker profile, with paths, pins and versions that are none of a real machine."""
     step = catalogue.find_step(Root(REPO), request.param)
-    entry = entry_of(shape)
+    main = Environment(python="/opt/venv/bin/python", packages=VERSIONS[step.library])
+    entry = entry_of(shape, library=step.library, environments={"main": main})
     program = catalogue.choose_command(step, entry).program
-    overlays = [("default", catalogue.overlay(step, "default")), ("tiny", catalogue.overlay(step, "tiny"))]
+    overlays = [(name, catalogue.overlay(step, name)) for name in ("default", "tiny")]
+    artifacts = {name: artifact(name, i.types[0]) for name, i in step.inputs.items() if not i.optional}
+    words = Words(inputs={n: a.path for n, a in artifacts.items()}, output="/data/out")
     base = catalogue.base_config(step, entry)
-    wish = wish_of(step=step, entry=entry, program=program, overlays=overlays, base=base, **SHAPES[shape])
-    return make_plan(wish, seen_of(engine=engine_of(gpus=4, gpu_support=True)), FILES)
+    wish = wish_of(step=step, entry=entry, program=program, overlays=overlays, base=base, words=words, **SHAPES[shape])
+    seen = seen_of(artifacts=artifacts, engine=engine_of(gpus=4, gpu_support=True), output=output_of())
+    return make_plan(wish, seen, FILES)
+
+
+def artifact(name: str, type_: str) -> Artifact:
+    """An input of that type: a file for what is one, else a folder."""
+    known = {"train": TRAIN, "model": MODEL}.get(name)
+    if known and known.type == type_:
+        return known
+    kind = "file" if type_.endswith("_jsonl") else "folder"
+    return Artifact(name=name, path=f"/data/{name}", kind=kind, type=type_, fingerprint="c" * 64, bytes=1000)
 
 
 def folder(plan: Plan, shape: str) -> Path:

@@ -233,7 +233,7 @@ def test_the_plan_carries_what_the_entrypoint_compares(wish_of: WishOf) -> None:
     plan = make_plan(wish_of(entry=entry, allow_drift=True), seen_of(), {"entrypoint.sh": "1"})
     assert (plan.entry, plan.driver, plan.allow_drift) == (entry.checksum, "570.26", True)
     assert plan.environments["main"] == {"python": "/a", "version": "3.12", "packages": {"x": "1"}}
-    assert plan.environments["worker"] == {"python": "/b", "packages": {}}
+    assert plan.environments["worker"] == {"python": "/b", "version": "3.12", "packages": {}}
     assert plan.files == {"entrypoint.sh": "1"}
     assert make_plan(wish_of(), seen_of(), {}).driver is None, "unknown is not compared"
 
@@ -247,3 +247,27 @@ def test_a_file_keeps_its_own_name_and_a_folder_is_its_mount() -> None:
 def test_an_observation_without_an_output_is_planned_into_the_run_directory() -> None:
     seen: Observed = seen_of(output=None)
     assert plans.output_path(seen) == "${RUN_DIR}/output"
+
+
+@pytest.mark.parametrize(
+    ("changes", "value", "targets"),
+    [
+        ({"kind": "glob", "path": "/data/*.jsonl", "files": ["/data/a.jsonl", "/data/b.jsonl"]}, "*.jsonl", 2),
+        ({"type": "binidx", "path": "/data/b.idx", "files": ["/data/b.bin", "/data/b.idx"]}, "b", 2),
+        ({"type": "binidx", "kind": "glob", "path": "/data/b", "files": ["/data/b.bin", "/data/b.idx"]}, "b", 2),
+        (
+            {"type": "packed_parquet", "path": "/data/p.parquet", "files": ["/data/p.parquet", "/data/m"]},
+            "p.parquet",
+            2,
+        ),
+    ],
+)
+def test_files_that_belong_together_stand_side_by_side(
+    wish_of: WishOf, changes: dict[str, Any], value: str, targets: int
+) -> None:
+    several = msgspec.structs.replace(TRAIN, **changes)
+    plan = make_plan(wish_of(), seen_of(artifacts={"train": several, "model": MODEL}), {})
+    folder = "/inputs/train-aaaaaaaa"
+    assert ["dataset.path_or_dataset_id", f"{folder}/{value}"] in plan.config["set"]
+    mounts = {m.source: m.target for m in plan.mounts if m.target.startswith(f"{folder}/")}
+    assert mounts == {f: f"{folder}/{Path(f).name}" for f in several.files} and len(mounts) == targets

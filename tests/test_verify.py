@@ -282,6 +282,113 @@ def test_an_image_has_an_entry(image: Image) -> None:
     assert line == f"{image.root}/entry.json: there is no entry in this image"
 
 
+COMMITS = ("a" * 40, "b" * 40)
+
+
+def expect_repository(image: Image, commit: str | None, recorded: dict[str, Any] | None = None) -> Path:
+    """Entry and plan expect nemo-rl at `commit`; the image says `recorded` of it. Returns the checkout's folder."""
+    checkout = image.root / "nemo-rl"
+    for expecting in (image.entry, image.plan):
+        assert expecting is not None
+        expecting["repositories"] = {"nemo-rl": {"path": str(checkout), "commit": commit}}
+    if recorded is not None:
+        (image.root / "repositories.json").write_text(json.dumps({"nemo-rl": recorded}))
+    return checkout
+
+
+def verify_both(image: Image) -> tuple[list[str], str]:
+    """The differences, which `image` and `run` have to find alike, and the row of the table."""
+    path_of(image, sys.executable)
+    where = ("--repositories", str(image.root / "repositories.json"))
+    code, out, err = image.verify("image", *where)
+    plan = ("--plan", str(image.root / "plan.json"), "--out", str(image.root / "versions.json"))
+    assert image.verify("run", *plan, *where)[::2] == (78 if err else 0, err)
+    assert code == (1 if err else 0)
+    return err, out.partition("repositories\n")[2].strip()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "difference", "row"),
+    [
+        ({"commit": COMMITS[0], "clean": True}, "", "as expected"),
+        ({"commit": COMMITS[1], "clean": True}, f"found {COMMITS[1]}", "bbbbbbbbbbbb"),
+        ({"commit": COMMITS[0], "clean": False}, f"found {COMMITS[0]} with changes", "aaaaaaaaaaaa with changes"),
+        ({"commit": None, "left_out": True}, "", "left out"),
+        ({"commit": COMMITS[1], "clean": False, "left_out": True}, "", "left out"),
+        (None, "", "unknown"),
+    ],
+)
+def test_the_commit_of_a_repository(image: Image, recorded: dict[str, Any] | None, difference: str, row: str) -> None:
+    expect_repository(image, COMMITS[0], recorded)
+    expected = [f"repository nemo-rl: {difference}, expected {COMMITS[0]}"] if difference else []
+    differences, table = verify_both(image)
+    assert differences == expected
+    assert table.split(maxsplit=2) == ["nemo-rl", "aaaaaaaaaaaa", row]
+
+
+@pytest.mark.parametrize("how", ["detached", "loose", "packed"])
+def test_a_checkout_of_the_base_says_its_commit(image: Image, how: str) -> None:
+    git = expect_repository(image, COMMITS[0]) / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text(f"{COMMITS[1]}\n" if how == "detached" else "ref: refs/heads/main\n")
+    if how == "loose":
+        (git / "refs" / "heads" / "main").write_text(f"{COMMITS[1]}\n")
+    (git / "packed-refs").write_text(f"# pack-refs\n{COMMITS[how != 'packed']} refs/heads/main\n^{COMMITS[0]}\n")
+    if how == "packed":
+        (git / "packed-refs").write_text(f"{COMMITS[0]} refs/heads/other\n{COMMITS[1]} refs/heads/main\n")
+    assert verify_both(image)[0] == [f"repository nemo-rl: found {COMMITS[1]}, expected {COMMITS[0]}"]
+
+
+def test_an_unresolved_commit_is_shown_and_not_compared(image: Image) -> None:
+    expect_repository(image, None, {"commit": COMMITS[1], "clean": True})
+    assert verify_both(image) == ([], f"{'nemo-rl':30} {'unresolved':30} bbbbbbbbbbbb")
+
+
+@pytest.mark.parametrize(("version", "same"), [("", True), (".0", False), ("9", False)])
+def test_the_version_of_python_as_a_prefix(image: Image, version: str, same: bool) -> None:
+    expected = f"{sys.version_info[0]}.{sys.version_info[1]}{version if version != '.0' else '.99'}"
+    image.plan["environments"]["main"]["version"] = expected
+    here = sys.version.split()[0]
+    assert image.run() == ((0, []) if same else (78, [f"environment main: Python: found {here}, expected {expected}"]))
+    path_of(image, sys.executable)
+    code, out, _ = image.verify("image")
+    assert code == (0 if same else 1)
+    assert out.splitlines()[1].split() == ["python", expected, here]
+
+
+def test_variables_of_the_image(image: Image) -> None:
+    path_of(image, sys.executable)
+    assert image.entry is not None
+    image.entry["env"] = {
+        "LANG": "C.UTF-8",
+        "NVTE": "",
+        "GONE": "1",
+        "PATH": f"{Path(sys.executable).parent}:${{PATH}}:/bin",
+    }
+    image.env |= {"LANG": "C.UTF-8", "NVTE": ""}
+    code, out, err = image.verify("image")
+    assert (code, err) == (1, ["environment variable GONE: found not set, expected 1"])
+    rows = out.partition("environment variables\n")[2].splitlines()
+    assert [row.split()[0] for row in rows] == ["GONE", "LANG", "NVTE", "PATH"]
+    assert rows[1].endswith("as expected") and rows[3].endswith("in this order")
+    image.env |= {"LANG": "C", "GONE": "1"}
+    image.entry["env"]["PATH"] = f"/bin:{Path(sys.executable).parent}"
+    assert image.verify("image")[2] == [
+        "environment variable LANG: found C, expected C.UTF-8",
+        f"environment variable PATH: found {image.env['PATH']}, expected {image.entry['env']['PATH']}",
+    ]
+
+
+def test_an_image_of_another_entry_differs_from_the_one_in_the_lock(image: Image, tmp_path: Path) -> None:
+    path_of(image, sys.executable)
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(image.entry))
+    assert image.verify("image", "--own", str(own))[0] == 0
+    own.write_text(json.dumps((image.entry or {}) | {"entry": "b" * 64}))
+    code, _, (line,) = image.verify("image", "--own", str(own))
+    assert code == 1 and "from the entry bbbbbbbbbbbb" in line and "expected aaaaaaaaaaaa" in line
+
+
 def test_it_runs_on_the_oldest_python_that_an_image_may_have() -> None:
     import ast
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
             shutil.copy(source, target)
     shutil.copytree(TOY / "step", path / "launcher" / "steps" / "test" / "toy")
     shutil.copy(TOY / "toy.py", path / "entrypoints" / "steps")
+    shutil.copytree(PROJECT / ".slipway" / "base", path / ".slipway" / "base", copy_function=link_tar)
     (record,) = (PROJECT / ".slipway" / "images").glob(f"*/{built.removeprefix('sha256:')}.json")
     (path / record.parent.relative_to(PROJECT)).mkdir(parents=True)
     shutil.copy(record, path / record.relative_to(PROJECT))
@@ -86,6 +88,16 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
     runs, hf_home = ground / "runs", ground / "huggingface"
     env |= {"DOCKER_HOST": address, "SLIPWAY_RUNS": str(runs), "HF_HOME": str(hf_home)}
     return Tree(path, runs, env, docker)
+
+
+def link_tar(source: str, target: str) -> None:
+    """Copies a file; a tar, which nobody changes, gets a second name where that can be."""
+    try:
+        if not source.endswith(".tar"):
+            raise OSError
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @pytest.fixture
@@ -106,7 +118,7 @@ def place(ground: Path, request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def copy(tree: Tree, place: Path) -> Tree:
     """Another checkout of the project, with image records of its own."""
-    shutil.copytree(tree.path, place / "project")
+    shutil.copytree(tree.path, place / "project", copy_function=link_tar)
     return dataclasses.replace(tree, path=place / "project")
 
 
@@ -131,6 +143,35 @@ def variant(docker: Any, address: str, request: pytest.FixtureRequest) -> Iterat
     yield make
     for tag in reversed(made):
         docker.images.remove(tag, force=True)
+
+
+@pytest.fixture(scope="session")
+def debian(docker: Any, address: str) -> Iterator[str]:
+    """The bootstrapped base of the cpu images, as an image of its own."""
+    command = [str(Path(sys.executable).parent / "images"), "base"]
+    env = os.environ | {"DOCKER_HOST": address}
+    tar = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[1]
+    with Path(tar).open("rb") as data:
+        docker.api.import_image_from_data(data, repository="slipway-test/debian", tag="1")
+    yield "slipway-test/debian:1"
+    docker.images.remove("slipway-test/debian:1")
+
+
+def installed(entry: Entry, changes: dict[str, str | None] | None = None) -> str:
+    """A shell command after which an image seems to have what `entry` expects of its base, but for `changes`.
+
+    Of a claim such as `>=2.1,<3` the first version in it is taken; None: it is not there.
+    """
+    main = entry.environments["main"]
+    claims: dict[str, str | None] = {n: re.findall(r"[0-9][^,<>=]*", c)[0] for n, c in main.packages.items()}
+    claims = {n: v.removesuffix(".*") if v else v for n, v in (claims | (changes or {})).items()}
+    prefix = str(Path(main.python).parents[1])
+    names = [f"{name.replace('-', '_')}-{version}.dist-info" for name, version in claims.items() if version]
+    return (
+        f"python3 -m venv --system-site-packages --without-pip {prefix} && "
+        f"cd {prefix}/lib/python3*/site-packages && mkdir {' '.join(names)} && "
+        f"""echo 'import sys; sys.version = "{entry.python}.0 (a stand-in)"' >version.pth"""
+    )
 
 
 @pytest.fixture

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +16,8 @@ from images import lock as locks
 from images.model import Entry
 from slipway.project import Root
 
-from .conftest import Variant, toy
-from .support import PROJECT, Done, Running, Tree, docker_with_memory
+from .conftest import Variant, installed, link_tar, toy
+from .support import PROJECT, Done, Tree, docker_with_memory
 
 pytestmark = pytest.mark.real
 
@@ -34,44 +31,14 @@ def cuda() -> Entry:
 
 
 @pytest.fixture(scope="module")
-def debian(docker: Any, address: str) -> Iterator[str]:
-    """The bootstrapped base of the cpu image, as an image of its own."""
-    base = Running(
-        [str(Path(sys.executable).parent / "images"), "base"], PROJECT, os.environ | {"DOCKER_HOST": address}
-    )
-    tar = base.finish().out.split()[1]
-    with Path(tar).open("rb") as data:
-        docker.api.import_image_from_data(data, repository="slipway-test/debian", tag="1")
-    yield "slipway-test/debian:1"
-    docker.images.remove("slipway-test/debian:1")
-
-
-def installed(versions: dict[str, str], python: str) -> str:
-    """A shell command that makes an environment in which those versions seem to be installed."""
-    prefix = str(Path(python).parents[1])
-    names = [f"{name.replace('-', '_')}-{version}.dist-info" for name, version in versions.items()]
-    return (
-        f"python3 -m venv --system-site-packages --without-pip {prefix} && "
-        f"cd {prefix}/lib/python3*/site-packages && mkdir {' '.join(names)}"
-    )
+def stand_in(variant: Variant, debian: str, cuda: Entry) -> str:
+    return variant(debian, installed(cuda))
 
 
 @pytest.fixture(scope="module")
-def versions(cuda: Entry) -> dict[str, str]:
-    """What the entry expects: of a claim such as `==2.13.0a0`, the version in it."""
-    return {name: re.sub(r"^[=<>~!]+", "", claim) for name, claim in cuda.environments["main"].packages.items()}
-
-
-@pytest.fixture(scope="module")
-def stand_in(variant: Variant, debian: str, cuda: Entry, versions: dict[str, str]) -> str:
-    return variant(debian, installed(versions, cuda.environments["main"].python))
-
-
-@pytest.fixture(scope="module")
-def wrong(variant: Variant, debian: str, cuda: Entry, versions: dict[str, str]) -> str:
+def wrong(variant: Variant, debian: str, cuda: Entry) -> str:
     """One component is older, one is not there."""
-    changed = {name: version for name, version in versions.items() if name != "transformer-engine"}
-    return variant(debian, installed(changed | {"torch": "2.9.1"}, cuda.environments["main"].python))
+    return variant(debian, installed(cuda, {"torch": "2.9.1", "transformer-engine": None}))
 
 
 def tags(docker: Any, cuda: Entry) -> dict[str, str]:
@@ -95,7 +62,7 @@ def tag(docker: Any, cuda: Entry) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def checkout(project: Tree, ground: Path) -> Tree:
     """A checkout of its own: what is built here, nobody else's records name."""
-    shutil.copytree(project.path, ground / "substitution")
+    shutil.copytree(project.path, ground / "substitution", copy_function=link_tar)
     return dataclasses.replace(project, path=ground / "substitution")
 
 

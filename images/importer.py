@@ -1,0 +1,210 @@
+"""One image into one squashfs file, by enroot or by skopeo, umoci and mksquashfs."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from images import debian, identity, rootfs
+from slipway.errors import Exit, SlipwayError
+from slipway.files import cannot_write
+
+COMPRESSION = "-comp zstd -Xcompression-level 3 -b 1M"
+MORE_SPACE = "--dir DIR sets where the file goes; TMPDIR or ENROOT_TEMP_PATH where images are unpacked"
+TOOLS = ("skopeo", "umoci", "mksquashfs")
+_LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?")
+_SUPERBLOCK = struct.Struct("<4s36xQ")  # squashfs 4.0: magic, and the bytes that the file system takes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an image is: on the engine under the id `digest`, or in a registry where there is no `client`.
+
+    `uri` is dockerd://ID or docker://REGISTRY/IMAGE@DIGEST; `engine` is the engine's URL.
+    """
+
+    record: identity.ImageRecord
+    uri: str
+    digest: str
+    client: Any = None
+    engine: str = ""
+
+    @property
+    def image(self) -> dict[str, Any]:
+        """The engine's facts about it."""
+        return dict(self.client.images.get(self.digest).attrs)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One import: from `source` into `part`, unpacked in `work`.
+
+    `fds`: locks, which the programs inherit: while one of them still writes, nobody takes its place.
+    """
+
+    source: Source
+    work: Path
+    part: Path
+    fds: tuple[int, ...]
+
+    def run(self, *words: str, **variables: str) -> bytes:
+        """What a program prints; it ends with us. Raises SlipwayError 69, or 73 where it found no space."""
+        command = ["setpriv", "--pdeathsig", "KILL", debian.which(words[0]) or words[0], *words[1:]]
+        env = {**os.environ, "PATH": debian.search_path(), "TMPDIR": str(self.work), "LC_ALL": "C", **variables}
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=self.fds)
+        if done.returncode:
+            said = (done.stdout + done.stderr).decode(errors="replace")
+            last = "\n  ".join(said.strip().splitlines()[-4:])
+            what = f"{words[0]} ended with {done.returncode}\n  {last}"
+            if "No space left" in said:
+                raise SlipwayError(Exit.CANNOT_WRITE, what, where=self.source.uri, remedy=MORE_SPACE)
+            raise SlipwayError(Exit.UNAVAILABLE, what, where=self.source.uri)
+        return done.stdout
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What `part` holds: the image's configuration (the OCI one's keys), its platform, and what has made it."""
+
+    config: dict[str, Any]
+    platform: str
+    tool: str
+
+
+def enroot_takes(source: Source) -> bool:
+    """Whether enroot is there and can take it: it makes a container, for which the image has to name a command."""
+    if source.client is None or not debian.which("enroot"):
+        return False
+    config = source.image["Config"]
+    return bool(config.get("Cmd") or config.get("Entrypoint"))
+
+
+def packed_bytes(source: Source) -> int:
+    """The image's size as it is stored. Raises SlipwayError 65 for an index, or what skopeo says of the registry."""
+    if source.client is not None:
+        return int(source.image["Size"])
+    manifest = msgspec.json.decode(_skopeo(source, "inspect", "--raw", *_tls(source, "")))
+    if "layers" not in manifest:
+        found = ", ".join(f"{m['platform']['architecture']} {m['digest']}" for m in manifest.get("manifests", []))
+        raise SlipwayError(Exit.DATA, "an index of images, not an image", where=source.uri, remedy=f"name one: {found}")
+    return sum(layer["size"] for layer in manifest["layers"])
+
+
+def through_enroot(job: Job) -> Imported:
+    """enroot's own import from the engine, into a squashfs with the image's own time."""
+    temporary, cache = job.work / "temp", Path(os.environ.get("ENROOT_CACHE_PATH") or job.work / "cache")
+    for path in (temporary, cache):  # enroot makes neither
+        with cannot_write(path):
+            path.mkdir(parents=True, exist_ok=True)
+    image = job.source.image
+    job.run(
+        *("enroot", "import", "--output", str(job.part), job.source.uri),
+        ENROOT_TEMP_PATH=str(temporary),
+        ENROOT_CACHE_PATH=str(cache),
+        ENROOT_SQUASH_OPTIONS=COMPRESSION,
+        SOURCE_DATE_EPOCH=_epoch(image),
+        DOCKER_HOST=job.source.engine,
+    )
+    version = job.run("enroot", "version").decode().strip()
+    return Imported(image["Config"], f"{image['Os']}/{image['Architecture']}", f"enroot {version}")
+
+
+def through_umoci(job: Job) -> Imported:
+    """The same by Debian's tools, without a container and, from a registry, without an engine."""
+    layout, root = job.work / "layout", job.work / "rootfs"
+    _copy(job, layout)
+    image = _configuration(layout)
+    rootless = ["--rootless"] if os.geteuid() else []
+    job.run("umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(root))
+    shutil.rmtree(layout)
+    config = image.get("config") or {}
+    with cannot_write(root):
+        rootfs.configure(root, config, job.source.uri)
+    options = [*COMPRESSION.split(), "-all-root", "-no-xattrs", "-no-progress", "-quiet", "-exit-on-error"]
+    # Fixed times, so that one image is one file. Not -all-time: a source's time is in its bytecode, which would be
+    # taken for stale and compiled anew at every start; this only takes back what is later than the image.
+    job.run(
+        *("mksquashfs", str(root), str(job.part), *options, "-wildcards", "-e", "dev/*"),
+        SOURCE_DATE_EPOCH=_epoch(image),
+    )
+    return Imported(config, f"{image['os']}/{image['architecture']}", _versions(job))
+
+
+def check(job: Job, imported: Imported) -> None:
+    """Whether the file is a whole squashfs with the image's environment in it. Raises SlipwayError 65."""
+    with job.part.open("rb") as f:
+        magic, used = _SUPERBLOCK.unpack(f.read(_SUPERBLOCK.size).ljust(_SUPERBLOCK.size))
+    size = job.part.stat().st_size
+    if magic != b"hsqs" or used > size:
+        raise SlipwayError(Exit.DATA, f"no whole squashfs came out: {size} of {used} bytes", where=job.source.uri)
+    if job.run("unsquashfs", "-cat", str(job.part), rootfs.ENVIRONMENT).decode() != rootfs.environment(imported.config):
+        raise SlipwayError(Exit.DATA, f"its {rootfs.ENVIRONMENT} is not the image's", where=job.source.uri)
+
+
+def _copy(job: Job, layout: Path) -> None:
+    """The image as an OCI layout, tagged `image`."""
+    if job.source.client is None:
+        _skopeo(job.source, "copy", "--quiet", *_tls(job.source, "src-"), to=f"oci:{layout}:image", job=job)
+        return
+    archive = job.work / "image.tar"
+    with cannot_write(archive), archive.open("wb") as out:
+        for chunk in job.source.client.images.get(job.source.digest).save():
+            out.write(chunk)
+    with tarfile.open(archive) as tar:  # engines from 25 on write an OCI layout: nothing has to be packed anew
+        kind = "oci" if "oci-layout" in tar.getnames() else "docker"
+    job.run("skopeo", "--insecure-policy", "copy", "--quiet", f"{kind}-archive:{archive}", f"oci:{layout}:image")
+    archive.unlink()
+
+
+def _skopeo(source: Source, *words: str, to: str = "", job: Job | None = None) -> bytes:
+    """Asks the registry of `source`. Raises what `registry.trouble` makes of the answer."""
+    from images import registry
+
+    command = ["skopeo", "--insecure-policy", *words, source.uri, *([to] if to else [])]
+    env = os.environ | ({"TMPDIR": str(job.work)} if job else {})
+    done = subprocess.run(command, env=env, capture_output=True, pass_fds=job.fds if job else ())
+    if done.returncode:
+        where = source.uri.removeprefix("docker://")
+        raise registry.trouble(registry.DOCKER, done.stderr.decode(errors="replace"), where, where.partition("/")[0])
+    return done.stdout
+
+
+def _tls(source: Source, side: str) -> list[str]:
+    """Plain HTTP is for loopback alone."""
+    host = source.uri.removeprefix("docker://").partition("/")[0]
+    return [f"--{side}tls-verify=false"] if _LOOPBACK.fullmatch(host) else []
+
+
+def _configuration(layout: Path) -> dict[str, Any]:
+    """That of a layout's only image. Its digest says nothing: skopeo writes a v2s2 image's anew, in OCI's order."""
+
+    def blob(digest: str) -> dict[str, Any]:
+        return dict(msgspec.json.decode((layout / "blobs" / digest.replace(":", "/")).read_bytes()))
+
+    (described,) = msgspec.json.decode((layout / "index.json").read_bytes())["manifests"]
+    return blob(blob(described["digest"])["config"]["digest"])
+
+
+def _epoch(image: dict[str, Any]) -> str:
+    """When the image was made (its base's SOURCE_DATE_EPOCH, of a reproducible one); 1970 where it is silent."""
+    made = image.get("created") or image.get("Created") or "1970-01-01T00:00:00"
+    return str(max(0, int(datetime.datetime.fromisoformat(f"{made[:19]}+00:00").timestamp())))
+
+
+def _versions(job: Job) -> str:
+    said = [
+        job.run("skopeo", "--version"),
+        job.run("umoci", "--version"),
+        job.run("mksquashfs", "-version").splitlines()[0],
+    ]
+    return ", ".join(line.decode().strip().replace(" version", "") for line in said)

@@ -1,0 +1,245 @@
+"""`images squash`: a recorded image as FILE.sqsh beside FILE.sqsh.json, once for everybody who shares the folder.
+
+The file stands under its name only when it is whole, and never without its sidecar. One process imports an image (a
+lock beside the file, held by it and by the programs that it has started); others wait and find its file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from images import debian, dockerhost, identity, importer, rootfs
+from images.importer import Source
+from images.model import Lock
+from slipway import canonical
+from slipway.errors import Exit, SlipwayError
+from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.project import Root
+from slipway.yamldoc import Noun
+
+Say = Callable[[str], None]
+SUFFIX = ".sqsh"
+_WORK = "slipway-squash-"  # how folders for unpacking are called, in the temporary folder
+_IN_REGISTRY = re.compile(r"docker://[^/@]+/[^@]+@(sha256:[0-9a-f]{64})")
+
+
+class Sidecar(Noun, frozen=True, kw_only=True):
+    """What a .sqsh is. `ids`: as in the image record; `source`: where the image was taken from; `size` in bytes."""
+
+    schema: int = 1
+    name: str
+    entry: str
+    ids: list[str]
+    source: str
+    platform: str
+    sha256: str
+    size: int
+    tool: str
+    made: str
+
+
+def squash(root: Root, lock: Lock, image: str, folder: Path | None, say: Say) -> Path:
+    """The .sqsh of `image` in `folder` (by default `squash/` in the project's state), imported where it is missing.
+
+    `image`: LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST; recorded.
+    Raises SlipwayError 64 (an image of a registry by its tag), 65 (no record of it, or an index of images),
+    66 (not there), 69 (the engine, a registry or a program fails), 73 (no space) or 77 (the registry wants a login).
+    """
+    with _source(root, lock, image) as source:
+        target = (folder or root.state / "squash").absolute() / file_name(source.record)
+        if not _whole(target, say):
+            with _importer(target, say) as held:
+                if not _whole(target, say):
+                    _import(root, source, target, held, say)
+    return target
+
+
+def file_name(record: identity.ImageRecord) -> str:
+    """Library, release, flavour and 12 digits of the configuration's digest."""
+    return f"{record.name.replace('/', '-')}-{record.ids[0].removeprefix('sha256:')[:12]}{SUFFIX}"
+
+
+def sidecar_path(file: Path) -> Path:
+    """Where the sidecar of `file` is."""
+    return file.with_name(f"{file.name}.json")
+
+
+def read_sidecar(file: Path) -> Sidecar:
+    """The sidecar of `file`. Raises SlipwayError 65 where that is missing or is none."""
+    path = sidecar_path(file)
+    try:
+        return msgspec.convert(json.loads(read_text(path)), Sidecar)
+    except (SlipwayError, ValueError) as e:
+        what = e.what if isinstance(e, SlipwayError) else f"not a sidecar: {e}"
+        raise SlipwayError(Exit.DATA, what, where=str(path), remedy="make the file again: images squash") from e
+
+
+def space_needed(record: identity.ImageRecord, packed: int, enroot: bool) -> tuple[int, int]:
+    """Bytes for the file (at most what the layers take) and for unpacking: by the record, else what is usual."""
+    unpacked = sum(layer.bytes for layer in record.layers) or 4 * packed
+    return packed, unpacked if enroot else max(3 * packed, packed + unpacked)
+
+
+def check_space(folder: Path, temporary: Path, for_file: int, for_unpacking: int) -> None:
+    """Raises SlipwayError 73 where one of them has too little, or both together on one file system."""
+    file = (folder, for_file, "--dir DIR names another folder")
+    unpacking = (temporary, for_unpacking, "TMPDIR (or ENROOT_TEMP_PATH) names another folder for unpacking")
+    both = (temporary, for_file + for_unpacking, f"{unpacking[2]}, {file[2]} for the file")
+    with cannot_write(temporary):
+        shared = temporary.stat().st_dev == folder.stat().st_dev
+    for place, need, remedy in (both,) if shared else (file, unpacking):
+        have = shutil.disk_usage(place).free
+        if have < need:
+            what = f"not enough space: {need / 1e9:.2f} GB needed, {have / 1e9:.2f} GB free"
+            raise SlipwayError(Exit.CANNOT_WRITE, what, where=str(place), remedy=remedy)
+
+
+@contextlib.contextmanager
+def _source(root: Root, lock: Lock, image: str) -> Iterator[Source]:
+    if image.startswith("docker://"):
+        yield _in_registry(root, lock, image)
+        return
+    address = dockerhost.find(root)
+    with dockerhost.engine_client(address) as client:
+        record, digest = identity.find(root, lock, image, client)
+        yield Source(record, f"dockerd://{digest}", digest, client, address.url)
+
+
+def _in_registry(root: Root, lock: Lock, image: str) -> Source:
+    named = _IN_REGISTRY.fullmatch(image)
+    if not named:
+        remedy = "docker://REGISTRY/IMAGE@sha256:…, as `images build --push` prints it"
+        raise SlipwayError(Exit.WORDS, "not an image of a registry by its digest", where=image, remedy=remedy)
+    for entry in lock.entries.values():
+        for record in identity.records(root, entry):
+            if named[1] in record.ids:
+                return Source(record, image, named[1])
+    remedy = "build and push it: images build LIBRARY --push REF; or take a lock that records it"
+    raise SlipwayError(Exit.DATA, "no image record names this digest", where=image, remedy=remedy)
+
+
+def _whole(target: Path, say: Say) -> bool:
+    """Whether the file is there, as long as its sidecar says; `images verify` compares the bytes."""
+    if not target.exists():
+        return False
+    with contextlib.suppress(SlipwayError):
+        if read_sidecar(target).size == target.stat().st_size:
+            return True
+    say(f"{target}: not what its sidecar says; importing it again")
+    return False
+
+
+@contextlib.contextmanager
+def _importer(target: Path, say: Say) -> Iterator[int]:
+    """The right to make `target`: waits for whoever has it, then removes what one that was killed has left."""
+    path = target.with_name(f".{target.name}.lock")
+    with cannot_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that imports {target.name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in target.parent.glob(f".{target.name}.*"):
+            if stale != path:
+                stale.unlink()
+        yield lock.fileno()
+
+
+def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> None:
+    enroot = importer.enroot_takes(source)
+    debian.need(root, say, *(("mksquashfs",) if enroot else importer.TOOLS))
+    # Not tempfile.gettempdir(): it tries the folder with a file of its own, which one that is killed would leave.
+    base = Path(os.environ.get("ENROOT_TEMP_PATH") or os.environ.get("TMPDIR") or "/tmp")
+    _sweep(base)
+    check_space(target.parent, base, *space_needed(source.record, importer.packed_bytes(source), enroot))
+    say(f"{target.name}: importing {source.uri}")
+    part = target.with_name(f".{target.name}.part")
+    with _workspace(base) as (work, fd):
+        job = importer.Job(source, work, part, (held, fd))
+        try:
+            imported = importer.through_enroot(job) if enroot else importer.through_umoci(job)
+            importer.check(job, imported)
+            sidecar = _describe(source, imported, part)
+            _publish(part, target, sidecar)
+        finally:
+            part.unlink(missing_ok=True)
+    say(f"{target.name}: {sidecar.size / 1e6:.1f} MB, by {sidecar.tool}")
+
+
+def _describe(source: Source, imported: importer.Imported, part: Path) -> Sidecar:
+    return Sidecar(
+        name=source.record.name,
+        entry=source.record.entry,
+        ids=source.record.ids,
+        source=source.uri,
+        platform=imported.platform,
+        sha256=sha256_file(part),
+        size=part.stat().st_size,
+        tool=imported.tool,
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _publish(part: Path, target: Path, sidecar: Sidecar) -> None:
+    """Gives the file its name, last of all."""
+    with cannot_write(target):
+        part.chmod(0o644)
+        _sync(part)
+        target.unlink(missing_ok=True)  # one that is not whole
+        write_atomic(sidecar_path(target), canonical.pretty(sidecar))
+        _sync(target.parent)
+        part.replace(target)
+        _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _workspace(base: Path) -> Iterator[tuple[Path, int]]:
+    """A folder in `base`, locked while we or our programs live, and gone afterwards."""
+    while True:
+        with cannot_write(base):
+            work = Path(tempfile.mkdtemp(prefix=_WORK, dir=base))
+        fd = os.open(work, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if work.exists():  # before it was locked, another's sweep may have taken it for one that was left
+            break
+        os.close(fd)
+    try:
+        yield work, fd
+    finally:
+        rootfs.remove(work)
+        os.close(fd)
+
+
+def _sweep(base: Path) -> None:
+    """Removes our folders in `base` that nobody holds any more."""
+    for left in base.glob(f"{_WORK}*"):
+        with contextlib.suppress(OSError):  # another user's, still held, or just removed by another sweep
+            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(fd).st_uid == os.geteuid():
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    rootfs.remove(left)
+            finally:
+                os.close(fd)

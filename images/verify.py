@@ -1,0 +1,131 @@
+"""`images verify`: runs entrypoints/verify.py inside an image or a .sqsh, against the entry in the lock.
+
+Inside: nothing of this machine but that program and the entry, no network, a read-only root, a user that nobody knows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from images import debian, dockerhost, identity, render, rootfs, squash
+from images.model import Entry, Lock
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import sha256_file
+from slipway.project import Root
+
+USER = 12345  # chroot.sh has it too
+BROUGHT = "/tmp/slipway"  # where program and entry are, inside
+_OWN = "/etc/slipway/entry.json"
+_NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void", "MELLANOX_VISIBLE_DEVICES": "void"}  # for enroot's hooks on this host
+
+
+def verify(root: Root, lock: Lock, image: str, say: squash.Say) -> None:
+    """Prints a table of what was expected and found in `image`: LIBRARY/RELEASE-FLAVOUR, a tag, an id, or FILE.sqsh.
+
+    Raises SlipwayError 65 (differences, each on stderr; or a file that is not what its sidecar says), 66 (not there)
+    or 69 (no engine, or nothing here can look into a .sqsh).
+    """
+    with tempfile.TemporaryDirectory(prefix="slipway-verify-") as name:
+        folder = Path(name)
+        brought = folder / "brought"
+        if image.endswith(squash.SUFFIX):
+            entry = check_file(lock, Path(image))
+            command, env = _in_file(root, entry, Path(image).resolve(), folder, say)
+        else:
+            entry, command, env = _in_engine(root, lock, image, brought)
+        _bring(root, entry, brought)
+        code = subprocess.run(command, env=env, check=False).returncode
+    if code == 125:  # docker, chroot: it could not be started; they have said why
+        raise SlipwayError(Exit.UNAVAILABLE, "the image cannot be run here", where=image)
+    if code:
+        what = f"no interpreter {_python(entry)}" if code in (126, 127) else "the differences stand above"
+        raise SlipwayError(Exit.DATA, f"not what {entry.name} in the lock says: {what}", where=image)
+    say(f"{image}: as {entry.name} in the lock says")
+
+
+def check_file(lock: Lock, file: Path) -> Entry:
+    """The entry of a .sqsh that is what its sidecar says. Raises SlipwayError 65 or, without a file, 66."""
+    if not file.is_file():
+        raise SlipwayError(Exit.NO_INPUT, "there is no such file", where=str(file))
+    sidecar = squash.read_sidecar(file)
+    again = "make the file again: images squash"
+    if (size := file.stat().st_size) != sidecar.size:
+        what = f"{size} bytes, its sidecar says {sidecar.size}"
+        raise SlipwayError(Exit.DATA, what, where=str(file), remedy=again)
+    if (found := sha256_file(file)) != sidecar.sha256:
+        what = f"its sha256 is {found}, its sidecar says {sidecar.sha256}"
+        raise SlipwayError(Exit.DATA, what, where=str(file), remedy=again)
+    entry = lock.entries.get(sidecar.name)
+    if entry is None or entry.checksum != sidecar.entry:
+        what = f"made from {sidecar.name}, entry {sidecar.entry[:12]}, which is not in the lock"
+        remedy = f"its entry is {entry.checksum[:12]}; {again}" if entry else nearest(sidecar.name, lock.entries)
+        raise SlipwayError(Exit.DATA, what, where=str(file), remedy=remedy)
+    return entry
+
+
+def _in_engine(root: Root, lock: Lock, image: str, brought: Path) -> tuple[Entry, list[str], dict[str, str]]:
+    address = dockerhost.find(root)
+    with dockerhost.engine_client(address) as client:
+        digest = identity.find(root, lock, image, client)[1] if image in lock.entries else ""
+        digest = digest or identity.tagged(image, client)
+        labels = client.images.get(digest).labels if digest else {}
+    if not digest:
+        remedy = f"{nearest(image, lock.entries)}, or the tag or id of an image, or FILE{squash.SUFFIX}"
+        raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", remedy=remedy)
+    name = "{}/{}-{}".format(*(labels.get(f"slipway.{key}", "?") for key in ("library", "release", "flavour")))
+    if name not in lock.entries:
+        what = f"its labels say {name}, which is not in the lock" if labels else "it has no labels of `images build`"
+        raise SlipwayError(Exit.DATA, what, where=image, remedy="build it: images build LIBRARY")
+    entry = lock.entries[name]
+    command = [debian.which("docker") or "docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"]
+    command += ["--user", f"{USER}:{USER}", "--volume", f"{brought}:{BROUGHT}:ro", "--entrypoint", _python(entry)]
+    return entry, [*command, digest, *_words()], {**os.environ, "DOCKER_HOST": address.url}
+
+
+def _in_file(root: Root, entry: Entry, file: Path, folder: Path, say: squash.Say) -> tuple[list[str], dict[str, str]]:
+    python, words, brought = _python(entry), _words(), folder / "brought"
+    if enroot := debian.which("enroot"):
+        start = folder / "rc"
+        start.write_text('exec "$@"\n')  # not the image's own, whose entrypoint may print or do anything
+        mount = f"{brought}:{BROUGHT}:none:x-create=dir,bind,ro:0:0"
+        return [enroot, "start", "--rc", str(start), "--mount", mount, str(file), python, *words], os.environ | _NO_GPU
+    if os.geteuid():
+        remedy = "install enroot, or let root do it, who mounts the file"
+        raise SlipwayError(Exit.UNAVAILABLE, "nothing here runs a program in a .sqsh", where=str(file), remedy=remedy)
+    debian.need(root, say, "mksquashfs")
+    mountpoint = folder / "root"
+    mountpoint.mkdir()
+    variables = rootfs.variables(_environment(file))
+    script = [str(Path(__file__).with_name("chroot.sh")), str(file), str(mountpoint), str(brought)]
+    clean = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in variables.items())]
+    apart = ["unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+    return [*apart, *script, *clean, python, *words], {"PATH": debian.search_path()}
+
+
+def _environment(file: Path) -> str:
+    command = [debian.which("unsquashfs") or "unsquashfs", "-cat", str(file), rootfs.ENVIRONMENT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        what = f"its {rootfs.ENVIRONMENT} cannot be read: {done.stderr.strip()}"
+        raise SlipwayError(Exit.DATA, what, where=str(file), remedy="make the file again: images squash")
+    return done.stdout
+
+
+def _bring(root: Root, entry: Entry, brought: Path) -> None:
+    brought.mkdir()
+    shutil.copyfile(root.path / "entrypoints" / "verify.py", brought / "verify.py")
+    (brought / "entry.json").write_text(render.entry_json(entry))
+    for path in (brought.parent, brought, *brought.iterdir()):
+        path.chmod(0o755)  # whoever it runs as has to read it
+
+
+def _python(entry: Entry) -> str:
+    return render.main_environment(entry).python
+
+
+def _words() -> list[str]:
+    return ["-B", f"{BROUGHT}/verify.py", "image", "--entry", f"{BROUGHT}/entry.json", "--own", _OWN]

@@ -1,0 +1,330 @@
+"""What one line of a JSON Lines file must hold, by type, and the way through a file's lines.
+
+A line is decoded into a strict msgspec Struct: one that passes is good, and costs little. Any other is looked at
+slowly and carefully, which finds the words for what is wrong, or that nothing is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal, NamedTuple, cast
+
+import msgspec
+
+from launcher.faults import MAX_FAULTS, Fault, Severity, fault
+
+MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is a fault, and is never held in memory
+BUFFER = 256 * 1024  # bytes per read: more no longer fits the processor's cache and is slower
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
+_BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_NOT = {
+    "chat_jsonl": "not a conversation", "preference_jsonl": "not a preference", "prompt_jsonl": "not a prompt",
+}  # fmt: skip
+
+Problem = tuple[Severity, str]
+Check = Callable[[bytes], Problem | None]
+
+
+class Shape(NamedTuple):
+    """What a file's lines should be. `keys`, `inner`: further keys of a row and of a message, as first seen.
+
+    They are declared to the decoder because it does not look for invalid UTF-8 in what it was not told of.
+    """
+
+    type: str
+    keys: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+
+
+class Scan(NamedTuple):
+    """What was found in some lines: how many they were, the first problems (by line, from 1), and how many in all."""
+
+    lines: int
+    problems: list[tuple[int, Severity, str]]
+    counts: dict[Severity, int]
+
+    def faults(self, path: Path, before: int = 0) -> list[Fault]:
+        """The problems as faults of `path`; `before`: lines of the file that stand before these."""
+        return [fault(f"{path}:{before + n}", what, severity) for n, severity, what in self.problems]
+
+
+def detect(lines: Iterable[bytes], name: str) -> tuple[Shape | None, str]:
+    """The shape that the first lines show, else None and what they look like. A file's name decides only in doubt."""
+    rows = [_parsed(line.removeprefix(_BOM)) for line in lines]
+    row = next((r for r in rows if isinstance(r, dict | list)), None)
+    if isinstance(row, list) or (row is None and next(iter(lines), b"").removeprefix(_BOM).startswith(b"[")):
+        return None, "a JSON array, not one object a line; this makes lines of it: jq -c '.[]'"
+    if row is None:
+        return (Shape("chat_jsonl"), "") if name.endswith(SUFFIXES) else (None, "no JSON on its first line")
+    type_ = _type_of(row, name)
+    if not type_:
+        return None, f"JSON lines with {', '.join(sorted(row))}"
+    dicts = [r for r in rows if isinstance(r, dict)]
+    messages = [m for r in dicts for v in r.values() if isinstance(v, list) for m in v if isinstance(m, dict)]
+    return Shape(type_, _keys(dicts), _keys(messages)), ""
+
+
+def _type_of(row: dict[str, Any], name: str) -> str:
+    if "messages" in row:
+        return "chat_jsonl"
+    if row.keys() & {"chosen", "rejected", "completions"}:
+        return "preference_jsonl"
+    if row.keys() & {"input", "output"}:
+        return "prompt_jsonl"
+    return "chat_jsonl" if name.endswith(SUFFIXES) and "prompt" not in row else ""
+
+
+def _keys(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(sorted({k for r in rows for k in r if k.isidentifier()})[:64])
+
+
+def _parsed(line: bytes) -> Any:
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(line)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked where they are gzip's or zstd's (by magic). Raises OSError for broken packing.
+
+    zstd is the program: Python 3.11 has no module of it, and its pipe unpacks on another core meanwhile.
+    """
+    with path.open("rb", buffering=BUFFER) as f:
+        magic = f.read(4)
+        f.seek(0)
+        if magic.startswith(GZIP):
+            with gzip.open(f) as unpacked, _broken(path):
+                yield cast(IO[bytes], unpacked)
+        elif magic == ZSTD:
+            yield from _zstd(path)
+        else:
+            yield f
+
+
+def packed(path: Path) -> bool:
+    """Whether the file is gzip's or zstd's: it can be read from its beginning only."""
+    with path.open("rb") as f:
+        return f.read(4).startswith((GZIP, ZSTD))
+
+
+@contextlib.contextmanager
+def _broken(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise OSError(0, f"the gzip data is broken: {e}", str(path)) from e
+
+
+def _zstd(path: Path) -> Iterator[IO[bytes]]:
+    if not shutil.which("zstd"):
+        raise OSError(0, "it is compressed with zstd, and there is no zstd program to unpack it", str(path))
+    command = ["zstd", "-dcq", "--", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=BUFFER) as program:
+        assert program.stdout is not None and program.stderr is not None
+        try:
+            yield program.stdout
+            if not program.stdout.read(1) and program.wait():
+                why = program.stderr.read(1000).decode(errors="replace").strip().rpartition(": ")[2]
+                raise OSError(0, f"the zstd data is broken: {why}", str(path))
+        finally:
+            program.kill()  # where the reader has seen enough
+
+
+def scan(stream: IO[bytes], check: Check, size: float = float("inf")) -> Scan:
+    """Checks the lines that begin within the next `size` bytes of `stream`, in memory of one line."""
+    problems: list[tuple[int, Severity, str]] = []
+    counts: dict[Severity, int] = {"error": 0, "warning": 0}
+    number = read = 0
+    for line in iter(partial(stream.readline, MAX_LINE), b"") if size > 0 else ():
+        number += 1
+        read += len(line)
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            read += skip_line(stream)
+            problem: Problem | None = ("error", f"a line of more than {MAX_LINE >> 20} MiB")
+        else:
+            problem = check(line)
+        if problem:
+            counts[problem[0]] += 1
+            if counts[problem[0]] <= MAX_FAULTS:
+                problems.append((number, *problem))
+        if read >= size:
+            break
+    return Scan(number, problems, counts)
+
+
+def skip_line(stream: IO[bytes]) -> int:
+    """Reads to the end of the line; how many bytes that was."""
+    skipped = 0
+    for piece in iter(partial(stream.readline, BUFFER), b""):
+        skipped += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return skipped
+
+
+@lru_cache(16)
+def checker(shape: Shape) -> Check:
+    """A function of a line that says what is wrong with it."""
+    decode = msgspec.json.Decoder(_strict(shape)).decode
+    looks: dict[str, Callable[[Any], bool]] = {"chat_jsonl": _good_chat, "preference_jsonl": _good_preference}
+    good = looks.get(shape.type, bool)
+    carefully = partial(_carefully, shape.type)
+
+    def check(line: bytes) -> Problem | None:
+        try:
+            if good(decode(line)):
+                return None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+        return carefully(line)
+
+    return check
+
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+def _strict(shape: Shape) -> type[msgspec.Struct]:
+    """What the usual good line is. Rarer good ones (tool calls without text) are for the careful look."""
+    message = _struct({"role": _Role, "content": _Text | Annotated[list[Any], msgspec.Meta(min_length=1)]}, shape.inner)
+    messages = Annotated[list[message], msgspec.Meta(min_length=1)]  # type: ignore[valid-type]
+    fields: dict[str, dict[str, Any]] = {
+        "chat_jsonl": {"messages": messages},
+        "preference_jsonl": {"prompt": _Text | messages, "chosen": _Text, "rejected": _Text},
+        "prompt_jsonl": {"input": _Text, "output": _Text},
+    }
+    return _struct(fields[shape.type], shape.keys)
+
+
+def _struct(fields: dict[str, Any], more: tuple[str, ...]) -> type[msgspec.Struct]:
+    names = {f"more{i}": key for i, key in enumerate(more) if key not in fields}
+    members: list[Any] = [*fields.items(), *((name, Any, None) for name in names)]
+    return msgspec.defstruct("Row", members, rename=names, forbid_unknown_fields=True, gc=False)
+
+
+def _good_chat(row: Any) -> bool:
+    return _roles(tuple([m.role for m in row.messages])) is None
+
+
+def _good_preference(row: Any) -> bool:
+    return bool(row.chosen != row.rejected)
+
+
+@lru_cache(1024)
+def _roles(roles: tuple[str, ...]) -> Problem | None:
+    if "assistant" not in roles:
+        return "error", "no assistant message: nothing to learn from"
+    if any(a == b == "user" for a, b in pairwise(roles)):
+        return "warning", "two user messages in a row"
+    return None
+
+
+def _carefully(type_: str, line: bytes) -> Problem | None:
+    if not line.strip():
+        return "error", "an empty line"
+    if line.startswith(_BOM):
+        return "error", "starts with a byte order mark (BOM), which JSON does not have: remove its three bytes"
+    if line.startswith(_UTF16):
+        return "error", "is UTF-16; JSON lines are UTF-8"
+    try:
+        row = msgspec.json.decode(line)
+    except UnicodeDecodeError as e:
+        return "error", f"{_NOT[type_]}: invalid UTF-8 (byte 0x{e.object[e.start]:02x})"
+    except (msgspec.DecodeError, RecursionError) as e:
+        return "error", f"{_NOT[type_]}: {e}"
+    if not isinstance(row, dict):
+        return "error", f"{_NOT[type_]}: {_kind(row)}, not an object"
+    if type_ == "chat_jsonl":
+        wrong = _turns(row, "messages")
+        return ("error", wrong) if wrong else _roles(tuple(m["role"] for m in row["messages"]))
+    wrong = _prompt(row) if type_ == "prompt_jsonl" else _preference(row)
+    return ("error", wrong) if wrong else None
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
+    return names.get(type(value), "a number")
+
+
+def _turns(row: dict[str, Any], key: str) -> str:
+    """What is wrong with a list of messages."""
+    if key not in row:
+        return f"`{key}` is missing"
+    if not isinstance(row[key], list):
+        return f"`{key}` is {_kind(row[key])}, not a list"
+    if not row[key]:
+        return f"`{key}` is empty"
+    return next(filter(None, (_turn(f"`{key}[{n}]`", m) for n, m in enumerate(row[key]))), "")
+
+
+def _turn(name: str, message: Any) -> str:
+    if not isinstance(message, dict):
+        return f"{name} is {_kind(message)}, not an object"
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES if isinstance(role, str) else True:
+        what = f"unknown role {role!r}" if "role" in message else f"{name} has no role"
+        return f"{what}; expected one of {', '.join(sorted(_ROLES))}"
+    if not isinstance(content, str | list | None):
+        return f"{name} has {_kind(content)} as content"
+    if role == "assistant" and not content and not (message.get("tool_calls") or message.get("function_call")):
+        return "an empty assistant message"
+    return ""
+
+
+def _prompt(row: dict[str, Any]) -> str:
+    for key in ("input", "output"):
+        if key not in row:
+            return f"`{key}` is missing"
+        if row[key] in ("", None, [], {}):
+            return f"`{key}` is empty"
+    return "" if isinstance(row["input"], str) else _turns(row, "input")
+
+
+def _preference(row: dict[str, Any]) -> str:
+    if row.keys() & {"context", "completions"}:
+        return _completions(row)
+    for key in ("prompt", "chosen", "rejected"):
+        if wrong := _reply(row, key):
+            return wrong
+    return "`chosen` and `rejected` are equal" if row["chosen"] == row["rejected"] else ""
+
+
+def _reply(row: dict[str, Any], key: str) -> str:
+    """What is wrong with a text or a list of messages; an answer has a word of the assistant."""
+    if not isinstance(row.get(key), str):
+        wrong = _turns(row, key)
+        spoken = wrong or key == "prompt" or any(m["role"] == "assistant" for m in row[key])
+        return wrong if spoken else f"`{key}` has no assistant message"
+    return "" if row[key] else f"`{key}` is empty"
+
+
+def _completions(row: dict[str, Any]) -> str:
+    if wrong := _reply({"prompt": row.get("context")}, "prompt") if "context" in row else "`prompt` is missing":
+        return wrong.replace("`prompt", "`context")
+    found = row.get("completions")
+    if not isinstance(found, list) or len(found) < 2:
+        return "`completions` is no list of two or more"
+    for one in found:
+        if not isinstance(one, dict) or not isinstance(one.get("rank"), int):
+            return "a completion has no `rank` (a whole number)"
+        if wrong := _reply(one, "completion"):
+            return wrong
+    ranked = sorted(found, key=lambda c: int(c["rank"]))
+    if ranked[0]["rank"] == ranked[-1]["rank"]:
+        return "every completion has the same rank"
+    return "the best and the worst completion are equal" if _same(ranked[0], ranked[-1]) else ""
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(one["completion"] == other["completion"])

@@ -1,0 +1,188 @@
+"""launcher/datasets.py: JSON Lines by their beginning, packed Parquet, Megatron's tokens and index."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import CHAT, HERE, write_chats
+
+from launcher import datasets
+from launcher.faults import Found
+from launcher.jsonl import MAX_LINE
+
+LINE = json.dumps(CHAT) + "\n"
+
+
+def faults(found: Found) -> list[tuple[str, str]]:
+    return [(Path(f.where).name, f.what) for f in found.faults]
+
+
+def test_a_short_file_is_checked_whole_and_a_long_one_at_its_beginning(tmp_path: Path) -> None:
+    path = write_chats(tmp_path / "a.jsonl", "{}")
+    assert datasets.look([path]).facts == {"checked": "whole"}
+    with path.open("a") as f:
+        f.writelines([LINE] * (datasets.HEAD // len(LINE)))
+        f.write("{}\n")
+    found = datasets.look([path])
+    assert (found.facts, faults(found)) == ({"checked": "beginning"}, [("a.jsonl:3", "`messages` is missing")])
+
+
+def test_the_line_in_which_the_beginning_ends_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(LINE * (datasets.HEAD // len(LINE) + 2))
+    assert datasets.look([path]).faults == []
+
+
+def test_a_first_line_longer_than_the_beginning_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(LINE.replace("Out to sea.", "x" * 2 * datasets.HEAD) + "{}\n")
+    assert datasets.look([path]) == Found(type="chat_jsonl", facts={"checked": "beginning"})
+
+
+def test_a_line_of_200_mb_is_one_fault(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(LINE.replace("Out to sea.", "x" * 200_000_000))
+    assert faults(datasets.look([path])) == [("a.jsonl:1", f"a line of more than {MAX_LINE >> 20} MiB")]
+
+
+def test_shards_are_checked_one_by_one(tmp_path: Path) -> None:
+    files = [write_chats(tmp_path / f"{n}.jsonl", *["{}"] * n) for n in range(3)]
+    (tmp_path / "3.jsonl").touch()
+    (tmp_path / "4.jsonl.gz").write_bytes(gzip.compress(f"{LINE}[]\n".encode()))
+    found = datasets.look([*files, tmp_path / "3.jsonl", tmp_path / "4.jsonl.gz"])
+    assert found.facts == {"files": 5, "checked": "whole"}
+    assert [where for where, _ in faults(found)] == ["1.jsonl:3", "2.jsonl:3", "2.jsonl:4", "3.jsonl", "4.jsonl.gz:2"]
+    assert datasets.data_files(tmp_path) == [*files, tmp_path / "3.jsonl", tmp_path / "4.jsonl.gz"]
+
+
+@pytest.mark.parametrize(("pack", "most"), [(bytes, datasets.MAX_HEADS), (gzip.compress, datasets.MAX_PACKED)])
+def test_of_very_many_shards_the_first_are_checked(tmp_path: Path, pack: Callable[[bytes], bytes], most: int) -> None:
+    good, files = pack(LINE.encode()), [tmp_path / f"{n:03}.jsonl" for n in range(most + 1)]
+    for file in files:
+        file.write_bytes(good)
+    files[-1].write_bytes(pack(b"{}"))
+    assert datasets.look(files) == Found(type="chat_jsonl", facts={"files": most + 1, "checked": "beginning"})
+    assert faults(datasets.look(files[1:])) == [(f"{most:03}.jsonl:1", "`messages` is missing")]
+
+
+def test_packed_data_that_is_broken_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(LINE.encode())[:-9])
+    ((where, what),) = faults(datasets.look([tmp_path / "a.gz"]))
+    assert where == "a.gz" and what.startswith("cannot be read: the gzip data is broken: ")
+    (tmp_path / "b.jsonl").write_text(LINE)
+    assert [w for w, _ in faults(datasets.look([tmp_path / "b.jsonl", tmp_path / "a.gz"]))] == ["a.gz"]
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """What data_prep/sft_packing leaves: real packed rows and the metadata of their packing."""
+    shutil.copy(HERE / "data" / "packed.parquet", tmp_path / "training_128.idx.parquet")
+    (tmp_path / "128_metadata.jsonl").write_text('[{"dataset_max_seqlen": 39, "pack_size": 128}]')
+    return tmp_path / "training_128.idx.parquet"
+
+
+def test_packed_parquet_and_how_it_was_packed(packed: Path) -> None:
+    assert datasets.look([packed]) == Found(type="packed_parquet", facts={"rows": 3, "pack_size": 128})
+    (packed.parent / "slipway.json").write_text('{"pack_size": 256, "tokenizer": "t", "template": "c", "more": 1}')
+    facts = {"rows": 3, "pack_size": 256, "tokenizer": "t", "template": "c"}
+    assert datasets.look([packed]) == Found(type="packed_parquet", facts=facts)
+    assert datasets.beside(packed) == [packed.parent / "128_metadata.jsonl"]
+    assert datasets.data_files(packed.parent) == [packed]
+
+
+def test_shards_of_packed_parquet(packed: Path) -> None:
+    shutil.copy(packed, packed.parent / "more.parquet")
+    found = datasets.look([packed, packed.parent / "more.parquet", packed.parent / "128_metadata.jsonl"])
+    assert found.facts == {"files": 2, "rows": 6, "pack_size": 128}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "size"), [('[{"dataset_max_seqlen": 39}]', 128), ('[{"pack_size": 64}]', 64), ("[]", 128)]
+)
+def test_the_pack_size_is_in_the_metadata_or_in_the_name(packed: Path, metadata: str, size: int) -> None:
+    (packed.parent / "128_metadata.jsonl").write_text(metadata)
+    assert datasets.look([packed]).facts["pack_size"] == size
+
+
+@pytest.mark.parametrize(
+    ("break_it", "where", "what"),
+    [
+        (lambda p: os.truncate(p, 1000), "training_128.idx.parquet",
+         "not a whole Parquet file: its footer is cut off"),
+        (lambda p: (p.parent / "128_metadata.jsonl").unlink(), "training_128.idx.parquet",
+         "no <size>_metadata.jsonl of its packing lies beside it"),
+        (lambda p: (p.parent / "128_metadata.jsonl").write_text("{"), "128_metadata.jsonl",
+         "not the metadata of a packing: Expected `array`, got `object`"),
+        (lambda p: (p.parent / "slipway.json").write_text('{"pack_size": "x"}'), "slipway.json",
+         "not what packing writes: Expected `int`, got `str` - at `$.pack_size`"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_packed_parquet(
+    packed: Path, break_it: Callable[[Path], object], where: str, what: str
+) -> None:
+    break_it(packed)
+    found = datasets.look([packed])
+    assert (found.type, faults(found)) == ("packed_parquet", [(where, what)])
+    assert found.faults[0].severity == ("warning" if "lies beside" in what else "error")
+
+
+def test_parquet_without_the_columns_is_no_packed_parquet(packed: Path) -> None:
+    packed.write_bytes(packed.read_bytes().replace(b"loss_mask", b"lost_mask").replace(b"input_ids", b"inner_ids"))
+    assert datasets.look([packed]) == Found(
+        note="Parquet without the columns input_ids, loss_mask of packed data (it has inner_ids, lost_mask, "
+        "seq_start_id)"
+    )
+
+
+def write_tokens(folder: Path, lengths: tuple[int, ...] = (3, 2), code: int = 4, size: int = 4) -> Path:
+    """Tokens and their index as Megatron writes them: int32 tokens, a document for each sequence."""
+    offsets = [sum(lengths[:n]) * size for n in range(len(lengths))]
+    head = struct.pack("<9sQBQQ", datasets.INDEX_MAGIC, 1, code, len(lengths), len(lengths) + 1)
+    arrays = struct.pack(
+        f"<{len(lengths)}i{len(lengths)}q{len(lengths) + 1}q", *lengths, *offsets, *range(len(lengths) + 1)
+    )
+    (folder / "text.idx").write_bytes(head + arrays)
+    (folder / "text.bin").write_bytes(bytes(sum(lengths) * size))
+    return folder / "text"
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".idx"])
+def test_tokens_and_index_belong_together(tmp_path: Path, suffix: str) -> None:
+    file = write_tokens(tmp_path).with_suffix(suffix)
+    other = file.with_suffix(".idx" if suffix == ".bin" else ".bin")
+    assert datasets.beside(file) == [other]
+    assert datasets.look([file]) == datasets.look([file, other]) == Found(type="binidx", facts={"sequences": 2})
+    assert datasets.look([write_tokens(tmp_path, (1,), 8, 2).with_suffix(suffix)]).faults == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "where", "what"),
+    [
+        (lambda f: (f / "text.bin").unlink(), "text.bin", "is missing: tokens (.bin) and index (.idx) belong together"),
+        (lambda f: os.truncate(f / "text.bin", 19), "text.bin", "19 bytes, its index says 20"),
+        (lambda f: os.truncate(f / "text.idx", 60), "text.idx", "60 bytes, its head says 82: the file is cut off"),
+        (lambda f: os.truncate(f / "text.idx", 20), "text.idx", "not a whole index: it is cut off"),
+        (lambda f: (f / "text.idx").write_bytes((f / "text.idx").read_bytes().replace(b"\1", b"\2", 1)),
+         "text.idx", "not an index of version 1"),
+        (lambda f: write_tokens(f, ()), "text.idx", "holds no sequences"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_tokens(tmp_path: Path, break_it: Callable[[Path], object], where: str, what: str) -> None:
+    file = write_tokens(tmp_path).with_suffix(".idx")
+    break_it(tmp_path)
+    found = datasets.look([file])
+    assert (found.type, faults(found)) == ("binidx", [(where, what)])
+
+
+def test_of_several_kinds_in_a_folder_most_files_decide(tmp_path: Path, packed: Path) -> None:
+    for n in range(2):
+        write_chats(tmp_path / f"{n}.jsonl")
+    assert [p.name for p in datasets.data_files(tmp_path)] == ["0.jsonl", "1.jsonl"]
+    assert packed.exists()

@@ -1,0 +1,159 @@
+"""images/registry.py: what clients' words mean, rows and exit codes; git's part with repositories of this machine.
+
+What needs a server is in real/test_registry.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import entry_of
+
+from images import registry
+from images.model import Base, Lock, Repository
+from images.registry import DOCKER, GIT, Checked, Client
+from slipway.errors import Exit, SlipwayError
+
+HOST = "r.example:5000"
+WHERE = f"{HOST}/404/x:500"
+URL = "https://r.example:5000/v2/404/x/manifests/500"
+A, B, C = (f"sha256:{c * 64}" for c in "abc")
+
+
+@pytest.mark.parametrize(
+    ("client", "said", "code", "what"),
+    [  # as buildx 0.13.1 and git 2.39.5 have said it
+        (DOCKER, f'failed to do request: Head "{URL}": dial tcp: lookup r.example on 10.0.0.53:53: no such host',
+         Exit.UNAVAILABLE, "there is no host r.example:5000"),
+        (GIT, f"unable to access '{URL}': Could not resolve host: r.example", Exit.UNAVAILABLE, "there is no host"),
+        (DOCKER, f'failed to do request: Head "{URL}": tls: failed to verify certificate: x509: certificate signed by '
+         "unknown authority", Exit.UNAVAILABLE, "no trust in r.example:5000's TLS"),
+        (GIT, f"unable to access '{URL}': gnutls_handshake() failed", Exit.UNAVAILABLE, "no trust in"),
+        (DOCKER, f'failed to do request: Head "{URL}": dial tcp 1.2.3.4:500: connect: connection refused',
+         Exit.UNAVAILABLE, "r.example:5000 cannot be reached"),
+        (DOCKER, f'failed to do request: Head "{URL}": EOF', Exit.UNAVAILABLE, "r.example:5000 cannot be reached"),
+        (DOCKER, f"unexpected status from HEAD request to {URL}: 401 Unauthorized", Exit.NOT_PERMITTED, "401 or 403"),
+        (DOCKER, f"unexpected status from HEAD request to {URL}: 403 Forbidden", Exit.NOT_PERMITTED, "401 or 403"),
+        (DOCKER, "pull access denied, repository does not exist or may require authorization: authorization failed: "
+         "no basic auth credentials", Exit.NOT_PERMITTED, "401 or 403"),
+        (GIT, "could not read Username for 'https://r.example:5000': terminal prompts disabled",
+         Exit.NOT_PERMITTED, "401 or 403"),
+        (DOCKER, f"{WHERE}: not found", Exit.NO_INPUT, "has no such image, tag or repository (404)"),
+        (DOCKER, f"unexpected status from HEAD request to {URL}: 429 Too Many Requests", Exit.UNAVAILABLE, "(429)"),
+        (GIT, f"unable to access '{URL}': The requested URL returned error: 503", Exit.UNAVAILABLE, "(5xx)"),
+        (DOCKER, f"unexpected status from HEAD request to {URL}: 418 I'm a Teapot", Exit.UNAVAILABLE, "that we know"),
+    ],
+)  # fmt: skip
+def test_a_failure_says_what_it_is(client: Client, said: str, code: Exit, what: str) -> None:
+    """Digits of names, ports and paths are no status: the reference here holds 404 and 500."""
+    word = "ERROR" if client is DOCKER else "fatal"
+    found = registry.trouble(client, f"warning: 401\n{word}: {said}\nand the rest\n", WHERE, HOST)
+    assert found.code == code
+    assert what in found.what and found.what.endswith(said) and found.where == WHERE
+
+
+def test_who_is_not_let_in_is_told_how_to_log_in() -> None:
+    found = [registry.trouble(c, "fatal: error: 401", "nvcr.io/x:1", "nvcr.io").remedy for c in (DOCKER, GIT)]
+    assert found[0].startswith("run: docker login nvcr.io (nvcr.io: user $oauthtoken")
+    assert found[1].startswith("give git a credential helper for nvcr.io")
+
+
+PROBLEM = SlipwayError(Exit.NOT_PERMITTED, "no")
+SAME, MOVED, NEW = Checked("e", "base", A, A), Checked("e", "base", A, B), Checked("e", "base", "", B)
+CLOSED = Checked("e", "base", A, "", PROBLEM)
+
+
+def test_rows_in_words() -> None:
+    assert [str(r) for r in (SAME, MOVED, NEW, CLOSED)] == [
+        "e: base: same", f"e: base: {A} -> {B}", f"e: base: unresolved -> {B}", "e: base: no"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [([], 0), ([SAME], 0), ([SAME, MOVED], 1), ([NEW], 1), ([SAME, CLOSED], 77), ([CLOSED, MOVED], 1)],
+)
+def test_exit_codes(rows: list[Checked], code: int) -> None:
+    assert registry.exit_code(rows) == code
+
+
+def git(folder: Path, *words: str) -> str:
+    who = [
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@example.org",
+        "-c",
+        "tag.gpgSign=false",
+        "-c",
+        "commit.gpgSign=false",
+    ]
+    done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Two commits: `v1` is an annotated tag of the first, `v2` a light one of the second."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", "one")
+    git(folder, "tag", "--annotate", "--message", "one", "v1")
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", "two")
+    git(folder, "tag", "v2")
+    git(folder, "tag", "v2-later")
+    return folder
+
+
+def test_a_tag_is_its_commit(repository: Path) -> None:
+    assert registry.git_tag(str(repository), "v1") == git(repository, "rev-parse", "HEAD~1")
+    assert registry.git_tag(f"file://{repository}", "v2") == git(repository, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("tag", ["v3", "v", "v*", "HEAD"])
+def test_a_tag_that_is_not_there(repository: Path, tag: str) -> None:
+    with pytest.raises(SlipwayError, match="there is no tag") as e:
+        registry.git_tag(str(repository), tag)
+    assert (e.value.code, e.value.where) == (Exit.NO_INPUT, str(repository))
+
+
+def test_what_is_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(SlipwayError, match="does not appear to be a git repository") as e:
+        registry.git_tag(str(tmp_path), "v1")
+    assert e.value.code == Exit.NO_INPUT
+    with pytest.raises(SlipwayError):
+        registry.git_tag(f"--upload-pack=touch {tmp_path}/made; git-upload-pack", "v1")
+    assert not (tmp_path / "made").exists(), "a URL is no option"
+
+
+def test_a_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for ask, client in ((lambda: registry.resolve(WHERE), "docker"), (lambda: registry.git_tag("x", "v1"), "git")):
+        with pytest.raises(SlipwayError, match=f"there is no {client} command") as e:
+            ask()
+        assert e.value.code == Exit.UNAVAILABLE
+
+
+def test_commits_are_checked_beside_bases(repository: Path) -> None:
+    one, two = git(repository, "rev-parse", "HEAD~1"), git(repository, "rev-parse", "HEAD")
+    pinned = {"v1": one, "v2": one}
+    repositories = {
+        tag: Repository(url=str(repository), tag=tag, path="/opt/x", commit=commit) for tag, commit in pinned.items()
+    }
+    open_one = {"open": Repository(url=str(repository), tag="v1", path="/opt/x")}
+    first = entry_of(repositories=repositories)
+    second = entry_of(library="other", repositories=open_one)
+    lock = Lock(schema=1, matrix="", libraries={}, entries={e.name: e for e in (first, second)})
+    assert registry.check(lock) == [
+        (first.name, "v1", one, one, None), (first.name, "v2", one, two, None), (second.name, "open", "", one, None)
+    ]  # fmt: skip
+    assert registry.check(lock, ["other"]) == [(second.name, "open", "", one, None)]
+
+
+def test_a_bootstrapped_base_has_nobody_to_ask() -> None:
+    entry = entry_of("cpu")
+    assert entry.base.bootstrap and not Base(bootstrap=entry.base.bootstrap).image
+    assert registry.check(Lock(schema=1, matrix="", libraries={}, entries={entry.name: entry})) == []
