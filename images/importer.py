@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -15,14 +14,13 @@ from typing import Any
 
 import msgspec
 
-from images import debian, identity, rootfs
+from images import debian, identity, rootfs, skopeo
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
 
 COMPRESSION = "-comp zstd -Xcompression-level 3 -b 1M"
 MORE_SPACE = "--dir DIR sets where the file goes; TMPDIR or ENROOT_TEMP_PATH where images are unpacked"
 TOOLS = ("skopeo", "umoci", "mksquashfs")
-_LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?")
 _SUPERBLOCK = struct.Struct("<4s36xQ")  # squashfs 4.0: magic, and the bytes that the file system takes
 
 
@@ -38,6 +36,11 @@ class Source:
     digest: str
     client: Any = None
     engine: str = ""
+
+    @property
+    def name(self) -> str:
+        """REGISTRY/IMAGE@DIGEST, of a registry's image."""
+        return self.uri.removeprefix("docker://")
 
     @property
     def image(self) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def packed_bytes(source: Source) -> int:
     """The image's size as it is stored. Raises SlipwayError 65 for an index, or what skopeo says of the registry."""
     if source.client is not None:
         return int(source.image["Size"])
-    manifest = msgspec.json.decode(_skopeo(source, "inspect", "--raw", *_tls(source, "")))
+    manifest = msgspec.json.decode(skopeo.ask(source.name, "inspect", "--raw", *skopeo.tls(source.name), source.uri))
     if "layers" not in manifest:
         found = ", ".join(f"{m['platform']['architecture']} {m['digest']}" for m in manifest.get("manifests", []))
         raise SlipwayError(Exit.DATA, "an index of images, not an image", where=source.uri, remedy=f"name one: {found}")
@@ -154,35 +157,16 @@ def check(job: Job, imported: Imported) -> None:
 def _copy(job: Job, layout: Path) -> None:
     """The image as an OCI layout, tagged `image`."""
     if job.source.client is None:
-        _skopeo(job.source, "copy", "--quiet", *_tls(job.source, "src-"), to=f"oci:{layout}:image", job=job)
+        name = job.source.name
+        copy = ["copy", "--quiet", *skopeo.tls(name, "src-"), job.source.uri, f"oci:{layout}:image"]
+        skopeo.ask(name, *copy, fds=job.fds, TMPDIR=str(job.work))
         return
     archive = job.work / "image.tar"
-    with cannot_write(archive), archive.open("wb") as out:
-        for chunk in job.source.client.images.get(job.source.digest).save():
-            out.write(chunk)
+    skopeo.save(job.source.client, job.source.digest, archive)
     with tarfile.open(archive) as tar:  # engines from 25 on write an OCI layout: nothing has to be packed anew
         kind = "oci" if "oci-layout" in tar.getnames() else "docker"
     job.run("skopeo", "--insecure-policy", "copy", "--quiet", f"{kind}-archive:{archive}", f"oci:{layout}:image")
     archive.unlink()
-
-
-def _skopeo(source: Source, *words: str, to: str = "", job: Job | None = None) -> bytes:
-    """Asks the registry of `source`. Raises what `registry.trouble` makes of the answer."""
-    from images import registry
-
-    command = ["skopeo", "--insecure-policy", *words, source.uri, *([to] if to else [])]
-    env = os.environ | ({"TMPDIR": str(job.work)} if job else {})
-    done = subprocess.run(command, env=env, capture_output=True, pass_fds=job.fds if job else ())
-    if done.returncode:
-        where = source.uri.removeprefix("docker://")
-        raise registry.trouble(registry.DOCKER, done.stderr.decode(errors="replace"), where, where.partition("/")[0])
-    return done.stdout
-
-
-def _tls(source: Source, side: str) -> list[str]:
-    """Plain HTTP is for loopback alone."""
-    host = source.uri.removeprefix("docker://").partition("/")[0]
-    return [f"--{side}tls-verify=false"] if _LOOPBACK.fullmatch(host) else []
 
 
 def _configuration(layout: Path) -> dict[str, Any]:

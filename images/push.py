@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from images import debian, dockerhost, identity, registry
+from images import debian, dockerhost, identity, skopeo
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write
 from slipway.project import Root
 
 
@@ -30,25 +27,13 @@ def push(root: Root, record: identity.ImageRecord, reference: str, say: Callable
         if found is None:
             raise SlipwayError(Exit.NO_INPUT, f"the engine has no image of {record.name}")
         archive = Path(tmp) / "image.tar"
-        with cannot_write(archive), archive.open("wb") as out:
-            for chunk in client.images.get(found[1]).save():
-                out.write(chunk)
+        skopeo.save(client, found[1], archive)
         say(f"pushing {record.name} to {reference}")
-        _skopeo(reference, "copy", "--quiet", "--format=v2s2", "--dest-", f"docker-archive:{archive}")
-        manifest = _skopeo(reference, "inspect", "--raw", "--")
+        copy = ["copy", "--quiet", "--format=v2s2", *skopeo.tls(reference, "dest-"), f"docker-archive:{archive}"]
+        skopeo.ask(reference, *copy, f"docker://{reference}")
+        manifest = skopeo.ask(reference, "inspect", "--raw", *skopeo.tls(reference), f"docker://{reference}")
     digests = [msgspec.json.decode(manifest)["config"]["digest"], f"sha256:{canonical.sha256(manifest)}"]
     pushed = msgspec.structs.replace(record, ids=list(dict.fromkeys([*record.ids, *digests])))
     identity.save(root, pushed)
     say(f"pushed: {reference}, manifest {digests[1]}")
     return pushed
-
-
-def _skopeo(reference: str, *words: str) -> bytes:
-    """Runs skopeo on `docker://reference`; the word that ends with `-` becomes its tls option."""
-    host = reference.partition("/")[0]
-    here = re.fullmatch(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?", host) is not None
-    options = [f"{w}tls-verify={'false' if here else 'true'}" if w.endswith("-") else w for w in words]
-    done = subprocess.run(["skopeo", *options, f"docker://{reference}"], capture_output=True, check=False)
-    if done.returncode:
-        raise registry.trouble(registry.DOCKER, done.stderr.decode(errors="replace"), reference, host)
-    return done.stdout

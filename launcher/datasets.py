@@ -23,6 +23,9 @@ _INDEX_HEAD = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, se
 _TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}
 
 
+RECORD = "slipway.json"  # beside packed Parquet, by data_prep/sft_packing
+
+
 class _Packing(msgspec.Struct):
     """slipway.json beside packed Parquet, written by data_prep/sft_packing."""
 
@@ -49,7 +52,8 @@ def beside(file: Path) -> list[Path]:
     if file.suffix in (".bin", ".idx"):
         pair = file.with_suffix(".idx" if file.suffix == ".bin" else ".bin")
         return [pair] if pair.is_file() and _is_index(file.with_suffix(".idx")) else []
-    return _metadata(file) if file.suffix in (".parquet", ".pq") else []
+    record = file.with_name(RECORD)
+    return _metadata(file) + [record] * record.is_file() if file.suffix in (".parquet", ".pq") else []
 
 
 def look(files: Sequence[Path]) -> Found:
@@ -143,7 +147,7 @@ def _packed(files: Sequence[Path]) -> Found:
 
 def _packing(file: Path, faults: list[Fault]) -> dict[str, Any]:
     """How the rows were packed; by slipway.json, else by the metadata, else by the file's name."""
-    recorded = file.parent / "slipway.json"
+    recorded = file.parent / RECORD
     known = _Packing()
     if recorded.is_file():
         try:

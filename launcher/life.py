@@ -204,7 +204,7 @@ def _outcome(run: Run, plan: Plan, status: engine.Status) -> Outcome:
         reason=reason,
         started=status.started or wrote.get("started", ""),
         finished=status.finished or wrote.get("finished", ""),
-        checkpoint=_on_host(result.get("checkpoint", ""), plan, run),
+        checkpoint=_on_host(result.get("checkpoint") or result.get("path", ""), plan, run),
         result=result,
     )
 

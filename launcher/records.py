@@ -35,7 +35,8 @@ class Outcome(Noun, frozen=True, kw_only=True):
 
     `step` the program itself; `signal` it was told to stop; `cancelled` by `launch cancel`; `entrypoint` refused to
     start it; `engine` could not start it or lost it; `memory` killed by the memory limit; `launcher` died before it
-    was submitted. `checkpoint`: the finished checkpoint's folder on the host; `result`: what the step program reported.
+    was submitted. `checkpoint`: what the step made, a finished checkpoint or data, on the host; `result`: what the step
+    program reported.
     """
 
     exit_code: int

@@ -77,6 +77,14 @@ MODULES = {
         "    def finalize(self): super().finalize()\n"
     ),
     f"{BRIDGE}/peft/utils.py": "HAVE_TE = True\n",
+    f"{BRIDGE}/utils/import_utils.py": (
+        "import logging, warnings\n"
+        "logger = logging.getLogger(__name__)\n"
+        "logger.setLevel(logging.INFO)\n"
+        "logger.addHandler(logging.StreamHandler())\n"
+        "def safe_import_from():\n"
+        "    logger.info('Traceback'); logger.warning('kept'); warnings.warn('Apex is not installed.')\n"
+    ),
     f"{BRIDGE}/peft/lora_layers.py": (
         "import transformer_engine.pytorch as te\nclass TELinearAdapter(te.Linear): pass\n"
     ),
@@ -216,6 +224,12 @@ def test_an_installed_package_that_is_broken_stays_an_error(run) -> None:
 def test_override_is_there_before_python_3_12(run) -> None:
     done = run(JIT + "from megatron.bridge.training.other import override; print(override.__name__)")
     assert done.stdout == "override\n", done.stderr
+
+
+def test_what_is_missing_by_intention_makes_no_noise(run) -> None:
+    code = "from megatron.bridge.utils.import_utils import safe_import_from; safe_import_from()"
+    assert run(code).stderr.splitlines()[1:] == ["kept"]  # the first line says that the substitutions are active
+    assert "Traceback" in (noise := run(code, CUDA="1").stderr) and "Apex is not installed" in noise
 
 
 def test_it_does_nothing_where_cuda_is(run) -> None:

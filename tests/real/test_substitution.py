@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from images import identity
 from images import lock as locks
 from images.model import Entry
 from slipway.project import Root
 
 from .conftest import Variant, installed, link_tar, toy
+from .registry import registry
 from .support import PROJECT, Done, Tree, docker_with_memory
 
 pytestmark = pytest.mark.real
@@ -96,14 +99,38 @@ def test_a_launch_refuses_it(checkout: Tree, substituted: Built, place: Path, cu
     runs = checkout.all_runs()
     refused = checkout.launch(*words)
     assert refused.code == 65, refused
-    assert f"image of {cuda.name}: was built over {over} instead of {cuda.base.reference}" in refused.err
+    assert f"image of {cuda.name}: has {over} in place of {cuda.base.reference}" in refused.err
     assert "--allow-drift" in refused.err
     assert checkout.all_runs() == runs and not (place / "output").exists()
 
     accepted = checkout.launch(*words, "--allow-drift", "-o", str(place / "run"))
     assert accepted.code == 0, accepted
-    assert f"warning: image of {cuda.name}: was built over {over}" in accepted.err
+    assert f"warning: image of {cuda.name}: has {over}" in accepted.err
     assert json.loads((place / "run" / "plan.json").read_text())["allow_drift"] is True
+
+
+def test_what_is_pushed_is_dockers_v2_schema_2_and_known_by_the_digests_it_has_there(
+    checkout: Tree, substituted: Built, cuda: Entry, place: Path, docker: Any
+) -> None:
+    assert substituted.done.code == 0
+    with registry(place) as port:
+        reference = f"127.0.0.1:{port}/slipway/automodel:1"
+        done = checkout.images(*substituted.words, "--push", reference)
+        assert done.code == 0, done
+        url = f"http://127.0.0.1:{port}/v2/slipway/automodel/manifests/1"
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD")).close()  # enroot asks so first: no 404
+        accepted = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=accepted)) as answer:
+            manifest, digest = json.loads(answer.read()), answer.headers["Docker-Content-Digest"]
+        assert manifest["mediaType"] == accepted["Accept"]
+        ids = identity.records(Root(checkout.path), cuda)[0].ids
+        assert {manifest["config"]["digest"], digest} <= set(ids)
+        by_digest = f"127.0.0.1:{port}/slipway/automodel@{digest}"
+        pulled = docker.images.pull(by_digest)
+        assert pulled.id in ids
+        docker.images.remove(by_digest)
+    refused = checkout.images(*substituted.words, "--push", "127.0.0.1:9/nothing/here:1")
+    assert refused.code == 69 and "127.0.0.1:9 cannot be reached" in refused.err
 
 
 def test_nothing_changed_nothing_built(checkout: Tree, substituted: Built, place: Path) -> None:

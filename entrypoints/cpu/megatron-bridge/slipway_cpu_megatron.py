@@ -43,6 +43,11 @@ def no_compiler(module):
     _take(module, "disable_jit_fuser")()
 
 
+def quiet_placeholders(module):
+    """The logger that shows a traceback for every name of Transformer Engine that has a placeholder instead."""
+    _take(module, "logger").setLevel("WARNING")
+
+
 def helpers_are_built(module):
     """compile_helpers: runs make at every start; left alone where the image does not hold what it would make."""
     from importlib.util import find_spec
@@ -143,6 +148,7 @@ SUBSTITUTIONS = {
     "megatron.core.tensor_parallel.random": (generator_of_the_cpu,),
     "megatron.core.transformer.dot_product_attention": (attention_inside_documents,),
     "megatron.bridge.models.gpt_provider": (tensors_on_the_cpu, idle_cuda, layers_without_kernels),
+    "megatron.bridge.utils.import_utils": (quiet_placeholders,),
     "megatron.bridge.peft.utils": (no_transformer_engine,),
     "megatron.bridge.training.initialize": (start_without_cuda,),
 }
@@ -235,8 +241,8 @@ def _prepare():
         from typing_extensions import override
 
         typing.override = override
-    for package in ("Transformer Engine and Apex are", "absl.logging is"):
-        warnings.filterwarnings("ignore", message=f"{package} not installed")
+    for start in ("Transformer Engine and Apex are", "Apex is", "absl.logging is", "Only transformer-engine>="):
+        warnings.filterwarnings("ignore", message=start)
 
 
 def _say():

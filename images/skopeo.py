@@ -1,0 +1,40 @@
+"""skopeo, as `images squash` and `images build --push` call it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from images import registry
+from slipway.files import cannot_write
+
+_LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?")
+
+
+def ask(reference: str, *words: str, fds: Sequence[int] = (), **variables: str) -> bytes:
+    """What skopeo prints; `reference` (REGISTRY/NAME…) is the image that `words` are about.
+
+    Raises SlipwayError 66, 69 or 77: what `registry.trouble` makes of skopeo's words.
+    """
+    command = ["skopeo", "--insecure-policy", *words]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, pass_fds=fds)
+    if done.returncode:
+        host = reference.partition("/")[0]
+        raise registry.trouble(registry.DOCKER, done.stderr.decode(errors="replace"), reference, host)
+    return done.stdout
+
+
+def tls(reference: str, side: str = "") -> list[str]:
+    """The option for plain HTTP, which is for loopback alone; `side` is `src-`, `dest-` or nothing."""
+    return [f"--{side}tls-verify=false"] if _LOOPBACK.fullmatch(reference.partition("/")[0]) else []
+
+
+def save(client: Any, image: str, archive: Path) -> None:
+    """`docker save` into a file. Raises SlipwayError 73."""
+    with cannot_write(archive), archive.open("wb") as out:
+        for chunk in client.images.get(image).save():
+            out.write(chunk)

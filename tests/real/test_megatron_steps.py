@@ -1,0 +1,81 @@
+"""Every Megatron-Bridge step through `launch` in its cpu image, on a tiny real model: the example, what it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from images import identity
+from images import lock as locks
+from slipway.project import Root
+
+from .conftest import Work, link_tar
+from .support import PROJECT, Running, Tree
+
+pytestmark = pytest.mark.real
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def dock(project: Tree, ground: Path, address: str) -> Tree:
+    """A project that has the record of Megatron-Bridge's cpu image."""
+    command = [str(BIN / "images"), "build", "megatron-bridge", "--flavour", "cpu"]
+    env = {**os.environ, "DOCKER_HOST": address}
+    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    entry = locks.select(locks.load_lock(Root(PROJECT)), "megatron-bridge", "cpu")
+    record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
+    shutil.copytree(project.path, ground / "dock", copy_function=link_tar)
+    identity.save(Root(ground / "dock"), record)
+    return dataclasses.replace(project, path=ground / "dock")
+
+
+@pytest.fixture(scope="module")
+def voyage(dock: Tree, work: Work, ground: Path) -> Path:
+    """The example's folder, after it has run."""
+    folder = ground / "voyage"
+    command = [
+        "bash",
+        str(PROJECT / "examples/megatron/run.sh"),
+        str(work.folder / "data"),
+        str(work.model),
+        str(folder),
+    ]
+    env = {**dock.env, "PATH": f"{BIN}:{dock.env['PATH']}"}
+    done = Running(command, dock.path, env).finish()
+    assert done.code == 0, (done.out[-3000:], done.err[-3000:])
+    (folder / "out").write_text(done.out)
+    return folder
+
+
+def test_all_steps_run_and_the_conversion_changes_nothing(voyage: Path) -> None:
+    out = (voyage / "out").read_text()
+    assert "converted there and back: largest difference 0.0\n" in out
+    assert "fine-tuned: 39 of 39 tensors have changed" in out and "LoRA, merged:" in out
+
+
+def test_training_with_another_tokenizer_than_the_packings_is_refused(dock: Tree, voyage: Path, work: Work) -> None:
+    other = voyage / "other"
+    shutil.copytree(work.model, other)
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    template = other / "chat_template.jinja"
+    template.write_text(
+        (template.read_text() if template.exists() else config.get("chat_template", "")) + "\n{# other #}"
+    )
+    words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}")
+    done = dock.launch(*words, f"model={voyage / 'base'}", f"tokenizer={other}", f"output={voyage / 'never'}")
+    assert done.code in (65, 78), done
+    assert "template" in done.err and not list((voyage / "never").glob("iter_*"))
+
+
+def test_a_packing_for_another_step_names_what_is_wanted(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+    words = ("sft/automodel", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}", f"model={work.model}")
+    done = dock.launch(*words, f"output={place / 'out'}")
+    assert done.code == 65
+    assert "is no chat_jsonl: found packed_parquet" in done.err
