@@ -29,7 +29,8 @@ class Artifact(Noun, frozen=True, kw_only=True):
     with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`: number of
     weights of a checkpoint; `fingerprint`: hex; `facts`: what rules compare, by the type: `checked` (`whole` or
     `beginning`), `files`, `rows`, `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `architecture`,
-    `layers`, `hidden`, `vocab`, `iteration`, `layout`, `base`, `rank`, `weights`.
+    `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`,
+    `expert_intermediate`, `tied` (1), `iteration`, `layout`, `base`, `rank`, `weights`.
     """
 
     name: str

@@ -20,15 +20,26 @@ ArtifactType = Literal[
     "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
 ]  # fmt: skip
 
+# What a configuration key means, so that rules know it under every library's name.
+Role = Literal[
+    "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
+    "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
+    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary",
+]  # fmt: skip
+
 
 class Input(Noun, frozen=True, kw_only=True):
-    """`key`: the configuration key that gets the path; `without`: keys that go where an optional input is not given."""
+    """`key`: the configuration key that gets the path; `without`: keys that go where an optional input is not given.
+
+    `layouts`: of an adapter, those that the step reads; any where none is named.
+    """
 
     types: list[ArtifactType]
     help: str
     key: str
     optional: bool = False
     without: list[str] = []
+    layouts: list[Literal["hf_peft", "megatron_bridge"]] = []
 
 
 class Output(Noun, frozen=True, kw_only=True):
@@ -87,6 +98,8 @@ class Step(Noun, frozen=True, kw_only=True):
     parameters: dict[str, Parameter]
     config_roots: list[str]
     owned_keys: list[str]
+    aliases: list[str] = []  # other names that it is found by
+    roles: dict[Role, str] = {}  # what rules have to know -> the configuration key that says it
     repositories: list[str] = []  # the image's git repositories that the step runs
     env: dict[str, str] = {}
     graceful: Graceful
@@ -103,11 +116,33 @@ class Step(Noun, frozen=True, kw_only=True):
 
 
 def find_step(root: Root, name: str) -> Step:
-    """The step `name`. Raises SlipwayError 64 (unknown, with the nearest) or 78 (its file is wrong)."""
+    """The step with this id or alias. Raises SlipwayError 64 (unknown, with the nearest) or 78 (its file is wrong)."""
     known = step_folders(root)
-    if name not in known:
-        raise SlipwayError(Exit.WORDS, f"unknown step {name!r}", remedy=nearest(name, known))
-    folder = known[name]
+    if name in known:
+        return _load(name, known[name])
+    aliases = {alias: step for step in all_steps(root) for alias in step.aliases}
+    if name not in aliases:
+        raise SlipwayError(Exit.WORDS, f"unknown step {name!r}", remedy=nearest(name, [*known, *aliases]))
+    return aliases[name]
+
+
+def all_steps(root: Root) -> list[Step]:
+    """Every step, by id. Raises SlipwayError 78: a file is wrong, or one name stands for two steps."""
+    steps = [_load(name, folder) for name, folder in sorted(step_folders(root).items())]
+    taken = {step.id: step for step in steps}
+    for step in steps:
+        for alias in step.aliases:
+            other = taken.setdefault(alias, step)
+            if other is not step:
+                file = Path(step.folder) / "step.yaml"
+                raise SlipwayError(
+                    Exit.CONFIG, f"the alias {alias!r} is taken by {other.folder}/step.yaml",
+                    where=f"{file}:{yamldoc.line_of(file, 'aliases')}",
+                )  # fmt: skip
+    return steps
+
+
+def _load(name: str, folder: Path) -> Step:
     step = yamldoc.load(folder / "step.yaml", Step)
     for field in ("id", "folder"):
         if getattr(step, field):
@@ -172,7 +207,10 @@ def base_config(step: Step, entry: Entry) -> dict[str, Any]:
         if base.flavour == entry.flavour and base.file:
             file = Path(step.folder) / base.file
             return {"values": yamldoc.parse_plain(read_text(file), str(file))}
-    raise SlipwayError(Exit.CONFIG, f"{step.id} has no base configuration for flavour {entry.flavour}")
+    raise SlipwayError(
+        Exit.CONFIG, f"{step.id} has no base configuration for flavour {entry.flavour}",
+        remedy=f"it runs in flavour {' or '.join(b.flavour for b in step.base)}: {step.title}",
+    )  # fmt: skip
 
 
 def choose_command(step: Step, entry: Entry) -> Command:

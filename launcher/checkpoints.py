@@ -21,6 +21,13 @@ TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "merges.txt")
 LATEST = "latest_checkpointed_iteration.txt"
 INDEX = "model.safetensors.index.json"
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # config.json's names of one number
+MEGATRON = {
+    "layers": "num_layers", "hidden": "hidden_size", "vocab": "vocab_size", "heads": "num_attention_heads",
+    "kv_heads": "num_query_groups", "head_size": "kv_channels", "intermediate": "ffn_hidden_size",
+    "experts": "num_moe_experts", "experts_per_token": "moe_router_topk",
+    "expert_intermediate": "moe_ffn_hidden_size", "tied": "share_embeddings_and_output_weights",
+}  # fmt: skip
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -116,8 +123,24 @@ def _config_facts(folder: Path) -> dict[str, str | int]:
         "layers": sizes.get("num_hidden_layers"),
         "hidden": sizes.get("hidden_size"),
         "vocab": sizes.get("vocab_size"),
+        "heads": sizes.get("num_attention_heads"),
+        "kv_heads": sizes.get("num_key_value_heads"),
+        "head_size": sizes.get("head_dim"),
+        "intermediate": sizes.get("intermediate_size"),
+        "experts": next((sizes[n] for n in EXPERTS if sizes.get(n)), None),
+        "experts_per_token": sizes.get("num_experts_per_tok"),
+        "expert_intermediate": sizes.get("moe_intermediate_size"),
+        "tied": int(bool(config.get("tie_word_embeddings"))),
     }
-    return {k: v for k, v in facts.items() if v and isinstance(v, str | int)}
+    return {k: v for k, v in facts.items() if v and isinstance(v, str if k == "architecture" else int)}
+
+
+def megatron_facts(model: dict[str, Any]) -> dict[str, str | int]:
+    """The sizes in a `model` section of Megatron-Bridge, under the names that config.json's have here."""
+    facts = {name: model.get(key) for name, key in MEGATRON.items()}
+    if not facts["experts"]:
+        facts |= {"experts_per_token": None, "expert_intermediate": None}  # Megatron keeps defaults there
+    return {k: int(v) for k, v in facts.items() if v and isinstance(v, int)}
 
 
 def _shards(folder: Path) -> tuple[list[Path], list[Fault]]:
@@ -173,8 +196,10 @@ def _peft(folder: Path) -> Found:
     parameters, wrong = _weights([weights]) if weights.is_file() else (0, [fault(weights, "is missing")])
     known = _json(config) or {}
     facts: dict[str, str | int] = {"layout": "hf_peft"}
-    if isinstance(known.get("base_model_name_or_path"), str):
-        facts["base"] = known["base_model_name_or_path"]
+    recorded = (_json(folder / "slipway.json") or {}).get("base")  # the base's fingerprint, by peft/automodel
+    base = recorded or known.get("base_model_name_or_path")
+    if isinstance(base, str):
+        facts["base"] = base
     if isinstance(known.get("r"), int):
         facts["rank"] = known["r"]
     return Found(type="checkpoint_lora", faults=faults + wrong, facts=facts, parameters=parameters)
@@ -214,7 +239,8 @@ def _iteration(folder: Path, faults: list[Fault]) -> Found:
     if number := re.fullmatch(r"iter_(\d+)", folder.name):
         facts["iteration"] = int(number[1])
     if not run.get("peft"):
-        facts |= tokenizer_facts(folder / "tokenizer")
+        model = run.get("model")
+        facts |= megatron_facts(model if isinstance(model, dict) else {}) | tokenizer_facts(folder / "tokenizer")
         return Found(type="checkpoint_megatron", faults=faults + more, facts=facts)
     facts["layout"] = "megatron_bridge"
     checkpoint = run.get("checkpoint")

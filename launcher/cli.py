@@ -177,6 +177,33 @@ def check(words: tuple[str, ...], full: bool, workers: int | None, as_json: bool
     sys.exit(report.exit)
 
 
+@main.command()
+@click.argument("step", required=False)
+@click.option("--library", metavar="L", help="Only those that run in this library's image.")
+@click.option("--consumes", metavar="TYPE", help="Only those that take artifacts of this type.")
+@click.option("--produces", metavar="TYPE", help="Only those that make an artifact of this type.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def steps(step: str | None, library: str | None, consumes: str | None, produces: str | None, as_json: bool) -> None:
+    """List the steps; or say everything of one STEP."""
+    from launcher import catalogue, steplist
+
+    root = find_root()
+    if step and not as_json:
+        click.echo(steplist.details(root, step), nl=False)
+        return
+    chosen = [catalogue.find_step(root, step)] if step else steplist.choose(root, library, consumes, produces)
+    click.echo((steplist.as_json if as_json else steplist.table)(root, chosen), nl=False)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["matrix", "profile", "step"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of step.yaml, of profiles or of images/matrix.yaml, for editors."""
+    from launcher import steplist
+
+    click.echo(steplist.schema(kind), nl=False)
+
+
 def _progress() -> Callable[[int, int], None]:
     """Draws a bar on stderr where that is a terminal; the bar ends with the last byte."""
     bars: list[Any] = []

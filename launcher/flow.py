@@ -12,7 +12,7 @@ import msgspec
 
 from images import lock as locks
 from images.model import Flavour
-from launcher import artifacts, catalogue, observe, profiles, records, rules
+from launcher import artifacts, catalogue, fit, memory, observe, profiles, records, rules
 from launcher.engines import docker as engine
 from launcher.plan import Finding, Plan, Wish, make_plan
 from launcher.words import parse
@@ -98,8 +98,9 @@ def prepare(root: Root, options: Options) -> Prepared:
         what = f"{step.id}: there is no step program {wish.program!r} in entrypoints/steps"
         raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=nearest(wish.program, there))
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
-    findings = rules.check(wish, seen)
-    return Prepared(plan, findings, engine.render(plan), runs, [why], found.address, options.argv, files)
+    findings = rules.check(wish, seen, observe.converters(root, step, seen.artifacts))
+    notes = [why, *fit.notes(wish), *memory.notes(wish, seen)]
+    return Prepared(plan, findings, engine.render(plan), runs, notes, found.address, options.argv, files)
 
 
 def _flavour(asked: Flavour | None, profile: str, gpus: int) -> tuple[Flavour, str]:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from images import dockerhost, identity
 from images.model import Entry
-from launcher import artifacts
+from launcher import artifacts, catalogue
+from launcher.artifacts import Artifact
+from launcher.catalogue import Step
 from launcher.engines import docker as docker_engine
 from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen
 from launcher.profiles import Profile
 from launcher.words import Words
+from slipway.errors import SlipwayError
 from slipway.project import Root
 
 
@@ -30,6 +33,15 @@ def everything(root: Root, profile: Profile, entry: Entry, words: Words, found: 
         image=_image(root, entry, found),
         host=_host(profile, runs),
     )
+
+
+def converters(root: Root, step: Step, found: dict[str, Artifact]) -> list[Step]:
+    """The catalogue, where an input is of another type than the step takes; else nothing has to be read for it."""
+    wrong = any(a.type and a.type not in step.inputs[name].types for name, a in found.items())
+    try:
+        return catalogue.all_steps(root) if wrong else []
+    except SlipwayError:
+        return []  # another step's file is wrong, which is no reason not to say what is wrong here
 
 
 def _output(path: Path) -> OutputSeen:

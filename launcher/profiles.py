@@ -19,6 +19,22 @@ Limit = Literal["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", 
 OUR_TARGETS = ("/inputs", "/output", "/cache", "/slipway", "/run/slipway", "/run/secrets")
 
 
+GpuModel = Literal["A10", "A100", "A30", "A40", "B200", "B300", "GB200", "GB300", "GH200", "H100", "H20", "H200", "L4",
+                   "L40", "L40S", "RTX PRO 6000", "V100"]  # fmt: skip
+
+
+class Gpu(Noun, frozen=True, kw_only=True):
+    """What a run gets of: one model in every machine. `memory`: of one, such as 80GiB; empty where it is not known."""
+
+    model: GpuModel
+    memory: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """`memory` in bytes; 0 where it is not known."""
+        return parse_size(self.memory) if self.memory else 0
+
+
 class ExtraMount(Noun, frozen=True, kw_only=True):
     """A folder of the host that every container of this profile gets."""
 
@@ -45,6 +61,7 @@ class Profile(Noun, frozen=True, kw_only=True):
     mounts: list[ExtraMount] = []
     runs: str | None = None
     hf_home: str | None = None
+    gpu: Gpu | None = None
     name: str = ""
     file: str = ""
 
@@ -55,8 +72,8 @@ class Profile(Noun, frozen=True, kw_only=True):
 
 
 def parse_size(text: str) -> int:
-    """`8g`, `512m`, `1024` in bytes (powers of 1024). Raises ValueError."""
-    match = re.fullmatch(r"(\d+)([kmgt]?)b?", text.lower())
+    """`8g`, `512m`, `80GiB`, `1024` in bytes (powers of 1024). Raises ValueError."""
+    match = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", text.lower())
     if not match:
         raise ValueError(f"{text!r} is no size; expected such as 8g or 512m")
     return int(match[1]) * int(1024 ** " kmgt".index(match[2] or " "))
@@ -72,10 +89,12 @@ def find_profile(root: Root, name: str) -> Profile:
     for field in ("name", "file"):
         if getattr(profile, field):
             raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=f"{path}:{yamldoc.line_of(path, field)}")
-    try:
-        parse_size(profile.shm_size)
-    except ValueError as e:
-        raise SlipwayError(Exit.CONFIG, f"shm_size: {e}", where=f"{path}:{yamldoc.line_of(path, 'shm_size')}") from e
+    for keys, size in ((("shm_size",), profile.shm_size), (("gpu", "memory"), profile.gpu and profile.gpu.memory)):
+        try:
+            parse_size(size or "0")
+        except ValueError as e:
+            where = f"{path}:{yamldoc.line_of(path, *keys)}"
+            raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {e}", where=where) from e
     for mount in profile.mounts:
         _check_mount(path, mount)
     return msgspec.structs.replace(profile, name=name, file=str(path))

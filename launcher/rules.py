@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from launcher import fit, memory
 from launcher.artifacts import Artifact
+from launcher.catalogue import Step
+from launcher.fit import error as _error
+from launcher.fit import warning as _warning
 from launcher.plan import Finding, Observed, Wish, limits
 from slipway.errors import Exit
 
@@ -25,10 +29,14 @@ _LOOKS = {
 }
 
 
-def check(wish: Wish, seen: Observed) -> list[Finding]:
-    """Every finding, in the order: inputs, output, environment, mounts, shape, engine, image."""
-    findings = [*_inputs(wish, seen), *_output(wish, seen), *_environment(wish), *_mounts(wish, seen)]
-    return [*findings, *_shape(wish, seen), *_engine(wish, seen), *_image(wish, seen)]
+def check(wish: Wish, seen: Observed, steps: Sequence[Step] = ()) -> list[Finding]:
+    """Every finding, in the order: inputs, output, environment, mounts, shape, fit, memory, engine, image.
+
+    `steps`: among which one that converts a wrong input is looked for.
+    """
+    findings = [*_inputs(wish, seen, steps), *_output(wish, seen), *_environment(wish), *_mounts(wish, seen)]
+    findings += [*_shape(wish, seen), *fit.check(wish, seen), *memory.check(wish, seen)]
+    return [*findings, *_engine(wish, seen), *_image(wish, seen)]
 
 
 def first_error(findings: list[Finding]) -> Finding | None:
@@ -36,26 +44,19 @@ def first_error(findings: list[Finding]) -> Finding | None:
     return next((f for f in findings if f.severity == "error"), None)
 
 
-def _error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:
-    return Finding(severity="error", where=where, what=what, remedy=remedy, code=int(code))
-
-
-def _warning(where: str, what: str, remedy: str = "") -> Finding:
-    return Finding(severity="warning", where=where, what=what, remedy=remedy)
-
-
-def _inputs(wish: Wish, seen: Observed) -> Iterator[Finding]:
+def _inputs(wish: Wish, seen: Observed, steps: Sequence[Step]) -> Iterator[Finding]:
     for name, found in seen.artifacts.items():
-        yield from _input(name, wish.step.inputs[name].types, found)
+        yield from _input(name, wish.step.inputs[name].types, found, steps)
 
 
-def _input(name: str, types: Sequence[str], found: Artifact) -> Iterator[Finding]:
+def _input(name: str, types: Sequence[str], found: Artifact, steps: Sequence[Step]) -> Iterator[Finding]:
     where, wanted = f"{name}={found.path}", " or ".join(types)
     if found.kind == "missing":
         yield _error(Exit.NO_INPUT, where, "there is nothing there", f"expected: {wanted}")
     elif found.type not in types and (found.type or found.note):
         what = found.type or found.note
-        yield _error(Exit.DATA, where, f"is no {wanted}: found {what}", f"expected: {_shape_of(types)}")
+        remedy = fit.converter(steps, found, types) or f"expected: {_shape_of(types)}"
+        yield _error(Exit.DATA, where, f"is no {wanted}: found {what}", remedy)
     for fault in found.faults:
         warns = fault.severity == "warning"
         yield _warning(fault.where, fault.what) if warns else _error(Exit.DATA, fault.where, fault.what)

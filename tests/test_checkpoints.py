@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import INDEX, SHARDS, safetensors, write_checkpoint
@@ -168,6 +169,33 @@ def test_a_megatron_checkpoint_by_its_root_or_an_iteration(tmp_path: Path) -> No
     assert look(root).facts["iteration"] == 2
 
 
+@pytest.mark.parametrize(
+    ("config", "facts"),
+    [
+        ({"num_attention_heads": 32, "num_key_value_heads": 8}, {"heads": 32, "kv_heads": 8}),
+        ({"head_dim": 64, "intermediate_size": 8192}, {"head_size": 64, "intermediate": 8192}),
+        ({"num_local_experts": 8, "num_experts_per_tok": 2}, {"experts": 8, "experts_per_token": 2}),
+        ({"n_routed_experts": 64, "moe_intermediate_size": 768}, {"experts": 64, "expert_intermediate": 768}),
+        ({"text_config": {"num_experts": 4}, "tie_word_embeddings": True}, {"experts": 4, "tied": 1}),
+        ({"num_attention_heads": "many", "num_experts": [1], "hidden_size": None, "tie_word_embeddings": False}, {}),
+    ],
+)  # fmt: skip
+def test_the_sizes_of_a_hugging_face_model(tmp_path: Path, config: dict[str, Any], facts: dict[str, int]) -> None:
+    assert look(files(tmp_path, config_dot_json=json.dumps(config))).facts == facts
+
+
+def test_the_sizes_of_a_megatron_model(tmp_path: Path) -> None:
+    root = write_megatron(tmp_path)
+    model = {"num_layers": 2, "num_query_groups": 4, "num_moe_experts": None, "moe_router_topk": 2, "hidden_size": "x"}
+    with (root / "iter_0000004" / "run_config.yaml").open("a") as f:
+        f.write(f"\nmodel: {json.dumps(model)}\n")
+    facts = look(root).facts
+    assert {k: v for k, v in facts.items() if k not in ("iteration", "tokenizer")} == {"layers": 2, "kv_heads": 4}
+    assert checkpoints.megatron_facts({**model, "num_moe_experts": 8}) == {
+        "layers": 2, "kv_heads": 4, "experts": 8, "experts_per_token": 2,
+    }  # fmt: skip
+
+
 def test_a_lora_of_megatron_bridge_names_its_base(tmp_path: Path) -> None:
     found = look(write_megatron(tmp_path, peft=LORA))
     facts = {"iteration": 4, "layout": "megatron_bridge", "base": "/ckpt/base", "rank": 8}
@@ -214,6 +242,8 @@ def test_a_lora_of_hugging_face_peft_names_its_base(tmp_path: Path) -> None:
     found = look(write_adapter(tmp_path))
     facts = {"layout": "hf_peft", "base": "/ckpt/llama", "rank": 8}
     assert found == Found(type="checkpoint_lora", facts=facts, parameters=64)
+    (tmp_path / "slipway.json").write_text(json.dumps({"base": "f" * 64, "base_path": "/ckpt/llama"}))
+    assert look(tmp_path).facts["base"] == "f" * 64, "the fingerprint says more than a path"
 
 
 @pytest.mark.parametrize(

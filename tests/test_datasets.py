@@ -93,7 +93,7 @@ def test_packed_parquet_and_how_it_was_packed(packed: Path) -> None:
     (packed.parent / "slipway.json").write_text('{"pack_size": 256, "tokenizer": "t", "template": "c", "more": 1}')
     facts = {"rows": 3, "pack_size": 256, "tokenizer": "t", "template": "c"}
     assert datasets.look([packed]) == Found(type="packed_parquet", facts=facts)
-    assert datasets.beside(packed) == [packed.parent / "128_metadata.jsonl"]
+    assert datasets.beside(packed) == [packed.parent / "128_metadata.jsonl", packed.parent / "slipway.json"]
     assert datasets.data_files(packed.parent) == [packed]
 
 

@@ -115,3 +115,18 @@ def test_the_flavour_is_the_options_the_profiles_or_what_the_engine_can_run(
     asked: Any, profile: str, gpus: int, flavour: str, why: str
 ) -> None:
     assert flow._flavour(asked, profile, gpus) == (flavour, f"flavour {flavour}: {why}")
+
+
+def test_a_launch_says_what_converts_and_what_it_could_not_look_at(
+    project: Project, inputs: Inputs, built: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", built.address)
+    profile = "schema: 1\nkind: docker\nflavour: cuda\ngpu: {model: H100, memory: 80GiB}\n"
+    project.write("launcher/profiles/site.yaml", profile)
+    words = (f"train={inputs.train}", f"model={inputs.model}", f"tokenizer={inputs.model}")
+    found = flow.prepare(project.root, flow.Options("sft/megatron_bridge", words, "site"))
+    assert f"run first: launch convert/hf_to_megatron model={inputs.model} " in found.findings[0].remedy
+    found = flow.prepare(project.root, flow.Options("sft/automodel", inputs.words, "site"))
+    assert [n.partition(",")[0] for n in found.notes[1:]] == ["note: not checked"]
+    found = flow.prepare(project.root, flow.Options("pretrain/megatron_bridge", (), "site"))
+    assert [n.partition(" of ")[0] for n in found.notes[1:]] == ["note: memory: about 3.7"]

@@ -56,6 +56,8 @@ def shape(request: pytest.FixtureRequest) -> str:
 def plan(request: pytest.FixtureRequest, shape: str, wish_of: WishOf) -> Plan:
     """Of a step and the docker profile, with paths, pins and versions that are none of a real machine."""
     step = catalogue.find_step(Root(REPO), request.param)
+    if all(base.flavour != shape for base in step.base):
+        pytest.skip(f"{step.id} has no base for {shape}")
     main = Environment(python="/opt/venv/bin/python", packages=VERSIONS[step.library])
     entry = entry_of(shape, library=step.library, environments={"main": main})
     program = catalogue.choose_command(step, entry).program

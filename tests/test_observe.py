@@ -11,7 +11,8 @@ import pytest
 from helpers import IMAGE, Engine, Inputs, Project, engine_of, entry_of, record_image, tree
 
 from images.sources import Brought
-from launcher import observe
+from launcher import catalogue, observe
+from launcher.artifacts import Artifact
 from launcher.plan import EngineSeen, ImageSeen, Observed
 from launcher.profiles import Profile
 from launcher.words import Words
@@ -122,3 +123,14 @@ def test_an_image_is_looked_for_by_the_ids_of_its_records(look: Any, project: Pr
 def test_no_engine_is_asked_that_does_not_answer(look: Any, project: Project) -> None:
     record_image(project.root, entry_of())
     assert look().image == ImageSeen(recorded=1)
+
+
+def test_the_catalogue_is_read_only_for_an_input_of_another_type(project: Project) -> None:
+    step = catalogue.find_step(project.root, "sft/automodel")
+    right, wrong = (
+        {"model": Artifact(name="model", path="/m", kind="folder", type=f"checkpoint_{t}")} for t in ("hf", "megatron")
+    )
+    assert observe.converters(project.root, step, right) == []
+    assert step in observe.converters(project.root, step, wrong)
+    project.edit("launcher/steps/peft/automodel/step.yaml", "schema: 1", "schema: 2")
+    assert observe.converters(project.root, step, wrong) == [], "another step's file is no reason to stop"

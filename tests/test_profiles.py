@@ -14,7 +14,15 @@ from slipway.errors import Exit, SlipwayError
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("8g", 8 * 1024**3), ("512m", 512 * 1024**2), ("64K", 65536), ("1tb", 1024**4), ("100", 100), ("100b", 100)],
+    [
+        ("8g", 8 * 1024**3),
+        ("512m", 512 * 1024**2),
+        ("64K", 65536),
+        ("1tb", 1024**4),
+        ("100", 100),
+        ("100b", 100),
+        ("80GiB", 80 * 1024**3),
+    ],
 )
 def test_sizes_are_written_as_docker_writes_them(text: str, size: int) -> None:
     assert profiles.parse_size(text) == size
@@ -57,6 +65,8 @@ def test_an_unknown_profile_is_a_wrong_word(project: Project) -> None:
         ("flavour: gpu", "3:1", "flavour: 'gpu' is not allowed", "did you mean 'cpu'?"),
         ("shm_size: lots", "3:1", "shm_size: 'lots' is no size; expected such as 8g or 512m", ""),
         ("shm_size: 8", "3:1", "shm_size: Expected `str`, got `int`", "write it in quotes"),
+        ("gpu: {model: H100, memory: much}", "3:20", "gpu.memory: 'much' is no size; expected such as 8g or 512m", ""),
+        ("gpu: {model: H10}", "3:7", "gpu.model: 'H10' is not allowed", "did you mean 'H100'?"),
         ("ulimits: {memlok: -1}", "3:11", "ulimits.memlok: 'memlok' is not allowed", "did you mean 'memlock'?"),
         ("ulimits: {memlock: unlimited}", "3:11", "ulimits.memlock: Expected `int`, got `str`", ""),
         ("mounts: [{source: /a, readonyl: true}]", "3:23", "unknown key 'readonyl'", "did you mean 'readonly'?"),

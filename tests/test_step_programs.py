@@ -122,6 +122,7 @@ class Recipe:
 ''',
 }
 FOLDER = "epoch_0_step_{}/model/consolidated"
+MODEL = {"fingerprint": "f" * 64, "path": "/data/llama", "type": "checkpoint_hf"}
 
 
 class Step:
@@ -138,7 +139,7 @@ class Step:
 
     def run(self, rank: int = 0, **fake: Any) -> subprocess.CompletedProcess[str]:
         fake = {"first": 0, "last": 3, "max": 4, "writes": self.checkpoint(fake.get("last", 3))} | fake
-        plan = {"config": config(self.config, {"fake": fake})}
+        plan = {"config": config(self.config, {"fake": fake}), "inputs": {"model": MODEL}}
         (self.root / "slipway" / "plan.json").write_text(json.dumps(plan))
         env = {
             **os.environ,
@@ -253,6 +254,24 @@ def test_a_checkpoint_that_was_not_finished_is_an_error(step: Step) -> None:
     done = step.run(writes=[*step.checkpoint(3), "epoch_0_step_3/.incomplete"])
     assert done.returncode == 1
     assert "did not finish writing this checkpoint" in done.stderr
+
+
+def test_every_adapter_says_beside_itself_which_base_it_was_trained_on(step: Step) -> None:
+    step.config["peft"] = {"dim": 4}
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    done = step.run(writes=[f"epoch_0_step_{n}/model/{name}" for n in (1, 3) for name in files])
+    assert done.returncode == 0, done.stderr
+    adapter = step.output / "epoch_0_step_3" / "model"
+    assert (step.result["checkpoint"], step.result["type"]) == (str(adapter), "checkpoint_lora")
+    records = [step.output / f"epoch_0_step_{n}" / "model" / "slipway.json" for n in (1, 3)]
+    assert [json.loads(r.read_text()) for r in records] == [{"base": "f" * 64, "base_path": "/data/llama"}] * 2
+
+
+def test_an_adapter_without_its_weights_is_an_error(step: Step) -> None:
+    step.config["peft"] = {"dim": 4}
+    done = step.run(writes=["epoch_0_step_3/model/adapter_config.json"])
+    assert done.returncode == 1 and not (step.root / "run" / "result.json").exists()
+    assert "AutoModel has not written adapter_model.safetensors" in done.stderr
 
 
 def test_what_the_recipe_raises_stays_visible(step: Step) -> None:

@@ -1,7 +1,8 @@
 """Fine-tunes with NeMo AutoModel, as its `automodel` command does inside a torchrun worker or for one process.
 
 It adds: the configuration comes merged from the plan, the log goes to stdout with the total in each step's line, an
-output that would be resumed by accident is refused, and result.json names the checkpoint, which has to be there.
+output that would be resumed by accident is refused, result.json names the checkpoint, which has to be there, and an
+adapter says beside itself which base it was trained on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
 
 
 def main() -> None:
-    config = slipway_step.merge_config(slipway_step.load_plan()["config"])
+    plan = slipway_step.load_plan()
+    config = slipway_step.merge_config(plan["config"])
     output = Path(config["checkpoint"]["checkpoint_dir"])
     refuse_accidental_resume(config, output)
     lines = log_to_stdout()
@@ -32,7 +34,14 @@ def main() -> None:
     lines.total = total_steps(recipe.step_scheduler)
     recipe.run_train_validation_loop()
     if slipway_step.rank() == 0:  # which alone wrote the record, and has closed it
-        slipway_step.write_result(result(recipe.step_scheduler, output, read_losses(record, start)))
+        losses = read_losses(record, start)
+        last = last_checkpoint(output, recipe.step_scheduler.step)
+        if config.get("peft"):
+            record_base(output, plan["inputs"]["model"])
+            made = {"checkpoint": str(adapter(last)), "type": "checkpoint_lora"}
+        else:
+            made = {"checkpoint": str(hugging_face_checkpoint(last)), "type": "checkpoint_hf"}
+        slipway_step.write_result({**made, **result(recipe.step_scheduler, output, losses)})
 
 
 def refuse_accidental_resume(config: dict[str, Any], output: Path) -> None:
@@ -99,11 +108,9 @@ def read_losses(record: Path, start: int) -> list[float]:
 
 
 def result(scheduler: Any, output: Path, losses: list[float]) -> dict[str, Any]:
-    """What was made. Raises RuntimeError where the checkpoint of the last step is not there."""
+    """How far the run came."""
     steps, total = scheduler.step, total_steps(scheduler)
     return {
-        "checkpoint": str(hugging_face_checkpoint(output, steps)),
-        "type": "checkpoint_hf",
         "steps": steps,
         "total_steps": total,
         "stopped": steps < total,
@@ -114,22 +121,43 @@ def result(scheduler: Any, output: Path, losses: list[float]) -> dict[str, Any]:
     }
 
 
-def hugging_face_checkpoint(output: Path, steps: int) -> Path:
-    """The consolidated directory of the checkpoint that was saved after `steps` steps."""
+def last_checkpoint(output: Path, steps: int) -> Path:
+    """The folder that was saved after `steps` steps. Raises RuntimeError where it is not there, or not whole."""
     saved = {int(m[1]): p for p in output.glob("epoch_*_step_*") if (m := CHECKPOINT.fullmatch(p.name))}
     last = saved.get(steps - 1)  # AutoModel numbers steps from 0
     if last is None:
         there = ", ".join(sorted(p.name for p in saved.values())) or "none"
         raise RuntimeError(f"{output}: no checkpoint of step {steps - 1}, the last one trained; there: {there}")
+    if (last / ".incomplete").exists():
+        raise RuntimeError(f"{last}: AutoModel did not finish writing this checkpoint")
+    return last
+
+
+def hugging_face_checkpoint(last: Path) -> Path:
+    """The consolidated directory of a checkpoint. Raises RuntimeError where it is not one."""
     folder = last / "model" / "consolidated"
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise RuntimeError(
             f"{folder}: expected config.json and *.safetensors; checkpoint.save_consolidated has to be true, and "
             "checkpoint.model_save_format safetensors"
         )
-    if (last / ".incomplete").exists():
-        raise RuntimeError(f"{last}: AutoModel did not finish writing this checkpoint")
     return folder
+
+
+def adapter(last: Path) -> Path:
+    """The adapter of a checkpoint, as Hugging Face PEFT lays it out. Raises RuntimeError where it is none."""
+    folder = last / "model"
+    missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]
+    if missing:
+        raise RuntimeError(f"{folder}: AutoModel has not written {' and '.join(missing)}")
+    return folder
+
+
+def record_base(output: Path, model: dict[str, Any]) -> None:
+    """Writes slipway.json beside every adapter: merging compares the base that it is given with the recorded one."""
+    text = json.dumps({"base": model["fingerprint"], "base_path": model["path"]}, indent=2) + "\n"
+    for config in output.glob("epoch_*_step_*/model/adapter_config.json"):
+        slipway_step.write_atomic(config.with_name("slipway.json"), text)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from images import dockerhost
+from images import dockerhost, identity
 from images import lock as locks
 from images.dockerhost import engine_client
 from images.model import Entry
@@ -88,6 +88,18 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
     runs, hf_home = ground / "runs", ground / "huggingface"
     env |= {"DOCKER_HOST": address, "SLIPWAY_RUNS": str(runs), "HF_HOME": str(hf_home)}
     return Tree(path, runs, env, docker)
+
+
+@pytest.fixture(scope="session")
+def yard(project: Tree, ground: Path, address: str) -> Tree:
+    """The project, with the record of Model Optimizer's cpu image beside AutoModel's."""
+    command = [str(Path(sys.executable).parent / "images"), "build", "modelopt", "--flavour", "cpu"]
+    env = {**os.environ, "DOCKER_HOST": address}
+    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    known = identity.records(Root(PROJECT), locks.select(locks.load_lock(Root(PROJECT)), "modelopt", "cpu"))
+    shutil.copytree(project.path, ground / "yard", copy_function=link_tar)
+    identity.save(Root(ground / "yard"), next(r for r in known if r.ids[0] == digest))
+    return dataclasses.replace(project, path=ground / "yard")
 
 
 def link_tar(source: str, target: str) -> None:

@@ -1,0 +1,279 @@
+"""Whether inputs, configuration and shape fit each other, before anything runs. Pure.
+
+A value counts where the launcher sees it: overlays, parameters, overrides, and a base configuration of ours. What a
+base in the image says is unknown here and never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from launcher.artifacts import Artifact
+from launcher.catalogue import ArtifactType, Role, Step
+from launcher.plan import Finding, Observed, Wish
+from slipway.errors import Exit
+
+# https://developer.nvidia.com/cuda-gpus
+CAPABILITY = {
+    "A10": 8.6, "A100": 8.0, "A30": 8.0, "A40": 8.6, "B200": 10.0, "B300": 10.3, "GB200": 10.0, "GB300": 10.3,
+    "GH200": 9.0, "H100": 9.0, "H20": 9.0, "H200": 9.0, "L4": 8.9, "L40": 8.9, "L40S": 8.9, "RTX PRO 6000": 12.0,
+    "V100": 7.0,
+}  # fmt: skip
+# What Transformer Engine asks of the GPU, the narrowest format first: a word in the configuration -> capability.
+FORMATS = {"mxfp8": (10.0, "Blackwell"), "fp4": (10.0, "Blackwell"), "fp8": (8.9, "Ada, Hopper or newer")}
+LAYOUT_OF = {"checkpoint_hf": "hf_peft", "checkpoint_megatron": "megatron_bridge"}
+# How an adapter names its base: by the mount, whose name ends in the fingerprint, or by the whole fingerprint.
+BASE = re.compile(r"(?:/inputs/[^/]+-(?=[0-9a-f]{8}(?:/|$))|(?=[0-9a-f]{64}$))([0-9a-f]{8})")
+COUNTS: tuple[Role, ...] = (
+    "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
+    "context_parallel", "expert_parallel", "expert_tensor_parallel", "adapter_rank",
+)  # fmt: skip
+PARALLEL: tuple[Role, ...] = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+
+Known = dict[Role, Any]  # role -> value; absent where it is unknown
+
+
+def error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:
+    """A finding that stops the launch with `code`."""
+    return Finding(severity="error", where=where, what=what, remedy=remedy, code=int(code))
+
+
+def warning(where: str, what: str, remedy: str = "") -> Finding:
+    """A finding that is printed."""
+    return Finding(severity="warning", where=where, what=what, remedy=remedy)
+
+
+def check(wish: Wish, seen: Observed) -> list[Finding]:
+    """Every finding: numbers that are none, tokenizers, adapters, packing, shape, batches, hardware."""
+    known, start = settings(wish), model(wish, seen)
+    findings = [*_counts(wish, known), *_tokenizers(seen), *_adapters(wish, seen), *_packing(wish, seen, known)]
+    findings += [*_shape(wish, known), *_sequence(wish, known)]
+    if start:
+        findings += _parts(wish, known, start)
+    return [*findings, *_batches(wish, known), *_hardware(wish, known)]
+
+
+def settings(wish: Wish) -> Known:
+    """The values of the step's roles. What is null, or no number where one has to be, is as good as unknown.
+
+    Where all of the configuration is ours, a parallel size that it does not name is 1.
+    """
+    merged = _merged(wish)
+    ones = {r: 1 for r in PARALLEL if r in wish.step.roles and r not in merged and "values" in wish.base}
+    return ones | {r: v for r, v in merged.items() if v is not None and (r not in COUNTS or (type(v) is int and v > 0))}
+
+
+def _merged(wish: Wish) -> Known:
+    """The values of the step's roles, merged as the step program merges them; absent where nothing says it."""
+    config = wish.base.get("values", {})
+    for _, layer in wish.overlays:
+        config = _merge(config, layer)
+    assigned = [(k, v) for name, v in wish.words.parameters.items() for k in wish.step.parameters[name].keys]
+    known: Known = {}
+    for role, key in wish.step.roles.items():
+        value = _at(config, key)
+        for name, given in [*assigned, *wish.words.overrides.items()]:
+            if key == name or key.startswith(f"{name}."):
+                value = _at({"": given}, key.replace(name, "", 1))
+        if value is not msgspec.UNSET:
+            known[role] = value
+    return known
+
+
+def _merge(below: Any, above: Any) -> Any:
+    """Mappings merge deep; all else replaces, and so does a mapping for another `_target_`."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    if below.get("_target_", above.get("_target_")) != above.get("_target_", below.get("_target_")):
+        return above
+    return {**below, **{k: _merge(below[k], v) if k in below else v for k, v in above.items()}}
+
+
+def _at(value: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        value = value.get(key, msgspec.UNSET) if isinstance(value, dict) else msgspec.UNSET
+    return value
+
+
+def notes(wish: Wish) -> list[str]:
+    """Says what could not be looked at, since it stands in a base configuration inside the image."""
+    known = settings(wish)
+    unknown = [key for role, key in wish.step.roles.items() if role in COUNTS and role not in known]
+    if "path" not in wish.base or not unknown:
+        return []
+    return [f"note: not checked, only the image's {wish.base['path']} may say it: {', '.join(unknown)}"]
+
+
+def word(step: Step, role: Role) -> str:
+    """What sets a role on the command line: the parameter, else the key."""
+    key = step.roles[role]
+    return next((n for n, p in step.parameters.items() if key in p.keys), key)
+
+
+def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> str:
+    """The command that makes one of the `wanted` types of what was found; empty if no step does.
+
+    A step converts where its first input takes the found type, and its output is of the same family: a checkpoint of a
+    checkpoint, data of data. Training, which makes a checkpoint of data, is no conversion.
+    """
+    for step in (s for s in steps if s.inputs):
+        name, first = next(iter(step.inputs.items()))
+        families = {t.startswith("checkpoint_") for t in (found.type, step.output.type)}
+        layout = found.facts.get("layout")
+        other = layout and first.layouts and layout not in first.layouts
+        if found.type in first.types and step.output.type in wanted and len(families) == 1 and not other:
+            more = "".join(f" {n}=PATH" for n, i in step.inputs.items() if n != name and not i.optional)
+            return f"run first: launch {step.id} {name}={found.path}{more} output=NEW; then say {found.name}=NEW"
+    return ""
+
+
+def model(wish: Wish, seen: Observed) -> Artifact | None:
+    """The checkpoint that the step starts from, where its sizes are known; that of a tokenizer is none."""
+    given = [seen.artifacts[n] for n in wish.step.inputs if n in seen.artifacts and n != "tokenizer"]
+    return next((a for a in given if "layers" in a.facts), None)
+
+
+def world_size(wish: Wish) -> int:
+    """Processes of the run."""
+    return wish.nodes * wish.procs if wish.step.launcher != "python" else 1
+
+
+def sizes(wish: Wish, known: Known) -> dict[str, int] | None:
+    """Tensor, pipeline and context parallel size; 1 where the step knows no such thing, None where one is unknown."""
+    found = {r.partition("_")[0]: known.get(r) if r in wish.step.roles else 1 for r in PARALLEL}
+    return None if None in found.values() else found  # type: ignore[return-value]
+
+
+def _counts(wish: Wish, known: Known) -> Iterator[Finding]:
+    for role, value in _merged(wish).items():
+        if role not in known and value is not None:
+            yield _wrong(wish, role, value, "is no whole number from 1 on")
+
+
+def _wrong(wish: Wish, role: Role, value: Any, what: str, remedy: str = "", code: Exit = Exit.WORDS) -> Finding:
+    return error(code, f"{word(wish.step, role)}={str(value).lower()}", what, remedy)
+
+
+def _of_type(seen: Observed, type_: ArtifactType) -> list[Artifact]:
+    return [a for a in seen.artifacts.values() if a.type == type_]
+
+
+def _tokenizers(seen: Observed) -> Iterator[Finding]:
+    given = seen.artifacts.get("tokenizer") or seen.artifacts.get("model")
+    for rows in _of_type(seen, "packed_parquet"):
+        for fact, other in (("tokenizer", "another tokenizer"), ("template", "another chat template")):
+            if given is None or "tokenizer" not in given.facts or fact not in rows.facts:
+                continue
+            packed, named = str(rows.facts[fact]), str(given.facts.get(fact, "none"))
+            if packed != named:
+                what = f"{rows.name}={rows.path} was packed with {other}: sha256 {packed[:12]}, here {named[:12]}"
+                remedy = f"name the one it was packed with: {given.name}=PATH, or pack again: data_prep/sft_packing"
+                yield error(Exit.DATA, f"{given.name}={given.path}", what, remedy)
+
+
+def _adapters(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    base = seen.artifacts.get("base")
+    for adapter in _of_type(seen, "checkpoint_lora"):
+        where, layout = f"{adapter.name}={adapter.path}", str(adapter.facts.get("layout", ""))
+        reads = wish.step.inputs[adapter.name].layouts if adapter.name in wish.step.inputs else []
+        if layout and reads and layout not in reads:
+            yield error(Exit.DATA, where, f"is an adapter of layout {layout}; {wish.step.id} reads {', '.join(reads)}")
+        trained = BASE.match(str(adapter.facts.get("base", "")))
+        # The base in another format has another fingerprint anyway, which says nothing.
+        if base and trained and LAYOUT_OF.get(base.type) == layout and trained[1] != base.fingerprint[:8]:
+            what = f"was trained on the model {trained[1]}, base={base.path} is {base.fingerprint[:8]}"
+            yield error(Exit.DATA, where, what, "name the model that it was trained on: base=PATH")
+
+
+def _packing(wish: Wish, seen: Observed, known: Known) -> Iterator[Finding]:
+    length, micro = known.get("sequence_length"), known.get("micro_batch", 1)
+    for rows in _of_type(seen, "packed_parquet"):
+        size, where = rows.facts.get("pack_size", length), f"{rows.name}={rows.path}"
+        if length and size != length:
+            remedy = f"{word(wish.step, 'sequence_length')}={size}, or pack again with pack_size={length}"
+            what = f"{where} was packed with {size} tokens a row"
+            yield _wrong(wish, "sequence_length", length, what, remedy, Exit.DATA)
+        if micro != 1:
+            remedy = f"{word(wish.step, 'micro_batch')}=1"
+            yield _wrong(wish, "micro_batch", micro, f"{where}: packed rows are trained one by one", remedy, Exit.DATA)
+
+
+def _shape(wish: Wish, known: Known) -> Iterator[Finding]:
+    world, shape = world_size(wish), sizes(wish, known)
+    if not shape:
+        return
+    processes, names = f"{world} process{'es' if world > 1 else ''}", " x ".join(f"{n} {s}" for n, s in shape.items())
+    if world % (share := math.prod(shape.values())):
+        remedy = "choose sizes whose product divides the processes, or other processes: --gpus, --procs"
+        yield error(Exit.WORDS, "shape", f"{processes} cannot be shared by {names} = {share}", remedy)
+    experts = known.get("expert_parallel", 1) * known.get("expert_tensor_parallel", 1)
+    if experts > 1 and world % (share := experts * shape["pipeline"]):
+        what = f"{processes} cannot be shared by expert {experts} x pipeline {shape['pipeline']} = {share}"
+        yield _wrong(wish, "expert_parallel", known.get("expert_parallel", 1), what)
+
+
+def _sequence(wish: Wish, known: Known) -> Iterator[Finding]:
+    context, length = known.get("context_parallel", 1), known.get("sequence_length", 0)
+    if known.get("sequence_parallel") is True and known.get("tensor_parallel") == 1:
+        remedy = f"{word(wish.step, 'sequence_parallel')}=false, or {word(wish.step, 'tensor_parallel')}=2"
+        yield _wrong(wish, "sequence_parallel", True, "needs a tensor parallel size above 1", remedy)
+    if context > 1 and length % (2 * context):
+        yield _wrong(
+            wish, "sequence_length", length, f"is no multiple of 2 x the context parallel size = {2 * context}"
+        )
+
+
+def _parts(wish: Wish, known: Known, start: Artifact) -> Iterator[Finding]:
+    """What of the model has to be shared evenly."""
+    facts: dict[str, Any] = dict(start.facts)
+    tensor, expert = known.get("tensor_parallel", 1), known.get("expert_parallel", 1)
+    if facts.get("heads", 0) % tensor:
+        yield _wrong(wish, "tensor_parallel", tensor, f"does not divide the model's {facts['heads']} attention heads")
+    if facts.get("experts", 0) % expert:
+        yield _wrong(wish, "expert_parallel", expert, f"does not divide the model's {facts['experts']} experts")
+    if expert > 1 and "experts" not in facts and start.type == "checkpoint_megatron":
+        yield _wrong(wish, "expert_parallel", expert, f"{start.name}={start.path} has no experts")
+    if "experts" in facts and tensor > 1 and known.get("sequence_parallel") is False:
+        what = "cannot be for a model with experts and a tensor parallel size above 1"
+        yield _wrong(wish, "sequence_parallel", False, what, f"{word(wish.step, 'sequence_parallel')}=true")
+
+
+def _batches(wish: Wish, known: Known) -> Iterator[Finding]:
+    shape, micro = sizes(wish, known), known.get("micro_batch")
+    if not shape or not micro or world_size(wish) % math.prod(shape.values()):
+        return
+    data = world_size(wish) // math.prod(shape.values())
+    unit, roles = micro * data, list[Role](["global_batch", "eval_batch"])
+    if "validation" in wish.step.inputs and "validation" not in wish.words.inputs:
+        roles.pop()
+    for role in roles:
+        if (batch := known.get(role, 0)) % unit:
+            what = f"is no multiple of {micro} (batch of a process) x {data} (data parallel) = {unit}"
+            near = {max(batch // unit, 1) * unit, (batch // unit + 1) * unit}
+            remedy = " or ".join(f"{word(wish.step, role)}={n}" for n in sorted(near))
+            yield _wrong(wish, role, batch, what, f"such as {remedy}")
+
+
+def _hardware(wish: Wish, known: Known) -> Iterator[Finding]:
+    gpu, roles = wish.profile.gpu, list[Role](["precision", "quantization"])
+    if not gpu or wish.entry.flavour != "cuda":
+        return
+    for role in roles:
+        text = _format(wish.step.roles.get(role, ""), known.get(role))
+        name = next((n for n in FORMATS if n in text), "")
+        if name and CAPABILITY[gpu.model] < FORMATS[name][0]:
+            what = f"{text} needs {FORMATS[name][1]}; the profile's GPU is {gpu.model}"
+            yield warning(f"{wish.profile.file}: gpu", what, "choose another type, or a profile with such GPUs")
+
+
+def _format(key: str, value: Any) -> str:
+    """Key and value in one text; of Megatron-Bridge's MixedPrecisionConfig what it says of fp8 and fp4."""
+    if isinstance(value, dict):
+        chosen = ("fp8", "fp4", "fp8_recipe") if value.get("fp8") or value.get("fp4") else ()
+        value = " ".join(f"{k} {value[k]}" for k in chosen if value.get(k))
+    return f"{key}={value}".lower() if value else ""

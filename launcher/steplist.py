@@ -1,0 +1,142 @@
+"""`launch steps` and `launch schema`: what the catalogue holds, for people and for editors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from images import lock as locks
+from images.model import Entry, Flavour, Lock, Matrix
+from launcher import catalogue
+from launcher.catalogue import ArtifactType, Input, Step
+from launcher.profiles import Profile
+from slipway import canonical
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.project import Root
+
+KINDS = {"matrix": Matrix, "profile": Profile, "step": Step}
+BY_PLACE = {"step": ("id", "folder"), "profile": ("name", "file")}  # what a file does not say of itself
+
+
+def choose(root: Root, library: str | None, consumes: str | None, produces: str | None) -> list[Step]:
+    """The steps that match all that is given, by id. Raises SlipwayError 64 for what no step could have."""
+    steps = catalogue.all_steps(root)
+    _known("--library", library, [s.library for s in steps])
+    _known("--consumes", consumes, get_args(ArtifactType))
+    _known("--produces", produces, get_args(ArtifactType))
+    return [
+        s for s in steps
+        if library in (None, s.library) and produces in (None, s.output.type)
+        and (consumes is None or any(consumes in i.types for i in s.inputs.values()))
+    ]  # fmt: skip
+
+
+def _known(option: str, word: str | None, known: Sequence[str]) -> None:
+    if word is not None and word not in known:
+        raise SlipwayError(Exit.WORDS, f"{word!r} is not known", where=option, remedy=nearest(word, known))
+
+
+def table(root: Root, steps: list[Step]) -> str:
+    """One line a step, under a heading; `?` marks inputs that may be left out."""
+    lock = locks.load_lock(root)
+    rows = [("STEP", "LIBRARY", "IMAGE", "INPUTS -> OUTPUT", "TITLE")]
+    rows += [(_names(s), s.library, _image(default_entry(lock, s)), _flow(s), s.title) for s in steps]
+    widths = [max(len(row[n]) for row in rows) for n in range(4)]
+    lines = ("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def as_json(root: Root, steps: list[Step]) -> str:
+    """The steps as a JSON list: what stands in each file, `id`, `folder`, and `image` by reference or null."""
+    lock = locks.load_lock(root)
+    entries = ((s, default_entry(lock, s)) for s in steps)
+    return canonical.pretty([{**msgspec.to_builtins(s), "image": (e and e.base.reference) or None} for s, e in entries])
+
+
+def _names(step: Step) -> str:
+    return step.id + (f" ({', '.join(step.aliases)})" if step.aliases else "")
+
+
+def _flow(step: Step) -> str:
+    return f"{', '.join(f'{n}?' if i.optional else n for n, i in step.inputs.items())} -> {step.output.type}"
+
+
+def default_entry(lock: Lock, step: Step) -> Entry | None:
+    """The lock's entry of the default release, with CUDA where the step runs on it; None where there is none."""
+    library = lock.libraries.get(step.library)
+    flavour: Flavour = "cuda" if any(b.flavour == "cuda" for b in step.base) else "cpu"
+    return locks.select(lock, step.library, flavour) if library and flavour in library.default else None
+
+
+def _image(entry: Entry | None) -> str:
+    """`release@digest`, with 12 digits; a base of Debian's packages has no digest."""
+    if entry is None:
+        return "none"
+    if entry.base.bootstrap:
+        return f"{entry.release} ({entry.flavour})"
+    return f"{entry.release}@{entry.base.digest[:19]}" if entry.base.digest else f"{entry.release} unresolved"
+
+
+def details(root: Root, name: str) -> str:
+    """All that is to know of one step. Raises SlipwayError as catalogue.find_step."""
+    step, lock = catalogue.find_step(root, name), locks.load_lock(root)
+    shape = f"{step.shape.nodes} node{'s' if step.shape.nodes > 1 else ''} x {step.shape.gpus} GPUs"
+    stop = f"{step.graceful.signal} to the {step.graceful.to}, {step.graceful.seconds} s"
+    configurations = sorted({p.stem for p in Path(step.folder).glob("*.yaml")} - {"step", "base", "base.cpu"})
+    sections = {
+        "inputs": [_input(n, i) for n, i in step.inputs.items()],
+        "output": [f"{step.output.type}: {step.output.help}"],
+        "parameters": [f"{n}: {_type(p)}: {p.help} ({', '.join(p.keys)})" for n, p in step.parameters.items()],
+        "configurations (-c)": configurations,
+        "configuration roots": [", ".join(step.config_roots)],
+        "wired by the launcher": [f"{k}{f' (by {word})' if word else ''}" for k, word in step.owned().items()],
+        "environment": [f"{n}={v}" for n, v in step.env.items()],
+        "starts from": [f"{b.flavour}: {b.path or b.file}" for b in step.base],
+        "with --resume": [f"{k}={v}" for k, v in step.resume.items()],
+        "roles": [f"{role}: {key}" for role, key in step.roles.items()],
+        "runs": [f"by {step.launcher}, {shape} unless told otherwise; stopped by {stop}"],
+        "commands": [f"{c.program}: {' '.join(f'{n} {v}' for n, v in c.when.items()) or 'any'}" for c in step.commands],
+        "lock entries": [_entry(step, e) for e in lock.entries.values() if e.library == step.library],
+        "example": [example(step)],
+    }
+    head = f"{_names(step)}: {step.title}\n{step.library}, {step.folder}/step.yaml\n"
+    return head + "".join(
+        f"\n{t}\n" + "".join(f"  {line}\n" for line in lines) for t, lines in sections.items() if lines
+    )
+
+
+def _input(name: str, wanted: Input) -> str:
+    return f"{name}{' (optional)' if wanted.optional else ''}: {' or '.join(wanted.types)}: {wanted.help}"
+
+
+def _type(parameter: catalogue.Parameter) -> str:
+    return " | ".join(parameter.choices) or parameter.type
+
+
+def _entry(step: Step, entry: Entry) -> str:
+    """Whether the step runs in an entry, and by which program."""
+    try:
+        catalogue.base_config(step, entry)
+        return f"{entry.name}: {catalogue.choose_command(step, entry).program}"
+    except SlipwayError as e:
+        return f"{entry.name}: no: {e.what}"
+
+
+def example(step: Step) -> str:
+    """A command line with all that the step cannot do without."""
+    words = [
+        f"{n}={n}{'.jsonl' if i.types[0].endswith('_jsonl') else '/'}" for n, i in step.inputs.items() if not i.optional
+    ]
+    return " ".join(["launch", step.id, *words, "output=out/"])
+
+
+def schema(kind: str) -> str:
+    """JSON Schema of what a file of this kind may hold, for editors."""
+    made: dict[str, Any] = msgspec.json.schema(KINDS[kind])
+    for key in BY_PLACE.get(kind, ()):
+        del made["$defs"][KINDS[kind].__name__]["properties"][key]
+    made |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": f"Made by: launch schema {kind}"}
+    return canonical.pretty(made)

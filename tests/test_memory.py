@@ -1,0 +1,258 @@
+"""launcher/memory.py: the estimate against what others count, and what a launch says of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import pytest
+from helpers import REPO, WishOf
+from test_fit import BASE, SFT, SIZES, Found, artifact
+
+from launcher import catalogue, memory, rules
+from launcher.memory import BYTES, GIB, Layout, Model
+from launcher.profiles import Gpu, Profile
+from slipway.project import Root
+
+# Sizes as in the models' config.json on the hub.
+LLAMA_1B = Model(
+    layers=16, hidden=2048, vocab=128256, heads=32, kv_heads=8, head_size=64, intermediate=8192, tied=1
+)  # fmt: skip
+LLAMA_3B = Model(
+    layers=28, hidden=3072, vocab=128256, heads=24, kv_heads=8, head_size=128, intermediate=8192, tied=1
+)  # fmt: skip
+LLAMA_8B = Model(layers=32, hidden=4096, vocab=128256, heads=32, kv_heads=8, head_size=128, intermediate=14336)
+QWEN_30B_A3B = Model(
+    layers=48, hidden=2048, vocab=151936, heads=32, kv_heads=4, head_size=128, intermediate=6144, experts=128,
+    experts_per_token=8, expert_intermediate=768,
+)  # fmt: skip
+# No model's: 120B weights, 12B of them active, almost all in experts.
+LARGE_120B_A12B = Model(
+    layers=64, hidden=4096, vocab=131072, heads=32, kv_heads=2, head_size=128, intermediate=8192, experts=128,
+    experts_per_token=8, expert_intermediate=1152, parameters=120_000_000_000,
+)  # fmt: skip
+MIXED, PLAIN = BYTES["mixed"], BYTES["bfloat16"]
+
+
+def layout(world: int, **facts: Any) -> Layout:
+    facts = {"micro": 1, "sequence": 2048, "bytes": MIXED, "sharding": 1, **facts}
+    return Layout(world=world, sequence_parallel=facts.get("tensor", 1) > 1, **facts)
+
+
+def share(model: Model, spread: Layout) -> float:
+    """Part of 80 GiB."""
+    return sum(memory.estimate(model, spread).values()) / (80 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [(LLAMA_1B, 1_235_814_400), (LLAMA_3B, 3_212_749_824), (LLAMA_8B, 8_030_261_248), (QWEN_30B_A3B, 30_532_122_624)],
+)
+def test_the_weights_are_those_of_the_published_model(model: Model, published: int) -> None:
+    assert abs(model.total - published) <= 2 * model.head_size * model.layers * bool(model.experts), "norms of q and k"
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "spread", "states", "kept"),
+    [
+        (LLAMA_8B, 8, {}, 56.1, 9.0),
+        (LLAMA_8B, 8, {"tensor": 2}, 33.7, 4.5),
+        (LLAMA_8B, 8, {"tensor": 4}, 22.4, 2.3),
+        (LLAMA_8B, 8, {"tensor": 2, "pipeline": 2}, 22.4, 4.0),
+        (LLAMA_1B, 8, {"tensor": 2}, 5.2, 1.6),
+        # Of experts its activations leave out the copies of every token.
+        (QWEN_30B_A3B, 8, {"tensor": 4, "expert": 8}, 65.2, None),
+        (QWEN_30B_A3B, 16, {"tensor": 4, "expert": 8}, 43.8, None),
+    ],
+)
+def test_it_agrees_with_megatrons_own_calculator(
+    model: Model, gpus: int, spread: dict[str, int], states: float, kept: float | None
+) -> None:
+    """GiB by megatron.training.theoretical_memory_usage of Megatron-Core 0.19.2, distributed optimizer."""
+    terms = memory.estimate(model, layout(gpus, **spread))
+    assert (sum(terms.values()) - terms["activations"]) / GIB == pytest.approx(states, abs=0.15)
+    assert kept is None or terms["activations"] / GIB == pytest.approx(kept, rel=0.08)
+
+
+def test_a_layer_is_what_korthikanti_et_al_count() -> None:
+    """34 bytes a token and hidden unit, 10 and 24 of them with and without sequence parallelism; less dropout masks."""
+    plain = Model(layers=1, hidden=768, vocab=1, heads=12, intermediate=2048, parameters=1)  # 3 x 8/3 h is 2 x 4 h
+    tokens, head = 2048, 4 * 2048 * (768 + 1)
+    for spread, each in (({}, 34 - 2), ({"tensor": 4}, (34 - 2) / 4)):
+        assert memory.activations(plain, layout(4, **spread)) == tokens * 768 * each + head / spread.get("tensor", 1)
+    apart = msgspec.structs.replace(layout(4, tensor=4), sequence_parallel=False)
+    assert memory.activations(plain, apart) == tokens * 768 * (10 - 2 + 24 / 4) + head / 4
+
+
+@pytest.mark.parametrize(
+    ("model", "spread", "fits"),
+    [  # facts: 30B-A3B 8, 120B-A12B 32, 7B to 8B: SFT 2 to 4, LoRA 1 to 2, all of 80 GB
+        (QWEN_30B_A3B, layout(8, tensor=4, expert=8, recompute=True), True),
+        (QWEN_30B_A3B, layout(4, tensor=4, expert=4, recompute=True), False),
+        (LARGE_120B_A12B, layout(32, tensor=4, expert=32, recompute=True), True),
+        (LARGE_120B_A12B, layout(16, tensor=4, expert=16, recompute=True), False),
+        (LLAMA_8B, layout(4, tensor=4), True),
+        (LLAMA_8B, layout(2, tensor=2), True),
+        (LLAMA_8B, layout(1), False),
+        (LLAMA_8B, layout(4, sharding=3, bytes=PLAIN), True),
+        (LLAMA_8B, layout(2, sharding=3, bytes=PLAIN), True),
+        (LLAMA_8B, layout(1, rank=32), True),
+        (LLAMA_8B, layout(1, rank=32, bytes=PLAIN, sharding=3), True),
+    ],
+)
+def test_it_agrees_with_the_least_number_of_gpus_that_is_known(model: Model, spread: Layout, fits: bool) -> None:
+    assert share(model, spread) < 1 if fits else share(model, spread) >= memory.REFUSE
+
+
+def test_where_it_does_not_agree_with_what_is_known() -> None:
+    """Two are asked for; weights and optimizer all in bfloat16 would leave room on one, if little."""
+    assert memory.WARN < share(LLAMA_8B, layout(1, sharding=3, bytes=PLAIN)) < 1
+
+
+@pytest.mark.parametrize("sharding", [0, 1, 3])
+def test_zero_divides_by_the_data_parallel_size(sharding: Literal[0, 1, 3]) -> None:
+    one, four = (memory.estimate(LLAMA_8B, layout(n, sharding=sharding)) for n in (1, 4))
+    ratios = {name: round(one[name] / four[name], 1) for name in ("weights", "gradients", "optimizer")}
+    assert ratios["optimizer"] == (4 if sharding else 1)
+    assert ratios["gradients"] == (4 if sharding == 3 else 1)
+    assert (ratios["weights"] > 3) == (sharding == 3), "two layers are gathered"
+
+
+def test_context_recomputation_and_adapters_save_what_they_are_for() -> None:
+    whole, shared = layout(8, tensor=2), layout(8, tensor=2, context=4)
+    assert memory.activations(LLAMA_8B, shared) == memory.activations(LLAMA_8B, whole) / 4
+    assert memory.activations(LLAMA_8B, layout(8, tensor=2, recompute=True)) < memory.activations(LLAMA_8B, whole) / 3
+    adapter = memory.estimate(LLAMA_8B, layout(8, tensor=2, rank=16))
+    assert 0 < adapter["weights"] - LLAMA_8B.total < 0.02 * LLAMA_8B.total, "two bytes each, on two GPUs"
+    # 41.9M weights: 16 x the inputs and outputs of qkv, proj, gate and up, down, in 32 layers
+    assert adapter["gradients"] == 4 * 16 * 32 * (4096 + 6144 + 4096 + 4096 + 4096 + 28672 + 14336 + 4096)
+
+
+def test_the_next_fit_takes_the_fewest_gpus() -> None:
+    found = memory.next_fit(LLAMA_8B, layout(1), 80 * GIB)
+    assert found is not None and (found.world, found.tensor, found.pipeline) == (4, 2, 1)
+    assert share(LLAMA_8B, found) < memory.WARN and found.possible(LLAMA_8B)
+    large = memory.next_fit(LARGE_120B_A12B, layout(8, tensor=4, expert=8, recompute=True), 80 * GIB)
+    assert large is not None and large.world == 32 and large.expert > 1
+    odd = msgspec.structs.replace(LLAMA_8B, heads=7)
+    assert (only := memory.next_fit(odd, layout(1), 80 * GIB)) is None or only.tensor == 1
+    small = memory.next_fit(LLAMA_8B, layout(8, tensor=4, micro=64), 80 * GIB)
+    assert small is not None and (small.world, small.micro) == (8, 1)
+    assert memory.next_fit(LLAMA_8B, layout(1), GIB) is None
+    sharded = memory.next_fit(LLAMA_8B, layout(1, sharding=3, bytes=PLAIN), 20 * GIB)
+    assert sharded is not None and (sharded.world, sharded.tensor, sharded.pipeline) == (16, 1, 1)
+    row = memory.next_fit(LLAMA_8B, layout(1, batch=1), 80 * GIB)
+    assert row is not None and (row.world, row.tensor) == (4, 4), "one row is not shared by two"
+
+
+@pytest.fixture
+def h100(profile: Profile) -> Profile:
+    return msgspec.structs.replace(profile, gpu=Gpu(model="H100", memory="80GiB"))
+
+
+LARGE = artifact("model", "checkpoint_megatron", **(SIZES | {"kv_heads": 8, "head_size": 128}))
+
+
+def test_a_launch_says_its_terms_in_one_line(wish_of: WishOf, h100: Profile) -> None:
+    found = Found(wish_of, SFT, profile=h100, given=[LARGE])
+    (note,) = memory.notes(found.wish, found.seen)
+    assert note == (
+        "note: memory: about 24.8 of 80 GiB a GPU: weights 3.7, gradients 7.5, optimizer 11.2, activations 2.4 "
+        "(estimated; tensor 4 x pipeline 1 x context 1 x data 2, expert 1)"
+    )
+    assert memory.check(found.wish, found.seen) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "size", "severity", "fits"),
+    [
+        (["tensor_parallel=2"], "40GiB", "warning", "would fit: tensor_parallel=4"),
+        (["tensor_parallel=2"], "32GiB", "error", "would fit: tensor_parallel=4"),
+        (["tensor_parallel=8"], "16GiB", "warning", "would fit: --nodes 2 --gpus 8"),
+        (["tensor_parallel=8"], "12GiB", "error", "would fit: --nodes 2 --gpus 8 pipeline_parallel=2"),
+        (["tensor_parallel=8"], "1GiB", "error", "no shape fits: shorten the sequences"),
+    ],
+)
+def test_too_much_is_said_with_what_would_fit(
+    wish_of: WishOf, profile: Profile, said: list[str], size: str, severity: str, fits: str
+) -> None:
+    here = msgspec.structs.replace(profile, gpu=Gpu(model="H100", memory=size))
+    found = Found(wish_of, SFT, *said, profile=here, given=[LARGE])
+    (finding,) = [f for f in rules.check(found.wish, found.seen) if f.where == "memory"]
+    assert (finding.severity, finding.code) == (severity, 78 if severity == "error" else 0)
+    assert finding.remedy == fits and memory.notes(found.wish, found.seen) == []
+
+
+def test_a_pretraining_is_sized_by_its_configuration(wish_of: WishOf, h100: Profile) -> None:
+    found = Found(wish_of, "pretrain/megatron_bridge", profile=h100)
+    known = memory.settings(found.wish)
+    model = memory.model_of(found.wish, found.seen, known)
+    assert model is not None and (model.layers, model.hidden, model.vocab, model.kv_heads) == (16, 2048, 32000, 8)
+    named = Found(
+        wish_of,
+        "pretrain/megatron_bridge",
+        profile=h100,
+        given=[artifact("tokenizer", "checkpoint_hf", layers=9, vocab=9)],
+    )
+    assert (model := memory.model_of(named.wish, named.seen, known)) is not None and model.vocab == 9
+    assert len(memory.notes(found.wish, found.seen)) == 1
+
+
+def test_the_weights_that_were_counted_win_over_the_sizes(wish_of: WishOf) -> None:
+    counted = msgspec.structs.replace(LARGE, parameters=7)
+    found = Found(wish_of, SFT, given=[counted])
+    model = memory.model_of(found.wish, found.seen, {})
+    assert model is not None and model.total == 7
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"flavour": "cpu", "gpus": 0, "procs": 8},
+        {"given": [artifact("model", "checkpoint_megatron")]},
+        {"over": [("mine", {"mixed_precision": "my_own"})]},
+        {"over": [("mine", {"train": {"micro_batch_size": None}})]},
+        {"procs": 3},
+    ],
+)
+def test_of_what_is_unknown_nothing_is_estimated(wish_of: WishOf, h100: Profile, facts: dict[str, Any]) -> None:
+    found = Found(wish_of, SFT, profile=h100, **facts)
+    assert memory.check(found.wish, found.seen) == [] and memory.notes(found.wish, found.seen) == []
+
+
+def test_without_a_memory_in_the_profile_nothing_is_estimated(wish_of: WishOf, profile: Profile) -> None:
+    for gpu in (None, Gpu(model="H100")):
+        found = Found(wish_of, SFT, profile=msgspec.structs.replace(profile, gpu=gpu), given=[LARGE])
+        assert memory.notes(found.wish, found.seen) == []
+
+
+def test_a_precision_that_is_written_out(wish_of: WishOf, h100: Profile) -> None:
+    for precision, width in (({"fp32": True}, (4, 4, 8)), ({"bf16": True}, (2, 4, 12))):
+        found = Found(wish_of, SFT, profile=h100, given=[LARGE], over=[("mine", {"mixed_precision": precision})])
+        spread = memory.layout_of(found.wish, memory.settings(found.wish))
+        assert spread is not None and spread.bytes == width
+
+
+@pytest.mark.parametrize(("name", "model"), [("1b", LLAMA_1B), ("3b", LLAMA_3B), ("8b", LLAMA_8B)])
+def test_the_shipped_starts_fit_80_gib(wish_of: WishOf, h100: Profile, name: str, model: Model) -> None:
+    facts = {f: getattr(model, f) for f in Model.__struct_fields__ if f != "parameters" and getattr(model, f)}
+    over = [(name, catalogue.overlay(catalogue.find_step(Root(REPO), SFT), name))]
+    given = [msgspec.structs.replace(BASE, facts=facts)]
+    found = Found(wish_of, SFT, profile=h100, over=over, given=given)
+    assert rules.check(found.wish, found.seen) == [] or {f.where for f in rules.check(found.wish, found.seen)} == {
+        "unix:///engine.sock (from DOCKER_HOST)"
+    }, "the engine of this test has no GPUs"
+    assert len(memory.notes(found.wish, found.seen)) == 1
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, 1.5, True, "words", [1], {"a": 1}, 16, 10**30])
+@pytest.mark.parametrize("name", [SFT, "pretrain/megatron_bridge", "sft/automodel"])
+def test_no_value_of_a_configuration_makes_it_fail(wish_of: WishOf, h100: Profile, name: str, value: Any) -> None:
+    step = catalogue.find_step(Root(REPO), name)
+    for key in step.roles.values():
+        over: Any = value
+        for part in reversed(key.split(".")):
+            over = {part: over}
+        found = Found(wish_of, name, profile=h100, over=[("mine", over)])
+        assert isinstance(rules.check(found.wish, found.seen), list)
+        assert isinstance(memory.notes(found.wish, found.seen), list)

@@ -1,0 +1,290 @@
+"""The programs of Model Optimizer and of merging adapters, as far as they go without torch: what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import REPO, safetensors, write_chats, write_checkpoint
+
+from launcher import catalogue
+from slipway.project import Root
+
+STEPS = REPO / "entrypoints" / "steps"
+sys.path.insert(0, str(STEPS))
+
+import modelopt_common  # noqa: E402
+import modelopt_distill  # noqa: E402
+import modelopt_prune  # noqa: E402
+import modelopt_quantize  # noqa: E402
+import peft_merge  # noqa: E402
+import slipway_step  # noqa: E402
+from slipway_step import ConfigError  # noqa: E402
+
+Refused = Callable[..., str]
+BASE = {"fingerprint": "b" * 64, "path": "/data/llama"}
+
+
+def configured(step_id: str, **paths: Any) -> dict[str, Any]:
+    """The shipped configuration of a step, tiny, with dotted keys (`__` for `.`) set."""
+    folder = REPO / "launcher" / "steps" / step_id
+    base, *layers = (yaml.safe_load((folder / f"{n}.yaml").read_text()) for n in ("base", "default", "tiny"))
+    assign = [[key.replace("__", "."), value] for key, value in paths.items()]
+    named = [{"name": "", "values": values} for values in layers]
+    return {"base": {"values": base}, "layers": named, "remove": [], "set": assign}
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Refused:
+    """Runs a program on a plan, in a Python that has none of its libraries; returns the reason of its refusal."""
+    (tmp_path / "slipway").mkdir()
+    (tmp_path / "run" / "0" / "ranks").mkdir(parents=True)
+
+    def run(program: str, config: dict[str, Any], inputs: dict[str, Any] | None = None, **env: str) -> str:
+        plan = {"config": config, "inputs": inputs or {}}
+        (tmp_path / "slipway" / "plan.json").write_text(json.dumps(plan))
+        told = {"SLIPWAY_DIR": str(tmp_path / "slipway"), "SLIPWAY_STATE_DIR": str(tmp_path / "run")}
+        command = [sys.executable, str(STEPS / program)]
+        done = subprocess.run(command, env=os.environ | told | env, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (78, 1), done.stderr
+        assert not (tmp_path / "run" / "result.json").exists() and not (tmp_path / "output").exists()
+        return (tmp_path / "run" / "0" / "refused").read_text().strip()
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A checkpoint whose layer has 192 input features, with head and embedding of 100."""
+    folder = write_checkpoint(tmp_path / "model")
+    shapes = {"model.layers.0.mlp.down_proj.weight": [64, 192], "lm_head.weight": [8, 100]}
+    (folder / "model-00001-of-00002.safetensors").write_bytes(safetensors(shapes))
+    (folder / "model-00002-of-00002.safetensors").write_bytes(safetensors({"model.embed_tokens.weight": [8, 100]}))
+    return folder
+
+
+def quantizing(model: Path, **more: Any) -> dict[str, Any]:
+    output = str(model.parent / "output")
+    return configured("optimize/modelopt/quantize", model__path=str(model), output__path=output, **more)
+
+
+def test_the_formats_of_the_step_are_those_of_the_program() -> None:
+    step = catalogue.find_step(Root(REPO), "optimize/modelopt/quantize")
+    assert step.parameters["format"].choices == list(modelopt_quantize.FORMATS)
+
+
+@pytest.mark.parametrize("name", ["int4_awq", "w4a8_awq"])
+def test_a_layer_that_cannot_be_packed_is_named(refused: Refused, model: Path, name: str) -> None:
+    reason = refused("modelopt_quantize.py", quantizing(model, quantize__format=name))
+    assert reason == (
+        f"quantize.format: {name} takes groups of 128 input features, and model.layers.0.mlp.down_proj has 192, which "
+        "is no multiple of 128"
+    )
+
+
+def test_only_layers_that_the_format_touches_have_to_fit(model: Path) -> None:
+    modelopt_quantize.refuse_uneven(model, "nvfp4", 16)  # head and embedding have 100 features
+    modelopt_quantize.refuse_uneven(model, "fp8", 1)
+    for name in ("lm_head", "model.embed_tokens", "model.layers.0.mlp.gate", "model.layers.1.router"):
+        assert modelopt_quantize.UNTOUCHED.search(name)
+    assert not modelopt_quantize.UNTOUCHED.search("model.layers.0.mlp.gate_proj")
+
+
+def test_an_unknown_format_and_an_unknown_type_are_named(refused: Refused, model: Path) -> None:
+    assert refused("modelopt_quantize.py", quantizing(model, quantize__format="fp7")).startswith(
+        "quantize.format: 'fp7' is none of fp8, fp8_pc_pt"
+    )
+
+
+def test_an_output_that_holds_something_is_refused(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"output\.path: .*model already holds config\.json"):
+        modelopt_common.refuse_filled(model, "output.path")
+
+
+@pytest.mark.parametrize(
+    ("program", "step_id"),
+    [("modelopt_quantize.py", "optimize/modelopt/quantize"), ("modelopt_prune.py", "optimize/modelopt/prune")],
+)
+def test_a_folder_that_is_no_model_is_refused(refused: Refused, tmp_path: Path, program: str, step_id: str) -> None:
+    config = configured(step_id, model__path=str(tmp_path), output__path=str(tmp_path / "output"))
+    assert refused(program, config).endswith("is no Hugging Face model: it has no config.json")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "8", None])
+def test_a_number_that_is_none_is_named(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"calibration\.samples: .* is no whole number of 1 or more"):
+        modelopt_common.number({"calibration": {"samples": value}}, "calibration.samples")
+
+
+@pytest.mark.parametrize("line", ["[1]", "{}", "3", "{"])
+def test_a_line_without_messages_is_named(tmp_path: Path, line: str) -> None:
+    path = write_chats(tmp_path / "chats.jsonl", "", line)
+    with pytest.raises(ConfigError, match=r"calibration\.path: .*: line 4 is no JSON object with `messages`"):
+        list(modelopt_common.conversations(path, "calibration.path"))
+
+
+class Tokenizer:
+    """As transformers': three tokens of a question, then three of an answer that the template marks."""
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]]:
+        masks = {"assistant_masks": [0, 0, 0, 1, 1, 1]} if options.get("return_assistant_tokens_mask") else {}
+        return {"input_ids": [1, 2, 3, 4, 5, 6], **masks} if messages else {"input_ids": []}
+
+
+@pytest.mark.parametrize(
+    ("length", "marked", "labels"),
+    [(9, True, [-100, -100, -100, 4, 5, 6]), (4, True, [-100, -100, -100, 4]), (3, True, None),
+     (3, False, [1, 2, 3]), (1, False, None)],
+)  # fmt: skip
+def test_the_answer_is_learnt_or_all_where_nothing_is_marked(length: int, marked: bool, labels: Any) -> None:
+    row = modelopt_distill.one_row([{}], Tokenizer(), length, marked)
+    assert row == (None if labels is None else {"input_ids": [1, 2, 3, 4, 5, 6][:length], "labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("template", "marks"),
+    [("{% generation %}x{% endgeneration %}", True), ("{%- generation -%}x", True), ("generation", False), ("", False)],
+)
+def test_a_template_may_mark_the_answer(tmp_path: Path, template: str, marks: bool) -> None:
+    (tmp_path / "chat_template.jinja").write_text(template)
+    assert modelopt_distill.marks_answers(tmp_path) is marks
+
+
+def test_the_global_batch_is_shared_by_the_processes() -> None:
+    config = {"distill": {"global_batch_size": 16, "local_batch_size": 4}}
+    assert [modelopt_distill.accumulation_steps(config, world) for world in (1, 2, 4)] == [4, 2, 1]
+    with pytest.raises(ConfigError, match=r"16 is no multiple of distill\.local_batch_size=4 times 3 processes"):
+        modelopt_distill.accumulation_steps(config, 3)
+
+
+def test_distilling_needs_a_chat_template(refused: Refused, model: Path) -> None:
+    config = configured(
+        "optimize/modelopt/distill", teacher__path=str(model), student__path=str(model), train__path=str(model),
+        output__path=str(model.parent / "output"),
+    )  # fmt: skip
+    assert refused("modelopt_distill.py", config).endswith("has no chat template, which conversations need")
+
+
+def test_pruning_needs_a_target(refused: Refused, model: Path) -> None:
+    paths = {"model__path": str(model), "output__path": str(model.parent / "output")}
+    nothing = {"prune__ffn_hidden_size": None, "prune__num_layers": None}
+    config = configured("optimize/modelopt/prune", **paths, **nothing)
+    assert "neither prune.ffn_hidden_size nor prune.num_layers is set" in refused("modelopt_prune.py", config)
+    assert modelopt_prune.targets({"prune": {"num_layers": 2}}) == (None, 2)
+
+
+def test_pruning_is_for_the_cpu_flavour_and_says_what_it_is() -> None:
+    step = catalogue.find_step(Root(REPO), "optimize/modelopt/prune")
+    assert [base.flavour for base in step.base] == ["cpu"]
+    assert "not Minitron" in step.title and "not Minitron" in modelopt_prune.METHOD
+
+
+PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "use_dora": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [({}, 2.0), ({"r": 16, "use_rslora": True}, 2.0), ({"rank_pattern": {}, "modules_to_save": None}, 2.0)],
+)
+def test_the_scale_is_alpha_by_rank(options: dict[str, Any], scale: float) -> None:
+    assert peft_merge.scale_of(PLAIN | options, Path("/a")) == scale
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'; only LORA"),
+        ({"use_dora": True}, "use_dora is True; only a plain LoRA"),
+        ({"bias": "all"}, "bias is 'all'"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern is {'q_proj': 8}"),
+        ({"r": 0}, "r is 0 and lora_alpha 8"),
+        ({"lora_alpha": None}, "r is 4 and lora_alpha None"),
+    ],
+)
+def test_what_is_more_than_a_plain_lora_is_refused(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        peft_merge.scale_of(PLAIN | options, Path("/a"))
+
+
+def merging(model: Path, base: str | None = None, **options: Any) -> dict[str, Any]:
+    """A plan's configuration, with an adapter that records `base`."""
+    adapter = model.parent / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps(PLAIN | options))
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors({"base_model.model.a.lora_A.weight": [4, 3]}))
+    if base:
+        (adapter / "slipway.json").write_text(json.dumps({"base": base, "base_path": "/data/other"}))
+    paths = {"adapter__path": str(adapter), "base__path": str(model), "output__path": str(model.parent / "output")}
+    return configured("convert/merge_lora_hf", **paths)
+
+
+def test_another_base_than_the_recorded_one_is_refused(refused: Refused, model: Path) -> None:
+    assert refused("peft_merge.py", merging(model, "a" * 64), {"base": BASE}) == (
+        f"base.path: /data/llama is not what the adapter was trained on: it has the fingerprint {'b' * 12}, the "
+        f"adapter records {'a' * 12} (/data/other)"
+    )
+
+
+def test_the_recorded_base_is_taken_and_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert peft_merge.refuse_other_base(tmp_path, BASE) is False
+    assert "does not record its base" in capsys.readouterr().out
+    (tmp_path / "slipway.json").write_text(json.dumps({"base": BASE["fingerprint"], "base_path": "/elsewhere"}))
+    assert peft_merge.refuse_other_base(tmp_path, BASE) is True
+
+
+def test_an_adapter_of_another_layout_is_sent_to_the_other_step(refused: Refused, model: Path) -> None:
+    config = merging(model)
+    (model.parent / "adapter" / "adapter_config.json").unlink()
+    assert refused("peft_merge.py", config).endswith(
+        "no adapter_config.json; for Megatron's layout: convert/merge_lora"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["base_model.model.a.lora_A.weight"], "holds one half of a.weight alone"),
+        (["base_model.model.a.lora_A.weight", "a.weight"], "holds a.weight, which is no"),
+        (["base_model.model.a.lora_magnitude_vector"], "which is no"),
+        ([], "holds no tensors"),
+    ],
+)
+def test_tensors_that_are_no_pairs_are_named(names: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        peft_merge.pairs_of(dict.fromkeys(names, 0))
+
+
+def test_pairs_are_named_as_in_the_base() -> None:
+    halves = {f"base_model.model.model.layers.0.q_proj.lora_{h}.weight": h for h in "BA"}
+    assert peft_merge.pairs_of(halves) == {"model.layers.0.q_proj.weight": ("A", "B")}
+
+
+def test_everything_but_the_weights_is_copied(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "merged").mkdir()
+    peft_merge.copy_rest(model, tmp_path / "merged")
+    copied = sorted(p.name for p in (tmp_path / "merged").iterdir())
+    assert copied == ["config.json", "model.safetensors.index.json", "tokenizer.json"]
+    assert [p.name for p in peft_merge.shards_of(model)] == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+
+
+@pytest.mark.parametrize("step_id", ["peft/automodel"])
+def test_the_configurations_of_lora_fit_those_of_full_fine_tuning(step_id: str) -> None:
+    folder, sft = (REPO / "launcher" / "steps" / i for i in (step_id, "sft/automodel"))
+    layers = [yaml.safe_load(p.read_text()) for p in (sft / "base.yaml", folder / "default.yaml", folder / "tiny.yaml")]
+    named = [{"name": "", "values": values} for values in layers[1:]]
+    plan = {"base": {"values": layers[0]}, "layers": named, "remove": [], "set": []}
+    merged = slipway_step.merge_config(plan)
+    assert merged["peft"] == {
+        "_target_": "nemo_automodel.components._peft.lora.PeftConfig", "target_modules": "*_proj", "dim": 4, "alpha": 8,
+        "dropout": 0.0,
+    }  # fmt: skip
+    assert merged["checkpoint"]["save_consolidated"] is True and merged["dataset"]["seq_length"] == 128
