@@ -303,3 +303,9 @@ def test_the_shipped_starts_fit_one_node_of_eight(wish_of: WishOf, name: str, te
     shape = fit.sizes(found.wish, fit.settings(found.wish))
     assert shape == {"tensor": tensor, "pipeline": 1, "context": 1}
     assert fit.world_size(found.wish) // tensor == data and found.findings == []
+
+
+def test_a_step_without_inputs_converts_nothing() -> None:
+    (step,) = [s for s in catalogue.all_steps(ROOT) if s.id == "sft/automodel"]
+    alone = msgspec.structs.replace(step, inputs={})
+    assert fit.converter([alone], artifact("model", "checkpoint_lora"), ["checkpoint_hf"]) == ""

@@ -60,11 +60,11 @@ def test_without_an_entrypoint_the_callers_words_are_the_command() -> None:
 def test_what_is_written(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "environment").write_text("OLD=1\n")
-    rootfs.configure(tmp_path, {"Env": ["A=1"], "WorkingDir": "/work/here"}, URI)
+    rootfs.configure(tmp_path, {"Env": ["A=1"], "WorkingDir": "/data/here"}, URI)
     modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "etc").iterdir()}
     assert modes == dict.fromkeys(("environment", "fstab", "rc", "rc.local"), 0o644)
     assert (tmp_path / "etc" / "environment").read_text() == "A=1\n"
-    assert (tmp_path / "work" / "here").is_dir()
+    assert (tmp_path / "data" / "here").is_dir()
 
 
 def test_links_of_the_image_lead_nowhere(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_links_of_the_image_lead_nowhere(tmp_path: Path) -> None:
     outside.mkdir()
     (outside / "file").write_text("mine")
     (root / "etc" / "rc").symlink_to(outside / "file")
-    (root / "work").symlink_to(outside)
-    rootfs.configure(root, {"WorkingDir": "/work/here"}, URI)
+    (root / "data").symlink_to(outside)
+    rootfs.configure(root, {"WorkingDir": "/data/here"}, URI)
     assert [p.name for p in outside.iterdir()] == ["file"]
     assert (outside / "file").read_text() == "mine"
     assert not (root / "etc" / "rc").is_symlink()

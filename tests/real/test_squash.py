@@ -37,7 +37,7 @@ CHANGES = [
     'ENV PATH=/opt/bin:/bin SPACES="one two"',
     'ENTRYPOINT ["/bin/start", "it\'s"]',
     'CMD ["go"]',
-    "WORKDIR /work/here",
+    "WORKDIR /data/here",
     "VOLUME /data",
     "LABEL boat=yes",
 ]
@@ -188,7 +188,7 @@ def test_the_file_is_what_enroot_expects(yard: Yard, pin: Entry) -> None:
     rc = cat(file, "etc/rc").splitlines()
     assert rc[:2] == [f"# enroot-provenance: dockerd://{yard.image}", "# boat yes"]
     assert rc[-2:] == ["""[ $# -eq 0 ] || exec /bin/start 'it'"'"'s' "$@\"""", """exec /bin/start 'it'"'"'s' go"""]
-    assert "cd /work/here && unset OLDPWD || exit 1" in rc
+    assert "cd /data/here && unset OLDPWD || exit 1" in rc
     found = listing(file)
     assert {owner for _, owner in found.values()} == {"0/0"}
     assert not [name for name in found if name.startswith("dev/")] and "work/here" in found
