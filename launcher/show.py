@@ -67,29 +67,32 @@ def logs(run: Run, follow: bool) -> None:
     record, state = life.refresh(run)
     if record is None:
         raise SlipwayError(Exit.NO_INPUT, f"there is no log: {state}", where=str(run.path))
-    if record.outcome is None and _engine_log(run, record, follow):
+    printed = _engine_log(run, record, follow) if record.outcome is None else 0
+    if printed:
         life.refresh(run)
-    elif run.log.exists():
+    if run.log.exists():  # all of it, or what the engine did not tell: its container may be removed while it is read
         with run.log.open("rb") as f:
+            f.seek(printed)
             shutil.copyfileobj(f, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 
-def _engine_log(run: Run, record: Record, follow: bool) -> bool:
-    """Prints what the engine has; False where it has nothing of the run, not yet or not any more."""
+def _engine_log(run: Run, record: Record, follow: bool) -> int:
+    """Prints what the engine has; the number of bytes, 0 where it has nothing of the run, not yet or not any more."""
+    printed = 0
     with engine.connect(record.engine["address"]) as docker:
         try:
             if follow:
                 life.await_start(run, docker)
             if docker.status(run.id).state == "missing":
-                return False
+                return 0
             for piece in docker.logs(run.id, follow):
-                sys.stdout.buffer.write(piece)
+                printed += sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
         except KeyboardInterrupt:
             say("the run goes on")
             sys.exit(130)
-    return True
+    return printed
 
 
 def print_end(run: Run, record: Record) -> None:
