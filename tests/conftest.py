@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,10 @@ from launcher.words import Words
 from slipway.project import Root
 
 PROJECT = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
+
+
+# A shell that starts us in the background has us ignore Ctrl-C, which every process of a test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

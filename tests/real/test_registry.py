@@ -45,8 +45,10 @@ def troubled(*words: str) -> Iterator[int]:
     """The stand-in that has trouble; its port."""
     with subprocess.Popen([sys.executable, "-IS", TROUBLED, *words], stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
-        yield int(program.stdout.readline())
-        program.kill()
+        try:
+            yield int(program.stdout.readline())
+        finally:
+            program.kill()
 
 
 @pytest.fixture(scope="module")
