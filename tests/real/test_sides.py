@@ -36,7 +36,7 @@ def import_image(docker: Any, tag: str, files: dict[str, str], **labels: str) ->
 
 @pytest.fixture
 def tags(docker: Any, place: Path) -> Iterator[list[str]]:
-    names = [f"slipway-test/{place.name.lower()}:{n}" for n in range(2)]
+    names = [f"slipway-test/{place.name.rpartition('-')[0].lower()}:{n}" for n in range(2)]
     yield names
     for name in names:
         if identity.tagged(name, docker):

@@ -191,7 +191,7 @@ def test_the_file_is_what_enroot_expects(yard: Yard, pin: Entry) -> None:
     assert "cd /data/here && unset OLDPWD || exit 1" in rc
     found = listing(file)
     assert {owner for _, owner in found.values()} == {"0/0"}
-    assert not [name for name in found if name.startswith("dev/")] and "work/here" in found
+    assert not [name for name in found if name.startswith("dev/")] and "data/here" in found
     assert found["bin/start"][0] == "-rwsr-xr-x" and found["bin/link"][0].startswith("l")
     assert (found["closed"][0], found["closed/file"][0]) == ("drwxr-xr-x", "-r--------")
 
