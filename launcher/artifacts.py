@@ -12,7 +12,7 @@ from typing import Literal
 
 from launcher import checkpoints, datasets
 from launcher.checkpoints import MAX_HEADER
-from launcher.faults import MAX_FAULTS, Fault, Found, fault
+from launcher.faults import MAX_FAULTS, Fault, Found, fault, kept
 from slipway.yamldoc import Noun
 
 __all__ = ["MAX_FAULTS", "Artifact", "Fault", "fingerprint", "inspect"]
@@ -107,10 +107,9 @@ def _artifact(
     faults: Sequence[Fault] = (),
 ) -> Artifact:
     root = path if kind == "folder" else Path(os.path.commonpath([p.parent for p in files]))
-    every = [*faults, *found.faults]
     return Artifact(
         name=name, path=str(path), kind=kind, type=found.type, note=found.note, parameters=found.parameters,
-        faults=[f for s in ("error", "warning") for f in [x for x in every if x.severity == s][:MAX_FAULTS]],
+        faults=kept([*faults, *found.faults]),
         facts=found.facts, files=[str(p) for p in (files if listed is None else listed)],
         bytes=sum(p.stat().st_size for p in files), fingerprint=fingerprint(files, root),
     )  # fmt: skip

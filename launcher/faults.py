@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -29,6 +30,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[Fault] = []
     facts: dict[str, str | int] = {}
     parameters: int = 0
+
+
+def kept(faults: Iterable[Fault]) -> list[Fault]:
+    """The first MAX_FAULTS errors, then as many warnings."""
+    every = list(faults)
+    return [f for s in get_args(Severity) for f in [x for x in every if x.severity == s][:MAX_FAULTS]]
 
 
 def fault(where: Path | str, what: str, severity: Severity = "error") -> Fault:

@@ -18,7 +18,7 @@ import msgspec
 
 from launcher import artifacts, datasets, jsonl
 from launcher.artifacts import Artifact
-from launcher.faults import MAX_FAULTS, Fault, fault
+from launcher.faults import Fault, fault, kept
 from slipway.errors import Exit, SlipwayError
 from slipway.yamldoc import Noun
 
@@ -203,8 +203,9 @@ def _full(artifact: Artifact, plan: Sequence[_Piece], results: Sequence[_Result]
         faults += [fault(piece.file, result.broken)] if result.broken else []
     broken = {p.file for p, r in zip(plan, results, strict=True) if r.broken}
     empty = [fault(f, "the file is empty") for f, lines in before.items() if not lines and f not in broken]
-    kept = [f for s in ("error", "warning") for f in [x for x in [*faults, *empty] if x.severity == s][:MAX_FAULTS]]
-    whole = msgspec.structs.replace(artifact, faults=kept, facts=artifact.facts | {"checked": "whole"})
+    whole = msgspec.structs.replace(
+        artifact, faults=kept([*faults, *empty]), facts=artifact.facts | {"checked": "whole"}
+    )
     return Checked(artifact=whole, errors=errors + len(empty), warnings=warnings, lines=sum(before.values()))
 
 
@@ -233,9 +234,9 @@ def describe(checked: Checked) -> str:
     numbers = f"{artifact.bytes:,} bytes" + (f", {checked.lines:,} lines" if checked.lines else "")
     facts = [f"  {k}: {v}" for k, v in artifact.facts.items()]
     faults = [f"  {f.severity}: {f.where}: {f.what}" for f in artifact.faults]
-    kept = [f.severity for f in artifact.faults]
+    told = [f.severity for f in artifact.faults]
     for severity, count in (("error", checked.errors), ("warning", checked.warnings)):
-        if rest := count - kept.count(severity):  # type: ignore[arg-type]
+        if rest := count - told.count(severity):  # type: ignore[arg-type]
             faults.append(f"  and {rest:,} more {severity}s")
     parameters = [f"  parameters: {artifact.parameters:,}"] if artifact.parameters else []
     return "\n".join([f"{artifact.path}: {what} ({artifact.kind}, {numbers})", *parameters, *facts, *faults])

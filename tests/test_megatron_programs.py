@@ -1,4 +1,4 @@
-"""entrypoints/steps/megatron_*.py and slipway_megatron.py, with Megatron-Bridge as an outline on disk."""
+"""entrypoints/steps/megatron_*.py and what they share (slipway_*.py), with Megatron-Bridge as an outline on disk."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ sys.path.insert(0, str(STEPS))
 import megatron_convert  # noqa: E402
 import megatron_merge  # noqa: E402
 import megatron_train  # noqa: E402
+import slipway_inputs  # noqa: E402
 import slipway_megatron  # noqa: E402
 import slipway_step  # noqa: E402
 
@@ -182,7 +183,7 @@ class Training(Program):
         }
 
     def record(self, **changes: Any) -> None:
-        known = {"pack_size": 128, **slipway_megatron.tokenizer_record(self.tokenizer), **changes}
+        known = {"pack_size": 128, **slipway_inputs.tokenizer_record(self.tokenizer), **changes}
         (self.pack / "slipway.json").write_text(json.dumps(known))
 
     def train(self, fake: dict[str, Any] | None = None, /, rank: str = "0", **env: str) -> Any:
@@ -528,7 +529,7 @@ def test_hashes_are_those_of_the_launcher(tmp_path: Path, template: Any, own: bo
     (folder / "merges.txt").write_text("a b")
     if own:
         (folder / "chat_template.jinja").write_text("own")
-    assert slipway_megatron.tokenizer_record(folder) == checkpoints.tokenizer_facts(folder)
+    assert slipway_inputs.tokenizer_record(folder) == checkpoints.tokenizer_facts(folder)
 
 
 T, P, E = megatron_convert.SIZES

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import slipway_inputs
 import slipway_megatron
 import slipway_step
 from slipway_step import ConfigError
@@ -24,15 +25,15 @@ def main() -> None:
     if wanted not in convert:
         raise ConfigError(f"convert.direction: {wanted!r} is none of {', '.join(convert)}")
     sizes = parallel_sizes(config["convert"], int(os.environ["WORLD_SIZE"]))
-    dtype = slipway_megatron.dtype_of(config, "convert")
-    source = slipway_megatron.path_of(config, "model.path")
+    dtype = slipway_inputs.dtype_of(config, "convert")
+    source = slipway_inputs.path_of(config, "model.path")
     if wanted == "to_megatron":
         model = hugging_face(source, "model.path")
     else:
         source = slipway_megatron.iteration_folder(source, "model.path")
-        model = hugging_face(slipway_megatron.path_of(config, "architecture.path"), "architecture.path")
+        model = hugging_face(slipway_inputs.path_of(config, "architecture.path"), "architecture.path")
     if slipway_step.rank() == 0:
-        slipway_megatron.refuse_filled(output, "output.path")
+        slipway_inputs.refuse_filled(output, "output.path")
     with slipway_step.config_file(config):
         pass
     slipway_megatron.start_process_group()

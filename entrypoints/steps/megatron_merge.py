@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import slipway_inputs
 import slipway_megatron
 import slipway_step
 from slipway_step import ConfigError
@@ -17,13 +18,13 @@ MOUNT = re.compile(r"/inputs/[^/]+-([0-9a-f]{8})(?:/|$)")
 def main() -> None:
     config = slipway_step.merge_config(slipway_step.load_plan()["config"])
     output = Path(config["output"]["path"])
-    adapter = slipway_megatron.iteration_folder(slipway_megatron.path_of(config, "adapter.path"), "adapter.path")
+    adapter = slipway_megatron.iteration_folder(slipway_inputs.path_of(config, "adapter.path"), "adapter.path")
     run = run_config(adapter)
     options = lora_options(run, adapter)
     base, model = base_and_model(config)
-    dtype = slipway_megatron.dtype_of(config, "merge")
+    dtype = slipway_inputs.dtype_of(config, "merge")
     refuse_other_base(run, base)
-    slipway_megatron.refuse_filled(output, "output.path")
+    slipway_inputs.refuse_filled(output, "output.path")
     with slipway_step.config_file(config):
         pass
     tensors = merge(adapter, options, base, model, output, dtype)
@@ -51,13 +52,13 @@ def lora_options(run: dict[str, Any], adapter: Path) -> dict[str, Any]:
 
 def base_and_model(config: dict[str, Any]) -> tuple[Path, Path]:
     """The base's weights (an iter_* folder or a Hugging Face one), and where its architecture and tokenizer are."""
-    base = slipway_megatron.path_of(config, "base.path")
+    base = slipway_inputs.path_of(config, "base.path")
     if (base / "config.json").is_file():
         return base, base
     base = slipway_megatron.iteration_folder(base, "base.path")
     if not (config.get("architecture") or {}).get("path"):
         raise ConfigError("base.path is a Megatron checkpoint: architecture.path has to name its Hugging Face model")
-    model = slipway_megatron.path_of(config, "architecture.path")
+    model = slipway_inputs.path_of(config, "architecture.path")
     if not (model / "config.json").is_file():
         raise ConfigError(f"architecture.path: {model} is no Hugging Face model: it has no config.json")
     return base, model

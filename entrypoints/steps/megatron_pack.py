@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import slipway_megatron
+import slipway_inputs
 import slipway_step
 from slipway_step import ConfigError
 
@@ -22,8 +22,8 @@ def main() -> None:
     config = slipway_step.merge_config(slipway_step.load_plan()["config"])
     packing, output = config["packing"], Path(config["output"]["path"])
     check_packing(packing)
-    slipway_megatron.refuse_filled(output, "output.path")
-    tokenizer = slipway_megatron.path_of(config, "tokenizer.path")
+    slipway_inputs.refuse_filled(output, "output.path")
+    tokenizer = slipway_inputs.path_of(config, "tokenizer.path")
     record = tokenizer_of(tokenizer)
     with slipway_step.config_file(config):
         pass
@@ -44,7 +44,7 @@ def check_packing(packing: dict[str, Any]) -> None:
 
 def tokenizer_of(folder: Path) -> dict[str, str]:
     """What slipway.json records of a tokenizer. Raises ConfigError where it cannot render a conversation."""
-    record = slipway_megatron.tokenizer_record(folder)
+    record = slipway_inputs.tokenizer_record(folder)
     for what, remedy in (("tokenizer", "a folder with tokenizer.json"), ("template", "a tokenizer for chat")):
         if what not in record:
             raise ConfigError(f"tokenizer.path: {folder} has no {what}; expected {remedy}")
@@ -56,16 +56,16 @@ def gather(config: dict[str, Any], folder: Path) -> tuple[dict[str, Path], dict[
     files, chats = {}, {}
     for split, name in SPLITS.items():
         if config["data"].get(name):
-            source = slipway_megatron.path_of(config, f"data.{name}")
-            chats[split] = sum(check_chats(file) for file in slipway_megatron.jsonl_files(source))
-            files[split] = slipway_megatron.one_jsonl(source, folder / f"{split}.jsonl")
+            source = slipway_inputs.path_of(config, f"data.{name}")
+            chats[split] = sum(check_chats(file) for file in slipway_inputs.jsonl_files(source))
+            files[split] = slipway_inputs.one_jsonl(source, folder / f"{split}.jsonl")
     return files, chats
 
 
 def check_chats(path: Path) -> int:
     """The number of conversations. Raises ConfigError with the line of one that the library cannot learn from."""
     count = 0
-    for count, line in enumerate(slipway_megatron.lines([path]), 1):
+    for count, line in enumerate(slipway_inputs.lines([path]), 1):
         try:
             roles = [message["role"] for message in json.loads(line)["messages"]]
         except (ValueError, KeyError, TypeError) as e:
@@ -108,7 +108,7 @@ def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], out
 def record_packing(output: Path, record: dict[str, str], packing: dict[str, Any]) -> None:
     """Written last: where it is, the packing is whole."""
     known = {"schema": 1, "pack_size": packing["size"], **record, "packing": packing}
-    slipway_step.write_atomic(output / slipway_megatron.RECORD, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    slipway_step.write_atomic(output / slipway_inputs.RECORD, json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
 def result(output: Path, size: int, chats: dict[str, int], packed: dict[str, Path]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import slipway_inputs
 import slipway_megatron
 import slipway_step
 from slipway_step import ConfigError
@@ -58,18 +59,18 @@ def wire_checkpoint(checkpoint: dict[str, Any], resume: bool) -> None:
     if there:
         checkpoint["load"] = str(output)
     if base := checkpoint.get("pretrained_checkpoint"):
-        root = slipway_megatron.path_of({"checkpoint": checkpoint}, "checkpoint.pretrained_checkpoint")
+        root = slipway_inputs.path_of({"checkpoint": checkpoint}, "checkpoint.pretrained_checkpoint")
         slipway_megatron.iteration_folder(root, "checkpoint.pretrained_checkpoint")
         checkpoint["pretrained_checkpoint"] = str(base)
 
 
 def wire_conversations(sections: dict[str, Any], data: dict[str, Any]) -> None:
     """The dataset of fine-tuning: packed Parquet, or JSONL as it is."""
-    dataset, tokenizer = sections["dataset"], slipway_megatron.path_of(sections, "tokenizer.tokenizer_model")
-    train = chosen(slipway_megatron.path_of({"data": data}, "data.train"), "training")
+    dataset, tokenizer = sections["dataset"], slipway_inputs.path_of(sections, "tokenizer.tokenizer_model")
+    train = chosen(slipway_inputs.path_of({"data": data}, "data.train"), "training")
     validation = None
     if data.get("validation"):
-        validation = chosen(slipway_megatron.path_of({"data": data}, "data.validation"), "validation")
+        validation = chosen(slipway_inputs.path_of({"data": data}, "data.validation"), "validation")
     if train.suffix in PARQUET:
         refuse_other_packing(train, tokenizer, dataset["seq_length"])
         if sections["train"]["micro_batch_size"] != 1:
@@ -103,7 +104,7 @@ def chosen(source: Path, split: str) -> Path:
 
 def refuse_other_packing(train: Path, tokenizer: Path, seq_length: int) -> None:
     """Raises ConfigError where slipway.json beside the rows names another tokenizer, chat template or length."""
-    record = train.parent / slipway_megatron.RECORD
+    record = train.parent / slipway_inputs.RECORD
     if not record.is_file():
         return  # packed by other means
     packing = json.loads(record.read_text(encoding="utf-8"))
@@ -111,7 +112,7 @@ def refuse_other_packing(train: Path, tokenizer: Path, seq_length: int) -> None:
         raise ConfigError(
             f"dataset.seq_length: {seq_length}, but {train} was packed with {packing['pack_size']} tokens"
         )
-    given = slipway_megatron.tokenizer_record(tokenizer)
+    given = slipway_inputs.tokenizer_record(tokenizer)
     for name, what in (("tokenizer", "another tokenizer"), ("template", "another chat template")):
         if packing.get(name) != given.get(name):
             raise ConfigError(
@@ -168,13 +169,13 @@ def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:
     """The dataset of pretraining: tokenized documents (.bin and .idx), or the library's mock data."""
     tokenizer = sections["tokenizer"]
     if tokenizer.get("tokenizer_model"):
-        slipway_megatron.path_of(sections, "tokenizer.tokenizer_model")
+        slipway_inputs.path_of(sections, "tokenizer.tokenizer_model")
         tokenizer |= {"tokenizer_type": "HuggingFaceTokenizer", "vocab_size": None, "use_tokenizer_vocab_size": True}
     if not data.get("train"):
         return
     if not tokenizer.get("tokenizer_model"):
         raise ConfigError("tokenizer.tokenizer_model: is not set; name the tokenizer that the documents are made with")
-    source = slipway_megatron.path_of({"data": data}, "data.train")
+    source = slipway_inputs.path_of({"data": data}, "data.train")
     indexes = sorted(source.glob("*.idx")) if source.is_dir() else [source.with_suffix(".idx")]
     if not indexes or not all(i.is_file() and i.with_suffix(".bin").is_file() for i in indexes):
         raise ConfigError(f"data.train: {source}: expected .bin files, each with its .idx")

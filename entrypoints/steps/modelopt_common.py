@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import slipway_step
-from slipway_megatron import chat_template, dtype_of, jsonl_files, lines, path_of, refuse_filled
+from slipway_inputs import chat_template, dtype_of, jsonl_files, lines, path_of, refuse_filled
 from slipway_step import ConfigError
 
 __all__ = ["dtype_of", "path_of", "refuse_filled"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import modelopt_common as common
 import slipway_step
-from slipway_megatron import chat_template
+from slipway_inputs import chat_template
 from slipway_step import ConfigError
 
 IGNORED = -100  # the label that torch's losses leave out

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import slipway_step
-from slipway_megatron import RECORD, path_of, refuse_filled
+from slipway_inputs import RECORD, path_of, refuse_filled
 from slipway_step import ConfigError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
