@@ -12,8 +12,7 @@ import msgspec
 
 from images import lock as locks
 from images.model import Flavour
-from launcher import artifacts, catalogue, fit, memory, observe, profiles, records, rules
-from launcher.engines import docker as engine
+from launcher import artifacts, catalogue, engines, fit, memory, observe, profiles, records, rules
 from launcher.plan import Finding, Plan, Wish, make_plan
 from launcher.words import parse
 from slipway import canonical
@@ -58,6 +57,10 @@ class Prepared:
     argv: tuple[str, ...]
     files: dict[str, Path]
 
+    @property
+    def engine(self) -> engines.Engine:
+        return engines.of(self.plan.profile.kind)
+
 
 def prepare(root: Root, options: Options) -> Prepared:
     """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
@@ -98,7 +101,8 @@ def prepare(root: Root, options: Options) -> Prepared:
         what = f"{step.id}: there is no step program {wish.program!r} in entrypoints/steps"
         raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=nearest(wish.program, there))
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
-    findings = rules.check(wish, seen, observe.converters(root, step, seen.artifacts))
+    engine = engines.of(profile.kind)
+    findings = [*rules.check(wish, seen, observe.converters(root, step, seen.artifacts)), *engine.check(plan)]
     notes = [why, *fit.notes(wish), *memory.notes(wish, seen)]
     return Prepared(plan, findings, engine.render(plan), runs, notes, found.address, options.argv, files)
 
@@ -133,7 +137,7 @@ def _files(root: Root, library: str) -> dict[str, Path]:
 
 
 def write_run_files(prepared: Prepared, path: Path) -> None:
-    """plan.json, request.json and slipway/ into a run directory; raises SlipwayError 73."""
+    """plan.json, the request and slipway/ into a run directory; raises SlipwayError 73."""
     for name, source in prepared.files.items():
         target = path / "slipway" / name
         with cannot_write(target):
@@ -141,12 +145,14 @@ def write_run_files(prepared: Prepared, path: Path) -> None:
             shutil.copyfile(source, target)
     write_atomic(path / "slipway" / "plan.json", canonical.pretty(prepared.plan))
     write_atomic(path / "plan.json", canonical.pretty(prepared.plan))
-    write_atomic(path / "request.json", engine.request_text(prepared.request))
+    engine = prepared.engine
+    write_atomic(path / engine.REQUEST, engine.request_text(prepared.request))
 
 
 def request_as(prepared: Prepared, as_json: bool) -> str:
     """What a dry run prints: the very request that would be submitted."""
-    return engine.request_text(prepared.request) if as_json else engine.as_text(prepared.request)
+    engine = prepared.engine
+    return canonical.pretty(prepared.request) if as_json else engine.as_text(prepared.request)
 
 
 def write_directory(prepared: Prepared, path: Path) -> None:
@@ -160,11 +166,12 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
     """What `-o` wrote, ready to submit. Raises SlipwayError 65 where the files are not those that were written."""
     try:
         plan = msgspec.json.decode(read_text(path / "plan.json"), type=Plan)
-        request = msgspec.json.decode(read_text(path / "request.json"), type=dict[str, Any])
     except msgspec.DecodeError as e:
         raise SlipwayError(Exit.DATA, f"not a run directory: {e}", where=str(path)) from e
-    if request != engine.render(plan):
-        raise SlipwayError(Exit.DATA, "request.json is not what plan.json says", where=str(path))
+    engine = engines.of(plan.profile.kind)
+    request = engine.render(plan)
+    if read_text(path / engine.REQUEST) != engine.request_text(request):
+        raise SlipwayError(Exit.DATA, f"{engine.REQUEST} is not what plan.json says", where=str(path))
     files = {name: path / "slipway" / name for name in plan.files}
     for name, source in files.items():
         if not source.is_file() or sha256_file(source) != plan.files[name]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from launcher import records
-from launcher.engines import docker as engine
+from launcher import engines, records
+from launcher.engines import Connection, Status
 from launcher.flow import Prepared, write_run_files
 from launcher.plan import RUN_DIR, Plan
 from launcher.records import Outcome, Record, Run
@@ -32,30 +32,30 @@ _SIGNAL_NAMES: dict[int, str] = {signal.SIGINT: "INT", signal.SIGTERM: "TERM"}
 
 
 @contextlib.contextmanager
-def submitted(prepared: Prepared) -> Iterator[tuple[Run, engine.DockerRun]]:
+def submitted(prepared: Prepared) -> Iterator[tuple[Run, Connection]]:
     """Claims a run directory, writes it, starts the container, and holds the run's lock inside the block.
 
     When the container cannot be started, whatever was made for it is removed again: nothing half-done is left.
     """
     made: list[Path] = []
-    with engine.connect(prepared.address) as docker:
+    with prepared.engine.connect(prepared.address) as engine:
         _make(prepared.runs, made)
         run = records.claim(prepared.runs, prepared.plan)
         with run.lock(wait=True):
             try:
                 write_run_files(prepared, run.path)
-                request = engine.fill(prepared.request, run.id, run.path)
-                _make_folders(prepared.plan, request, run, made)
+                request = prepared.engine.fill(prepared.request, run)
+                _make_folders(prepared.plan, run, made)
                 run.write(_first_record(prepared, run, request))
                 run.event("prepared", launcher=os.getpid())
-                container = docker.submit(request, run.id)
+                name = engine.submit(request, run)
             except SlipwayError:
                 shutil.rmtree(run.path)
                 for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
                     folder.rmdir()
                 raise
-            run.event("started", container=container)
-            yield run, docker
+            run.event("started", name=name)
+            yield run, engine
 
 
 def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Record:
@@ -67,23 +67,22 @@ def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Reco
         plan_hash=prepared.plan.hash,
         plan=prepared.plan,
         request=request,
-        engine={"kind": "docker", "address": prepared.address},
+        engine={"kind": prepared.plan.profile.kind, "address": prepared.address},
         slipway=__version__,
         argv=list(prepared.argv),
         submitted=records.now(),
     )
 
 
-def _make_folders(plan: Plan, request: dict[str, Any], run: Run, made: list[Path]) -> None:
+def _make_folders(plan: Plan, run: Run, made: list[Path]) -> None:
     """Makes the writable folders that are mounted, as the caller: an engine would make them as root, or refuse.
 
     Those that were not there are appended to `made`, parents first.
     """
     (run.path / "logs").mkdir()
-    for mount, filled in zip(plan.mounts, request["HostConfig"]["Mounts"], strict=True):
-        if mount.readonly:
-            continue
-        _make(Path(filled["Source"]), made)
+    for mount in plan.mounts:
+        if not mount.readonly:
+            _make(Path(mount.source.replace(RUN_DIR, str(run.path))), made)
 
 
 def _make(folder: Path, made: list[Path]) -> None:
@@ -103,9 +102,9 @@ def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
     # Before anything is submitted: a signal that comes while the container starts must reach it too.
     before = {s: signal.signal(s, lambda number, _: events.put(_SIGNAL_NAMES[number])) for s in _SIGNAL_NAMES}
     try:
-        with submitted(prepared) as (run, docker):
+        with submitted(prepared) as (run, engine):
             say(f"run {run.id}")
-            threading.Thread(target=_stream, args=(run, docker, events), daemon=True).start()
+            threading.Thread(target=_stream, args=(run, engine, events), daemon=True).start()
             told = 0
             while (event := events.get()) != "ended":
                 told += 1
@@ -113,19 +112,19 @@ def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
                 say(f"{event}: {advice}")
                 name = event if told < 3 else "KILL"
                 run.event("signal", name=name)
-                docker.signal(run.id, name)
-            docker.wait(run.id)
-            return run, collect(run, docker)
+                engine.signal(run, name)
+            engine.wait(run)
+            return run, collect(run, engine)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _stream(run: Run, docker: engine.DockerRun, events: queue.SimpleQueue[str]) -> None:
+def _stream(run: Run, engine: Connection, events: queue.SimpleQueue[str]) -> None:
     """Copies the log to stdout and logs/step.log until the container ends or the engine goes away."""
     try:
         with run.log.open("ab") as log:
-            for piece in docker.logs(run.id, follow=True):
+            for piece in engine.logs(run, follow=True):
                 log.write(piece)
                 log.flush()
                 _print(piece)
@@ -143,7 +142,7 @@ def _print(piece: bytes) -> None:
         unread(sys.stdout)
 
 
-def collect(run: Run, docker: engine.DockerRun) -> Record:
+def collect(run: Run, engine: Connection) -> Record:
     """Brings an ended run home: log, outcome and versions into the record, then the container is removed.
 
     Each step may be repeated, so a collector that is killed leaves a run that the next one finishes. The caller holds
@@ -152,12 +151,12 @@ def collect(run: Run, docker: engine.DockerRun) -> Record:
     record = run.record()
     if record is None:
         raise SlipwayError(Exit.NO_INPUT, "the launcher died before it wrote the record", where=str(run.path))
-    status = docker.status(run.id)
+    status = engine.status(run)
     if status.state == "running":
         return record
     if record.outcome is None:
         if status.state == "exited":
-            _save_log(run, docker)
+            _save_log(run, engine)
         record = msgspec.structs.replace(
             record,
             state="ended",
@@ -166,18 +165,18 @@ def collect(run: Run, docker: engine.DockerRun) -> Record:
             config=_text(run.path / "container" / "config.yaml"),
         )
         run.write(record)
-    docker.remove(run.id)
+    engine.remove(run)
     run.event("ended")
     return record
 
 
-def _save_log(run: Run, docker: engine.DockerRun) -> None:
+def _save_log(run: Run, engine: Connection) -> None:
     """The engine's whole log, in place of what was streamed until somebody was killed."""
     part = run.log.with_name("step.log.part")
     with cannot_write(part):
         run.log.parent.mkdir(exist_ok=True)
         with part.open("wb") as f:
-            f.writelines(docker.logs(run.id, follow=False))
+            f.writelines(engine.logs(run, follow=False))
         part.replace(run.log)
 
 
@@ -185,7 +184,7 @@ def _text(path: Path) -> str:
     return read_text(path) if path.is_file() else ""
 
 
-def _outcome(run: Run, plan: Plan, status: engine.Status) -> Outcome:
+def _outcome(run: Run, plan: Plan, status: Status) -> Outcome:
     """What became of a run that is not running, from the engine's word and what the entrypoint wrote."""
     if status.state == "missing" and not run.had_event("started"):
         return Outcome(exit_code=int(Exit.INTERNAL), cause="launcher", reason="the launcher died before it was started")
@@ -215,7 +214,7 @@ def _on_host(path: str, plan: Plan, run: Run) -> str:
     return plan.output.replace(RUN_DIR, str(run.path)) + below if path.startswith("/output") else ""
 
 
-def _cause(run: Run, status: engine.Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
+def _cause(run: Run, status: Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
     if status.out_of_memory:
         return "memory", "killed: out of memory"
     if run.had_event("cancel"):
@@ -239,20 +238,20 @@ def refresh(run: Run) -> tuple[Record | None, str]:
             return None, "never submitted" if mine else "being prepared"
     if ended:
         return record, word(record)
-    with engine.connect(record.engine["address"]) as docker, run.lock() as mine:
+    with engines.of_record(record.engine) as engine, run.lock() as mine:
         if mine:
-            record = collect(run, docker)
+            record = collect(run, engine)
             return record, word(record)
-        state = docker.status(run.id).state
+        state = engine.status(run).state
     record = run.record() or record  # whoever has the lock may have brought the run home since
     if record.outcome is None and state != "running":
         return record, "ending" if run.had_event("started") else "starting"
     return record, word(record)
 
 
-def await_start(run: Run, docker: engine.DockerRun) -> None:
+def await_start(run: Run, engine: Connection) -> None:
     """Returns when nobody is about to start the run's container: it runs, has ended, or its launcher is gone."""
-    while docker.status(run.id).state in ("missing", "created"):
+    while engine.status(run).state in ("missing", "created"):
         with run.lock() as free:
             if free:
                 return
@@ -277,16 +276,16 @@ def cancel(run: Run) -> Record:
         raise SlipwayError(Exit.NO_INPUT, "this run was never submitted", where=str(run.path))
     if record.outcome is not None:
         return record
-    with engine.connect(record.engine["address"]) as docker:
-        await_start(run, docker)
-        if docker.status(run.id).state == "running":
+    with engines.of_record(record.engine) as engine:
+        await_start(run, engine)
+        if engine.status(run).state == "running":
             grace = record.plan.graceful.seconds + CANCEL_MARGIN
             run.event("cancel")
-            docker.signal(run.id, "TERM")
+            engine.signal(run, "TERM")
             say(f"asked to stop; it gets {grace} s to save and leave")
-            if not docker.wait(run.id, grace):
+            if not engine.wait(run, grace):
                 say("killed: it did not leave in time")
-                docker.signal(run.id, "KILL")
-                docker.wait(run.id)
+                engine.signal(run, "KILL")
+                engine.wait(run)
         with run.lock(wait=True):  # a foreground launcher that is still there collects first
-            return collect(run, docker)
+            return collect(run, engine)

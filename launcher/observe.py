@@ -6,13 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
-from images import dockerhost, identity
 from images.model import Entry
-from launcher import artifacts, catalogue
+from launcher import artifacts, catalogue, engines
 from launcher.artifacts import Artifact
 from launcher.catalogue import Step
-from launcher.engines import docker as docker_engine
-from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen
+from launcher.plan import EngineSeen, HostSeen, Observed, OutputSeen
 from launcher.profiles import Profile
 from launcher.words import Words
 from slipway.errors import SlipwayError
@@ -21,7 +19,7 @@ from slipway.project import Root
 
 def engine(root: Root, profile: Profile) -> EngineSeen:
     """The profile's engine."""
-    return docker_engine.probe(root, profile.engine)
+    return engines.of(profile.kind).probe(root, profile)
 
 
 def everything(root: Root, profile: Profile, entry: Entry, words: Words, found: EngineSeen, runs: Path) -> Observed:
@@ -30,7 +28,7 @@ def everything(root: Root, profile: Profile, entry: Entry, words: Words, found: 
         artifacts={name: artifacts.inspect(name, Path(value)) for name, value in words.inputs.items()},
         output=_output(Path(words.output)) if words.output else None,
         engine=found,
-        image=_image(root, entry, found),
+        image=engines.of(profile.kind).find_image(root, entry, profile, found),
         host=_host(profile, runs),
     )
 
@@ -62,18 +60,6 @@ def _output(path: Path) -> OutputSeen:
 def _nearest(path: Path) -> Path:
     """The path itself or the nearest parent that is there."""
     return next(p for p in (path, *path.parents) if p.exists())
-
-
-def _image(root: Root, entry: Entry, found: EngineSeen) -> ImageSeen:
-    records = identity.records(root, entry)
-    if found.error:
-        return ImageSeen(recorded=len(records))
-    with dockerhost.engine_client(dockerhost.Address(found.address, found.source)) as client:
-        match = identity.present(records, client)
-        if match:
-            record, digest = match
-            return ImageSeen(id=digest, recorded=len(records), drift=record.drift, left_out=record.left_out)
-        return ImageSeen(recorded=len(records), tagged=identity.tagged(entry.tag, client))
 
 
 def _host(profile: Profile, runs: Path) -> HostSeen:

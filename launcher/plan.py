@@ -9,7 +9,7 @@ from typing import Any, Literal
 from images.model import Entry, Flavour
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
-from launcher.profiles import Profile
+from launcher.profiles import DockerProfile, Profile
 from launcher.words import Words
 from slipway import canonical
 from slipway.errors import Exit
@@ -47,7 +47,7 @@ class OutputSeen(Noun, frozen=True, kw_only=True):
 
 
 class EngineSeen(Noun, frozen=True, kw_only=True):
-    """`error`: why it cannot be used. `hard_limits`: ulimit -> the most that the engine can give (absent = any)."""
+    """`error`: why it cannot be used. `nodes`: it may have more than one. `hard_limits`: ulimit -> the most that the engine can give (absent = any)."""
 
     kind: str
     address: str
@@ -56,6 +56,7 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     error: str = ""
     gpus: int = 0
     gpu_support: bool = False
+    nodes: bool = False
     hard_limits: dict[str, int] = {}
 
 
@@ -216,7 +217,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
 def limits(profile: Profile, engine: EngineSeen) -> dict[str, int]:
     """The profile's ulimits, lowered to what the engine can give; -1 is unlimited."""
     result: dict[str, int] = {}
-    for name, wanted in profile.ulimits.items():
+    for name, wanted in (profile.ulimits if isinstance(profile, DockerProfile) else {}).items():
         most = engine.hard_limits.get(name, -1)
         too_much = most >= 0 and (wanted < 0 or wanted > most)
         result[name] = most if too_much else wanted

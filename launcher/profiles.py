@@ -1,15 +1,16 @@
-"""Profiles: one per machine or site; what a launch needs to know of it."""
+"""Profiles: one per machine or site; what a launch needs to know of it. One noun per kind of engine."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import read_text
 from slipway.project import Root, user_dirs
 from slipway.yamldoc import Noun
 
@@ -17,7 +18,6 @@ Limit = Literal["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", 
                 "rtprio", "rttime", "sigpending", "stack"]  # fmt: skip
 
 OUR_TARGETS = ("/inputs", "/output", "/cache", "/slipway", "/run/slipway", "/run/secrets")
-
 
 GpuModel = Literal["A10", "A100", "A30", "A40", "B200", "B300", "GB200", "GB300", "GH200", "H100", "H20", "H200", "L4",
                    "L40", "L40S", "RTX PRO 6000", "V100"]  # fmt: skip
@@ -43,21 +43,17 @@ class ExtraMount(Noun, frozen=True, kw_only=True):
     readonly: bool = True
 
 
-class Profile(Noun, frozen=True, kw_only=True):
-    """`engine`: the engine's address where it is not the usual one. Sizes as Docker writes them (`8g`).
+class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
+    """`extends`: a profile whose keys count where this one has none. `runs`, `hf_home`: folders of the host.
 
-    `ulimits`: name -> limit, -1 = unlimited. `runs`, `hf_home`: folders of the host.
+    `secrets`: name -> `env` (this shell's variable) or `file:PATH`; they reach the container as files.
     """
 
     schema: Literal[1]
-    kind: Literal["docker"]
-    engine: str | None = None
+    extends: str | None = None
     flavour: Literal["auto", "cpu", "cuda"] = "auto"
-    network: Literal["host", "bridge", "none"] = "host"
-    ipc: Literal["private", "host", "shareable"] = "private"
-    shm_size: str = "8g"
-    ulimits: dict[Limit, int] = {}
     env: dict[str, str] = {}
+    secrets: dict[str, Annotated[str, msgspec.Meta(pattern=r"^(env|file:/.+)$")]] = {}
     mounts: list[ExtraMount] = []
     runs: str | None = None
     hf_home: str | None = None
@@ -66,9 +62,78 @@ class Profile(Noun, frozen=True, kw_only=True):
     file: str = ""
 
     @property
+    def kind(self) -> str:
+        """The engine."""
+        return str(self.__struct_config__.tag)
+
+
+class DockerProfile(_Common, frozen=True, kw_only=True, tag="docker"):
+    """`engine`: the engine's address where it is not the usual one. Sizes as Docker writes them (`8g`).
+
+    `ulimits`: name -> limit, -1 = unlimited.
+    """
+
+    engine: str | None = None
+    network: Literal["host", "bridge", "none"] = "host"
+    ipc: Literal["private", "host", "shareable"] = "private"
+    shm_size: str = "8g"
+    ulimits: dict[Limit, int] = {}
+
+    @property
     def shm_bytes(self) -> int:
         """`shm_size` in bytes."""
         return parse_size(self.shm_size)
+
+
+class EnrootProfile(_Common, frozen=True, kw_only=True, tag="enroot"):
+    """`squash`: folder of the .sqsh files; `data`: where their unpacked trees are. None: in the project's state."""
+
+    squash: str | None = None
+    data: str | None = None
+    writable: bool = False
+
+
+class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
+    """Slurm with pyxis. What is None is not asked for, so that the site's default counts.
+
+    `shared`: folders that every node sees; `squash`: folder of the .sqsh files, below one of them. `image`: by that
+    file, or pulled by every node from the registry that the image was pushed to. `gpus_by`: how GPUs are asked for.
+    `mpi`: srun's --mpi. `network`: interface that NCCL and Gloo use. `setup`: lines of bash before srun. `sbatch`,
+    `srun`: further long options, without dashes; true = without a value. `stop_seconds`: how long before the time
+    limit the step is told; by the step's own need where None. `attempts`: how often one job may start.
+    `mount_wait`: seconds that nodes wait to see each other's files.
+    """
+
+    flavour: Literal["cpu", "cuda"] = "cuda"
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    reservation: str | None = None
+    constraint: str | None = None
+    time: Annotated[str, msgspec.Meta(pattern=r"^(\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2})$")] | None = None
+    mem: str | None = None
+    cpus: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    gpus_by: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    exclusive: bool = False
+    mpi: str = "none"
+    network: str | None = None
+    image: Literal["squash", "registry"] = "squash"
+    squash: str | None = None
+    shared: list[str] = []
+    mount_home: bool = False
+    writable: bool = False
+    remap_root: bool = False
+    setup: list[str] = []
+    sbatch: dict[str, str | int | bool] = {}
+    srun: dict[str, str | int | bool] = {}
+    stop_seconds: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    mount_wait: Annotated[int, msgspec.Meta(ge=1)] = 90
+
+
+Profile = DockerProfile | EnrootProfile | SlurmProfile
+KINDS: dict[str, type[Profile]] = {"docker": DockerProfile, "enroot": EnrootProfile, "slurm": SlurmProfile}
+_MERGED = ("env", "secrets", "ulimits", "sbatch", "srun", "gpu")  # mappings that `extends` joins key by key
 
 
 def parse_size(text: str) -> int:
@@ -80,16 +145,66 @@ def parse_size(text: str) -> int:
 
 
 def find_profile(root: Root, name: str) -> Profile:
-    """The profile `name`. Raises SlipwayError 64 (unknown, with the nearest) or 78 (its file is wrong)."""
+    """The profile `name`, with what it extends. Raises SlipwayError 64 (unknown, with the nearest) or 78 (wrong)."""
+    return with_origins(root, name)[0]
+
+
+def with_origins(root: Root, name: str) -> tuple[Profile, dict[str, Path]]:
+    """The profile, and for each key (`sbatch.comment` for one in a mapping) the file that it came from."""
+    merged: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
+    files = _chain(root, name)
+    for path, type_ in reversed(files):  # the farthest first: what is nearer goes over it
+        value = yamldoc.parse(read_text(path), str(path))
+        for key, item in value.items():
+            joined = key in _MERGED and isinstance(merged.get(key), dict)
+            merged[key] = merged[key] | item if joined else item
+            if isinstance(item, dict):
+                origins |= {f"{key}.{k}": path for k in item}
+            else:
+                origins[key] = path
+    path, type_ = files[0]
+    return msgspec.structs.replace(msgspec.convert(merged, type_), name=name, file=str(path)), origins
+
+
+def _chain(root: Root, name: str) -> list[tuple[Path, type[Profile]]]:
+    """The files of a profile, the nearest first, each found right on its own; all of one kind."""
     known = profile_files(root)
-    if name not in known:
-        raise SlipwayError(Exit.WORDS, f"unknown profile {name!r}", remedy=nearest(name, known))
-    path = known[name]
-    profile = yamldoc.load(path, Profile)
+    found: list[tuple[Path, type[Profile]]] = []
+    wanted: str | None = name
+    while wanted is not None:
+        used = [path for path, _ in found]
+        path = next((p for p in known.get(wanted, []) if p not in used), None)
+        if path is None and not found:
+            raise SlipwayError(Exit.WORDS, f"unknown profile {name!r}", remedy=nearest(name, known))
+        if path is None:
+            where = f"{used[-1]}:{yamldoc.line_of(used[-1], 'extends')}"
+            what = "extends itself" if wanted in known else f"extends the unknown profile {wanted!r}"
+            raise SlipwayError(Exit.CONFIG, what, where=where, remedy=nearest(wanted, set(known) - {name}))
+        profile = _read(path)
+        if found and found[0][1] is not type(profile):
+            where = f"{used[-1]}:{yamldoc.line_of(used[-1], 'extends')}"
+            what = f"extends {wanted!r}, a profile of another kind ({profile.kind})"
+            raise SlipwayError(Exit.CONFIG, what, where=where)
+        found.append((path, type(profile)))
+        wanted = profile.extends
+    return found
+
+
+def _read(path: Path) -> Profile:
+    """One file, checked. Raises SlipwayError 78 with file and line."""
+    text = read_text(path)
+    value = yamldoc.parse(text, str(path))
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in KINDS:
+        where, remedy = f"{path}:{yamldoc.line_of(path, 'kind')}", nearest(str(kind), KINDS)
+        raise SlipwayError(Exit.CONFIG, f"kind: {kind!r} is not allowed", where=where, remedy=remedy)
+    profile: Profile = yamldoc.convert(text, KINDS[kind], str(path))
     for field in ("name", "file"):
         if getattr(profile, field):
             raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=f"{path}:{yamldoc.line_of(path, field)}")
-    for keys, size in ((("shm_size",), profile.shm_size), (("gpu", "memory"), profile.gpu and profile.gpu.memory)):
+    shm = profile.shm_size if isinstance(profile, DockerProfile) else ""
+    for keys, size in ((("shm_size",), shm), (("gpu", "memory"), profile.gpu and profile.gpu.memory)):
         try:
             parse_size(size or "0")
         except ValueError as e:
@@ -97,7 +212,7 @@ def find_profile(root: Root, name: str) -> Profile:
             raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {e}", where=where) from e
     for mount in profile.mounts:
         _check_mount(path, mount)
-    return msgspec.structs.replace(profile, name=name, file=str(path))
+    return profile
 
 
 def _check_mount(path: Path, mount: ExtraMount) -> None:
@@ -110,9 +225,11 @@ def _check_mount(path: Path, mount: ExtraMount) -> None:
         raise SlipwayError(Exit.CONFIG, f"mounts: target {mount.target!r}: {taken} is the launcher's own", where=where)
 
 
-def profile_files(root: Root) -> dict[str, Path]:
-    """Name -> file; a user's own profile wins over one of the project's."""
-    found: dict[str, Path] = {}
-    for base in reversed(user_dirs(root)):
-        found |= {p.stem: p for p in sorted((base / "profiles").glob("*.yaml"))}
+def profile_files(root: Root) -> dict[str, list[Path]]:
+    """Name -> its files, the nearest first: a user's own profile hides, or extends, one of the project's."""
+    found: dict[str, list[Path]] = {}
+    for base in user_dirs(root):
+        for path in sorted((base / "profiles").glob("*.yaml")):
+            if path not in found.setdefault(path.stem, []):
+                found[path.stem].append(path)
     return found

@@ -10,7 +10,7 @@ from launcher.artifacts import Artifact
 from launcher.catalogue import Step
 from launcher.fit import error as _error
 from launcher.fit import warning as _warning
-from launcher.plan import Finding, Observed, Wish, limits
+from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
@@ -124,7 +124,7 @@ def _mounts(wish: Wish, seen: Observed) -> Iterator[Finding]:
 
 
 def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
-    if wish.nodes != 1:
+    if wish.nodes > 1 and not seen.engine.nodes:
         yield _error(Exit.WORDS, "--nodes", f"a {wish.profile.kind} profile runs on one machine")
     if wish.gpus and wish.entry.flavour == "cpu":
         yield _error(Exit.WORDS, "--gpus", "the cpu flavour has none; say --procs")
@@ -142,11 +142,6 @@ def _engine(wish: Wish, seen: Observed) -> Iterator[Finding]:
         return
     if wish.gpus and not engine.gpu_support and wish.entry.flavour == "cuda":
         yield _error(Exit.UNAVAILABLE, where, "this engine cannot give GPUs to a container", "or: --flavour cpu")
-    lowered = limits(wish.profile, engine)
-    for name, value in wish.profile.ulimits.items():
-        if lowered[name] != value:
-            asked = "unlimited" if value < 0 else str(value)
-            yield _warning(f"ulimit {name}", f"{asked} asked for, this engine can give {lowered[name]}: lowered")
 
 
 def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:

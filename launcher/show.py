@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from launcher import life, records
-from launcher.engines import docker as engine
+from launcher import engines, life, records
 from launcher.plan import RUN_DIR
 from launcher.records import Record, Run
 from slipway import canonical
@@ -80,13 +79,13 @@ def logs(run: Run, follow: bool) -> None:
 def _engine_log(run: Run, record: Record, follow: bool) -> int:
     """Prints what the engine has; the number of bytes, 0 where it has nothing of the run, not yet or not any more."""
     printed = 0
-    with engine.connect(record.engine["address"]) as docker:
+    with engines.of_record(record.engine) as engine:
         try:
             if follow:
-                life.await_start(run, docker)
-            if docker.status(run.id).state == "missing":
+                life.await_start(run, engine)
+            if engine.status(run).state == "missing":
                 return 0
-            for piece in docker.logs(run.id, follow):
+            for piece in engine.logs(run, follow):
                 printed += sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
         except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +18,7 @@ from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.project import Root
 
-KINDS = {"matrix": Matrix, "profile": Profile, "step": Step}
+KINDS: dict[str, Any] = {"matrix": Matrix, "profile": Profile, "step": Step}
 BY_PLACE = {"step": ("id", "folder"), "profile": ("name", "file")}  # what a file does not say of itself
 
 
@@ -136,7 +137,8 @@ def example(step: Step) -> str:
 def schema(kind: str) -> str:
     """JSON Schema of what a file of this kind may hold, for editors."""
     made: dict[str, Any] = msgspec.json.schema(KINDS[kind])
-    for key in BY_PLACE.get(kind, ()):
-        del made["$defs"][KINDS[kind].__name__]["properties"][key]
+    for noun, key in itertools.product(made["$defs"].values(), BY_PLACE.get(kind, ())):
+        if "schema" in noun.get("properties", ()):  # a whole file's
+            del noun["properties"][key]
     made |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": f"Made by: launch schema {kind}"}
     return canonical.pretty(made)

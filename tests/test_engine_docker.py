@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import MODEL, TRAIN, Engine, Project, WishOf, entry_of, output_of, seen_of
+from helpers import MODEL, TRAIN, Engine, Project, WishOf, engine_of, entry_of, output_of, seen_of
 
+from launcher import records
 from launcher.engines import docker
 from launcher.plan import make_plan
-from launcher.profiles import ExtraMount, Profile
+from launcher.profiles import DockerProfile, ExtraMount, Profile
 from launcher.words import Words
 from slipway.errors import SlipwayError
 from slipway.project import Root
@@ -63,7 +64,8 @@ def test_the_text_is_the_command_that_makes_the_same_container(
     wish = wish_of(profile=profile, gpus=gpus, procs=gpus or 1, env={"NASTY": NASTY, "EMPTY": ""})
     seen = seen_of(output=None, artifacts={"train": msgspec.structs.replace(TRAIN, path="/a b/c'd.jsonl")})
     request = docker.render(make_plan(wish, seen, {}))
-    run_id, run_dir = "20260101T000000Z-a-b", Path("/runs of mine/r")
+    run_id = "20260101T000000Z-a-b"
+    run_dir = Path("/runs of mine") / run_id
 
     shell = project.env | {"RUN_ID": run_id, "RUN_DIR": str(run_dir)}
     subprocess.run(["/bin/sh", "-eu", "-c", docker.as_text(request)], env=shell, cwd=project.path, check=True)
@@ -71,7 +73,7 @@ def test_the_text_is_the_command_that_makes_the_same_container(
     split: list[str] = []
     for before, word in zip(["", *told], told, strict=False):
         split += next(csv.reader([word])) if before == "--mount" else [word]
-    assert split == as_argv(docker.fill(request, run_id, run_dir))
+    assert split == as_argv(docker.fill(request, records.Run(run_dir)))
 
 
 def test_the_request_is_what_the_plan_says(wish_of: WishOf) -> None:
@@ -98,7 +100,7 @@ def test_submitting_fills_in_two_names_and_nothing_else(wish_of: WishOf) -> None
     plan = make_plan(wish_of(words=Words(inputs={"train": "", "model": ""})), seen_of(output=None), {})
     request = docker.render(plan)
     before = docker.request_text(request)
-    filled = docker.fill(request, "the-id", Path("/runs/the-id"))
+    filled = docker.fill(request, records.Run(Path("/runs/the-id")))
     assert docker.request_text(request) == before, "the plan's own request stays as it is"
     text = before.replace("${RUN_ID}", "the-id").replace("${RUN_DIR}", "/runs/the-id")
     assert docker.request_text(filled) == text
@@ -122,13 +124,13 @@ PODMAN = {"info": {"Runtimes": {"nvidia": {}}}, "version": {"Components": [{"Nam
 @pytest.mark.parametrize("facts", [{}, PODMAN])
 def test_an_engine_without_gpus_or_that_would_ignore_them(engine: Engine, facts: dict[str, Any]) -> None:
     engine.holds(**facts)
-    seen = docker.probe(Root(engine.folder), engine.address)
+    seen = docker.probe(Root(engine.folder), DockerProfile(schema=1, engine=engine.address))
     assert (seen.address, seen.source, seen.error) == (engine.address, "the profile's engine", "")
     assert (seen.version, seen.gpu_support, seen.gpus) == ("26.1.5", False, 0)
 
 
 def test_an_engine_that_is_dead_is_seen_with_its_error(tmp_path: Path) -> None:
-    seen = docker.probe(Root(tmp_path), f"unix://{tmp_path}/dead")
+    seen = docker.probe(Root(tmp_path), DockerProfile(schema=1, engine=f"unix://{tmp_path}/dead"))
     assert (seen.error, seen.address) == ("no Docker engine answers", f"unix://{tmp_path}/dead")
     with pytest.raises(SlipwayError, match="no Docker engine answers"), docker.connect(f"unix://{tmp_path}/dead"):
         pass
@@ -138,3 +140,12 @@ def test_an_output_is_mounted_to_be_written_and_inputs_are_not(wish_of: WishOf) 
     mounts = docker.render(make_plan(wish_of(), seen_of(output=output_of(path="/out")), {}))["HostConfig"]["Mounts"]
     readonly = {m["Source"]: m["ReadOnly"] for m in mounts}
     assert (readonly["/out"], readonly[TRAIN.path], readonly[MODEL.path]) == (False, True, True)
+
+
+@pytest.mark.parametrize(("wanted", "asked"), [(-1, "unlimited"), (9, "9")])
+def test_a_limit_that_was_lowered_is_reported(wish_of: WishOf, profile: Profile, wanted: int, asked: str) -> None:
+    wish = wish_of(profile=msgspec.structs.replace(profile, ulimits={"memlock": wanted, "nofile": 4}))
+    plan = make_plan(wish, seen_of(engine=engine_of(hard_limits={"memlock": 8, "nofile": 8})), {})
+    what = f"{asked} asked for, this engine can give 8: lowered"
+    (finding,) = docker.check(plan)
+    assert (finding.severity, finding.where, finding.what) == ("warning", "ulimit memlock", what)

@@ -67,7 +67,8 @@ def test_the_launcher_imports_only_downwards(path: Path) -> None:
     if here.endswith("__init__"):
         return
     for name in imported(path):
-        assert floor_of(name) > floor_of(here), f"{here} imports {name}"
+        if name.split(".")[:2] != here.split(".")[:2] or here.count(".") == 1:  # a package's modules know each other
+            assert floor_of(name) > floor_of(here), f"{here} imports {name}"
 
 
 @pytest.mark.parametrize(

@@ -194,14 +194,6 @@ def test_an_engine_that_does_not_answer_is_the_only_thing_said_of_it(wish_of: Wi
     assert finding.remedy == "start one, set DOCKER_HOST, or run: images engine up"
 
 
-@pytest.mark.parametrize(("wanted", "asked"), [(-1, "unlimited"), (9, "9")])
-def test_a_limit_that_was_lowered_is_reported(wish_of: WishOf, profile: Profile, wanted: int, asked: str) -> None:
-    wish = wish_of(profile=msgspec.structs.replace(profile, ulimits={"memlock": wanted, "nofile": 4}))
-    findings = rules.check(wish, seen_of(engine=engine_of(hard_limits={"memlock": 8, "nofile": 8})))
-    what = f"{asked} asked for, this engine can give 8: lowered"
-    assert told(findings) == [("warning", 0, "ulimit memlock", what)]
-
-
 @pytest.mark.parametrize(
     ("image", "code", "what", "remedy"),
     [

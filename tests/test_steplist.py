@@ -142,6 +142,6 @@ def test_a_schema_refuses_what_the_reader_refuses() -> None:
     assert made["$ref"] == "#/$defs/Step" and step["additionalProperties"] is False
     assert {"aliases", "roles", "inputs"} <= set(step["properties"]) and not {"id", "folder"} & set(step["properties"])
     assert {"python", "torchrun"} <= set(step["properties"]["launcher"]["enum"])
-    profile = json.loads(steplist.schema("profile"))["$defs"]["Profile"]["properties"]
+    profile = json.loads(steplist.schema("profile"))["$defs"]["DockerProfile"]["properties"]
     assert "gpu" in profile and not {"name", "file"} & set(profile)
     assert "libraries" in json.loads(steplist.schema("matrix"))["$defs"]["Matrix"]["properties"]

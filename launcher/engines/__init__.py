@@ -1,1 +1,112 @@
-"""The same verbs for every engine: probe, render, submit, status, logs, cancel. Engines know nothing of steps."""
+"""What every engine is to the launcher: the same verbs, in one module each. Engines know nothing of steps."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from images.model import Entry
+from launcher.plan import EngineSeen, Finding, ImageSeen, Plan
+from launcher.profiles import Profile
+from slipway.project import Root
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the engine knows of a run. `error`: the engine's own words where it could not start or end it rightly.
+
+    `detail`: why a run that waits still waits.
+    """
+
+    state: Literal["missing", "created", "pending", "running", "exited"]
+    exit_code: int = 0
+    out_of_memory: bool = False
+    started: str = ""
+    finished: str = ""
+    error: str = ""
+    detail: str = ""
+
+
+class Claimed(Protocol):
+    """A run directory that has an id."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+
+class Connection(Protocol):
+    """The verbs that need the engine; each works from any process, at any time, and twice."""
+
+    def submit(self, request: dict[str, Any], run: Claimed) -> str:
+        """Starts the run, or puts it into the queue; returns the engine's own name for it. Leaves nothing on errors."""
+
+    def status(self, run: Claimed) -> Status: ...
+
+    def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
+        """What the run has printed so far; to its end where `follow`."""
+
+    def signal(self, run: Claimed, name: str) -> None:
+        """TERM or INT: the step is asked to save and leave; KILL ends it. One that has ended is left alone."""
+
+    def wait(self, run: Claimed, seconds: float | None = None) -> bool:
+        """Whether the run ended within `seconds` (None = however long)."""
+
+    def remove(self, run: Claimed) -> None:
+        """Removes what the engine still holds of an ended run."""
+
+
+class Engine(Protocol):
+    """A module of this package.
+
+    `ATTACHED`: a launch stays with its run (else it submits and returns). `KEEPS_LOG`: the log is the engine's, so
+    that the launcher copies it into the run directory. `REQUEST`: name of the request's file in a run directory.
+    """
+
+    ATTACHED: bool
+    KEEPS_LOG: bool
+    REQUEST: str
+
+    def probe(self, root: Root, profile: Any) -> EngineSeen:
+        """Looks at the engine; one that cannot be used is seen with its error."""
+
+    def find_image(self, root: Root, entry: Entry, profile: Any, found: EngineSeen) -> ImageSeen:
+        """The image of `entry` that the engine would run, by its records."""
+
+    def check(self, plan: Plan) -> Iterator[Finding]:
+        """What of a plan this engine cannot express, or the site will refuse. Pure."""
+
+    def render(self, plan: Plan) -> dict[str, Any]:
+        """What is submitted; pure. ${RUN_ID} and ${RUN_DIR} stand literally."""
+
+    def fill(self, request: dict[str, Any], run: Claimed) -> dict[str, Any]:
+        """The request as it is submitted for this run."""
+
+    def request_text(self, request: dict[str, Any]) -> str:
+        """The text of the request's file."""
+
+    def as_text(self, request: dict[str, Any]) -> str:
+        """What a dry run prints."""
+
+    def connect(self, address: str) -> AbstractContextManager[Connection]:
+        """For the verbs. Raises SlipwayError 69 where the engine does not answer."""
+
+
+def of(kind: str) -> Engine:
+    """The engine of a profile's or a record's `kind`."""
+    module: Any = importlib.import_module(f"launcher.engines.{kind}")
+    return module  # type: ignore[no-any-return]
+
+
+def of_record(engine: Mapping[str, str]) -> AbstractContextManager[Connection]:
+    """A connection to the engine that a record names."""
+    return of(engine["kind"]).connect(engine["address"])
+
+
+__all__ = ["Claimed", "Connection", "Engine", "Profile", "Status", "of", "of_record"]

@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from images import dockerhost
-from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Plan
+from images import dockerhost, identity
+from images.model import Entry
+from launcher.engines import Claimed, Status
+from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Finding, ImageSeen, Plan
+from launcher.profiles import DockerProfile
+from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
@@ -24,21 +26,12 @@ _LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max 
                 "max processes": "nproc", "max core file size": "core"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Status:
-    """What the engine knows of a run. `error`: the engine's own words where it could not start the container."""
-
-    state: Literal["missing", "created", "running", "exited"]
-    exit_code: int = 0
-    out_of_memory: bool = False
-    started: str = ""
-    finished: str = ""
-    error: str = ""
+ATTACHED, KEEPS_LOG, REQUEST = True, True, "request.json"
 
 
-def probe(root: Root, wanted: str | None) -> EngineSeen:
+def probe(root: Root, profile: DockerProfile) -> EngineSeen:
     """Looks at the engine that `dockerhost.find` gives; one that does not answer is seen with its error."""
-    address = dockerhost.find(root, wanted)
+    address = dockerhost.find(root, profile.engine)
     try:
         with dockerhost.engine_client(address) as client:
             info, version = client.info(), client.version()
@@ -55,6 +48,29 @@ def probe(root: Root, wanted: str | None) -> EngineSeen:
         gpu_support=gpus > 0,
         hard_limits=_hard_limits(dockerhost.peer_pid(address.url)),
     )
+
+
+def find_image(root: Root, entry: Entry, profile: DockerProfile, found: EngineSeen) -> ImageSeen:
+    """The recorded image that the engine has, by every id under which it is recorded."""
+    records = identity.records(root, entry)
+    if found.error:
+        return ImageSeen(recorded=len(records))
+    with dockerhost.engine_client(dockerhost.Address(found.address, found.source)) as client:
+        match = identity.present(records, client)
+        if match:
+            record, digest = match
+            return ImageSeen(id=digest, recorded=len(records), drift=record.drift, left_out=record.left_out)
+        return ImageSeen(recorded=len(records), tagged=identity.tagged(entry.tag, client))
+
+
+def check(plan: Plan) -> Iterator[Finding]:
+    """Ulimits of the profile that the plan has lowered; all else can be said to this engine."""
+    assert isinstance(plan.profile, DockerProfile)
+    for name, value in plan.profile.ulimits.items():
+        if plan.limits[name] != value:
+            asked = "unlimited" if value < 0 else str(value)
+            what = f"{asked} asked for, this engine can give {plan.limits[name]}: lowered"
+            yield Finding(severity="warning", where=f"ulimit {name}", what=what)
 
 
 def _gpu_count() -> int:
@@ -84,6 +100,7 @@ def _hard_limits(pid: int | None) -> dict[str, int]:
 def render(plan: Plan) -> dict[str, Any]:
     """The body of `POST /containers/create`. ${RUN_ID} and ${RUN_DIR} stand literally; `fill` puts them in."""
     profile = plan.profile
+    assert isinstance(profile, DockerProfile)
     host: dict[str, Any] = {
         "Init": True,
         "IpcMode": profile.ipc,
@@ -136,12 +153,12 @@ def _field(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search('[,"\n]', text) else text
 
 
-def fill(request: dict[str, Any], run_id: str, run_dir: Path) -> dict[str, Any]:
+def fill(request: dict[str, Any], run: Claimed) -> dict[str, Any]:
     """`request` with the two placeholders filled in; all that submit adds."""
 
     def walk(value: Any) -> Any:
         if isinstance(value, str):
-            return value.replace(RUN_ID, run_id).replace(RUN_DIR, str(run_dir))
+            return value.replace(RUN_ID, run.id).replace(RUN_DIR, str(run.path))
         if isinstance(value, list):
             return [walk(v) for v in value]
         return {k: walk(v) for k, v in value.items()} if isinstance(value, dict) else value
@@ -168,11 +185,11 @@ class DockerRun:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def submit(self, request: dict[str, Any], run_id: str) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed) -> str:
         """Creates and starts; returns the container's id. Raises SlipwayError 69 or 66 and leaves nothing."""
         import docker.errors
 
-        name = container_name(run_id)
+        name = container_name(run.id)
         try:
             made = self._client.api.create_container_from_config(request, name)
         except docker.errors.ImageNotFound as e:
@@ -182,17 +199,17 @@ class DockerRun:
         try:
             self._client.api.start(made["Id"])
         except docker.errors.APIError as e:
-            self.remove(run_id)
+            self.remove(run)
             raise SlipwayError(
                 Exit.UNAVAILABLE, f"the engine could not start: {e.explanation}", remedy=_remedy(e)
             ) from e
         return str(made["Id"])
 
-    def status(self, run_id: str) -> Status:
+    def status(self, run: Claimed) -> Status:
         import docker.errors
 
         try:
-            state = self._client.api.inspect_container(container_name(run_id))["State"]
+            state = self._client.api.inspect_container(container_name(run.id))["State"]
         except docker.errors.NotFound:
             return Status("missing")
         kind = {"created": "created", "running": "running", "paused": "running", "restarting": "running"}
@@ -205,46 +222,46 @@ class DockerRun:
             error=state.get("Error", ""),
         )
 
-    def logs(self, run_id: str, follow: bool) -> Iterator[bytes]:
+    def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
         """stdout and stderr in pieces as they come; ends with the container where `follow`."""
         import requests.exceptions
         import urllib3.exceptions
 
-        container = self._client.containers.get(container_name(run_id))
+        container = self._client.containers.get(container_name(run.id))
         try:
             yield from container.logs(stream=True, follow=follow)
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as e:
             raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away while its log was read: {e}") from e
 
-    def signal(self, run_id: str, name: str) -> None:
+    def signal(self, run: Claimed, name: str) -> None:
         """Sends `name` (TERM, INT, KILL) to the container's init, which passes it on; an ended one is left alone."""
         import docker.errors
 
         try:
-            self._client.api.kill(container_name(run_id), f"SIG{name}")
+            self._client.api.kill(container_name(run.id), f"SIG{name}")
         except docker.errors.APIError as e:
             if e.status_code not in (404, 409):
                 raise SlipwayError(Exit.UNAVAILABLE, f"cannot signal the container: {e.explanation}") from e
 
-    def wait(self, run_id: str, seconds: float | None = None) -> bool:
+    def wait(self, run: Claimed, seconds: float | None = None) -> bool:
         """Whether the container ended within `seconds` (None = however long)."""
         import docker.errors
         import requests.exceptions
 
         try:
-            self._client.api.wait(container_name(run_id), timeout=seconds)
+            self._client.api.wait(container_name(run.id), timeout=seconds)
         except docker.errors.NotFound:
             return True
         except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
-            return self.status(run_id).state != "running"  # out of patience, or the engine went away: that raises
+            return self.status(run).state != "running"  # out of patience, or the engine went away: that raises
         return True
 
-    def remove(self, run_id: str) -> None:
+    def remove(self, run: Claimed) -> None:
         """Removes the container, and what it left in the engine; one that is gone is fine."""
         import docker.errors
 
         try:
-            self._client.api.remove_container(container_name(run_id), v=True, force=True)
+            self._client.api.remove_container(container_name(run.id), v=True, force=True)
         except docker.errors.NotFound:
             return
 
@@ -258,4 +275,4 @@ def _remedy(error: Any) -> str:
 
 def request_text(request: dict[str, Any]) -> str:
     """request.json's text."""
-    return json.dumps(request, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return canonical.pretty(request)
