@@ -7,8 +7,12 @@
 SLIPWAY_DIR=${SLIPWAY_DIR:-/slipway}
 SLIPWAY_STATE_DIR=${SLIPWAY_STATE_DIR:-/run/slipway}
 SLIPWAY_ENTRY_FILE=${SLIPWAY_ENTRY_FILE:-/etc/slipway/entry.json}
+SLIPWAY_SECRETS_DIR=${SLIPWAY_SECRETS_DIR:-/run/secrets}
+SLIPWAY_PROCS=${SLIPWAY_PROCS:-1}
 
+NODES=${SLIPWAY_NODES:-1}
 NODE_RANK=0
+((NODES == 1)) || NODE_RANK=${SLURM_NODEID:-0}
 NODE_DIR=$SLIPWAY_STATE_DIR/$NODE_RANK
 REFUSED=78
 KILL_AFTER=${SLIPWAY_KILL_SECONDS:-5} # between TERM and KILL for what is still there
@@ -21,6 +25,8 @@ OWN_HOME=''   # made by us, hence removed by us
 WATCHDOG=''   # ends the step when it takes too long to stop
 STOPS=0       # how often the container was told to stop
 STOPPED_BY='' # by which signal first
+MASTER_PORT=''
+NONCE_FILES=() # written by this node, for the others to see
 CAUSE=entrypoint
 REASON='the entrypoint ended before it started the step'
 
@@ -35,6 +41,8 @@ main() {
     verify
     sane_umask
     writable_home
+    export_secrets
+    meet_nodes
     build_command "$@"
     run_step
 }
@@ -63,10 +71,11 @@ prepare_state() {
 }
 
 check_shape() {
-    [[ ${SLIPWAY_NODES:-1} == 1 ]] ||
-        refuse "SLIPWAY_NODES=$SLIPWAY_NODES: this entrypoint starts one node; several nodes are not built yet"
     [[ ${SLIPWAY_PROCS:-1} =~ ^[1-9][0-9]*$ ]] ||
         refuse "SLIPWAY_PROCS=$SLIPWAY_PROCS: expected the number of processes of this node"
+    [[ $NODES =~ ^[1-9][0-9]*$ ]] || refuse "SLIPWAY_NODES=$NODES: expected the number of nodes"
+    ((NODES == 1)) || [[ -n ${SLIPWAY_NONCE:-} && -n ${SLIPWAY_HEAD:-} ]] ||
+        refuse "SLIPWAY_NODES=$NODES: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD"
 }
 
 # Says what runs, and refuses an image, mounts or a driver that are not what was planned.
@@ -126,21 +135,62 @@ default_cache() {
     CACHES+=("$dir")
 }
 
+# Declared secrets are files; libraries want variables.
+export_secrets() {
+    local name
+    for name in ${SLIPWAY_SECRETS:-}; do
+        [[ -r $SLIPWAY_SECRETS_DIR/$name ]] || refuse "the secret $name is not in $SLIPWAY_SECRETS_DIR"
+        export "$name=$(<"$SLIPWAY_SECRETS_DIR/$name")"
+    done
+}
+
+# Nodes have to share what they write to. The first writes a file below each such mount; the others have to find it
+# there, through mounts of their own, before any work begins. NFS shows a new file after up to a minute.
+meet_nodes() {
+    local place file
+    ((NODES > 1)) || return 0
+    local deadline=$((SECONDS + ${SLIPWAY_MOUNT_WAIT:-90}))
+    ((NODE_RANK)) || MASTER_PORT=$(free_port)
+    for place in "$SLIPWAY_STATE_DIR" ${SLIPWAY_SHARED:-}; do
+        file=$place/.slipway-nonce-$SLIPWAY_NONCE
+        if ((NODE_RANK == 0)); then
+            { printf '%s\n' "$MASTER_PORT" >"$file.part" && mv "$file.part" "$file"; } ||
+                refuse "$place: cannot be written"
+            NONCE_FILES+=("$file")
+            continue
+        fi
+        until [[ -s $file ]] && MASTER_PORT=$(<"$file"); do
+            ((SECONDS < deadline)) || refuse "node $(node_name) does not see in $place what $(node_name 0) wrote there \
+${SLIPWAY_MOUNT_WAIT:-90} s ago: it is not the same storage on both"
+            sleep 0.2
+            ls "$place" >/dev/null 2>&1 # asks the server again
+        done
+    done
+}
+
+# node_name [RANK]: as the scheduler calls it.
+node_name() {
+    local names
+    read -ra names <<<"${SLIPWAY_NODE_NAMES:-}"
+    echo "${names[${1:-$NODE_RANK}]:-$(uname -n)}"
+}
+
 # build_command python PROGRAM [ARGUMENT...]: one process, or torchrun for more.
 build_command() {
     [[ ${1:-} == python && -n ${2:-} ]] || refuse "entrypoint.sh: expected \`python PROGRAM [ARGUMENT...]\`, found: $*"
     shift
     [[ -f $1 ]] || refuse "$1: there is no such step program"
-    case ${SLIPWAY_LAUNCHER:-python}/${SLIPWAY_PROCS:-1} in
-        python/1 | torchrun/1) COMMAND=("$PYTHON" "$@") ;;
-        torchrun/*)
-            # Not --standalone: its rendezvous wants a name service, and hangs in a container without a network.
-            COMMAND=("$PYTHON" -m torch.distributed.run --nnodes=1 --nproc-per-node="$SLIPWAY_PROCS"
-                --master-addr=127.0.0.1 --master-port="$(free_port)" "$@")
-            export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # torchrun's own default, without its warning
-            ;;
-        *) refuse "SLIPWAY_LAUNCHER=$SLIPWAY_LAUNCHER with $SLIPWAY_PROCS processes: expected torchrun, or python with one" ;;
-    esac
+    if ((NODES * SLIPWAY_PROCS == 1)); then
+        COMMAND=("$PYTHON" "$@")
+        return
+    fi
+    [[ ${SLIPWAY_LAUNCHER:-python} == torchrun ]] ||
+        refuse "SLIPWAY_LAUNCHER=$SLIPWAY_LAUNCHER with $((NODES * SLIPWAY_PROCS)) processes: expected torchrun"
+    # Not --standalone: its rendezvous wants a name service, and hangs in a container without a network.
+    COMMAND=("$PYTHON" -m torch.distributed.run --nnodes="$NODES" --node-rank="$NODE_RANK"
+        --nproc-per-node="$SLIPWAY_PROCS" --master-addr="${SLIPWAY_HEAD:-127.0.0.1}"
+        --master-port="${MASTER_PORT:-$(free_port)}" "$@")
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # torchrun's own default, without its warning
 }
 
 # Below the range from which the kernel serves outgoing connections, so that it is still free in some seconds.
@@ -302,6 +352,7 @@ finish() {
         INT) code=130 ;;
     esac
     [[ -z $OWN_HOME ]] || rm -rf "$OWN_HOME"
+    rm -f "${NONCE_FILES[@]}"
     write_status "$code"
     exit "$code"
 }
@@ -314,6 +365,9 @@ write_status() {
         "$1" "$(json_string "$CAUSE")" "$(json_string "$REASON")" "$signal" "$step_code" \
         "$(json_string "$started")" "$(json_string "$(now)")" >"$NODE_DIR/status.json.part" &&
         mv -f "$NODE_DIR/status.json.part" "$NODE_DIR/status.json"
+    # The first node that fails by itself tells the job's exit code: those that it takes along only know their signal.
+    [[ $1 == 0 || -n $STOPPED_BY ]] ||
+        (set -C && printf '%s %s %s\n' "$1" "$NODE_RANK" "$(node_name)" >"$SLIPWAY_STATE_DIR/failed") 2>/dev/null
 }
 
 json_string() {

@@ -29,7 +29,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     """One build. `ids`: every config and manifest digest under which the image is stored, the config's first.
 
     `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
-    `sources`: what the build was given of each git repository.
+    `sources`: what the build was given of each git repository. `pushed`: REGISTRY/NAME@sha256:MANIFEST, the last first.
     """
 
     schema: int = 1
@@ -41,6 +41,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     reproducible: bool
     substitutions: dict[str, str] = {}
     sources: dict[str, Brought] = {}
+    pushed: list[str] = []
     base_tar: str = ""
     debian_packages: dict[str, str] = {}
     layers: list[Layer] = []

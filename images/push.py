@@ -33,7 +33,14 @@ def push(root: Root, record: identity.ImageRecord, reference: str, say: Callable
         skopeo.ask(reference, *copy, f"docker://{reference}")
         manifest = skopeo.ask(reference, "inspect", "--raw", *skopeo.tls(reference), f"docker://{reference}")
     digests = [msgspec.json.decode(manifest)["config"]["digest"], f"sha256:{canonical.sha256(manifest)}"]
-    pushed = msgspec.structs.replace(record, ids=list(dict.fromkeys([*record.ids, *digests])))
+    places = dict.fromkeys([f"{_repository(reference)}@{digests[1]}", *record.pushed])
+    pushed = msgspec.structs.replace(record, ids=list(dict.fromkeys([*record.ids, *digests])), pushed=list(places))
     identity.save(root, pushed)
     say(f"pushed: {reference}, manifest {digests[1]}")
     return pushed
+
+
+def _repository(reference: str) -> str:
+    """`reference` without its tag: REGISTRY/NAME."""
+    head, slash, name = reference.rpartition("/")
+    return f"{head}{slash}{name.partition(':')[0]}"

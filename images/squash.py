@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -17,36 +16,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
-from images import debian, dockerhost, identity, importer, rootfs
+from images import debian, dockerhost, identity, importer, rootfs, sidecar
 from images.importer import Source
 from images.model import Lock
+from images.sidecar import Sidecar
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.files import cannot_write, sha256_file, write_atomic
 from slipway.project import Root
-from slipway.yamldoc import Noun
 
 Say = Callable[[str], None]
-SUFFIX = ".sqsh"
 _WORK = "slipway-squash-"  # how folders for unpacking are called, in the temporary folder
 _IN_REGISTRY = re.compile(r"docker://[^/@]+/[^@]+@(sha256:[0-9a-f]{64})")
-
-
-class Sidecar(Noun, frozen=True, kw_only=True):
-    """What a .sqsh is. `ids`: as in the image record; `source`: where the image was taken from; `size` in bytes."""
-
-    schema: int = 1
-    name: str
-    entry: str
-    ids: list[str]
-    source: str
-    platform: str
-    sha256: str
-    size: int
-    tool: str
-    made: str
 
 
 def squash(root: Root, lock: Lock, image: str, folder: Path | None, say: Say) -> Path:
@@ -57,32 +38,12 @@ def squash(root: Root, lock: Lock, image: str, folder: Path | None, say: Say) ->
     66 (not there), 69 (the engine, a registry or a program fails), 73 (no space) or 77 (the registry wants a login).
     """
     with _source(root, lock, image) as source:
-        target = (folder or root.state / "squash").absolute() / file_name(source.record)
+        target = (folder or sidecar.folder(root)).absolute() / sidecar.file_name(source.record)
         if not _whole(target, say):
             with _importer(target, say) as held:
                 if not _whole(target, say):
                     _import(root, source, target, held, say)
     return target
-
-
-def file_name(record: identity.ImageRecord) -> str:
-    """Library, release, flavour and 12 digits of the configuration's digest."""
-    return f"{record.name.replace('/', '-')}-{record.ids[0].removeprefix('sha256:')[:12]}{SUFFIX}"
-
-
-def sidecar_path(file: Path) -> Path:
-    """Where the sidecar of `file` is."""
-    return file.with_name(f"{file.name}.json")
-
-
-def read_sidecar(file: Path) -> Sidecar:
-    """The sidecar of `file`. Raises SlipwayError 65 where that is missing or is none."""
-    path = sidecar_path(file)
-    try:
-        return msgspec.convert(json.loads(read_text(path)), Sidecar)
-    except (SlipwayError, ValueError) as e:
-        what = e.what if isinstance(e, SlipwayError) else f"not a sidecar: {e}"
-        raise SlipwayError(Exit.DATA, what, where=str(path), remedy="make the file again: images squash") from e
 
 
 def space_needed(record: identity.ImageRecord, packed: int, enroot: bool) -> tuple[int, int]:
@@ -134,7 +95,7 @@ def _whole(target: Path, say: Say) -> bool:
     if not target.exists():
         return False
     with contextlib.suppress(SlipwayError):
-        if read_sidecar(target).size == target.stat().st_size:
+        if sidecar.read(target).size == target.stat().st_size:
             return True
     say(f"{target}: not what its sidecar says; importing it again")
     return False
@@ -173,11 +134,11 @@ def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> No
         try:
             imported = importer.through_enroot(job) if enroot else importer.through_umoci(job)
             importer.check(job, imported)
-            sidecar = _describe(source, imported, part)
-            _publish(part, target, sidecar)
+            made = _describe(source, imported, part)
+            _publish(part, target, made)
         finally:
             part.unlink(missing_ok=True)
-    say(f"{target.name}: {sidecar.size / 1e6:.1f} MB, by {sidecar.tool}")
+    say(f"{target.name}: {made.size / 1e6:.1f} MB, by {made.tool}")
 
 
 def _describe(source: Source, imported: importer.Imported, part: Path) -> Sidecar:
@@ -194,13 +155,13 @@ def _describe(source: Source, imported: importer.Imported, part: Path) -> Sideca
     )
 
 
-def _publish(part: Path, target: Path, sidecar: Sidecar) -> None:
+def _publish(part: Path, target: Path, made: Sidecar) -> None:
     """Gives the file its name, last of all."""
     with cannot_write(target):
         part.chmod(0o644)
         _sync(part)
         target.unlink(missing_ok=True)  # one that is not whole
-        write_atomic(sidecar_path(target), canonical.pretty(sidecar))
+        write_atomic(sidecar.path_of(target), canonical.pretty(made))
         _sync(target.parent)
         part.replace(target)
         _sync(target.parent)

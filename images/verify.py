@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from images import debian, dockerhost, identity, render, rootfs, squash
+from images import debian, dockerhost, identity, render, rootfs, sidecar, squash
 from images.model import Entry, Lock
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import sha256_file
@@ -32,7 +32,7 @@ def verify(root: Root, lock: Lock, image: str, say: squash.Say) -> None:
     with tempfile.TemporaryDirectory(prefix="slipway-verify-") as name:
         folder = Path(name)
         brought = folder / "brought"
-        if image.endswith(squash.SUFFIX):
+        if image.endswith(sidecar.SUFFIX):
             entry = check_file(lock, Path(image))
             command, env = _in_file(root, entry, Path(image).resolve(), folder, say)
         else:
@@ -51,18 +51,18 @@ def check_file(lock: Lock, file: Path) -> Entry:
     """The entry of a .sqsh that is what its sidecar says. Raises SlipwayError 65 or, without a file, 66."""
     if not file.is_file():
         raise SlipwayError(Exit.NO_INPUT, "there is no such file", where=str(file))
-    sidecar = squash.read_sidecar(file)
+    said = sidecar.read(file)
     again = "make the file again: images squash"
-    if (size := file.stat().st_size) != sidecar.size:
-        what = f"{size} bytes, its sidecar says {sidecar.size}"
+    if (size := file.stat().st_size) != said.size:
+        what = f"{size} bytes, its sidecar says {said.size}"
         raise SlipwayError(Exit.DATA, what, where=str(file), remedy=again)
-    if (found := sha256_file(file)) != sidecar.sha256:
-        what = f"its sha256 is {found}, its sidecar says {sidecar.sha256}"
+    if (found := sha256_file(file)) != said.sha256:
+        what = f"its sha256 is {found}, its sidecar says {said.sha256}"
         raise SlipwayError(Exit.DATA, what, where=str(file), remedy=again)
-    entry = lock.entries.get(sidecar.name)
-    if entry is None or entry.checksum != sidecar.entry:
-        what = f"made from {sidecar.name}, entry {sidecar.entry[:12]}, which is not in the lock"
-        remedy = f"its entry is {entry.checksum[:12]}; {again}" if entry else nearest(sidecar.name, lock.entries)
+    entry = lock.entries.get(said.name)
+    if entry is None or entry.checksum != said.entry:
+        what = f"made from {said.name}, entry {said.entry[:12]}, which is not in the lock"
+        remedy = f"its entry is {entry.checksum[:12]}; {again}" if entry else nearest(said.name, lock.entries)
         raise SlipwayError(Exit.DATA, what, where=str(file), remedy=remedy)
     return entry
 
@@ -74,7 +74,7 @@ def _in_engine(root: Root, lock: Lock, image: str, brought: Path) -> tuple[Entry
         digest = digest or identity.tagged(image, client)
         labels = client.images.get(digest).labels if digest else {}
     if not digest:
-        remedy = f"{nearest(image, lock.entries)}, or the tag or id of an image, or FILE{squash.SUFFIX}"
+        remedy = f"{nearest(image, lock.entries)}, or the tag or id of an image, or FILE{sidecar.SUFFIX}"
         raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", remedy=remedy)
     name = "{}/{}-{}".format(*(labels.get(f"slipway.{key}", "?") for key in ("library", "release", "flavour")))
     if name not in lock.entries:

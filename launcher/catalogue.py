@@ -72,6 +72,13 @@ class Graceful(Noun, frozen=True, kw_only=True):
     seconds: int
 
 
+class Resume(Noun, frozen=True, kw_only=True):
+    """`where`: what is in the output once there is a checkpoint to go on from; `set`: keys that make the library do."""
+
+    where: str
+    set: dict[str, Any]
+
+
 class Command(Noun, frozen=True, kw_only=True):
     """A step program (in entrypoints/steps/) and the component versions it is for (PEP 440)."""
 
@@ -103,7 +110,7 @@ class Step(Noun, frozen=True, kw_only=True):
     repositories: list[str] = []  # the image's git repositories that the step runs
     env: dict[str, str] = {}
     graceful: Graceful
-    resume: dict[str, Any] = {}  # configuration keys -> values that make the library continue what is in its output
+    resume: Resume | None = None  # without it a run that was ended starts anew, and is not requeued
     commands: list[Command]
     base: list[BaseConfig]
     id: str = ""  # the folder's path below steps/; never written in the file
@@ -217,7 +224,7 @@ def choose_command(step: Step, entry: Entry) -> Command:
     """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
     packages = entry.components
     for command in step.commands:
-        if all(_matches(packages.get(name), _specifiers(step, spec)) for name, spec in command.when.items()):
+        if all(matches(packages.get(name), _specifiers(step, spec)) for name, spec in command.when.items()):
             return command
     wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
     asked = dict.fromkeys(n for c in step.commands for n in c.when)
@@ -240,7 +247,7 @@ def _specifiers(step: Step, text: str) -> Any:
         ) from e  # fmt: skip
 
 
-def _matches(claim: str | None, specifiers: Any) -> bool:
+def matches(claim: str | None, specifiers: Any) -> bool:
     """Whether a version claim (exact, or specifiers such as `>=0.5`: then the versions they name) is among them."""
     versions = re.findall(r"(?:^|[=<>~!]=?|,)\s*([0-9][^,\s]*)", claim or "")
     return bool(versions) and all(specifiers.contains(v.removesuffix(".*"), prereleases=True) for v in versions)

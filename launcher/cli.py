@@ -35,6 +35,7 @@ _TAKES_VALUE = (
     "--gpus",
     "--procs",
     "--env",
+    "--code",
     "--runs-dir",
     "-c",
     "-o",
@@ -72,15 +73,24 @@ def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--gpus", type=click.IntRange(0), help="GPUs per machine.")
 @click.option("--procs", type=click.IntRange(1), help="Processes per machine (cpu flavour; 1 otherwise).")
 @click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable.")
+@click.option("--code", multiple=True, metavar="NAME=DIR[@REV]", help="Your tree over the image's NAME; repeatable.")
+@click.option("--allow-dirty", is_flag=True, help="With --code: pack changes that are not committed; recorded.")
 @click.option("--resume", is_flag=True, help="Continue the run whose output is in output=.")
 @click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded.")
-@click.option("--detach", is_flag=True, help="Submit and return.")
+@click.option("--detach", is_flag=True, help="Submit and return: what Slurm always does without --follow.")
+@click.option("--follow", is_flag=True, help="Stay with a Slurm job until it ends; Ctrl-C leaves it running.")
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: the request as JSON.")
 @click.option("-o", "directory", type=click.Path(path_type=Path), help="Write the run directory there; submit nothing.")
 @_runs_dir
 def run(
-    detach: bool, dry_run: bool, as_json: bool, directory: Path | None, words: tuple[str, ...], **given: Any
+    detach: bool,
+    follow: bool,
+    dry_run: bool,
+    as_json: bool,
+    directory: Path | None,
+    words: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
     from launcher import flow
@@ -97,18 +107,19 @@ def run(
         sys.exit(code)
     if code:
         sys.exit(code)
-    _go(prepared, detach)
+    _go(prepared, detach, follow)
 
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--detach", is_flag=True, help="Submit and return.")
+@click.option("--detach", is_flag=True, help="Submit and return: what Slurm always does without --follow.")
+@click.option("--follow", is_flag=True, help="Stay with a Slurm job until it ends; Ctrl-C leaves it running.")
 @_runs_dir
-def submit(directory: Path, detach: bool, runs_dir: str | None) -> None:
+def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) -> None:
     """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
     from launcher import flow
 
-    _go(flow.from_directory(find_root(), directory, runs_dir, tuple(sys.argv[1:])), detach)
+    _go(flow.from_directory(find_root(), directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
 
 
 @main.command()
@@ -195,6 +206,51 @@ def steps(step: str | None, library: str | None, consumes: str | None, produces:
     click.echo((steplist.as_json if as_json else steplist.table)(root, chosen), nl=False)
 
 
+@main.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+def profiles(context: click.Context, as_json: bool) -> None:
+    """List the profiles; `profiles show NAME` says every key of one, `profiles doctor NAME` looks at its machine."""
+    from launcher import profilelist
+    from slipway import canonical
+
+    if context.invoked_subcommand is None:
+        found = profilelist.all_profiles(find_root())
+        click.echo(canonical.pretty(found) if as_json else profilelist.table(found), nl=False)
+
+
+@profiles.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show_profile(name: str, as_json: bool) -> None:
+    """Say every key of the profile NAME, its value and the file and line that say so."""
+    from launcher import profilelist
+    from slipway import canonical
+
+    found = profilelist.keys(find_root(), name)
+    click.echo(canonical.pretty(found) if as_json else profilelist.details(found), nl=False)
+
+
+@profiles.command()
+@click.argument("name")
+@click.option("--probe", "nodes", type=click.IntRange(1), is_flag=False, flag_value=2, default=None, metavar="[N]",
+              help="Slurm: a job of seconds on N nodes, 2 unless named.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(name: str, nodes: int | None, as_json: bool) -> None:
+    """Look whether the machine or site of the profile NAME is what that says."""
+    from launcher import doctor
+    from launcher.profiles import find_profile
+    from slipway import canonical
+
+    root = find_root()
+    profile = find_profile(root, name)
+    if nodes and profile.kind != "slurm":
+        raise SlipwayError(Exit.WORDS, f"{name} is a {profile.kind} profile: it has no nodes", where="--probe")
+    results = doctor.examine(root, profile, nodes or 0)
+    click.echo(canonical.pretty(results) if as_json else doctor.table(results), nl=False)
+    sys.exit(doctor.exit_code(results))
+
+
 @main.command()
 @click.argument("kind", type=click.Choice(["matrix", "profile", "step"]))
 def schema(kind: str) -> None:
@@ -240,16 +296,21 @@ def _report(prepared: Any) -> int:
     return error.code if error else Exit.OK
 
 
-def _go(prepared: Any, detach: bool) -> None:
+def _go(prepared: Any, detach: bool, follow: bool) -> None:
     from launcher import life, show
 
-    if detach:
+    if detach and follow:
+        raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
+    if prepared.engine.ATTACHED and not detach:
+        finished, record = life.run_in_foreground(prepared)
+        show.print_end(finished, record)
+    else:
         with life.submitted(prepared) as (started, _):
             click.echo(started.id)
+        if not follow:
             say(f"follow it with: launch logs -f {started.id}")
-        return
-    finished, record = life.run_in_foreground(prepared)
-    show.print_end(finished, record)
+            return
+        finished, record = started, show.follow(started)
     if record.outcome is None:
         raise SlipwayError(Exit.INTERNAL, "the run goes on although its log ended", where=str(finished.path))
     sys.exit(record.outcome.exit_code)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import msgspec
 from images import lock as locks
 from images.model import Flavour
 from launcher import artifacts, catalogue, engines, fit, memory, observe, profiles, records, rules
+from launcher import code as codes
 from launcher.plan import Finding, Plan, Wish, make_plan
 from launcher.words import parse
 from slipway import canonical
@@ -35,6 +38,8 @@ class Options:
     gpus: int | None = None
     procs: int | None = None
     env: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    allow_dirty: bool = False
     resume: bool = False
     allow_drift: bool = False
     runs_dir: str | None = None
@@ -45,7 +50,8 @@ class Options:
 class Prepared:
     """A plan, what the rules found, and the request that would be (and will be) submitted.
 
-    `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now.
+    `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
+    of --code into a folder.
     """
 
     plan: Plan
@@ -56,6 +62,7 @@ class Prepared:
     address: str
     argv: tuple[str, ...]
     files: dict[str, Path]
+    code: Mapping[str, Callable[[Path], None]]
 
     @property
     def engine(self) -> engines.Engine:
@@ -78,6 +85,8 @@ def prepare(root: Root, options: Options) -> Prepared:
     entry = locks.select(lock, step.library, flavour, options.release)
     runs = records.runs_dir(root, options.runs_dir, profile.runs)
     seen = observe.everything(root, profile, entry, words, found, runs)
+    rows = codes.known(root, entry) if options.code else []
+    checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
     gpus = options.gpus if options.gpus is not None else 0 if flavour == "cpu" else step.shape.gpus
     wish = Wish(
         step=step,
@@ -94,17 +103,20 @@ def prepare(root: Root, options: Options) -> Prepared:
         resume=options.resume,
         allow_drift=options.allow_drift,
         lock_checksum=sha256_file(root.lock),
+        code={name: found.code for name, found in checkouts.items()},
     )
-    files = _files(root, step.library)
+    engine = engines.of(profile.kind)
+    files = _files(root, step.library, engine)
     if f"steps/{wish.program}" not in files:
         there = [n.removeprefix("steps/") for n in files if n.startswith("steps/")]
         what = f"{step.id}: there is no step program {wish.program!r} in entrypoints/steps"
         raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=nearest(wish.program, there))
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
-    engine = engines.of(profile.kind)
-    findings = [*rules.check(wish, seen, observe.converters(root, step, seen.artifacts)), *engine.check(plan)]
+    findings = [*rules.check(wish, seen, observe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
+    findings += codes.check(wish, checkouts, rows)
     notes = [why, *fit.notes(wish), *memory.notes(wish, seen)]
-    return Prepared(plan, findings, engine.render(plan), runs, notes, found.address, options.argv, files)
+    writers = {name: found.write for name, found in checkouts.items()}
+    return Prepared(plan, findings, engine.render(plan), runs, notes, found.address, options.argv, files, writers)
 
 
 def _flavour(asked: Flavour | None, profile: str, gpus: int) -> tuple[Flavour, str]:
@@ -128,11 +140,11 @@ def _environment(words: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def _files(root: Root, library: str) -> dict[str, Path]:
+def _files(root: Root, library: str, engine: engines.Engine) -> dict[str, Path]:
     """What the run's slipway/ folder gets beside plan.json."""
     folder = root.path / "entrypoints"
     files = {"entrypoint.sh": folder / f"{library}.sh"}
-    files |= {n: folder / n for n in ("common.sh", "verify.py")}
+    files |= {n: folder / n for n in ("common.sh", "verify.py", *engine.FILES)}
     return files | {f"steps/{p.name}": p for p in sorted((folder / "steps").glob("*.py"))}
 
 
@@ -143,6 +155,9 @@ def write_run_files(prepared: Prepared, path: Path) -> None:
         with cannot_write(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+    (path / "logs").mkdir(exist_ok=True)
+    for name, write in prepared.code.items():
+        write(path / "code" / name)
     write_atomic(path / "slipway" / "plan.json", canonical.pretty(prepared.plan))
     write_atomic(path / "plan.json", canonical.pretty(prepared.plan))
     engine = prepared.engine
@@ -176,6 +191,8 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
     for name, source in files.items():
         if not source.is_file() or sha256_file(source) != plan.files[name]:
             raise SlipwayError(Exit.DATA, "was changed since it was written", where=str(source))
+    for name, tree in plan.code.items():
+        codes.check_written(tree, path / "code" / name, Exit.DATA, "was changed since it was written")
     for name, planned in plan.inputs.items():
         if artifacts.inspect(name, Path(planned.path)) != planned:
             raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
@@ -186,4 +203,5 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
     if found.error:
         raise SlipwayError(Exit.UNAVAILABLE, found.error, where=found.address)
     runs = records.runs_dir(root, runs_dir, plan.profile.runs)
-    return Prepared(plan, [], request, runs, [], found.address, argv, files)
+    writers = {name: partial(codes.copy, tree, path / "code" / name) for name, tree in plan.code.items()}
+    return Prepared(plan, [], request, runs, [], found.address, argv, files, writers)

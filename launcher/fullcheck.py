@@ -22,7 +22,7 @@ from launcher.faults import Fault, fault, kept
 from slipway.errors import Exit, SlipwayError
 from slipway.yamldoc import Noun
 
-PIECE = 32 * 1024 * 1024  # bytes of a file that one task checks, at least
+PIECE = 8 * 1024 * 1024  # bytes of a file that one task checks, at least
 PIECES = 2048  # tasks at most, for files that can be cut
 AHEAD = 4  # tasks for each worker that are handed out at a time
 _PR_SET_PDEATHSIG = 1

@@ -23,6 +23,7 @@ from launcher.faults import MAX_FAULTS, Fault, Severity, fault
 
 MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is a fault, and is never held in memory
 BUFFER = 256 * 1024  # bytes per read: more no longer fits the processor's cache and is slower
+MAX_ORDERS = 1024
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
 _BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
@@ -175,10 +176,17 @@ def skip_line(stream: IO[bytes]) -> int:
 @lru_cache(16)
 def checker(shape: Shape) -> Check:
     """A function of a line that says what is wrong with it."""
-    decode = msgspec.json.Decoder(_strict(shape)).decode
-    looks: dict[str, Callable[[Any], bool]] = {"chat_jsonl": _good_chat, "preference_jsonl": _good_preference}
-    good = looks.get(shape.type, bool)
-    carefully = partial(_carefully, shape.type)
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(_strict(shape)).decode
+    good = _good_preference if shape.type == "preference_jsonl" else bool
+    carefully, orders = partial(_carefully, shape.type), _Orders()
+
+    def check_chat(line: bytes) -> Problem | None:  # check, with its calls written out: they cost a tenth of the time
+        try:
+            if orders[tuple([m.role for m in decode(line).messages])]:
+                return None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+        return carefully(line)
 
     def check(line: bytes) -> Problem | None:
         try:
@@ -188,7 +196,17 @@ def checker(shape: Shape) -> Check:
             pass
         return carefully(line)
 
-    return check
+    return check_chat if shape.type == "chat_jsonl" else check
+
+
+class _Orders(dict[tuple[str, ...], bool]):
+    """Whether the roles of a conversation are right, in their order; remembers as many as a data set has."""
+
+    def __missing__(self, roles: tuple[str, ...]) -> bool:
+        good = _roles(roles) is None
+        if len(self) < MAX_ORDERS:
+            self[roles] = good
+        return good
 
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -213,15 +231,10 @@ def _struct(fields: dict[str, Any], more: tuple[str, ...]) -> type[msgspec.Struc
     return msgspec.defstruct("Row", members, rename=names, forbid_unknown_fields=True, gc=False)
 
 
-def _good_chat(row: Any) -> bool:
-    return _roles(tuple([m.role for m in row.messages])) is None
-
-
 def _good_preference(row: Any) -> bool:
     return bool(row.chosen != row.rejected)
 
 
-@lru_cache(1024)
 def _roles(roles: tuple[str, ...]) -> Problem | None:
     if "assistant" not in roles:
         return "error", "no assistant message: nothing to learn from"

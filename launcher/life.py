@@ -79,7 +79,6 @@ def _make_folders(plan: Plan, run: Run, made: list[Path]) -> None:
 
     Those that were not there are appended to `made`, parents first.
     """
-    (run.path / "logs").mkdir()
     for mount in plan.mounts:
         if not mount.readonly:
             _make(Path(mount.source.replace(RUN_DIR, str(run.path))), made)
@@ -152,10 +151,10 @@ def collect(run: Run, engine: Connection) -> Record:
     if record is None:
         raise SlipwayError(Exit.NO_INPUT, "the launcher died before it wrote the record", where=str(run.path))
     status = engine.status(run)
-    if status.state == "running":
+    if status.state in ("running", "pending"):
         return record
     if record.outcome is None:
-        if status.state == "exited":
+        if status.state == "exited" and engines.of(record.engine["kind"]).KEEPS_LOG:
             _save_log(run, engine)
         record = msgspec.structs.replace(
             record,
@@ -191,12 +190,12 @@ def _outcome(run: Run, plan: Plan, status: Status) -> Outcome:
     if status.state == "created":
         reason = status.error or "the launcher died before it was started"
         return Outcome(exit_code=int(Exit.INTERNAL), cause="engine" if status.error else "launcher", reason=reason)
-    wrote = run.container_file("0/status.json")
+    wrote = run.status()
     result = run.container_file("result.json")
     if status.state == "missing" and not wrote:
         return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason="its container was removed by someone else")
     code = status.exit_code if status.state == "exited" else int(wrote["exit_code"])
-    cause, reason = _cause(run, status, wrote, code)
+    cause, reason = _cause(run, plan.profile.kind, status, wrote, code)
     return Outcome(
         exit_code=code,
         cause=cause,
@@ -214,15 +213,18 @@ def _on_host(path: str, plan: Plan, run: Run) -> str:
     return plan.output.replace(RUN_DIR, str(run.path)) + below if path.startswith("/output") else ""
 
 
-def _cause(run: Run, status: Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
+def _cause(run: Run, kind: str, status: Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
     if status.out_of_memory:
         return "memory", "killed: out of memory"
     if run.had_event("cancel"):
         return "cancelled", wrote.get("reason", "") or "cancelled"
+    if status.error:
+        return "engine", status.error
     if not wrote and run.had_event("signal"):
         return "signal", "killed: it did not leave when it was told to stop"
     if not wrote:
-        return "engine", f"the container ended with {code} before its entrypoint could say why"
+        said = engines.of(kind).explain(run.log_text())
+        return "engine", said or f"the container ended with {code} before its entrypoint could say why"
     cause: records.Cause = wrote["cause"] if wrote.get("cause") in ("step", "signal", "entrypoint") else "engine"
     return cause, wrote.get("reason", "") or ("done" if code == 0 else f"the step exited with {code}")
 
@@ -241,12 +243,18 @@ def refresh(run: Run) -> tuple[Record | None, str]:
     with engines.of_record(record.engine) as engine, run.lock() as mine:
         if mine:
             record = collect(run, engine)
-            return record, word(record)
-        state = engine.status(run).state
+            if record.outcome:
+                return record, word(record)
+        status = engine.status(run)
     record = run.record() or record  # whoever has the lock may have brought the run home since
-    if record.outcome is None and state != "running":
-        return record, "ending" if run.had_event("started") else "starting"
-    return record, word(record)
+    return record, word(record) if record.outcome else _standing(run, status)
+
+
+def _standing(run: Run, status: Status) -> str:
+    """How a run stands that has no outcome yet."""
+    if status.state in ("running", "pending"):
+        return f"{status.state} ({status.detail})" if status.detail else status.state
+    return "ending" if run.had_event("started") else "starting"
 
 
 def await_start(run: Run, engine: Connection) -> None:
@@ -278,7 +286,7 @@ def cancel(run: Run) -> Record:
         return record
     with engines.of_record(record.engine) as engine:
         await_start(run, engine)
-        if engine.status(run).state == "running":
+        if engine.status(run).state in ("running", "pending"):
             grace = record.plan.graceful.seconds + CANCEL_MARGIN
             run.event("cancel")
             engine.signal(run, "TERM")

@@ -73,4 +73,17 @@ def _host(profile: Profile, runs: Path) -> HostSeen:
         runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
         runs_free=shutil.disk_usage(_nearest(runs)).free,
         missing_mounts=[m.source for m in profile.mounts if not Path(m.source).exists()],
+        missing_secrets=_missing_secrets(profile.secrets),
     )
+
+
+def _missing_secrets(declared: dict[str, str]) -> dict[str, str]:
+    """Name -> why it cannot be had."""
+    missing = {}
+    for name, where in declared.items():
+        path = Path(where.removeprefix("file:"))
+        if where == "env" and not os.environ.get(name):
+            missing[name] = "the variable is not set here"
+        elif where != "env" and not os.access(path, os.R_OK):
+            missing[name] = f"{path} cannot be read"
+    return missing

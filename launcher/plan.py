@@ -9,13 +9,15 @@ from typing import Any, Literal
 from images.model import Entry, Flavour
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
-from launcher.profiles import DockerProfile, Profile
+from launcher.profiles import DockerProfile, Profile, SlurmProfile
 from launcher.words import Words
 from slipway import canonical
 from slipway.errors import Exit
 from slipway.yamldoc import Noun
 
 RUN_ID, RUN_DIR = "${RUN_ID}", "${RUN_DIR}"  # what submit fills in; they stand literally in plans and requests
+SECRETS = f"{RUN_DIR}/../.secrets/{RUN_ID}"  # beside the runs: a run directory is for showing around
+SHARED = ("/output", "/cache/hf")  # mounts below which every node must see what another writes
 UNRESOLVED = "UNRESOLVED"
 ENTRYPOINT = "/slipway/entrypoint.sh"
 STATE = "/run/slipway"
@@ -47,7 +49,10 @@ class OutputSeen(Noun, frozen=True, kw_only=True):
 
 
 class EngineSeen(Noun, frozen=True, kw_only=True):
-    """`error`: why it cannot be used. `nodes`: it may have more than one. `hard_limits`: ulimit -> the most that the engine can give (absent = any)."""
+    """`error`: why it cannot be used. `nodes`: it may have more than one.
+
+    `hard_limits`: ulimit -> the most that the engine can give (absent = any).
+    """
 
     kind: str
     address: str
@@ -61,12 +66,17 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
 
 
 class ImageSeen(Noun, frozen=True, kw_only=True):
-    """`id`: the recorded image that the engine has. `tagged`: id of what carries the image's tag on the engine.
+    """`id`: the recorded image that the engine has; `source`: what it starts where that is not the id (a .sqsh …).
 
-    `drift`: what the lock pins -> what is in the image instead; `left_out`: the repositories it does without.
+    `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
+    image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
+    repositories it does without.
     """
 
     id: str = ""
+    source: str = ""
+    missing: str = ""
+    remedy: str = ""
     recorded: int = 0
     tagged: str = ""
     drift: dict[str, str] = {}
@@ -76,7 +86,7 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 class HostSeen(Noun, frozen=True, kw_only=True):
     """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`.
 
-    `missing_mounts`: sources of the profile's mounts that are not there.
+    `missing_mounts`: sources of the profile's mounts that are not there; `missing_secrets`: name -> why.
     """
 
     uid: int
@@ -87,6 +97,7 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     runs_writable: bool
     runs_free: int
     missing_mounts: list[str] = []
+    missing_secrets: dict[str, str] = {}
 
 
 class Observed(Noun, frozen=True, kw_only=True):
@@ -97,6 +108,21 @@ class Observed(Noun, frozen=True, kw_only=True):
     engine: EngineSeen
     image: ImageSeen
     host: HostSeen
+
+
+class Code(Noun, frozen=True, kw_only=True):
+    """A tree of the user's own, mounted at `path` over a repository of the image; it is in the run's code/NAME.
+
+    `commit` and its `tree`; `diff`: sha256 of the difference to it, where it was packed with changes; `submodules`:
+    path -> commit of those that came along; `files`: git's tree of all that was packed.
+    """
+
+    path: str
+    commit: str
+    tree: str
+    diff: str = ""
+    submodules: dict[str, str] = {}
+    files: str
 
 
 class Wish(Noun, frozen=True, kw_only=True):
@@ -116,6 +142,7 @@ class Wish(Noun, frozen=True, kw_only=True):
     resume: bool
     allow_drift: bool
     lock_checksum: str
+    code: dict[str, Code] = {}
 
 
 class Mount(Noun, frozen=True, kw_only=True):
@@ -148,9 +175,11 @@ class Plan(Noun, frozen=True, kw_only=True):
     entry: str
     lock: str
     image: str
+    image_source: str
     environments: dict[str, dict[str, Any]]
     repositories: dict[str, dict[str, Any]]
     left_out: list[str]
+    code: dict[str, Code]
     allow_drift: bool
     driver: str | None
     shape: PlanShape
@@ -168,6 +197,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     files: dict[str, str]
     profile: Profile
     limits: dict[str, int]
+    secrets: list[str]
 
     @property
     def hash(self) -> str:
@@ -188,12 +218,14 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         entry=entry.checksum,
         lock=wish.lock_checksum,
         image=seen.image.id or UNRESOLVED,
+        image_source=seen.image.source or seen.image.id or UNRESOLVED,
         environments={
             n: {"python": e.python, "version": entry.python, "packages": e.packages}
             for n, e in entry.environments.items()
         },
         repositories={n: {"path": r.path, "commit": r.commit} for n, r in entry.repositories.items()},
         left_out=seen.image.left_out,
+        code=wish.code,
         allow_drift=wish.allow_drift,
         driver=None if entry.driver == "unknown" else entry.driver,
         shape=PlanShape(nodes=wish.nodes, gpus=wish.gpus, procs=wish.procs),
@@ -211,6 +243,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         files=files,
         profile=wish.profile,
         limits=limits(wish.profile, seen.engine),
+        secrets=sorted(wish.profile.secrets),
     )
 
 
@@ -255,31 +288,42 @@ def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
     remove = [k for n, i in step.inputs.items() if n not in words.inputs for k in i.without]
     gone = [f"{k}." for k in remove]
     assign: list[list[Any]] = []
-    if wish.resume and seen.output and not seen.output.empty:
-        assign += [[k, v] for k, v in step.resume.items()]  # first: an override may name another checkpoint
     for name, value in words.parameters.items():
         assign += [[k, value] for k in step.parameters[name].keys if not k.startswith(tuple(gone))]
     assign += [[k, v] for k, v in words.overrides.items()]
     assign += [[step.inputs[n].key, container_path(a)] for n, a in seen.artifacts.items()]
     assign.append([step.output.key, "/output"])
     layers = [{"name": n, "values": v} for n, v in wish.overlays]
-    return {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
+    config = {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
+    if step.resume:  # of a run that goes on: before what is set, where an override may name another checkpoint
+        config["resume"] = {
+            "where": f"/output/{step.resume.where}",
+            "set": [[k, v] for k, v in step.resume.set.items()],
+        }
+    return config
 
 
 def _environment(wish: Wish) -> dict[str, Variable]:
     """Lowest to highest: image, step, profile, command line, launcher."""
     result = {k: Variable(value=v, by="step") for k, v in wish.step.env.items()}
+    if isinstance(wish.profile, SlurmProfile) and wish.profile.network:
+        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        result |= {k: Variable(value=wish.profile.network, by="profile") for k in names}
     result |= {k: Variable(value=v, by="profile") for k, v in wish.profile.env.items()}
     result |= {k: Variable(value=v, by="command line") for k, v in wish.env.items()}
     graceful = wish.step.graceful
+    if isinstance(wish.profile, SlurmProfile):
+        result["SLIPWAY_MOUNT_WAIT"] = Variable(value=str(wish.profile.mount_wait), by="launcher")
     ours = {
         "HF_HOME": "/cache/hf",
         "HF_HUB_OFFLINE": "1",  # every input is mounted: a missing file must not become a request to the hub
         "HF_TOKEN_PATH": "/run/secrets/HF_TOKEN",  # away from a token that a mounted HF_HOME would expose
-        "SLIPWAY_LAUNCHER": wish.step.launcher if wish.procs > 1 else "python",
+        "SLIPWAY_LAUNCHER": wish.step.launcher if wish.procs * wish.nodes > 1 else "python",
         "SLIPWAY_NODES": str(wish.nodes),
         "SLIPWAY_PROCS": str(wish.procs),
         "SLIPWAY_RUN": RUN_ID,
+        "SLIPWAY_SECRETS": " ".join(sorted(wish.profile.secrets)),
+        "SLIPWAY_SHARED": " ".join(SHARED) if wish.nodes > 1 else "",
         "SLIPWAY_STEP": wish.step.id,
         "SLIPWAY_STOP_SECONDS": str(graceful.seconds),
         "SLIPWAY_STOP_SIGNAL": graceful.signal,
@@ -292,10 +336,13 @@ def _mounts(wish: Wish, seen: Observed) -> list[Mount]:
     """Sorted by target, so that a parent is mounted before what lies below it."""
     mounts = [Mount(source=m.source, target=m.target, readonly=m.readonly) for m in wish.profile.mounts]
     mounts += [m for a in seen.artifacts.values() for m in _input_mounts(a)]
+    mounts += [Mount(source=f"{RUN_DIR}/code/{n}", target=c.path, readonly=True) for n, c in wish.code.items()]
     mounts += [
         Mount(source=output_path(seen), target="/output", readonly=False),
         Mount(source=seen.host.hf_home, target="/cache/hf", readonly=False),
         Mount(source=f"{RUN_DIR}/slipway", target="/slipway", readonly=True),
         Mount(source=f"{RUN_DIR}/container", target=STATE, readonly=False),
     ]
+    if wish.profile.secrets:
+        mounts.append(Mount(source=SECRETS, target="/run/secrets", readonly=True))
     return sorted(mounts, key=lambda m: m.target)

@@ -97,11 +97,11 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     """Slurm with pyxis. What is None is not asked for, so that the site's default counts.
 
     `shared`: folders that every node sees; `squash`: folder of the .sqsh files, below one of them. `image`: by that
-    file, or pulled by every node from the registry that the image was pushed to. `gpus_by`: how GPUs are asked for.
-    `mpi`: srun's --mpi. `network`: interface that NCCL and Gloo use. `setup`: lines of bash before srun. `sbatch`,
-    `srun`: further long options, without dashes; true = without a value. `stop_seconds`: how long before the time
-    limit the step is told; by the step's own need where None. `attempts`: how often one job may start.
-    `mount_wait`: seconds that nodes wait to see each other's files.
+    file, or pulled by every node from the registry that the image was pushed to. `gpus_by`: how GPUs are asked for,
+    and as which `gpu_type` the site knows them. `mpi`: srun's --mpi. `network`: interface that NCCL and Gloo use.
+    `setup`: lines of bash before srun. `sbatch`, `srun`: further long options, without dashes; true = without a value.
+    `stop_seconds`: how long before the time limit the step is told; by the step's own need where None. `attempts`: how
+    often one job may start. `mount_wait`: seconds that nodes wait to see each other's files.
     """
 
     flavour: Literal["cpu", "cuda"] = "cuda"
@@ -114,6 +114,7 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     mem: str | None = None
     cpus: Annotated[int, msgspec.Meta(ge=1)] | None = None
     gpus_by: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    gpu_type: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] | None = None
     exclusive: bool = False
     mpi: str = "none"
     network: str | None = None
@@ -154,7 +155,7 @@ def with_origins(root: Root, name: str) -> tuple[Profile, dict[str, Path]]:
     merged: dict[str, Any] = {}
     origins: dict[str, Path] = {}
     files = _chain(root, name)
-    for path, type_ in reversed(files):  # the farthest first: what is nearer goes over it
+    for path, _ in reversed(files):  # the farthest first: what is nearer goes over it
         value = yamldoc.parse(read_text(path), str(path))
         for key, item in value.items():
             joined = key in _MERGED and isinstance(merged.get(key), dict)

@@ -119,6 +119,18 @@ class Run:
                 return
             yield True
 
+    def status(self) -> dict[str, Any]:
+        """What the entrypoint wrote: of the node that failed first by itself, else of the first node."""
+        failed = self.path / "container" / "failed"  # CODE RANK NAME
+        words = read_text(failed).split() if failed.is_file() else []
+        rank = words[1] if len(words) > 1 else "0"
+        return self.container_file(f"{rank}/status.json")
+
+    def log_text(self) -> str:
+        """The end of every log file, for what an engine says in them."""
+        files = sorted((self.path / "logs").glob("*.log"))
+        return "".join(f.read_bytes()[-65536:].decode(errors="replace") for f in files)
+
     def container_file(self, name: str) -> dict[str, Any]:
         """A JSON object that the container wrote below container/; empty where it wrote none."""
         path = self.path / "container" / name

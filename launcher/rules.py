@@ -119,6 +119,11 @@ def _environment(wish: Wish) -> Iterator[Finding]:
 
 
 def _mounts(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    targets = [mount.target for mount in wish.profile.mounts]
+    for target in sorted({t for t in targets if targets.count(t) > 1}):
+        yield _error(Exit.CONFIG, f"{wish.profile.file}: mounts", f"{target} stands there twice")
+    for name, why in seen.host.missing_secrets.items():
+        yield _error(Exit.NO_INPUT, f"{wish.profile.file}: secrets.{name}", why)
     for source in seen.host.missing_mounts:
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: mounts", f"there is nothing at {source}")
 
@@ -149,13 +154,15 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     where = f"image of {entry.name}"
     if seen.engine.error:
         return
-    if not image.id and image.tagged:
+    if image.missing:
+        yield _error(Exit.NO_INPUT, where, image.missing, image.remedy)
+    elif not image.id and image.tagged:
         what = f"the engine's slipway/{entry.library} is {image.tagged}, which no record of this lock entry names"
         yield _error(Exit.DATA, where, what, f"build it from the lock: {entry.build_command}")
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
-    for name in image.left_out:
+    for name in sorted(set(image.left_out) - set(wish.code)):
         if name not in wish.step.repositories:
             yield _warning(where, f"was built without {name} (--source {name}=none)")
         else:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from launcher import engines, life, records
+from launcher.engines import logfiles
 from launcher.plan import RUN_DIR
 from launcher.records import Record, Run
 from slipway import canonical
@@ -57,7 +58,12 @@ def show(run: Run, as_json: bool) -> None:
     for name, artifact in plan.inputs.items():
         click.echo(f"input      {name} = {artifact.path} ({artifact.type}, fingerprint {artifact.fingerprint[:12]})")
     click.echo(f"submitted  {record.submitted}, with slipway {record.slipway}: {shlex.join(['launch', *record.argv])}")
-    click.echo(f"log        {run.log}" if run.log.exists() else "log        still with the engine: launch logs")
+    if record.engine["kind"] == "slurm" and (run.path / "job").is_file():
+        click.echo(f"job        {read_text(run.path / 'job').strip()}")
+    for log in sorted((run.path / "logs").glob("*.log")):
+        click.echo(f"log        {log}")
+    if not any((run.path / "logs").glob("*.log")):
+        click.echo("log        still with the engine: launch logs")
     click.echo(f"record     {run.record_file}")
 
 
@@ -66,14 +72,27 @@ def logs(run: Run, follow: bool) -> None:
     record, state = life.refresh(run)
     if record is None:
         raise SlipwayError(Exit.NO_INPUT, f"there is no log: {state}", where=str(run.path))
+    kept = engines.of(record.engine["kind"]).KEEPS_LOG
     printed = _engine_log(run, record, follow) if record.outcome is None else 0
     if printed:
         life.refresh(run)
-    if run.log.exists():  # all of it, or what the engine did not tell: its container may be removed while it is read
+    if kept and run.log.exists():  # all of it, or what the engine did not tell: a container may be removed meanwhile
         with run.log.open("rb") as f:
             f.seek(printed)
             shutil.copyfileobj(f, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+    elif not printed:
+        sys.stdout.buffer.writelines(logfiles.read(run.path / "logs", None))
+    sys.stdout.buffer.flush()
+
+
+def follow(run: Run) -> Record:
+    """The log until the run's end, then the lines about it; returns the record. Ctrl-C leaves the run alone."""
+    logs(run, follow=True)
+    record, _ = life.refresh(run)
+    if record is None or record.outcome is None:
+        raise SlipwayError(Exit.INTERNAL, "the run goes on although its log ended", where=str(run.path))
+    print_end(run, record)
+    return record
 
 
 def _engine_log(run: Run, record: Record, follow: bool) -> int:

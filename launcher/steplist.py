@@ -96,7 +96,7 @@ def details(root: Root, name: str) -> str:
         "wired by the launcher": [f"{k}{f' (by {word})' if word else ''}" for k, word in step.owned().items()],
         "environment": [f"{n}={v}" for n, v in step.env.items()],
         "starts from": [f"{b.flavour}: {b.path or b.file}" for b in step.base],
-        "with --resume": [f"{k}={v}" for k, v in step.resume.items()],
+        "with --resume": [f"{k}={v}" for k, v in (step.resume.set if step.resume else {}).items()],
         "roles": [f"{role}: {key}" for role, key in step.roles.items()],
         "runs": [f"by {step.launcher}, {shape} unless told otherwise; stopped by {stop}"],
         "commands": [f"{c.program}: {' '.join(f'{n} {v}' for n, v in c.when.items()) or 'any'}" for c in step.commands],

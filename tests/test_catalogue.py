@@ -111,7 +111,7 @@ def test_every_key_that_a_step_names_is_below_one_of_its_roots(name: str) -> Non
     step = catalogue.find_step(Root(REPO), name)
     parameters = [key for p in step.parameters.values() for key in p.keys]
     without = [key for i in step.inputs.values() for key in i.without]
-    for key in [*step.owned(), *parameters, *step.resume, *without]:
+    for key in [*step.owned(), *parameters, *(step.resume.set if step.resume else ()), *without]:
         assert key.partition(".")[0] in step.config_roots, key
     assert not set(step.parameters) & set(step.inputs) and "output" not in {*step.parameters, *step.inputs}
 

@@ -145,7 +145,7 @@ def test_an_output_is_mounted_to_be_written_and_inputs_are_not(wish_of: WishOf) 
 @pytest.mark.parametrize(("wanted", "asked"), [(-1, "unlimited"), (9, "9")])
 def test_a_limit_that_was_lowered_is_reported(wish_of: WishOf, profile: Profile, wanted: int, asked: str) -> None:
     wish = wish_of(profile=msgspec.structs.replace(profile, ulimits={"memlock": wanted, "nofile": 4}))
-    plan = make_plan(wish, seen_of(engine=engine_of(hard_limits={"memlock": 8, "nofile": 8})), {})
+    seen = seen_of(engine=engine_of(hard_limits={"memlock": 8, "nofile": 8}))
     what = f"{asked} asked for, this engine can give 8: lowered"
-    (finding,) = docker.check(plan)
+    (finding,) = docker.check(make_plan(wish, seen, {}), seen)
     assert (finding.severity, finding.where, finding.what) == ("warning", "ulimit memlock", what)

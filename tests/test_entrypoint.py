@@ -233,7 +233,7 @@ def test_drift_that_is_allowed_is_said(box: Container) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("SLIPWAY_NODES", "2", "SLIPWAY_NODES=2: this entrypoint starts one node; several nodes are not built yet"),
+        ("SLIPWAY_NODES", "2", "SLIPWAY_NODES=2: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD"),
         ("SLIPWAY_PROCS", "0", "SLIPWAY_PROCS=0: expected the number of processes of this node"),
     ],
 )
@@ -505,8 +505,8 @@ def test_more_processes_are_started_by_torchrun(torchrun: Container) -> None:
         == 0
     ), torchrun.err
     assert sorted(torchrun.out.splitlines()[1:]) == ["rank 0 a b", "rank 1 a b"]
-    nodes, procs, address, port, step, argument = json.loads((torchrun.state / "0" / "argv").read_text())
-    assert [nodes, procs, address] == ["--nnodes=1", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    *shape, port, step, argument = json.loads((torchrun.state / "0" / "argv").read_text())
+    assert shape == ["--nnodes=1", "--node-rank=0", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     assert 1024 < int(port.removeprefix("--master-port=")) < 32768
     assert (step, argument) == (str(torchrun.slipway / "step.py"), "a b")
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import IMAGE, Refused, entry_of
 from msgspec.structs import replace
 
-from images import squash, verify
+from images import sidecar, verify
 from images.model import Lock
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
@@ -28,11 +28,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def write(file: Path, **changes: object) -> None:
-    sidecar = squash.Sidecar(
+    made = sidecar.Sidecar(
         name=ENTRY.name, entry=ENTRY.checksum, ids=[IMAGE], source=f"dockerd://{IMAGE}", platform="linux/amd64",
         sha256=canonical.sha256(CONTENT), size=len(CONTENT), tool="mksquashfs 4.5.1", made="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
-    squash.sidecar_path(file).write_text(canonical.pretty(replace(sidecar, **changes)))
+    sidecar.path_of(file).write_text(canonical.pretty(replace(made, **changes)))
 
 
 def refusal(file: Path) -> SlipwayError:
@@ -74,7 +74,7 @@ def test_an_entry_that_is_no_more(file: Path) -> None:
 
 
 def test_no_sidecar_and_no_file(file: Path) -> None:
-    squash.sidecar_path(file).unlink()
+    sidecar.path_of(file).unlink()
     assert refusal(file).code == Exit.DATA
     file.unlink()
     assert (refusal(file).code, refusal(file).what) == (Exit.NO_INPUT, "there is no such file")

@@ -147,29 +147,13 @@ def test_wiring_comes_last_so_that_nothing_stands_above_it(wish_of: WishOf, step
     assert keys.index("model") < keys.index(step.inputs["model"].key) < len(keys)
 
 
-@pytest.mark.parametrize(
-    ("resume", "output", "resumed"),
-    [
-        (True, {"kind": "folder", "empty": False}, True),
-        (True, {"kind": "folder", "empty": True}, False),
-        (True, {}, False),
-        (False, {"kind": "folder", "empty": False}, False),
-    ],
-)
-def test_resuming_is_set_where_there_is_something_to_go_on_from(
-    wish_of: WishOf, step: Step, resume: bool, output: dict[str, Any], resumed: bool
-) -> None:
-    plan = make_plan(wish_of(resume=resume), seen_of(output=output_of(**output)), {})
-    assert set(step.resume.items()) <= set(settings(plan)) if resumed else not set(step.resume) & {
-        key for key, _ in settings(plan)
-    }  # fmt: skip
-
-
-def test_an_override_may_name_another_checkpoint_to_resume_from(wish_of: WishOf) -> None:
-    words = Words(inputs=INPUTS, output="/data/out", overrides={"checkpoint.restore_from": "epoch_0_step_19"})
-    seen = seen_of(output=output_of(kind="folder", empty=False))
-    values = [v for k, v in settings(make_plan(wish_of(words=words, resume=True), seen, {})) if "restore" in k]
-    assert values == ["LATEST", "epoch_0_step_19"]
+def test_a_step_that_can_go_on_says_from_what_and_how(wish_of: WishOf, step: Step) -> None:
+    resume = {"where": "/output/LATEST", "set": [["checkpoint.restore_from", "LATEST"]]}
+    for asked in (True, False):
+        plan = make_plan(wish_of(resume=asked), seen_of(), {})
+        assert (plan.resume, plan.config["resume"]) == (asked, resume)
+    never = msgspec.structs.replace(step, resume=None)
+    assert "resume" not in make_plan(wish_of(step=never), seen_of(), {}).config
 
 
 def test_the_environment_goes_up_from_step_to_launcher(wish_of: WishOf, step: Step, profile: Profile) -> None:

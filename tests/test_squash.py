@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from helpers import IMAGE, Refused, entry_of, record_image
 
-from images import identity, squash
+from images import identity, sidecar, squash
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
 GB = 10**9
-SIDECAR = squash.Sidecar(
+SIDECAR = sidecar.Sidecar(
     name="automodel/1.0-cpu", entry="e" * 64, ids=[IMAGE], source=f"dockerd://{IMAGE}", platform="linux/amd64",
     sha256="0" * 64, size=5, tool="mksquashfs 4.5.1", made="2026-01-01T00:00:00+00:00",
 )  # fmt: skip
@@ -30,7 +30,7 @@ def record(tmp_path: Path) -> identity.ImageRecord:
 
 
 def test_the_name_tells_library_release_flavour_and_digest(record: identity.ImageRecord) -> None:
-    assert squash.file_name(record) == "automodel-1.0-cpu-111111111111.sqsh"
+    assert sidecar.file_name(record) == "automodel-1.0-cpu-111111111111.sqsh"
 
 
 def test_space_by_the_record_or_by_what_is_usual(record: identity.ImageRecord, tmp_path: Path) -> None:
@@ -60,17 +60,17 @@ def test_a_temporary_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_sidecar_reads_back(tmp_path: Path) -> None:
     file = tmp_path / "a.sqsh"
-    squash.sidecar_path(file).write_text(canonical.pretty(SIDECAR))
-    assert squash.read_sidecar(file) == SIDECAR
+    sidecar.path_of(file).write_text(canonical.pretty(SIDECAR))
+    assert sidecar.read(file) == SIDECAR
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{", '{"schema": 1, "strange": 2}'])
 def test_what_is_no_sidecar(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "a.sqsh"
     if text is not None:
-        squash.sidecar_path(file).write_text(text)
+        sidecar.path_of(file).write_text(text)
     with pytest.raises(SlipwayError) as e:
-        squash.read_sidecar(file)
+        sidecar.read(file)
     assert (e.value.code, e.value.where) == (Exit.DATA, f"{file}.json")
 
 

@@ -5,6 +5,7 @@ A change of a schema that is wanted is accepted with: SLIPWAY_ACCEPT=1 pytest te
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_the_table_has_every_step_with_its_image(project: Project) -> None:
     ("options", "chosen"),
     [
         (["--library", "automodel", "--produces", "checkpoint_lora"], ["peft/automodel"]),
-        (["--consumes", "binidx"], ["pretrain/megatron_bridge"]),
+        (["--consumes", "binidx"], ["pretrain/automodel", "pretrain/megatron_bridge"]),
         (["--consumes", "packed_parquet", "--produces", "checkpoint_megatron"], ["sft/megatron_bridge"]),
         (["--produces", "packed_parquet"], ["data_prep/sft_packing"]),
         (["--consumes", "checkpoint_nemo_rl", "--library", "automodel"], []),
@@ -145,3 +146,30 @@ def test_a_schema_refuses_what_the_reader_refuses() -> None:
     profile = json.loads(steplist.schema("profile"))["$defs"]["DockerProfile"]["properties"]
     assert "gpu" in profile and not {"name", "file"} & set(profile)
     assert "libraries" in json.loads(steplist.schema("matrix"))["$defs"]["Matrix"]["properties"]
+
+
+ALL = {"25.11", "26.02", "26.04", "26.04.01", "26.06", "26.06.01", "26.08.01"}
+
+
+@pytest.mark.parametrize(
+    ("name", "releases"),
+    [
+        ("convert/hf_to_megatron", ALL),
+        ("convert/megatron_to_hf", ALL),
+        ("convert/merge_lora", ALL - {"25.11"}),
+        ("data_prep/sft_packing", {"26.08.01"}),
+        ("sft/megatron_bridge", {"26.08.01"}),
+        ("optimize/modelopt/quantize", ALL - {"26.08.01"}),  # that one does not say which Model Optimizer it has
+        ("optimize/modelopt/distill", set()),
+        ("pretrain/automodel", {"26.06", "26.08.00"}),
+        ("data_prep/rl_prep", {"v0.4.0", "v0.5.0", "v0.6.0", "v0.7.0", "v0.8.0"}),
+    ],
+)
+def test_which_containers_a_step_runs_in(name: str, releases: set[str]) -> None:
+    step, found = catalogue.find_step(ROOT, name), set()
+    for entry in locks.load_lock(ROOT).entries.values():
+        if (entry.library, entry.flavour) == (step.library, "cuda"):
+            with contextlib.suppress(SlipwayError):
+                catalogue.choose_command(step, entry)
+                found.add(entry.release)
+    assert found == releases

@@ -59,16 +59,27 @@ def load_plan() -> dict[str, Any]:
 
 
 def merge_config(config: dict[str, Any]) -> dict[str, Any]:
-    """base, then layers in order, then `remove`, then `set`, as the plan's `config` has them. Raises ConfigError."""
+    """base, then layers in order, `remove`, `resume`, `set`, as the plan's `config` has them. Raises ConfigError."""
     merged = load_base(config["base"])
     for layer in config["layers"]:
         merged = merge(merged, layer["values"])
     merged = copy.deepcopy(merged)  # what follows changes it in place
     for dotted in config["remove"]:
         remove(merged, dotted)
-    for dotted, value in config["set"]:
+    resume = config["resume"]["set"] if goes_on(config) else []
+    for dotted, value in [*resume, *config["set"]]:
         assign(merged, dotted, value)
     return merged
+
+
+def goes_on(config: dict[str, Any]) -> bool:
+    """Whether this run continues another (`--resume`) or an earlier attempt of its own that left a checkpoint."""
+    if "resume" not in config or not (os.environ.get("SLIPWAY_ATTEMPT", "0") != "0" or load_plan()["resume"]):
+        return False
+    found = Path(config["resume"]["where"]).exists()
+    if not found and rank() == 0:
+        print(f"slipway: there is no {config['resume']['where']} to go on from: starting anew", file=sys.stderr)
+    return found
 
 
 def load_base(base: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from images.model import Entry
-from launcher.plan import EngineSeen, Finding, ImageSeen, Plan
+from launcher.plan import EngineSeen, Finding, ImageSeen, Observed, Plan
 from launcher.profiles import Profile
 from slipway.project import Root
 
@@ -67,11 +67,13 @@ class Engine(Protocol):
 
     `ATTACHED`: a launch stays with its run (else it submits and returns). `KEEPS_LOG`: the log is the engine's, so
     that the launcher copies it into the run directory. `REQUEST`: name of the request's file in a run directory.
+    `FILES`: what it needs of entrypoints/ in the run's slipway/ folder, beside what every engine does.
     """
 
     ATTACHED: bool
     KEEPS_LOG: bool
     REQUEST: str
+    FILES: tuple[str, ...]
 
     def probe(self, root: Root, profile: Any) -> EngineSeen:
         """Looks at the engine; one that cannot be used is seen with its error."""
@@ -79,7 +81,7 @@ class Engine(Protocol):
     def find_image(self, root: Root, entry: Entry, profile: Any, found: EngineSeen) -> ImageSeen:
         """The image of `entry` that the engine would run, by its records."""
 
-    def check(self, plan: Plan) -> Iterator[Finding]:
+    def check(self, plan: Plan, seen: Observed) -> Iterator[Finding]:
         """What of a plan this engine cannot express, or the site will refuse. Pure."""
 
     def render(self, plan: Plan) -> dict[str, Any]:
@@ -93,6 +95,9 @@ class Engine(Protocol):
 
     def as_text(self, request: dict[str, Any]) -> str:
         """What a dry run prints."""
+
+    def explain(self, log: str) -> str:
+        """The line of a log in which the engine says why the container did not start; empty where there is none."""
 
     def connect(self, address: str) -> AbstractContextManager[Connection]:
         """For the verbs. Raises SlipwayError 69 where the engine does not answer."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 from images import dockerhost, identity
 from images.model import Entry
 from launcher.engines import Claimed, Status
-from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Finding, ImageSeen, Plan
+from launcher.engines.shell import quote
+from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Finding, ImageSeen, Observed, Plan
 from launcher.profiles import DockerProfile
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
@@ -27,6 +27,7 @@ _LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max 
 
 
 ATTACHED, KEEPS_LOG, REQUEST = True, True, "request.json"
+FILES: tuple[str, ...] = ()
 
 
 def probe(root: Root, profile: DockerProfile) -> EngineSeen:
@@ -63,7 +64,7 @@ def find_image(root: Root, entry: Entry, profile: DockerProfile, found: EngineSe
         return ImageSeen(recorded=len(records), tagged=identity.tagged(entry.tag, client))
 
 
-def check(plan: Plan) -> Iterator[Finding]:
+def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
     """Ulimits of the profile that the plan has lowered; all else can be said to this engine."""
     assert isinstance(plan.profile, DockerProfile)
     for name, value in plan.profile.ulimits.items():
@@ -139,13 +140,7 @@ def as_text(request: dict[str, Any]) -> str:
     words += [["--label", f"{k}={v}"] for k, v in request["Labels"].items()]
     words += [["--workdir", request["WorkingDir"]], ["--entrypoint", request["Entrypoint"][0]]]
     words.append([request["Image"], *request["Entrypoint"][1:], *request["Cmd"]])
-    return " \\\n  ".join(" ".join(_quote(w) for w in line) for line in words) + "\n"
-
-
-def _quote(word: str) -> str:
-    """Shell quoting that leaves our two placeholders, and nothing else, to the shell, where they are variables."""
-    pieces = re.split(f"({re.escape(RUN_ID)}|{re.escape(RUN_DIR)})", word)
-    return "".join(f'"{p}"' if p in (RUN_ID, RUN_DIR) else shlex.quote(p) for p in pieces if p) or "''"
+    return " \\\n  ".join(" ".join(quote(w) for w in line) for line in words) + "\n"
 
 
 def _field(text: str) -> str:
@@ -276,3 +271,8 @@ def _remedy(error: Any) -> str:
 def request_text(request: dict[str, Any]) -> str:
     """request.json's text."""
     return canonical.pretty(request)
+
+
+def explain(log: str) -> str:
+    """Nothing: this engine tells by its API why it did not start a container, and the log is the step's."""
+    return ""

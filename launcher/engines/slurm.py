@@ -1,0 +1,218 @@
+"""Slurm with pyxis: a plan as one sbatch script with one srun, one task per node. See slurmjobs.py for what follows.
+
+What pyxis does with its options was seen on a real one: mounts have no escapes, the last of two mount options wins,
+unknown mount flags pass, the image's variables hide the job's unless they are named, and the whole environment of the
+caller reaches the task. So everything is said once, by name, and what cannot be said is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from images import identity
+from images.model import Entry
+from launcher.engines import Claimed, slurmwords, sqsh
+from launcher.engines.shell import quote
+from launcher.engines.slurmjobs import connect
+from launcher.plan import RUN_DIR, STATE, EngineSeen, Finding, ImageSeen, Observed, Plan
+from launcher.profiles import SlurmProfile
+from slipway import canonical
+from slipway.errors import Exit, SlipwayError
+from slipway.project import Root
+
+ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"
+FILES = ("batch.sh",)
+EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
+# What batch.sh finds out in the job; the entrypoint needs it.
+FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_HEAD", "SLIPWAY_NODE_NAMES", "SLIPWAY_NONCE")
+_BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
+
+Value = str | int | bool | None
+
+
+def probe(root: Root, profile: SlurmProfile) -> EngineSeen:
+    """Whether Slurm's commands are here; whether the cluster answers is asked by sbatch, and by `profiles doctor`."""
+    missing = [name for name in ("sbatch", "scontrol", "scancel") if shutil.which(name) is None]
+    error = f"there is no {' and no '.join(missing)} here" if missing else ""
+    return EngineSeen(kind="slurm", address="slurm", source=f"profile {profile.name}", error=error, nodes=True)
+
+
+def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineSeen) -> ImageSeen:
+    """The .sqsh of `images squash`, or what `images build --push` has pushed where the profile says `registry`."""
+    if profile.image == "squash":
+        return sqsh.find(root, entry, profile.squash)
+    records = identity.records(root, entry)
+    for record in records:
+        for reference in record.pushed:
+            registry, _, rest = reference.partition("/")
+            return ImageSeen(
+                id=record.ids[0], source=f"{registry}#{rest}", recorded=len(records), drift=record.drift,
+                left_out=record.left_out,
+            )  # fmt: skip
+    remedy = f"run: {entry.build_command} --push REGISTRY/NAME:TAG"
+    return ImageSeen(recorded=len(records), missing="no record says that it was pushed to a registry", remedy=remedy)
+
+
+def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
+    """What pyxis cannot express, what other nodes will not see, and options that are the launcher's."""
+    profile = _profile(plan)
+    runs = [("runs directory", seen.host.runs)]
+    sources = [(f"mount {m.target}", m.source) for m in plan.mounts if not m.source.startswith(RUN_DIR)] + runs
+    for what, path in [*sources, *((f"mount {m.target}", m.target) for m in plan.mounts)]:
+        if re.search(r"[,:\n]", path):
+            yield _error(Exit.CONFIG, what, f"{path!r} holds a comma, colon or newline, which pyxis cannot express")
+    if plan.image_source.startswith("/"):
+        sources.append(("image", plan.image_source))
+    for what, path in sources if profile.shared else []:
+        if not any(PurePath(path).is_relative_to(root) for root in profile.shared):
+            remedy = f"shared are: {', '.join(profile.shared)} ({profile.file}: shared)"
+            yield _error(Exit.CONFIG, what, f"{path} is under no shared folder: other nodes will not see it", remedy)
+    if plan.shape.nodes > 1 and not profile.shared:
+        what = "names no shared folders: whether all nodes see the same is only known when the job starts"
+        yield Finding(severity="warning", where=f"{profile.file}: shared", what=what)
+    for key, ours in (("sbatch", directives(plan)), ("srun", _srun(plan))):
+        for name, value in getattr(profile, key).items():
+            where = f"{profile.file}: {key}.{name}"
+            if name in ours:
+                yield _error(Exit.CONFIG, where, "is set by the launcher")
+            elif not re.fullmatch(r"[a-z][a-z0-9-]+", name) or "\n" in str(value):
+                yield _error(Exit.CONFIG, where, "is no long option of one line, without its dashes")
+
+
+def directives(plan: Plan) -> dict[str, Value]:
+    """What stands behind #SBATCH: long option -> value; true = without one, None and false = not said."""
+    p, shape = _profile(plan), plan.shape
+    gpus = f"{p.gpu_type}:{shape.gpus}" if p.gpu_type else str(shape.gpus)
+    again = "resume" in plan.config and p.attempts > 1
+    return {
+        "account": p.account,
+        "constraint": p.constraint,
+        "cpus-per-task": p.cpus,
+        "exclusive": p.exclusive,
+        "export": "NONE",
+        "gpus-per-node": gpus if shape.gpus and p.gpus_by == "gpus-per-node" else None,
+        "gres": f"gpu:{gpus}" if shape.gpus and p.gpus_by == "gres" else None,
+        "kill-on-invalid-dep": "yes",
+        "mem": p.mem,
+        "no-requeue": not again,
+        "nodes": shape.nodes,
+        "ntasks-per-node": 1,
+        "open-mode": "append",
+        "output": "logs/job.log",
+        "partition": p.partition,
+        "qos": p.qos,
+        "requeue": again,
+        "reservation": p.reservation,
+        "signal": f"B:USR1@{p.stop_seconds or plan.graceful.seconds + EARLY}",
+        "time": p.time,
+    }
+
+
+def _srun(plan: Plan) -> dict[str, Value]:
+    """The options of the one srun. Its whole environment is named: srun passes on what --export names, and pyxis lets
+    the image's own value win unless --container-env names the variable, too."""
+    p = _profile(plan)
+    names = sorted({*plan.env, *FOUND} - set(_BY_RANK))
+    mounts = [f"{m.source}:{m.target}:{'ro' if m.readonly else 'rw'}" for m in plan.mounts]
+    return {
+        "container-env": ",".join(names),
+        "container-image": plan.image_source,
+        "container-mount-home": p.mount_home,
+        "container-mounts": ",".join(mounts),
+        "container-remap-root": p.remap_root,
+        "container-workdir": STATE,
+        "container-writable": p.writable,
+        "cpu-bind": "none",  # one task per node, whose processes share all its cores
+        "cpus-per-task": p.cpus,  # since 22.05 srun does not take it over from sbatch
+        "export": ",".join(names),
+        "kill-on-bad-exit": 1,  # without it the other nodes wait in their rendezvous
+        "mpi": p.mpi,
+        "no-container-entrypoint": True,
+        "no-container-mount-home": not p.mount_home,
+        "no-container-remap-root": not p.remap_root,
+        "nodes": plan.shape.nodes,
+        "ntasks-per-node": 1,
+        "open-mode": "append",
+        "output": "logs/node-%n.log",
+    }
+
+
+def render(plan: Plan) -> dict[str, Any]:
+    """`script`: what sbatch gets, from inside the run directory. Pure."""
+    profile = _profile(plan)
+    lines = ["#!/usr/bin/env bash"]
+    lines.append(
+        f"# {plan.step} with {plan.library} {plan.release}-{plan.flavour}, plan {plan.hash[:12]}; made by `launch`."
+    )
+    lines.append("# Submit it from inside its own directory: sbatch script.sh")
+    lines += [f"#SBATCH {o}" for o in _options({**directives(plan), **profile.sbatch}, _directive)]
+    lines += ["", "set -u", "RUN_DIR=$PWD", "RUN_ID=${PWD##*/}"]
+    facts = {
+        "IMAGE": plan.image_source,
+        "NODES": plan.shape.nodes,
+        "GPUS": plan.shape.gpus,
+        "ATTEMPTS": profile.attempts,
+        "REQUEUE": int(bool(directives(plan)["requeue"])),
+        "PLAN": plan.hash,
+    }
+    lines += [f"{name}={quote(str(value))}" for name, value in facts.items()]
+    lines.append(f"FOLDERS=({' '.join(quote(m.source) for m in plan.mounts if not m.readonly)})")
+    lines.append(f"SECRETS=({' '.join(quote(name) for name in plan.secrets)})")
+    lines += ["", "# What the step is given; srun's --export and --container-env name every one."]
+    lines += [f"export {name}={quote(variable.value)}" for name, variable in plan.env.items()]
+    lines += ["", "setup() {", *(f"    {line}" for line in profile.setup or [":"]), "}", "", "SRUN=("]
+    lines += [f"    {o}" for o in _options({**_srun(plan), **profile.srun}, quote)]
+    lines += [")", "", ". slipway/batch.sh", f"main {' '.join(quote(w) for w in plan.command)}", ""]
+    return {"script": "\n".join(lines)}
+
+
+def _options(options: Mapping[str, Value], quoted: Any) -> list[str]:
+    said = {name: value for name, value in options.items() if value is not None and value is not False}
+    return [f"--{n}" if v is True else f"--{n}={quoted(str(v))}" for n, v in sorted(said.items())]
+
+
+def _directive(value: str) -> str:
+    """A value behind #SBATCH, where a bare # begins a comment and quotes keep words together."""
+    if re.fullmatch(r"[\w./:@%,+=\[\]-]+", value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value).replace("#", r"\#") + '"'
+
+
+def fill(request: dict[str, Any], run: Claimed) -> dict[str, Any]:
+    """The same: the script finds out where it is. Raises SlipwayError 78 where pyxis cannot mount that."""
+    if re.search(r"[,:\n]", str(run.path)):
+        what = "a comma, colon or newline in the path of the run directory, which pyxis cannot mount"
+        raise SlipwayError(Exit.CONFIG, what, where=str(run.path), remedy="name another: --runs-dir")
+    return request | {"sha256": canonical.sha256(request["script"].encode())}
+
+
+def request_text(request: dict[str, Any]) -> str:
+    """script.sh's text."""
+    return str(request["script"])
+
+
+def as_text(request: dict[str, Any]) -> str:
+    """What a dry run prints: the very script."""
+    return str(request["script"])
+
+
+def explain(log: str) -> str:
+    """The one cause line out of pyxis's noise."""
+    return slurmwords.cause(log)
+
+
+def _profile(plan: Plan) -> SlurmProfile:
+    assert isinstance(plan.profile, SlurmProfile)
+    return plan.profile
+
+
+def _error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:
+    return Finding(severity="error", where=where, what=what, remedy=remedy, code=code)
+
+
+__all__ = ["ATTACHED", "FILES", "KEEPS_LOG", "REQUEST", "as_text", "check", "connect", "directives", "explain", "fill",
+           "find_image", "probe", "render", "request_text"]  # fmt: skip

@@ -1,0 +1,172 @@
+"""The verbs of a Slurm job: submit, status, logs, signal, wait, remove. All by Slurm's own commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from launcher.engines import Claimed, Status, logfiles, slurmwords
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError
+from slipway.files import write_atomic
+
+TIMEOUT = 60  # seconds that one command of Slurm may take: a controller that fails over lets its clients wait
+POLL = 1.0  # seconds between two questions to the controller
+# What would change a job behind its script's back; SLURM_CONF says where the cluster is.
+_FOREIGN = re.compile(r"(PYXIS|SBATCH|SLURM|SQUEUE|SCANCEL)_")
+
+
+@contextlib.contextmanager
+def connect(address: str) -> Iterator[SlurmJobs]:
+    """There is nothing to open: every command finds the cluster by itself."""
+    yield SlurmJobs()
+
+
+class SlurmJobs:
+    """What a run directory's job is asked and told. Its id is in the file `job`, and its name is the run's."""
+
+    def submit(self, request: dict[str, Any], run: Claimed, after: list[str] | None = None) -> str:
+        """sbatch from inside the run directory; returns the job id. Raises SlipwayError 69 with sbatch's own words."""
+        words = ["sbatch", "--parsable", f"--job-name={name(run)}"]
+        words += [f"--dependency=afterok:{':'.join(after)}"] if after else []
+        done = _call([*words, "script.sh"], cwd=run.path)
+        if done.returncode:
+            said = slurmwords.refusal(done.stderr)
+            raise SlipwayError(Exit.UNAVAILABLE, f"sbatch: {said.what}", where=said.where, remedy=said.remedy)
+        job = done.stdout.strip().partition(";")[0]  # JOB;CLUSTER where there are several
+        write_atomic(run.path / "job", f"{job}\n")
+        return job
+
+    def status(self, run: Claimed) -> Status:
+        """From scontrol while Slurm's controller remembers the job, else sacct, else what the job itself wrote."""
+        job = self.job(run)
+        if job is None:
+            return Status("missing")
+        found = _ask_scontrol(job) or _ask_sacct(job) or _ask_attempts(run.path)
+        if found is None:
+            return Status("missing")
+        ended = next((a for a in reversed(_attempts(run.path)) if a["event"] == "end"), None)
+        if found.state == "exited" and ended and ended.get("requeued") != "true" and not found.error:
+            return replace(found, exit_code=int(ended["exit"]))  # the node's own: Slurm knows srun's
+        return found
+
+    def job(self, run: Claimed) -> str | None:
+        """The job's id: of the launcher that submitted it, of the job itself, or by its name in the queue."""
+        path = run.path / "job"
+        if path.is_file():
+            return path.read_text().strip()
+        if attempts := _attempts(run.path):
+            return str(attempts[-1]["job"])
+        done = _call(["squeue", "--noheader", "--format=%A", f"--name={name(run)}", "--states=all"])
+        return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
+
+    def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
+        """job.log and the nodes' logs, which are in the run directory."""
+        yield from logfiles.read(run.path / "logs", self._over(run) if follow else None)
+
+    def _over(self, run: Claimed) -> Callable[[], bool]:
+        """Whether the run has ended, asked of the controller now and then; says why a job waits, when that changes."""
+        asked, over, told = 0.0, False, ""
+
+        def ask() -> bool:
+            nonlocal asked, over, told
+            if over or time.monotonic() - asked < POLL:
+                return over
+            status = self.status(run)
+            asked, over = time.monotonic(), status.state in ("exited", "missing")
+            if status.detail and status.detail != told:
+                told = status.detail
+                say(f"pending: {told}")
+            return over
+
+        return ask
+
+    def signal(self, run: Claimed, name: str) -> None:
+        """TERM and INT go to the step alone, which may save; the batch script then ends with it. KILL ends the job."""
+        job = self.job(run)
+        status = self.status(run)
+        if job is None or status.state in ("exited", "missing"):
+            return
+        if name == "KILL" or status.state == "pending":
+            done = _call(["scancel", job])
+        else:
+            done = _call(["scancel", f"--signal={name}", f"{job}.0"])
+        if done.returncode and self.status(run).state not in ("exited", "missing"):
+            raise SlipwayError(Exit.UNAVAILABLE, f"scancel: {done.stderr.strip()}", where=f"job {job}")
+
+    def wait(self, run: Claimed, seconds: float | None = None) -> bool:
+        """Asks the controller once a second."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while self.status(run).state not in ("exited", "missing"):
+            if end is not None and time.monotonic() > end:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def remove(self, run: Claimed) -> None:
+        """Slurm holds nothing of an ended job; secrets of one that was killed are still beside the run."""
+        shutil.rmtree(run.path.parent / ".secrets" / run.path.name, ignore_errors=True)
+
+
+def name(run: Claimed) -> str:
+    """The job's name, by which any process can find it again."""
+    return f"slipway-{run.id}"
+
+
+def _call(words: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not _FOREIGN.match(k) or k == "SLURM_CONF"}
+    try:
+        return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except FileNotFoundError as e:
+        remedy = "run this where Slurm's commands are"
+        raise SlipwayError(Exit.UNAVAILABLE, f"there is no {words[0]} here", remedy=remedy) from e
+    except subprocess.TimeoutExpired as e:
+        raise SlipwayError(Exit.UNAVAILABLE, f"{words[0]} did not answer within {TIMEOUT} s") from e
+
+
+def _ask_scontrol(job: str) -> Status | None:
+    """None where the controller has forgotten the job (MinJobAge). Raises SlipwayError 69 where it does not answer."""
+    done = _call(["scontrol", "--oneliner", "show", "job", job])
+    if done.returncode:
+        if "Invalid job id" in done.stderr:
+            return None
+        raise SlipwayError(Exit.UNAVAILABLE, f"scontrol: {done.stderr.strip()}", where=f"job {job}")
+    return slurmwords.from_scontrol(done.stdout)
+
+
+def _ask_sacct(job: str) -> Status | None:
+    """None where the site keeps no accounts."""
+    with contextlib.suppress(SlipwayError):
+        format_ = "State,ExitCode,Start,End,Reason"
+        done = _call(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", f"--format={format_}"])
+        if done.returncode == 0 and done.stdout.strip():
+            return slurmwords.from_sacct(done.stdout.splitlines()[-1])
+    return None
+
+
+def _ask_attempts(path: Path) -> Status | None:
+    """Of a job that nobody remembers: the last line that its script wrote."""
+    attempts = _attempts(path)
+    if not attempts:
+        return None
+    first, last = attempts[0], attempts[-1]
+    if last["event"] == "end" and last["requeued"] != "true":
+        return Status("exited", exit_code=int(last["exit"]), started=first["time"], finished=last["time"])
+    what = "Slurm has forgotten the job, whose script did not reach its end: its node, or Slurm itself, ended it"
+    return Status("exited", exit_code=int(Exit.INTERNAL), started=first["time"], error=what)
+
+
+def _attempts(path: Path) -> list[dict[str, str]]:
+    """The lines of attempts.jsonl; one that a kill cut off does not count."""
+    file = path / "attempts.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]

@@ -1,0 +1,139 @@
+"""What Slurm, pyxis and enroot say, in words that help: states, reasons for waiting, refusals and failed starts. Pure.
+
+Seen on Slurm 22.05 with pyxis 0.24 and enroot 4.1; words are matched, so that other releases say the same or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from launcher.engines import Status
+
+_WAITS = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
+_RUNS = {"CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+_ERRORS = {
+    "TIMEOUT": "the time limit ended it before it left by itself",
+    "NODE_FAIL": "a node failed",
+    "BOOT_FAIL": "a node did not boot",
+    "DEADLINE": "its deadline passed",
+    "PREEMPTED": "a job of higher priority took its place",
+    "CANCELLED": "cancelled in Slurm",
+}
+# A pending job's reason -> what it means, and whether waiting is of no use.
+_REASONS = {
+    "Resources": ("waits for nodes to become free", False),
+    "Priority": ("jobs of higher priority come first", False),
+    "Dependency": ("waits for another job to end", False),
+    "DependencyNeverSatisfied": ("the job it waits for failed: it will never start", True),
+    "PartitionConfig": ("asks for more than the partition has: it will never start", True),
+    "PartitionNodeLimit": ("asks for more nodes than the partition allows: it will never start", True),
+    "PartitionTimeLimit": ("asks for more time than the partition allows: it will never start", True),
+    "PartitionDown": ("the partition is down", False),
+    "PartitionInactive": ("the partition takes no jobs", False),
+    "ReqNodeNotAvail": ("nodes that it needs are down, drained or reserved", False),
+    "BadConstraints": ("no node has what `constraint` asks for: it will never start", True),
+    "JobHeldUser": ("is held by its user: scontrol release", True),
+    "JobHeldAdmin": ("is held by an administrator", True),
+    "BeginTime": ("its time has not come: a requeued job waits about two minutes", False),
+    "Reservation": ("waits for its reservation to begin", False),
+    "AssocGrpGRES": ("the account's share of GPUs is used up", False),
+    "QOSMaxJobsPerUserLimit": ("as many jobs as the qos lets one user run", False),
+    "InvalidAccount": ("the account is not valid: it will never start", True),
+    "InvalidQOS": ("the qos is not valid: it will never start", True),
+    "launch failed requeued held": ("a node could not start it, and Slurm holds it: scontrol release", True),
+}
+# Where in pyxis's noise the cause is: one of enroot's own errors, or pyxis's.
+_CAUSES = (
+    re.compile(r"pyxis: {5}((?:\[ERROR\]|curl:|enroot-\w+:|mktemp:).*)"),
+    re.compile(r"pyxis: (--container-mounts: .*|couldn't chdir.*|failed to .*|error: .*|couldn't \w+.*)"),
+    re.compile(r"slurmstepd: error: (execve\(\).*)"),
+    re.compile(r"slipway: (refused: .*)"),
+)
+_REFUSALS = (
+    (r"[Ii]nvalid account", "account", "name one that is yours: sacctmgr show associations user=$USER"),
+    (r"[Ii]nvalid partition", "partition", "the site's are: sinfo --summarize"),
+    (r"[Ii]nvalid qos", "qos", "the site's are: sacctmgr show qos"),
+    (r"[Rr]eservation", "reservation", "the site's are: scontrol show reservation"),
+    (r"[Ii]nvalid generic resource|[Ii]nvalid.*gres", "gpus_by, gpu_type", "the nodes' are: sinfo --format='%N %G'"),
+    (r"[Ii]nvalid feature", "constraint", "the nodes' are: sinfo --format='%N %f'"),
+    (r"[Mm]emory specification", "mem", "the nodes have: sinfo --format='%N %m'"),
+    (r"[Nn]ode count specification|[Rr]equested node configuration", "--nodes", "sinfo says what there is"),
+    (r"unrecognized option|[Ii]nvalid option|ambiguous", "sbatch", "this Slurm does not know it: see `sbatch:`"),
+    (r"[Uu]nable to contact slurm controller|Connection refused|Unable to establish", "slurmctld", "scontrol ping"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refusal:
+    where: str
+    what: str
+    remedy: str
+
+
+def refusal(stderr: str) -> Refusal:
+    """Why sbatch would not take a job, and which key of the profile it speaks of."""
+    lines = [re.sub(r"^sbatch: (error|fatal): ", "", line).strip() for line in stderr.splitlines()]
+    lines = [line for line in lines if line] or ["it said nothing"]
+    for pattern, where, remedy in _REFUSALS:
+        if found := next((line for line in lines if re.search(pattern, line)), None):
+            return Refusal(where, found, remedy)
+    return Refusal("", "; ".join(lines[-2:]), "")
+
+
+def from_scontrol(text: str) -> Status:
+    """Of `scontrol --oneliner show job`."""
+    facts = dict(re.findall(r"(\S+?)=(.*?)(?= \S+?=|$)", text.strip()))
+    code, _, _ = facts.get("ExitCode", "0:0").partition(":")
+    times = [_time(facts.get(key, "")) for key in ("StartTime", "EndTime")]
+    return _status(facts["JobState"].split()[0], code, facts.get("Reason", ""), times)
+
+
+def from_sacct(line: str) -> Status:
+    """Of `sacct --parsable2 --format=State,ExitCode,Start,End,Reason`."""
+    state, code, start, end, reason = line.split("|")
+    return _status(state.split()[0].rstrip("+"), code.partition(":")[0], reason, [_time(start), _time(end)])
+
+
+def _status(state: str, code: str, reason: str, times: list[str]) -> Status:
+    if state in _WAITS:
+        return Status("pending", detail=waits(reason))
+    if state in _RUNS:
+        return Status("running", started=times[0])
+    return Status(
+        "exited", exit_code=_exit(state, int(code)), out_of_memory=state == "OUT_OF_MEMORY", started=times[0],
+        finished=times[1], error=_ERRORS.get(state, ""),
+    )  # fmt: skip
+
+
+def _exit(state: str, code: int) -> int:
+    """A job that Slurm ended has the exit code 0:0 or 0:15; it is no success."""
+    return code or {"COMPLETED": 0, "CANCELLED": 143, "TIMEOUT": 143, "PREEMPTED": 143, "OUT_OF_MEMORY": 137}.get(
+        state, 1
+    )
+
+
+def _time(text: str) -> str:
+    return text if re.match(r"\d{4}-", text) else ""
+
+
+def waits(reason: str) -> str:
+    """A pending job's reason, with what it means; empty where it has none yet."""
+    if reason in ("", "None"):
+        return ""
+    key = reason.strip("()").partition(",")[0].replace("_", " ")
+    found = _REASONS.get(key) or next((v for k, v in _REASONS.items() if reason.startswith(k)), None)
+    return f"{reason}: {found[0]}" if found else reason
+
+
+def never_starts(detail: str) -> bool:
+    """Whether a pending job, by its `detail`, waits in vain."""
+    return any(hopeless and detail.startswith(key) for key, (_, hopeless) in _REASONS.items())
+
+
+def cause(log: str) -> str:
+    """The one line of a log that says why a container did not start; empty where none does."""
+    for pattern in _CAUSES:
+        if found := pattern.search(log):
+            return found[1].strip()
+    return ""

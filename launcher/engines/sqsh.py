@@ -1,0 +1,38 @@
+"""The .sqsh of a recorded image, for engines that start from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from images import identity, sidecar
+from images.model import Entry
+from launcher.plan import ImageSeen
+from slipway.errors import SlipwayError
+from slipway.project import Root
+
+
+def find(root: Root, entry: Entry, named: str | None) -> ImageSeen:
+    """The newest recorded image of `entry` that is in the folder `named`, whole and with a sidecar that says so."""
+    folder = Path(named).expanduser().absolute() if named else sidecar.folder(root)
+    records = identity.records(root, entry)
+    for record in records:
+        file = folder / sidecar.file_name(record)
+        if not file.is_file():
+            continue
+        try:
+            said = sidecar.read(file)
+        except SlipwayError as e:
+            return ImageSeen(recorded=len(records), missing=f"{file}: {e.what}", remedy=e.remedy)
+        if said.entry != entry.checksum or said.size != file.stat().st_size:
+            what = f"{file} is not what its sidecar says: {said.size} bytes of entry {said.entry[:12]}"
+            return ImageSeen(recorded=len(records), missing=what, remedy=_squash(entry, named))
+        return ImageSeen(
+            id=said.ids[0], source=str(file), recorded=len(records), drift=record.drift, left_out=record.left_out
+        )
+    what = f"there is no {entry.library}-{entry.release}-{entry.flavour}-*.sqsh of it in {folder}"
+    build = "" if records else f"{entry.build_command}, then "
+    return ImageSeen(recorded=len(records), missing=what, remedy=f"run: {build}{_squash(entry, named)}")
+
+
+def _squash(entry: Entry, named: str | None) -> str:
+    return f"images squash {entry.name}" + (f" --dir {named}" if named else "")
