@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What a Slurm job does around its one srun. Sourced by script.sh in the run directory, which sets IMAGE, NODES, GPUS,
-# ATTEMPTS, REQUEUE, PLAN, RUN_ID, FOLDERS, SECRETS, SRUN and setup().
+# ATTEMPTS, REQUEUE, PLAN, RUN_ID, RUN_DIR, FOLDERS, SECRETS, SETUP, ENV and SRUN.
 #
 # Exit codes: the step's own, of whichever node failed first (srun hides it behind the 143 of those it ended);
 # 69 the step was never launched; 77 a declared secret is missing; 78 refused. Every attempt leaves its lines in attempts.jsonl.
@@ -18,10 +18,11 @@ SRUN_CODE='' # of srun itself
 GOES_ON=''   # the job was put back into the queue
 
 main() {
+    check_place
     trap finish EXIT
     trap on_limit USR1
     trap on_term TERM
-    check_place
+    check_image
     ATTEMPT=${SLURM_RESTART_COUNT:-0}
     record start "nodes=$SLURM_JOB_NODELIST"
     # shellcheck disable=SC2153 # set by script.sh
@@ -30,7 +31,7 @@ main() {
     mkdir -p container logs "${FOLDERS[@]}" || refuse "cannot make the folders that are mounted: ${FOLDERS[*]}"
     rm -f container/failed container/*/status.json
     describe_job
-    setup || refuse "the profile's setup lines ended with $?"
+    set_up
     run_step "$@"
 }
 
@@ -41,15 +42,21 @@ refuse() {
     exit "$REFUSED"
 }
 
-# The script finds everything beside itself, and pyxis has no way to write a comma or a colon.
+# The script finds everything beside itself, and pyxis has no way to write a comma or a colon. Until this is known to be
+# its own directory, nothing is written or removed here.
 check_place() {
+    [[ -n ${SLURM_JOB_ID:-} ]] || refuse "this is no job of Slurm's: submit it with sbatch, from inside its directory"
     command -v srun scontrol >/dev/null ||
         refuse "there is no srun here: PYXIS_* variables of the submitting shell put this script into a container; unset them"
     unset "${!PYXIS_@}"
-    [[ -f slipway/plan.json ]] || refuse "$PWD on $(uname -n) holds no slipway/plan.json: submit from inside the run directory"
+    grep -qsxF "PLAN=$PLAN" script.sh ||
+        refuse "$PWD on $(uname -n) is not the directory of this script: submit from inside the run directory"
     case $PWD in
         *[,:]*) refuse "$PWD: pyxis cannot mount a path with a comma or a colon" ;;
     esac
+}
+
+check_image() {
     [[ $IMAGE != UNRESOLVED ]] || refuse "the image was not resolved when this script was written; write it again"
     [[ $IMAGE != /* || -f $IMAGE ]] || refuse "$IMAGE: there is no such file on $(uname -n)"
 }
@@ -74,10 +81,21 @@ describe_job() {
     ((GPUS)) || export NVIDIA_VISIBLE_DEVICES=void # enroot's hook would want nvidia-container-cli for all and for none
 }
 
+# The profile's own lines, one after the other; a site's scripts are seldom written for a shell that is strict.
+set_up() {
+    local line
+    set +u
+    for line in "${SETUP[@]}"; do
+        eval "$line" || refuse "setup: $line: ended with $?"
+    done
+    set -u
+    cd "$RUN_DIR" || refuse "$RUN_DIR: cannot go back there after setup"
+}
+
 # Starts srun and waits for its end, however often a signal interrupts the waiting. It is never signalled itself: TERM
-# would make it kill the step.
+# would make it kill the step. The step's variables are srun's alone: here, GPUS or PATH would mean something else.
 run_step() {
-    srun "${SRUN[@]}" "$@" &
+    env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@" &
     SRUN_PID=$!
     while kill -0 "$SRUN_PID" 2>/dev/null; do
         wait "$SRUN_PID"
@@ -86,11 +104,9 @@ run_step() {
     SRUN_CODE=$?
     ((SRUN_CODE)) || never_started
     ((SRUN_CODE == 0)) && exit 0
-    [[ -n $TOLD ]] || ! preempted || TOLD=preempted
+    ! job_says PreemptTime=2 || TOLD=preempted
     case $TOLD in
-        'time limit') requeue ;;
-        TERM) ! preempted || requeue ;;
-        preempted) requeue ;;
+        'time limit' | preempted) requeue ;;
     esac
     exit "$(step_code)"
 }
@@ -121,15 +137,18 @@ on_limit() {
 }
 
 tell_step() {
-    until scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null || ! kill -0 "$SRUN_PID" 2>/dev/null; do
+    until scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null || ! kill -0 "$$" 2>/dev/null; do
         sleep 1 # it may not have started yet
     done
 }
 
-# Of scancel, or of a preemption: Slurm itself tells the step, too.
+# Of scancel, or of a preemption: Slurm tells the step itself.
 on_term() { TOLD=${TOLD:-TERM}; }
 
-preempted() { [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; }
+job_says() { [[ $(scontrol show job "$SLURM_JOB_ID") == *" $1"* ]]; }
+
+# Whether Slurm itself has put the job back (a preemption without grace, a node that failed).
+requeued() { [[ -n $TOLD ]] && ! job_says "Restarts=$ATTEMPT "; }
 
 # Puts the job back into the queue, which ends this script; returns where it may not, or Slurm will not.
 requeue() {
@@ -150,6 +169,10 @@ finish() {
     trap '' TERM USR1
     trap - EXIT
     [[ -z $GOES_ON ]] || exit "$code"
+    if requeued; then
+        record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" requeued=true
+        exit "$code"
+    fi
     rm -rf "$SECRETS_DIR"
     record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" requeued=false
     exit "$code"
@@ -157,11 +180,14 @@ finish() {
 
 # record WHAT NAME=VALUE...: one line of JSON in attempts.jsonl.
 record() {
-    local pair line
+    local pair line value
     line=$(printf '{"event": "%s", "attempt": %s, "job": "%s", "time": "%s"' \
         "$1" "$ATTEMPT" "$SLURM_JOB_ID" "$(TZ=UTC0 printf '%(%Y-%m-%dT%H:%M:%SZ)T' -1)")
     for pair in "${@:2}"; do
-        line+=", \"${pair%%=*}\": \"${pair#*=}\""
+        value=${pair#*=}
+        value=${value//\\/\\\\}
+        value=${value//\"/\\\"}
+        line+=", \"${pair%%=*}\": \"${value//[[:cntrl:]]/ }\""
     done
     printf '%s}\n' "$line" >>attempts.jsonl
 }

@@ -329,10 +329,11 @@ signal_all() {
 
 # What outlives the step's own process is ended too.
 end_leftovers() {
-    local signal tries
+    local signal tries left
     for signal in TERM KILL; do
-        [[ -n $(members) ]] || return 0
-        say "$(members | wc -l) process(es) outlived the step: $signal"
+        mapfile -t left < <(members)
+        ((${#left[@]})) || return 0
+        say "${#left[@]} process(es) outlived the step: $signal"
         signal_all "$signal"
         for ((tries = KILL_AFTER * 10; tries > 0; tries--)); do
             [[ -n $(members) ]] || return 0
@@ -354,7 +355,23 @@ finish() {
     [[ -z $OWN_HOME ]] || rm -rf "$OWN_HOME"
     rm -f "${NONCE_FILES[@]}"
     write_status "$code"
+    await_nodes
     exit "$code"
+}
+
+# A node that has left after a TERM makes srun end the others, which may still be saving: so all leave together.
+await_nodes() {
+    local node ended
+    ((NODES > 1 && STOPS == 1)) || return 0
+    local deadline=$((SECONDS + ${SLIPWAY_STOP_SECONDS:-30}))
+    while ((SECONDS < deadline)) && [[ ! -e $SLIPWAY_STATE_DIR/failed ]]; do
+        ended=0
+        for ((node = 0; node < NODES; node++)); do
+            [[ ! -s $SLIPWAY_STATE_DIR/$node/status.json ]] || ended=$((ended + 1))
+        done
+        ((ended < NODES)) || return 0
+        sleep 0.2
+    done
 }
 
 write_status() {

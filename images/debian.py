@@ -25,17 +25,22 @@ PACKAGES = {  # tool: the Debian packages that bring it
     "umoci": ("umoci",),
     "mksquashfs": ("squashfs-tools",),
     "docker-registry": ("docker-registry",),
+    "busybox": ("busybox-static",),  # this and what follows: for the tests' own Slurm
+    "gcc": ("gcc", "libc6-dev"),
+    "munged": ("munge",),
+    "slurmctld": ("slurm-wlm",),
+    "slurmd": ("slurm-wlm",),
+    "srun": ("slurm-wlm",),
+    "/usr/include/slurm/spank.h": ("libslurm-dev",),
+    "slurmdbd": ("slurmdbd",),
+    "mariadbd": ("mariadb-server-core",),
 }
 OLDEST_ENGINE = 23  # the first with the containerd image store, which reproducible digests need
 _NAMES = {  # for people
     "dockerd": f"Docker Engine {OLDEST_ENGINE} or later (or set DOCKER_HOST to one)",
     "docker": "Docker's command line",
     "buildx": "Docker's buildx plugin",
-    "mmdebstrap": "mmdebstrap",
-    "skopeo": "skopeo",
-    "umoci": "umoci",
     "mksquashfs": "squashfs-tools",
-    "docker-registry": "docker-registry",
 }
 # Debian 12 has engine 20.10. Debian 13's runs on it as well, except for runc, which wants a newer C library.
 _FROM_TRIXIE = frozenset({"docker.io", "containerd", "docker-cli", "docker-buildx"})
@@ -55,12 +60,12 @@ def need(root: Root, say: Say, *tools: str) -> None:
     absent = missing(*tools)
     if not absent:
         return
-    version = _debian_version()
+    version, names = _debian_version(), ", ".join(_NAMES.get(t, t) for t in absent)
     if version < 12 or os.geteuid() != 0 or not which("apt-get"):
         raise SlipwayError(
             Exit.UNAVAILABLE,
             f"not installed, or too old: {', '.join(absent)}",
-            remedy=f"install {', '.join(_NAMES[t] for t in absent)}; on Debian 12 or later, root gets them from here",
+            remedy=f"install {names}; on Debian 12 or later, root gets them from here",
         )
     packages = [p for tool in absent for p in PACKAGES[tool]]
     say(f"installing {', '.join(packages)}")
@@ -171,7 +176,7 @@ def _has(tool: str) -> bool:
     if tool == "dockerd":
         major = re.match(r"\d+", dockerd_version())
         return major is not None and int(major[0]) >= OLDEST_ENGINE
-    return which(tool) is not None
+    return Path(tool).is_file() if tool.startswith("/") else which(tool) is not None
 
 
 def _output(program: str, *arguments: str) -> str:

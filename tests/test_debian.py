@@ -170,3 +170,10 @@ def test_an_old_engine_counts_as_missing(tmp_path: Path, monkeypatch: pytest.Mon
         executable(tmp_path / "dockerd", f"echo 'Docker version {version}, build 1'")
         assert debian.missing("dockerd") == expected, version
         assert debian.dockerd_version() == version
+
+
+def test_a_header_is_there_when_its_file_is(tmp_path: Path) -> None:
+    header = tmp_path / "spank.h"
+    assert debian.missing(str(header)) == [str(header)]
+    header.touch()  # which nobody may execute
+    assert debian.missing(str(header)) == []

@@ -29,6 +29,8 @@ BASE = artifact("model", "checkpoint_megatron", **SIZES)
 GIVEN = {
     SFT: [PACKED, BASE, artifact("tokenizer", "checkpoint_hf", layers=9, heads=7, **TOKENIZER)],
     "sft/automodel": [artifact("train", "chat_jsonl"), artifact("model", "checkpoint_hf", **SIZES)],
+    "peft/automodel": [artifact("train", "chat_jsonl"), artifact("model", "checkpoint_hf", **SIZES)],
+    "pretrain/automodel": [artifact("data", "binidx"), artifact("model", "checkpoint_hf", **SIZES)],
     MERGE: [artifact("adapter", "checkpoint_lora"), artifact("base", "checkpoint_megatron")],
     "pretrain/megatron_bridge": [],
     "convert/hf_to_megatron": [artifact("model", "checkpoint_hf", **SIZES)],
@@ -243,6 +245,15 @@ def test_what_only_the_image_knows_is_said_and_not_guessed(wish_of: WishOf) -> N
     assert fit.notes(Found(wish_of, SFT).wish) == [], "what our own base leaves out is the library's default"
 
 
+@pytest.mark.parametrize("name", ["sft/automodel", "peft/automodel", "pretrain/automodel"])
+def test_automodels_batches_are_shared_by_what_the_parallel_sizes_leave(wish_of: WishOf, name: str) -> None:
+    sizes = [("mine", {"distributed": {"tp_size": 2, "pp_size": 2, "cp_size": 1}})]
+    said = ("local_batch_size=2", "seq_length=1024")
+    assert Found(wish_of, name, *said, "global_batch_size=8", over=sizes).told == []
+    told = Found(wish_of, name, *said, "global_batch_size=6", over=sizes).told
+    assert told == [("global_batch_size=6", "is no multiple of 2 (batch of a process) x 2 (data parallel) = 4")]
+
+
 def test_a_mapping_for_another_target_replaces_the_one_below(wish_of: WishOf) -> None:
     other = [("mine", {"dataset": {"_target_": "my.Dataset"}})]
     found = Found(wish_of, SFT, over=other)
@@ -284,6 +295,15 @@ def test_a_quantization_is_warned_of_too_and_only_with_cuda(wish_of: WishOf, pro
     assert finding.what == "quantize.format=nvfp4 needs Blackwell; the profile's GPU is H100"
     assert Found(wish_of, name, said, profile=here, flavour="cpu", gpus=0, procs=1).findings == []
     assert Found(wish_of, name, said).findings == [], "no GPU in the profile"
+
+
+@pytest.mark.parametrize(("gpu", "warned"), [("A100", True), ("L40S", False), ("L4", False), ("H100", False)])
+def test_fp8_is_for_ada_too(wish_of: WishOf, profile: Profile, gpu: GpuModel, warned: bool) -> None:
+    here = msgspec.structs.replace(profile, gpu=Gpu(model=gpu))
+    for name, said in (("sft/automodel", "fp8.enabled=true"), ("optimize/modelopt/quantize", "format=fp8")):
+        found = Found(wish_of, name, said, profile=here).findings
+        assert [f.severity for f in found] == ["warning"] * warned
+        assert all(f.what.endswith(f" needs {HOPPER}; the profile's GPU is {gpu}") for f in found)
 
 
 def test_every_gpu_of_a_profile_has_its_capability() -> None:

@@ -390,6 +390,8 @@ def test_pretraining_takes_documents(pretraining: Training) -> None:
     pretraining.words["data.train"] = pretraining.root
     paths = megatron_train.prepare(_assigned(pretraining))["dataset"]["data_path"]
     assert paths == [str(pretraining.root / n) for n in "ab"]
+    pretraining.words["data.train"] = pretraining.root / "b"  # as the launcher names a pair of files
+    assert megatron_train.prepare(_assigned(pretraining))["dataset"]["data_path"] == [str(pretraining.root / "b")]
 
 
 @pytest.mark.parametrize(
@@ -668,3 +670,13 @@ def test_both_flavours_start_from_the_same_sections() -> None:
     for section, values in cuda.items():
         if isinstance(values, dict) and isinstance(cpu[section], dict):
             assert values.get("_target_") == cpu[section].get("_target_"), section
+
+
+def test_the_type_of_merged_weights_is_chosen_where_the_release_can() -> None:
+    def now(model: Any, path: str, weight_dtype: Any = None) -> None: ...
+    def before(model: Any, path: str) -> None: ...
+
+    assert megatron_merge.save_options(now, "bfloat16") == {"weight_dtype": "bfloat16"}
+    assert megatron_merge.save_options(now, None) == megatron_merge.save_options(before, None) == {}
+    with pytest.raises(slipway_step.ConfigError, match="writes the model's own type, not float32"):
+        megatron_merge.save_options(before, "float32")

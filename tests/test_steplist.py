@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
-from helpers import REPO, STEP_FILE, Project, Refused
+from helpers import REPO, STEP_FILE, Inputs, Project, Refused
 
 from images import lock as locks
 from launcher import catalogue, steplist, words
@@ -173,3 +174,25 @@ def test_which_containers_a_step_runs_in(name: str, releases: set[str]) -> None:
                 catalogue.choose_command(step, entry)
                 found.add(entry.release)
     assert found == releases
+
+
+def test_every_variable_is_told_with_who_sets_it_and_what_the_image_says(project: Project, inputs: Inputs) -> None:
+    project.write(
+        "slipway.d/profiles/docker.yaml",
+        "schema: 1\nkind: docker\nextends: docker\nenv: {A: profile, B: profile}\nsecrets: {HF_TOKEN: env}\n",
+    )
+    project.env["HF_TOKEN"] = "hf_never_shown"
+    entry = locks.select(locks.load_lock(project.root), "automodel", "cpu")
+    words = ("env", "sft/automodel", *inputs.words, "--flavour", "cpu", "--env", "B=x y", "--env", "PATH=/mine")
+    done = project.launch(*words, "--json")
+    assert done.code == 0, done
+    found = {r["name"]: (r["value"], r["by"], r["image"]) for r in json.loads(done.stdout)}
+    assert found["A"] == ("profile", "profile", None)
+    assert found["B"] == ("x y", "command line", None)
+    assert found["PATH"] == ("/mine", "command line", entry.env.get("PATH"))
+    assert found["HF_HOME"] == ("/cache/hf", "launcher", None)
+    assert found["HF_TOKEN"] == (None, "secret of the profile", None)
+    assert {n for n, v in entry.env.items() if found[n] == (v, "image", v)} == set(entry.env) - {"PATH"}
+    shown = project.launch(*words).stdout
+    assert "hf_never_shown" not in shown + done.stdout
+    assert ["HF_TOKEN", "-", "secret of the profile", "-"] in [re.split(r" {2,}", x) for x in shown.splitlines()]

@@ -22,8 +22,13 @@ CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
 
 
 def main() -> None:
+    quiet()
     plan = slipway_step.load_plan()
-    config = slipway_step.merge_config(plan["config"])
+    train(slipway_step.merge_config(plan["config"]), plan["inputs"]["model"])
+
+
+def train(config: dict[str, Any], model: dict[str, Any]) -> None:
+    """Trains by the recipe that the configuration names; rank 0 writes result.json. `model`: the plan's input."""
     output = Path(config["checkpoint"]["checkpoint_dir"])
     refuse_accidental_resume(config, output)
     lines = log_to_stdout()
@@ -37,7 +42,7 @@ def main() -> None:
         losses = read_losses(record, start)
         last = last_checkpoint(output, recipe.step_scheduler.step)
         if config.get("peft"):
-            record_base(output, plan["inputs"]["model"])
+            record_base(output, model)
             made = {"checkpoint": str(adapter(last)), "type": "checkpoint_lora"}
         else:
             made = {"checkpoint": str(hugging_face_checkpoint(last)), "type": "checkpoint_hf"}
@@ -75,9 +80,13 @@ def log_to_stdout() -> StepLines:
     logging.getLogger().addHandler(handler)
     if slipway_step.rank() > 0:
         logging.disable(logging.CRITICAL)  # as AutoModel's command does
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar is noise in a file, and each step has its line
     return lines
+
+
+def quiet() -> None:
+    """A progress bar is noise in a file, and each step has its line; for tqdm this comes before its import only."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def build_recipe(config: dict[str, Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ def merge(adapter: Path, options: dict[str, Any], base: Path, model: Path, outpu
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
     slipway_megatron.lead_process_group()
-    weights = getattr(torch, dtype) if dtype else None
+    own = {name: getattr(torch, value) for name, value in save_options(AutoBridge.save_hf_pretrained, dtype).items()}
     bridge, lora = AutoBridge.from_hf_pretrained(str(model)), LoRA(**options)
     with temporary_distributed_context(backend="gloo"):  # as the library's own export: it works in host memory
         model_parallel_cuda_manual_seed(0)  # the adapter's layers are drawn before they are read
@@ -97,10 +99,17 @@ def merge(adapter: Path, options: dict[str, Any], base: Path, model: Path, outpu
             built = bridge.load_megatron_model(str(base), wrap_with_ddp=False)
         built = lora(built, training=False)
         count = load_adapter(built, lora, adapter)
-        bridge.save_hf_pretrained(
-            built, str(output), show_progress=False, merge_adapter_weights=True, weight_dtype=weights
-        )
+        bridge.save_hf_pretrained(built, str(output), show_progress=False, merge_adapter_weights=True, **own)
     return count
+
+
+def save_options(save: Callable[..., Any], dtype: str | None) -> dict[str, str]:
+    """What the export is told of the type. Raises ConfigError where this release, up to 0.5, cannot choose it."""
+    if dtype is None:
+        return {}
+    if "weight_dtype" not in inspect.signature(save).parameters:
+        raise ConfigError(f"merge.dtype: this release of Megatron-Bridge writes the model's own type, not {dtype}")
+    return {"weight_dtype": dtype}
 
 
 def load_adapter(model: Any, lora: Any, folder: Path) -> int:

@@ -8,11 +8,10 @@ output that would be overwritten and of keys that the library does not know, and
 from __future__ import annotations
 
 import json
-import re
-import struct
 from pathlib import Path
 from typing import Any
 
+import slipway_documents
 import slipway_inputs
 import slipway_megatron
 import slipway_step
@@ -20,8 +19,6 @@ from slipway_step import ConfigError
 
 BRIDGE = "megatron.bridge"
 PARQUET = (".parquet", ".pq")
-SPLITS = ("training", "validation", "test")
-INDEX = struct.Struct("<9sQBQQ")  # of tokenized documents: magic, version, type of the tokens, sequences, documents + 1
 
 
 def main() -> None:
@@ -175,31 +172,10 @@ def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:
         return
     if not tokenizer.get("tokenizer_model"):
         raise ConfigError("tokenizer.tokenizer_model: is not set; name the tokenizer that the documents are made with")
-    source = slipway_inputs.path_of({"data": data}, "data.train")
-    indexes = sorted(source.glob("*.idx")) if source.is_dir() else [source.with_suffix(".idx")]
-    if not indexes or not all(i.is_file() and i.with_suffix(".bin").is_file() for i in indexes):
-        raise ConfigError(f"data.train: {source}: expected .bin files, each with its .idx")
-    for index in indexes:
-        refuse_empty_split(index, str(sections["dataset"]["split"]))
+    prefixes = slipway_documents.prefixes(slipway_inputs.path_of({"data": data}, "data.train"))
+    slipway_documents.refuse_empty_split(prefixes, str(sections["dataset"]["split"]))
     target = f"{BRIDGE}.training.config.GPTDatasetConfig"
-    sections["dataset"] |= {"_target_": target, "data_path": [str(i.with_suffix("")) for i in indexes]}
-
-
-def refuse_empty_split(index: Path, split: str) -> None:
-    """The library looks for ever for a sample of a split that has no document. Raises ConfigError for such a split."""
-    with index.open("rb") as f:
-        header = f.read(INDEX.size)
-    if len(header) < INDEX.size or not header.startswith(b"MMIDIDX"):
-        raise ConfigError(f"data.train: {index} is no index of tokenized documents")
-    documents = INDEX.unpack(header)[-1] - 1
-    shares = [float(share) for share in re.findall(r"\d+\.?\d*", split)]
-    if not sum(shares):
-        raise ConfigError(f"dataset.split: {split!r} is not of the form training,validation,test")
-    edges = [round(sum(shares[:i]) / sum(shares) * documents) for i in range(len(shares) + 1)]
-    for name, share, first, last in zip(SPLITS, shares, edges, edges[1:], strict=False):
-        if share and first == last:
-            what = f"dataset.split: of {index}'s {documents} documents {split} leaves none for {name}"
-            raise ConfigError(f"{what}; give it a larger share, or 0")
+    sections["dataset"] |= {"_target_": target, "data_path": prefixes}
 
 
 def build(sections: dict[str, Any]) -> Any:

@@ -26,7 +26,7 @@ def path_of(config: Mapping[str, Any], dotted: str) -> Path:
     if not value:
         raise ConfigError(f"{dotted}: is not set")
     path = Path(value)
-    if not path.exists() and not any(path.parent.glob(path.name)):
+    if not path.exists() and not any(path.parent.glob(path.name)) and not Path(f"{path}.idx").exists():
         raise ConfigError(f"{dotted}: {value} is not there")
     return path
 
