@@ -266,13 +266,15 @@ def container_path(artifact: Artifact) -> str:
     """Where an input stands in the container: `/inputs/<name>-<key>`, a file under its own name inside.
 
     Several files stand side by side, under the pattern that named them; a .bin and its .idx under what both begin with,
-    as Megatron names them.
+    as Megatron names them, and several such pairs under their folder.
     """
     folder = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}"
     if artifact.kind == "folder":
         return folder
-    last = Path(artifact.files[0] if artifact.type == "binidx" and artifact.files else artifact.path)
-    return posixpath.join(folder, last.stem if artifact.type == "binidx" else last.name)
+    if artifact.type != "binidx":
+        return posixpath.join(folder, Path(artifact.path).name)
+    stems = {Path(file).stem for file in artifact.files or [artifact.path]}
+    return posixpath.join(folder, *stems) if len(stems) == 1 else folder
 
 
 def _input_mounts(artifact: Artifact) -> list[Mount]:

@@ -162,7 +162,7 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
-    for name in sorted(set(image.left_out) - set(wish.code)):
+    for name in image.left_out:
         if name not in wish.step.repositories:
             yield _warning(where, f"was built without {name} (--source {name}=none)")
         else:
