@@ -46,7 +46,7 @@ refuse() {
 # its own directory, nothing is written or removed here.
 check_place() {
     [[ -n ${SLURM_JOB_ID:-} ]] || refuse "this is no job of Slurm's: submit it with sbatch, from inside its directory"
-    command -v srun scontrol >/dev/null ||
+    type -P srun scontrol >/dev/null ||
         refuse "there is no srun here: PYXIS_* variables of the submitting shell put this script into a container; unset them"
     unset "${!PYXIS_@}"
     grep -qsxF "PLAN=$PLAN" script.sh ||

@@ -103,20 +103,20 @@ def export(root: Root, source: Source, folder: Path, say: Callable[[str], None])
         with _index_of(source.checkout) as (git, tree):
             if tree != source.brought.tree:
                 raise SlipwayError(Exit.TRY_AGAIN, "changed while it was being read", where=str(source.checkout))
-            _write_out(git, folder)
+            write_out(git, folder)
         return
     store = _fetched(root, source.repository, say)
     with tempfile.TemporaryDirectory(prefix="slipway-git-") as tmp:
         places = {"GIT_INDEX_FILE": f"{tmp}/index", "GIT_DIR": str(store), "GIT_WORK_TREE": str(folder)}
-        git = _Git(folder, places)
+        git = Git(folder, places)
         git("read-tree", str(source.repository.commit))
-        _write_out(git, folder)
+        write_out(git, folder)
 
 
 def resolve(url: str, tag: str) -> tuple[str, str]:
     """The commit of `tag` in the repository at `url`, and that commit's tree. Raises SlipwayError 66 or 69."""
     with tempfile.TemporaryDirectory(prefix="slipway-git-") as tmp:
-        git = _Git(Path(tmp), {"GIT_DIR": tmp})
+        git = Git(Path(tmp), {"GIT_DIR": tmp})
         git("init", "--quiet", "--bare")
         git.fetch(url, f"refs/tags/{tag}")
         return git("rev-parse", "FETCH_HEAD^{commit}"), git("rev-parse", "FETCH_HEAD^{tree}")
@@ -128,7 +128,7 @@ def _fetched(root: Root, repository: Repository, say: Callable[[str], None]) -> 
     commit = str(repository.commit)
     with cannot_write(store):
         store.mkdir(parents=True, exist_ok=True)
-    git = _Git(store, {"GIT_DIR": str(store)})
+    git = Git(store, {"GIT_DIR": str(store)})
     git("init", "--quiet", "--bare")
     if not git.has(commit):
         say(f"fetching {repository.url} at {commit[:12]} ({repository.tag})")
@@ -158,16 +158,16 @@ class _index_of:
         self.folder = folder
         self.tmp = tempfile.TemporaryDirectory(prefix="slipway-git-")
 
-    def __enter__(self) -> tuple[_Git, str]:
+    def __enter__(self) -> tuple[Git, str]:
         tmp = Path(self.tmp.name)
         (tmp / "objects").mkdir()
-        own = Path(_Git(self.folder)("rev-parse", "--git-path", "objects"))
+        own = Path(Git(self.folder)("rev-parse", "--git-path", "objects"))
         variables = {
             "GIT_INDEX_FILE": str(tmp / "index"),
             "GIT_OBJECT_DIRECTORY": str(tmp / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((self.folder / own).resolve()),
         }
-        git = _Git(self.folder, variables)
+        git = Git(self.folder, variables)
         git("read-tree", "HEAD")  # so that submodules that are not checked out stay what they are
         git("add", "--all")
         return git, git("write-tree")
@@ -176,7 +176,7 @@ class _index_of:
         self.tmp.cleanup()
 
 
-class _Git:
+class Git:
     """The git command in one repository, with variables of ours and none of the caller's."""
 
     def __init__(self, folder: Path, variables: dict[str, str] | None = None) -> None:
@@ -215,13 +215,19 @@ class _Git:
         command = ["git", "-c", f"safe.directory={self.folder}", "-c", "core.autocrlf=false", "-C", str(self.folder)]
         try:
             return subprocess.run(
-                [*command, *words], env=self.env, capture_output=True, text=True, check=False, timeout=seconds
+                [*command, *words],
+                env=self.env,
+                capture_output=True,
+                text=True,
+                errors="surrogateescape",
+                check=False,
+                timeout=seconds,
             )
         except FileNotFoundError as e:
             raise SlipwayError(Exit.UNAVAILABLE, "there is no git command") from e
 
 
-def _write_out(git: _Git, folder: Path) -> None:
+def write_out(git: Git, folder: Path) -> None:
     git("checkout-index", "--all", "--force", f"--prefix={folder}/")
     for path in folder.rglob("*"):
         if path.is_symlink():

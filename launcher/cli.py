@@ -110,6 +110,16 @@ def run(
     _go(prepared, detach, follow)
 
 
+@main.command("env", params=[p for p in run.params if p.name not in ("detach", "follow", "dry_run", "directory")])
+def show_env(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
+    """Say which variables STEP with WORDS would see, who sets each, and what the image says. Takes what `run` takes."""
+    from launcher import flow, steplist
+
+    root = find_root()
+    prepared = flow.prepare(root, flow.Options(words=words, **given))
+    click.echo(steplist.environment(root, prepared.plan, as_json), nl=False)
+
+
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--detach", is_flag=True, help="Submit and return: what Slurm always does without --follow.")

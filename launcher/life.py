@@ -24,7 +24,7 @@ from launcher.records import Outcome, Record, Run
 from slipway import __version__
 from slipway.console import say, unread
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, read_text
+from slipway.files import cannot_write, read_text, write_atomic
 
 CANCEL_MARGIN = 20  # seconds that the entrypoint gets beyond the step's own grace, before the kill
 START_POLL = 0.1  # seconds between two looks at a container that is being started
@@ -48,9 +48,11 @@ def submitted(prepared: Prepared) -> Iterator[tuple[Run, Connection]]:
                 _make_folders(prepared.plan, run, made)
                 run.write(_first_record(prepared, run, request))
                 run.event("prepared", launcher=os.getpid())
+                _write_secrets(prepared.plan.profile.secrets, run)
                 name = engine.submit(request, run)
             except SlipwayError:
                 shutil.rmtree(run.path)
+                _remove_secrets(run)
                 for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
                     folder.rmdir()
                 raise
@@ -84,6 +86,21 @@ def _make_folders(plan: Plan, run: Run, made: list[Path]) -> None:
             _make(Path(mount.source.replace(RUN_DIR, str(run.path))), made)
 
 
+def _write_secrets(declared: dict[str, str], run: Run) -> None:
+    """Files that nobody else can read, for the time of the run; raises SlipwayError 66 or 73."""
+    for name, where in declared.items():
+        value = (
+            os.environ.get(name, "") if where == "env" else read_text(Path(where.removeprefix("file:"))).rstrip("\n")
+        )
+        with cannot_write(run.secrets):
+            run.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(run.secrets / name, value, mode=0o600)
+
+
+def _remove_secrets(run: Run) -> None:
+    shutil.rmtree(run.secrets, ignore_errors=True)
+
+
 def _make(folder: Path, made: list[Path]) -> None:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     for part in reversed(missing):
@@ -103,7 +120,8 @@ def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
     try:
         with submitted(prepared) as (run, engine):
             say(f"run {run.id}")
-            threading.Thread(target=_stream, args=(run, engine, events), daemon=True).start()
+            kept = prepared.engine.KEEPS_LOG
+            threading.Thread(target=_stream, args=(run, engine, events, kept), daemon=True).start()
             told = 0
             while (event := events.get()) != "ended":
                 told += 1
@@ -119,10 +137,10 @@ def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
             signal.signal(number, handler)
 
 
-def _stream(run: Run, engine: Connection, events: queue.SimpleQueue[str]) -> None:
-    """Copies the log to stdout and logs/step.log until the container ends or the engine goes away."""
+def _stream(run: Run, engine: Connection, events: queue.SimpleQueue[str], kept: bool) -> None:
+    """Copies the log to stdout until the container ends or the engine goes away; to logs/step.log unless it is that."""
     try:
-        with run.log.open("ab") as log:
+        with (run.log if kept else Path(os.devnull)).open("ab") as log:
             for piece in engine.logs(run, follow=True):
                 log.write(piece)
                 log.flush()
@@ -164,6 +182,7 @@ def collect(run: Run, engine: Connection) -> Record:
             config=_text(run.path / "container" / "config.yaml"),
         )
         run.write(record)
+    _remove_secrets(run)
     engine.remove(run)
     run.event("ended")
     return record

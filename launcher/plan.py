@@ -51,7 +51,7 @@ class OutputSeen(Noun, frozen=True, kw_only=True):
 class EngineSeen(Noun, frozen=True, kw_only=True):
     """`error`: why it cannot be used. `nodes`: it may have more than one.
 
-    `hard_limits`: ulimit -> the most that the engine can give (absent = any).
+    `hard_limits`: ulimit -> the most that the engine can give (absent = any). `remedy`: what to do about an error.
     """
 
     kind: str
@@ -59,6 +59,7 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     source: str
     version: str = ""
     error: str = ""
+    remedy: str = ""
     gpus: int = 0
     gpu_support: bool = False
     nodes: bool = False
@@ -70,7 +71,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
-    repositories it does without.
+    repositories it does without. `unpack`: bytes that have to be written before it can start; `unpack_free`: that can
+    be.
     """
 
     id: str = ""
@@ -81,6 +83,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
     tagged: str = ""
     drift: dict[str, str] = {}
     left_out: list[str] = []
+    unpack: int = 0
+    unpack_free: int = 0
 
 
 class HostSeen(Noun, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
     extends: str | None = None
     flavour: Literal["auto", "cpu", "cuda"] = "auto"
     env: dict[str, str] = {}
-    secrets: dict[str, Annotated[str, msgspec.Meta(pattern=r"^(env|file:/.+)$")]] = {}
+    secrets: dict[str, str] = {}
     mounts: list[ExtraMount] = []
     runs: str | None = None
     hf_home: str | None = None
@@ -86,7 +86,10 @@ class DockerProfile(_Common, frozen=True, kw_only=True, tag="docker"):
 
 
 class EnrootProfile(_Common, frozen=True, kw_only=True, tag="enroot"):
-    """`squash`: folder of the .sqsh files; `data`: where their unpacked trees are. None: in the project's state."""
+    """`squash`: folder of the .sqsh files; `data`: where their root file systems are. None: in the project's state.
+
+    `writable`: every run gets a root file system of its own, which ends with it.
+    """
 
     squash: str | None = None
     data: str | None = None
@@ -110,7 +113,7 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     qos: str | None = None
     reservation: str | None = None
     constraint: str | None = None
-    time: Annotated[str, msgspec.Meta(pattern=r"^(\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2})$")] | None = None
+    time: str | None = None
     mem: str | None = None
     cpus: Annotated[int, msgspec.Meta(ge=1)] | None = None
     gpus_by: Literal["gpus-per-node", "gres"] = "gpus-per-node"
@@ -134,7 +137,7 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
 
 Profile = DockerProfile | EnrootProfile | SlurmProfile
 KINDS: dict[str, type[Profile]] = {"docker": DockerProfile, "enroot": EnrootProfile, "slurm": SlurmProfile}
-_MERGED = ("env", "secrets", "ulimits", "sbatch", "srun", "gpu")  # mappings that `extends` joins key by key
+_MERGED = ("env", "secrets", "ulimits", "sbatch", "srun")  # mappings that `extends` joins key by key
 
 
 def parse_size(text: str) -> int:
@@ -147,7 +150,11 @@ def parse_size(text: str) -> int:
 
 def find_profile(root: Root, name: str) -> Profile:
     """The profile `name`, with what it extends. Raises SlipwayError 64 (unknown, with the nearest) or 78 (wrong)."""
-    return with_origins(root, name)[0]
+    profile = with_origins(root, name)[0]
+    if isinstance(profile, EnrootProfile):
+        data = Path(profile.data).expanduser() if profile.data else root.state / "enroot"
+        return msgspec.structs.replace(profile, data=str(data.absolute()))
+    return profile
 
 
 def with_origins(root: Root, name: str) -> tuple[Profile, dict[str, Path]]:
@@ -213,7 +220,18 @@ def _read(path: Path) -> Profile:
             raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {e}", where=where) from e
     for mount in profile.mounts:
         _check_mount(path, mount)
+    for name, value in profile.secrets.items():
+        _check_text(path, ("secrets", name), value, r"env|file:/.+", "`env`, or file: and an absolute path")
+    if isinstance(profile, SlurmProfile) and profile.time is not None:
+        shape = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"
+        _check_text(path, ("time",), profile.time, shape, "such as 30 (minutes), 4:00:00 or 1-12")
     return profile
+
+
+def _check_text(path: Path, keys: tuple[str, ...], value: str, pattern: str, expected: str) -> None:
+    if not re.fullmatch(pattern, value):
+        where = f"{path}:{yamldoc.line_of(path, *keys)}"
+        raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {value!r}; expected {expected}", where=where)
 
 
 def _check_mount(path: Path, mount: ExtraMount) -> None:

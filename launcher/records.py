@@ -79,6 +79,11 @@ class Run:
         return self.path / "logs" / "step.log"
 
     @property
+    def secrets(self) -> Path:
+        """Where its secrets are while it runs: not in the run directory, which is for showing around."""
+        return self.path.parent / ".secrets" / self.id
+
+    @property
     def record_file(self) -> Path:
         return self.path / "record.json"
 

@@ -15,6 +15,7 @@ from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
 RESERVED_ENV = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
+_ENGINE = "start one, set DOCKER_HOST, or run: images engine up"
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
     "preference_jsonl": "a file with one JSON object a line that has `prompt`, `chosen` and `rejected`",
@@ -143,7 +144,7 @@ def _engine(wish: Wish, seen: Observed) -> Iterator[Finding]:
     engine = seen.engine
     where = f"{engine.address} (from {engine.source})"
     if engine.error:
-        yield _error(Exit.UNAVAILABLE, where, engine.error, "start one, set DOCKER_HOST, or run: images engine up")
+        yield _error(Exit.UNAVAILABLE, where, engine.error, engine.remedy or _ENGINE)
         return
     if wish.gpus and not engine.gpu_support and wish.entry.flavour == "cuda":
         yield _error(Exit.UNAVAILABLE, where, "this engine cannot give GPUs to a container", "or: --flavour cpu")
@@ -162,7 +163,7 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
-    for name in image.left_out:
+    for name in sorted(set(image.left_out) - set(wish.code)):
         if name not in wish.step.repositories:
             yield _warning(where, f"was built without {name} (--source {name}=none)")
         else:

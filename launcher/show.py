@@ -57,6 +57,10 @@ def show(run: Run, as_json: bool) -> None:
     click.echo(f"image      {plan.library}/{plan.release}-{plan.flavour}, {plan.image}")
     for name, artifact in plan.inputs.items():
         click.echo(f"input      {name} = {artifact.path} ({artifact.type}, fingerprint {artifact.fingerprint[:12]})")
+    for name, tree in plan.code.items():
+        image = plan.repositories.get(name, {}).get("commit") or "own"
+        changes = " with changes" if tree.diff else ""
+        click.echo(f"code       {name} = {tree.commit[:12]}{changes}, at {tree.path} over the image's {image[:12]}")
     click.echo(f"submitted  {record.submitted}, with slipway {record.slipway}: {shlex.join(['launch', *record.argv])}")
     if record.engine["kind"] == "slurm" and (run.path / "job").is_file():
         click.echo(f"job        {read_text(run.path / 'job').strip()}")

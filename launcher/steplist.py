@@ -11,8 +11,9 @@ import msgspec
 
 from images import lock as locks
 from images.model import Entry, Flavour, Lock, Matrix
-from launcher import catalogue
+from launcher import catalogue, profilelist
 from launcher.catalogue import ArtifactType, Input, Step
+from launcher.plan import Plan
 from launcher.profiles import Profile
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
@@ -132,6 +133,19 @@ def example(step: Step) -> str:
         f"{n}={n}{'.jsonl' if i.types[0].endswith('_jsonl') else '/'}" for n, i in step.inputs.items() if not i.optional
     ]
     return " ".join(["launch", step.id, *words, "output=out/"])
+
+
+def environment(root: Root, plan: Plan, as_json: bool) -> str:
+    """The variables of a container: value, who set it, and what the image itself says; of secrets the names alone."""
+    entry = next(e for e in locks.load_lock(root).entries.values() if e.checksum == plan.entry)
+    ours = {name: (v.value, v.by) for name, v in plan.env.items()}
+    secrets = dict.fromkeys(plan.secrets, (None, "secret of the profile"))
+    found = {n: (v, "image") for n, v in entry.env.items()} | ours | secrets
+    rows = [{"name": n, "value": v, "by": by, "image": entry.env.get(n)} for n, (v, by) in sorted(found.items())]
+    if as_json:
+        return canonical.pretty(rows)
+    heads = ("NAME", "VALUE", "SET BY", "IMAGE SAYS")
+    return profilelist.columns([heads, *(["-" if v is None else v if v else '""' for v in r.values()] for r in rows)])
 
 
 def schema(kind: str) -> str:

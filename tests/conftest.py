@@ -34,6 +34,7 @@ from helpers import (
     write_chats,
     write_checkpoint,
 )
+from slurm_job import Job
 
 from images import lock as locks
 from launcher import catalogue, profiles
@@ -170,3 +171,11 @@ def wish_of(step: Step, profile: Profile) -> WishOf:
         return Wish(**(facts | changes))
 
     return make
+
+
+@pytest.fixture
+def job(tmp_path: Path, wish_of: WishOf) -> Iterator[Job]:
+    """A job of Slurm that is not written yet; its processes end with the test."""
+    found = Job(tmp_path, wish_of)
+    yield found
+    found.end()

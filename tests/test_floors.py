@@ -15,10 +15,10 @@ OURS = ("slipway", "images", "launcher")
 # From the top down; a floor imports only what stands below it.
 LAUNCHER = [
     {"cli"},
-    {"show", "steplist"},
+    {"show", "steplist", "doctor"},
     {"life"},
     {"flow"},
-    {"observe", "records"},
+    {"observe", "records", "code", "profilelist"},
     {"rules", "engines"},
     {"memory"},
     {"fit"},

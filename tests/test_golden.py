@@ -1,4 +1,4 @@
-"""Plans and requests of every step, line by line; tests/golden/ is reviewed like code.
+"""Plans, requests and scripts of every step, line by line; tests/golden/ is reviewed like code.
 
 A difference that is wanted is accepted with: SLIPWAY_ACCEPT=1 pytest tests/test_golden.py
 """
@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from helpers import HERE, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
+from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
 from images.model import Environment
-from launcher import catalogue
+from launcher import catalogue, profiles
 from launcher.artifacts import Artifact
-from launcher.engines import docker
-from launcher.plan import Plan, make_plan
+from launcher.catalogue import Step
+from launcher.engines import docker, slurm
+from launcher.plan import ImageSeen, Plan, make_plan
 from launcher.words import Words
 from slipway import canonical
 from slipway.project import Root
@@ -31,6 +35,8 @@ VERSIONS = {
 ACCEPT = "SLIPWAY_ACCEPT=1 pytest tests/test_golden.py"
 FILES = {name: n * 64 for name, n in (("common.sh", "1"), ("entrypoint.sh", "2"), ("verify.py", "3"))}
 SHAPES: dict[str, dict[str, Any]] = {"cpu": {"gpus": 0, "procs": 2}, "cuda": {"gpus": 4, "procs": 4}}
+LARGE: dict[str, Any] = {"nodes": 4, "gpus": 8, "procs": 8}
+STEPS = sorted(catalogue.step_folders(Root(REPO)))
 
 
 def compare(path: Path, text: str) -> None:
@@ -52,22 +58,31 @@ def shape(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=sorted(catalogue.step_folders(Root(REPO))))
+@pytest.fixture(params=STEPS)
 def plan(request: pytest.FixtureRequest, shape: str, wish_of: WishOf) -> Plan:
-    """Of a step and the docker profile, with paths, pins and versions that are none of a real machine."""
+    """Of a step and the docker profile."""
     step = catalogue.find_step(Root(REPO), request.param)
-    if all(base.flavour != shape for base in step.base):
+    if not has_base(step, shape):
         pytest.skip(f"{step.id} has no base for {shape}")
+    return plan_of(step, shape, wish_of, **SHAPES[shape])
+
+
+def has_base(step: Step, flavour: str) -> bool:
+    return any(base.flavour == flavour for base in step.base)
+
+
+def plan_of(step: Step, flavour: str, wish_of: WishOf, image: str = "", **changes: Any) -> Plan:
+    """With paths, pins and versions that are none of a real machine."""
     main = Environment(python="/opt/venv/bin/python", packages=VERSIONS[step.library])
-    entry = entry_of(shape, library=step.library, environments={"main": main})
+    entry = entry_of(flavour, library=step.library, environments={"main": main})
     program = catalogue.choose_command(step, entry).program
     overlays = [(name, catalogue.overlay(step, name)) for name in ("default", "tiny")]
     artifacts = {name: artifact(name, i.types[0]) for name, i in step.inputs.items() if not i.optional}
     words = Words(inputs={n: a.path for n, a in artifacts.items()}, output="/data/out")
     base = catalogue.base_config(step, entry)
-    wish = wish_of(step=step, entry=entry, program=program, overlays=overlays, base=base, words=words, **SHAPES[shape])
-    seen = seen_of(artifacts=artifacts, engine=engine_of(gpus=4, gpu_support=True), output=output_of())
-    return make_plan(wish, seen, FILES)
+    wish = wish_of(step=step, entry=entry, program=program, overlays=overlays, base=base, words=words, **changes)
+    engine, found = engine_of(gpus=4, gpu_support=True), ImageSeen(id=IMAGE, source=image, recorded=1)
+    return make_plan(wish, seen_of(artifacts=artifacts, engine=engine, image=found, output=output_of()), FILES)
 
 
 def artifact(name: str, type_: str) -> Artifact:
@@ -93,6 +108,36 @@ def test_the_request_is_the_golden_one(plan: Plan, shape: str) -> None:
 
 def test_the_text_of_the_request_is_the_golden_one(plan: Plan, shape: str) -> None:
     compare(folder(plan, shape) / "request.txt", docker.as_text(docker.render(plan)))
+
+
+def scripts() -> list[tuple[str, str, dict[str, Any]]]:
+    """Step, flavour and shape: every step as cuda, where it has that, and one in all shapes."""
+    found = [(catalogue.find_step(Root(REPO), name), "cuda") for name in STEPS]
+    chosen = [(s.id, f if has_base(s, f) else "cpu", SHAPES[f if has_base(s, f) else "cpu"]) for s, f in found]
+    return [*chosen, ("sft/automodel", "cuda", LARGE), ("sft/automodel", "cpu", SHAPES["cpu"])]
+
+
+def script_file(step: str, flavour: str, shape: dict[str, Any]) -> Path:
+    size = f"-{shape['nodes']}x{shape['gpus']}" if "nodes" in shape else ""
+    return HERE / "golden" / step / f"slurm-pyxis-{flavour}{size}" / "script.sh"
+
+
+@pytest.mark.parametrize(("step", "flavour", "shape"), scripts(), ids=lambda v: v if isinstance(v, str) else "")
+def test_the_script_is_the_golden_one(step: str, flavour: str, shape: dict[str, Any], wish_of: WishOf) -> None:
+    profile = profiles.find_profile(Root(REPO), "slurm-pyxis")
+    profile = msgspec.structs.replace(profile, file="/project/launcher/profiles/slurm-pyxis.yaml")
+    found = catalogue.find_step(Root(REPO), step)
+    plan = plan_of(found, flavour, wish_of, image="/shared/squash/image.sqsh", profile=profile, **shape)
+    compare(script_file(step, flavour, shape), slurm.render(plan)["script"])
+
+
+def test_shellcheck_has_nothing_to_say_of_any_script(tmp_path: Path) -> None:
+    (tmp_path / "slipway").symlink_to(REPO / "entrypoints")
+    files = [script_file(*one) for one in scripts()]
+    program = Path(sys.executable).with_name("shellcheck")
+    command = [program, "--external-sources", f"--source-path={tmp_path}", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(files) > 10) == (0, "", True)
 
 
 def test_a_difference_is_told_by_line_with_how_to_accept_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,3 +93,145 @@ def test_what_is_wrong_is_said_with_its_place(project: Project, line: str, where
 def test_a_profile_is_written_to_a_plan_and_read_from_it(project: Project) -> None:
     found = profiles.find_profile(project.root, "docker")
     assert msgspec.json.decode(msgspec.json.encode(found), type=profiles.Profile) == found
+
+
+MINE = "slipway.d/profiles/mine.yaml"
+BASE = """\
+schema: 1
+kind: slurm
+account: dept
+time: "60"
+exclusive: true
+env: {A: base, B: base}
+sbatch: {comment: base, nice: 3}
+secrets: {HF_TOKEN: env}
+gpu: {model: H100, memory: 80GiB}
+setup: [one, two]
+shared: [/shared]
+"""
+
+
+@pytest.fixture
+def site(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project that is the working directory, with the profile `base`."""
+    monkeypatch.chdir(project.path)
+    project.write("launcher/profiles/base.yaml", BASE)
+    return project
+
+
+def test_a_profile_has_what_it_says_and_the_rest_of_what_it_extends(site: Project) -> None:
+    site.write(MINE, "schema: 1\nkind: slurm\nextends: base\naccount: mine\nexclusive: false\n")
+    found = profiles.find_profile(site.root, "mine")
+    assert isinstance(found, profiles.SlurmProfile)
+    assert (found.account, found.time, found.exclusive, found.extends) == ("mine", "60", False, "base")
+    assert (found.name, found.file) == ("mine", str(site.path / MINE))
+
+
+def test_mappings_are_joined_key_by_key_and_lists_are_replaced(site: Project) -> None:
+    own = "env: {B: mine, C: mine}\nsbatch: {nice: 5}\nsecrets: {WANDB: env}\ngpu: {model: H200}\nsetup: []\n"
+    site.write(MINE, f"schema: 1\nkind: slurm\nextends: base\n{own}")
+    found = profiles.find_profile(site.root, "mine")
+    assert isinstance(found, profiles.SlurmProfile)
+    assert found.env == {"A": "base", "B": "mine", "C": "mine"}
+    assert found.sbatch == {"comment": "base", "nice": 5}
+    assert found.secrets == {"HF_TOKEN": "env", "WANDB": "env"}
+    assert found.gpu == profiles.Gpu(model="H200", memory="80GiB")
+    assert (found.setup, found.shared) == ([], ["/shared"])
+
+
+def test_a_chain_is_followed_and_every_key_knows_its_file(site: Project) -> None:
+    site.write(
+        "slipway.d/profiles/middle.yaml", "schema: 1\nkind: slurm\nextends: base\naccount: middle\nenv: {B: middle}\n"
+    )
+    site.write(MINE, "schema: 1\nkind: slurm\nextends: middle\nqos: high\n")
+    found, origins = profiles.with_origins(site.root, "mine")
+    assert isinstance(found, profiles.SlurmProfile)
+    assert (found.account, found.qos, found.time, found.extends) == ("middle", "high", "60", "middle")
+    names = {key: path.stem for key, path in origins.items()}
+    keys = ("qos", "account", "time", "env.A", "env.B", "gpu.model")
+    assert [names[k] for k in keys] == ["mine", "middle", "base", "base", "middle", "base"]
+
+
+def test_a_users_docker_profile_extends_the_projects(site: Project) -> None:
+    site.write("slipway.d/profiles/docker.yaml", "schema: 1\nkind: docker\nextends: docker\nulimits: {nofile: 65536}\n")
+    found = profiles.find_profile(site.root, "docker")
+    assert isinstance(found, profiles.DockerProfile)
+    assert found.ulimits["nofile"] == 65536 and found.ulimits["memlock"] == -1
+    assert found.file == str(site.path / "slipway.d/profiles/docker.yaml")
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "what", "remedy"),
+    [
+        ({"mine": "extends: bsae"}, "mine:3:1", "extends the unknown profile 'bsae'", "did you mean 'base'?"),
+        ({"mine": "extends: mine"}, "mine:3:1", "extends itself", ""),
+        ({"mine": "extends: other", "other": "extends: mine"}, "other:3:1", "extends itself", ""),
+        ({"mine": "extends: docker"}, "mine:3:1", "extends 'docker', a profile of another kind (docker)", ""),
+        (
+            {"mine": "extends: other", "other": "extends: base\nacount: x"},
+            "other:4:1", "unknown key 'acount'", "did you mean 'account'?",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_extended_is_refused(
+    site: Project, files: dict[str, str], where: str, what: str, remedy: str
+) -> None:
+    for name, text in files.items():
+        site.write(f"slipway.d/profiles/{name}.yaml", f"schema: 1\nkind: slurm\n{text}\n")
+    with pytest.raises(SlipwayError) as e:
+        profiles.find_profile(site.root, "mine")
+    file, _, position = where.partition(":")
+    assert (e.value.code, e.value.what) == (Exit.CONFIG, what)
+    assert e.value.where == f"{site.path}/slipway.d/profiles/{file}.yaml:{position}"
+    assert remedy in e.value.remedy
+
+
+@pytest.mark.parametrize("time", ["60", "30:00", "12:00:00", "2-0", "2-12:00", "2-12:00:00"])
+def test_slurms_times_are_taken(site: Project, time: str) -> None:
+    site.write(MINE, f"schema: 1\nkind: slurm\ntime: '{time}'\n")
+    found = profiles.find_profile(site.root, "mine")
+    assert isinstance(found, profiles.SlurmProfile) and found.time == time
+
+
+@pytest.mark.parametrize(
+    ("line", "where", "what", "remedy"),
+    [
+        ("time: 2h", "3:1", "time: '", ""),
+        ("time: '1:2'", "3:1", "time: '", ""),
+        ("time: 2:00:00", "3:1", "time: Expected `str | null`, got `int`", "write it in quotes"),
+        ("time: 60", "3:1", "time: Expected `str | null`, got `int`", "write it in quotes"),
+        ("partiton: gpu", "3:1", "unknown key 'partiton'", "did you mean 'partition'?"),
+        ("shm_size: 8g", "3:1", "unknown key 'shm_size'", "known: "),
+        ("flavour: auto", "3:1", "flavour: 'auto' is not allowed", "known: cpu, cuda"),
+        ("gpus_by: gres-flags", "3:1", "gpus_by: 'gres-flags' is not allowed", ""),
+        ("attempts: 0", "3:1", "attempts: Expected `int` >= 1", ""),
+        ("cpus: 0", "3:1", "cpus: Expected `int` >= 1", ""),
+        ("stop_seconds: 0", "3:1", "stop_seconds: Expected `int` >= 1", ""),
+        ("shared: /data", "3:1", "shared: Expected `array`, got `str`", ""),
+        ("sbatch: {nice: 1.5}", "3:10", "sbatch.nice: Expected `bool | int | str`, got `float`", ""),
+        ("secrets: {HF_TOKEN: abc}", "3:11", "secrets.HF_TOKEN: 'abc'; expected `env`", ""),
+    ],
+)  # fmt: skip
+def test_a_slurm_profiles_keys_are_checked(site: Project, line: str, where: str, what: str, remedy: str) -> None:
+    path = site.write(MINE, f"schema: 1\nkind: slurm\n{line}\n")
+    with pytest.raises(SlipwayError) as e:
+        profiles.find_profile(site.root, "mine")
+    assert (e.value.code, e.value.where) == (Exit.CONFIG, f"{path}:{where}")
+    assert e.value.what.startswith(what) and remedy in e.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("slrum", "did you mean 'slurm'?"), ("podman", "known: docker, enroot, slurm")]
+)
+def test_a_kind_that_there_is_not_is_refused(site: Project, kind: str, remedy: str) -> None:
+    path = site.write(MINE, f"schema: 1\nkind: {kind}\n")
+    with pytest.raises(SlipwayError) as e:
+        profiles.find_profile(site.root, "mine")
+    assert (e.value.where, e.value.what) == (f"{path}:2:1", f"kind: {kind!r} is not allowed")
+    assert e.value.remedy == remedy
+
+
+@pytest.mark.parametrize("name", ["docker", "enroot", "slurm-pyxis"])
+def test_a_profile_of_each_kind_is_written_to_a_plan_and_read_from_it(site: Project, name: str) -> None:
+    found = profiles.find_profile(site.root, name)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=profiles.Profile) == found

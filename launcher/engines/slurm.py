@@ -8,6 +8,7 @@ caller reaches the task. So everything is said once, by name, and what cannot be
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
@@ -29,13 +30,16 @@ FILES = ("batch.sh",)
 EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
 # What batch.sh finds out in the job; the entrypoint needs it.
 FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_HEAD", "SLIPWAY_NODE_NAMES", "SLIPWAY_NONCE")
+# Options that would make another job of it than one script, from its own directory, with one task a node.
+_OURS = frozenset({"array", "chdir", "dependency", "error", "export-file", "het-group", "input", "job-name", "multi-prog",
+                   "ntasks", "parsable", "test-only", "wait", "wrap"})  # fmt: skip
 _BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
 
 Value = str | int | bool | None
 
 
 def probe(root: Root, profile: SlurmProfile) -> EngineSeen:
-    """Whether Slurm's commands are here; whether the cluster answers is asked by sbatch, and by `profiles doctor`."""
+    """Whether Slurm's commands are here; whether its controller answers, sbatch and `profiles doctor` ask."""
     missing = [name for name in ("sbatch", "scontrol", "scancel") if shutil.which(name) is None]
     error = f"there is no {' and no '.join(missing)} here" if missing else ""
     return EngineSeen(kind="slurm", address="slurm", source=f"profile {profile.name}", error=error, nodes=True)
@@ -74,10 +78,13 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
     if plan.shape.nodes > 1 and not profile.shared:
         what = "names no shared folders: whether all nodes see the same is only known when the job starts"
         yield Finding(severity="warning", where=f"{profile.file}: shared", what=what)
+    for key, value in directives(plan).items():
+        if "\n" in str(value):
+            yield _error(Exit.CONFIG, f"{profile.file}: {key}", f"{value!r} is more than one line")
     for key, ours in (("sbatch", directives(plan)), ("srun", _srun(plan))):
         for name, value in getattr(profile, key).items():
             where = f"{profile.file}: {key}.{name}"
-            if name in ours:
+            if name in ours or name in _OURS or re.match("(no-)?container-", name):
                 yield _error(Exit.CONFIG, where, "is set by the launcher")
             elif not re.fullmatch(r"[a-z][a-z0-9-]+", name) or "\n" in str(value):
                 yield _error(Exit.CONFIG, where, "is no long option of one line, without its dashes")
@@ -162,12 +169,21 @@ def render(plan: Plan) -> dict[str, Any]:
     lines += [f"{name}={quote(str(value))}" for name, value in facts.items()]
     lines.append(f"FOLDERS=({' '.join(quote(m.source) for m in plan.mounts if not m.readonly)})")
     lines.append(f"SECRETS=({' '.join(quote(name) for name in plan.secrets)})")
-    lines += ["", "# What the step is given; srun's --export and --container-env name every one."]
-    lines += [f"export {name}={quote(variable.value)}" for name, variable in plan.env.items()]
-    lines += ["", "setup() {", *(f"    {line}" for line in profile.setup or [":"]), "}", "", "SRUN=("]
-    lines += [f"    {o}" for o in _options({**_srun(plan), **profile.srun}, quote)]
-    lines += [")", "", ". slipway/batch.sh", f"main {' '.join(quote(w) for w in plan.command)}", ""]
+    lines += _array("SETUP", [shlex.quote(line) for line in profile.setup])
+    lines += [
+        "",
+        "# What the step is given, and this script is not: srun's --export and --container-env name every one.",
+    ]
+    lines += _array("ENV", [f"{name}={quote(variable.value)}" for name, variable in plan.env.items()])
+    lines += ["", "# shellcheck disable=SC2054 # commas are the options' own"]
+    lines += [*_array("SRUN", _options({**_srun(plan), **profile.srun}, quote)), ""]
+    lost = '{ echo "slipway: refused: $PWD holds no slipway/: submit from inside the run directory" >&2; exit 78; }'
+    lines += [f". slipway/batch.sh || {lost}", f"main {' '.join(quote(w) for w in plan.command)}", ""]
     return {"script": "\n".join(lines)}
+
+
+def _array(name: str, words: list[str]) -> list[str]:
+    return [f"{name}=(", *(f"    {word}" for word in words), ")"] if words else [f"{name}=()"]
 
 
 def _options(options: Mapping[str, Value], quoted: Any) -> list[str]:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -113,8 +112,7 @@ class SlurmJobs:
         return True
 
     def remove(self, run: Claimed) -> None:
-        """Slurm holds nothing of an ended job; secrets of one that was killed are still beside the run."""
-        shutil.rmtree(run.path.parent / ".secrets" / run.path.name, ignore_errors=True)
+        """Slurm holds nothing of an ended job."""
 
 
 def name(run: Claimed) -> str:

@@ -83,7 +83,8 @@ def refusal(stderr: str) -> Refusal:
 
 def from_scontrol(text: str) -> Status:
     """Of `scontrol --oneliner show job`."""
-    facts = dict(re.findall(r"(\S+?)=(.*?)(?= \S+?=|$)", text.strip()))
+    words = re.findall(r"(\S+?)=(.*?)(?= \S+?=|$)", text.strip())
+    facts = dict(reversed(words))  # the first of a name counts: comments and paths, which may hold anything, come last
     code, _, _ = facts.get("ExitCode", "0:0").partition(":")
     times = [_time(facts.get(key, "")) for key in ("StartTime", "EndTime")]
     return _status(facts["JobState"].split()[0], code, facts.get("Reason", ""), times)
@@ -128,7 +129,8 @@ def waits(reason: str) -> str:
 
 def never_starts(detail: str) -> bool:
     """Whether a pending job, by its `detail`, waits in vain."""
-    return any(hopeless and detail.startswith(key) for key, (_, hopeless) in _REASONS.items())
+    plain = detail.replace("_", " ")
+    return any(hopeless and plain.startswith(key) for key, (_, hopeless) in _REASONS.items())
 
 
 def cause(log: str) -> str:

@@ -158,6 +158,14 @@ def variant(docker: Any, address: str, request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture(scope="session")
+def squashed(project: Tree) -> Path:
+    """The .sqsh of the cpu image, in the project's own folder of such files."""
+    made = project.images("squash", "automodel/0.7.0-cpu")
+    assert made.code == 0, made
+    return Path(made.out.strip())
+
+
+@pytest.fixture(scope="session")
 def debian(docker: Any, address: str) -> Iterator[str]:
     """The bootstrapped base of the cpu images, as an image of its own."""
     command = [str(Path(sys.executable).parent / "images"), "base"]

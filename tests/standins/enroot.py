@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -105,8 +106,10 @@ def start(words: list[str]) -> NoReturn:
         system.append(f"{home}:{home}:none:x-create=dir,rbind")
     if asked.rc:
         system.append(f"{asked.rc}:/etc/rc:none:x-create=file,bind")
-    for fstab in [*system, *asked.mount]:
-        mount_fstab(root, fstab)
+    with (root / ".lock").open("w") as lock:  # others may start from the same root
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for fstab in [*system, *asked.mount]:
+            mount_fstab(root, fstab)
     if not asked.rw:
         mount("", root, "", REMOUNT | BIND | READ_ONLY | held(root))
     environment = variables(root, asked.env) | {"HOME": home}

@@ -2,5 +2,78 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ..support import Done, Run, Tree, until
+from .cluster import Cluster
 from .cluster import slurm as slurm
 from .image import tiny as tiny
+
+PROFILE = """\
+schema: 1
+kind: slurm
+extends: slurm-pyxis
+flavour: cpu
+exclusive: false
+time: "30"
+mount_wait: 20
+"""
+
+
+@dataclass
+class Lab:
+    """A project whose profile `lab` is the tests' Slurm."""
+
+    slurm: Cluster
+    tree: Tree
+
+    def profile(self, name: str, *lines: str) -> None:
+        """Another profile, over `lab`."""
+        text = "\n".join(["schema: 1", "kind: slurm", "extends: lab", *lines, ""])
+        (self.tree.path / "launcher" / "profiles" / f"{name}.yaml").write_text(text)
+
+    def launch(self, *words: str, **env: str) -> Done:
+        return self.tree.launch(*words, **env)
+
+    def submit(self, *words: str, **env: str) -> Run:
+        """A launch that submits and returns."""
+        done = self.launch("--profile", "lab", *words, **env)
+        assert done.code == 0, done
+        return Run(self.tree.runs / done.out.strip())
+
+    def job(self, run: Run) -> str:
+        return (run.path / "job").read_text().strip()
+
+    def await_file(self, path: Path) -> None:
+        until(f"{path}", path.exists)
+
+    def await_end(self, run: Run, *states: str) -> None:
+        """The job's end; what `launch` sees of it is another matter."""
+        self.slurm.wait_for_state(self.job(run), *(states or ("COMPLETED", "FAILED", "CANCELLED")))
+
+    def collected(self, run: Run) -> Run:
+        """Looked at by a command, as whoever comes next does."""
+        shown = self.launch("show", run.id)
+        assert shown.code == 0, shown
+        return run
+
+
+@pytest.fixture(scope="session")
+def _lab(slurm: Cluster, project: Tree, squashed: Path, ground: Path) -> Lab:
+    assert squashed.is_file()
+    shared = f"shared: [{ground}]\nhf_home: {ground}/huggingface\n"
+    (project.path / "launcher" / "profiles" / "lab.yaml").write_text(PROFILE + shared)
+    return Lab(slurm, dataclasses.replace(project, env=project.env | slurm.env))
+
+
+@pytest.fixture
+def lab(_lab: Lab) -> Iterator[Lab]:
+    """For one test: its jobs end with it."""
+    yield _lab
+    _lab.slurm.call("scancel", "--user=root")
+    _lab.tree.end_all()

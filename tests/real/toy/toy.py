@@ -1,5 +1,6 @@
 """The step of the tests: says what it sees, may wait for a file, prints lines, ends with the code that it is told."""
 
+import hashlib
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import slipway_step
 
+GIVEN = ("ODD", "PATH", "LC_ALL", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "NVIDIA_VISIBLE_DEVICES")
 SEEN = ("USER", "LOGNAME", "HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR")
 
 
@@ -38,8 +40,25 @@ def facts() -> dict:
         "variables": {name: os.environ.get(name) for name in SEEN},
         "writable": {name: os.access(os.environ[name], os.W_OK) for name in SEEN if "/" in os.environ.get(name, "")},
         "limits": limits,
+        "given": {name: os.environ.get(name) for name in GIVEN},
+        "token": hashlib.sha256(os.environ.get("TOKEN", "").encode()).hexdigest(),
         "shm": shm.f_blocks * shm.f_frsize,
+        "code": {name: code(Path(item["path"])) for name, item in slipway_step.load_plan()["code"].items()},
     }
+
+
+def code(folder: Path) -> dict:
+    """What stands where --code was to be mounted: links as `-> target`, programs with a star, folders with a slash."""
+    seen = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            seen[name] = f"-> {path.readlink()}"
+        elif path.is_dir():
+            seen[name + "/"] = ""
+        else:
+            seen[name + "*" * os.access(path, os.X_OK)] = path.read_text()
+    return {"files": seen, "writable": os.access(folder, os.W_OK)}
 
 
 def wait_for(output: Path, deaf: bool) -> None:

@@ -1,0 +1,47 @@
+"""The doctor's checks of a Docker engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from images import dockerhost
+from launcher.doctor import Check, Result, Site, failed, ok, unknown, warning
+from launcher.doctor.machine import folder, runs
+from launcher.engines import docker
+
+
+def _engine(site: Site) -> Iterator[Result]:
+    """The engine, and what of the profile it can give."""
+    seen = docker.probe(site.root, site.profile)
+    where = f"{seen.address} (from {seen.source})"
+    if seen.error:
+        site.down = f"{where}: {seen.error}"
+        yield failed(site.down, "start one, set DOCKER_HOST, or run: images engine up")
+        return
+    yield ok(f"Docker {seen.version} at {where}")
+    if not seen.gpus and site.profile.flavour == "cuda":
+        yield failed("no NVIDIA runtime or no driver, and flavour: cuda", "install nvidia-container-toolkit")
+    else:
+        yield ok(f"{seen.gpus} GPUs" if seen.gpus else "no GPUs: launches take the cpu flavour")
+    for name, value in site.profile.ulimits.items():
+        most = seen.hard_limits.get(name, -1)
+        if most >= 0 and (value < 0 or value > most):
+            yield warning(f"ulimit {name}: {value} asked for, {most} can be given", "it is lowered at launch")
+
+
+def _store(site: Site) -> Iterator[Result]:
+    if site.down:
+        yield unknown(site.down)
+        return
+    with dockerhost.engine_client(dockerhost.find(site.root, site.profile.engine)) as client:
+        info = client.info()
+    if any("containerd.snapshotter" in str(row) for row in info.get("DriverStatus") or []):
+        yield ok("images are in containerd's store")
+    else:
+        yield warning("images are not in containerd's store", "two builds there do not give one digest")
+    place = Path(info.get("DockerRootDir", ""))
+    yield folder(place, "the engine's data-root") if place.is_dir() else unknown(f"{place} is not on this machine")
+
+
+CHECKS: dict[str, Check] = {"engine": _engine, "images": _store, "runs": runs}

@@ -1,0 +1,58 @@
+"""What the doctor's checks share: folders and their room, enroot's password file, and what probe.sh prints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.doctor import Result, Site, failed, ok, warning
+from slipway.errors import Exit
+
+ENOUGH = 20 * 2**30  # bytes; an image of these libraries takes about that
+Facts = dict[str, dict[str, list[str]]]  # node -> key -> values
+
+
+def facts(text: str) -> Facts:
+    """What probe.sh has printed, by node."""
+    found: Facts = {}
+    for node, key, value in (line.split("\t") for line in text.splitlines() if line.count("\t") == 2):
+        found.setdefault(node, {}).setdefault(key, []).append(value)
+    return found
+
+
+def size(n: float) -> str:
+    return f"{n / 2**30:.0f} GiB"
+
+
+def folder(path: Path, what: str) -> Result:
+    """A folder that is to be written: there, or below one where it can be made; with room."""
+    nearest = next(p for p in (path, *path.parents) if p.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return failed(f"{path} cannot be written", f"name another: {what}", Exit.CANNOT_WRITE)
+    free = shutil.disk_usage(nearest).free
+    seen = f"{path}{'' if path.exists() else ' (will be made)'}, {size(free)} free"
+    return ok(seen) if free >= ENOUGH else warning(seen, "an image takes about 20 GiB")
+
+
+def room(node: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
+    """enroot's folders on a node, as `cache /path`, with the bytes that are free there."""
+    for key, (kibibytes, *_) in ((k, v) for k, v in node.items() if k.startswith("free ")):
+        yield key.removeprefix("free "), int(kibibytes or 0) * 1024
+
+
+def credentials(_: Site) -> Iterator[Result]:
+    """enroot's file of passwords, which is never read here."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME", "").strip() or Path.home() / ".config") / "enroot"
+    file = Path(os.environ.get("ENROOT_CONFIG_PATH", "").strip() or config) / ".credentials"
+    if not file.is_file():
+        yield ok(f"no {file}: only registries that ask for no password")
+    elif file.stat().st_mode & 0o077:
+        yield failed(f"{file} may be read by others", f"chmod 600 {file}", Exit.NOT_PERMITTED)
+    else:
+        yield ok(f"{file}, for its owner alone")
+
+
+def runs(site: Site) -> Iterator[Result]:
+    yield folder(site.runs, "runs: in the profile, or --runs-dir")

@@ -1,0 +1,262 @@
+"""The doctor's checks of a Slurm site: what its commands say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.doctor import Check, Result, Site, failed, ok, run, unknown, warning
+from launcher.doctor.machine import credentials, folder, runs
+from launcher.doctor.slurmprobe import probe
+from launcher.profiles import SlurmProfile
+from slipway.errors import Exit, nearest
+
+OLDEST = (22, 5)
+
+
+def pairs(text: str) -> dict[str, str]:
+    """`Key = Value` lines, as `scontrol show config` prints them."""
+    return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", text, re.M))
+
+
+def oneline(text: str) -> dict[str, str]:
+    """`Key=Value` words of one record, as `scontrol --oneliner show` prints them."""
+    return dict(re.findall(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)", text.strip().splitlines()[0] if text.strip() else ""))
+
+
+def minutes(text: str) -> float:
+    """Slurm's time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; UNLIMITED is infinite."""
+    if not re.fullmatch(r"[\d:-]+", text):
+        return float("inf")
+    days, dash, rest = text.rpartition("-")
+    parts = [int(p) for p in rest.split(":")]
+    hours, mins, seconds = (*parts, 0, 0)[:3] if dash or len(parts) == 3 else (0, *parts, 0)[:3]
+    return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
+
+
+def _config(site: Site) -> dict[str, str]:
+    return pairs(site.ask("scontrol", "show", "config").out)
+
+
+def _partition(site: Site) -> dict[str, str]:
+    """The profile's partition, or the site's default; empty where it is not there."""
+    lines = site.ask("scontrol", "--oneliner", "show", "partition").out.splitlines()
+    found = [oneline(line) for line in lines]
+    name = site.profile.partition
+    return next((p for p in found if p["PartitionName"] == name or (not name and p.get("Default") == "YES")), {})
+
+
+def _sbatch(site: Site) -> Iterator[Result]:
+    said = site.ask("sbatch", "--version")
+    version = re.search(r"(\d+)\.(\d+)", said.out)
+    if said.code or not version:
+        site.down = said.why
+        yield failed(said.why, "run this where jobs are submitted from")
+    elif (int(version[1]), int(version[2])) < OLDEST:
+        yield warning(said.out.strip(), "older than 22.05, the oldest that this was made for")
+    else:
+        yield ok(said.out.strip())
+
+
+def _slurmctld(site: Site) -> Iterator[Result]:
+    said = site.ask("scontrol", "ping")
+    if " is UP" in said.out:
+        yield ok(said.out.strip().splitlines()[0])
+    elif site.down:
+        yield unknown(site.down)
+    else:
+        site.down = "the controller does not answer"
+        yield failed(said.why, "ask the site's administrators")
+
+
+def _pyxis(site: Site) -> Iterator[Result]:
+    said = site.ask("srun", "--help")
+    if said.code:
+        yield unknown(said.why)
+    elif "--container-image" in said.out:
+        yield ok("srun knows --container-image")
+    else:
+        yield failed("srun does not know --container-image", "pyxis is to be in plugstack.conf, here and on every node")
+
+
+def _partitions(site: Site) -> Iterator[Result]:
+    profile, found = site.profile, _partition(site)
+    known = site.ask("sinfo", "--noheader", "--format=%R")
+    if known.code:
+        yield unknown(known.why)
+    elif not found and profile.partition:
+        what = f"there is no partition {profile.partition!r}"
+        yield failed(what, nearest(profile.partition, known.out.split()), Exit.CONFIG)
+    elif not found:
+        yield failed("the site has no default partition", f"partition: {' | '.join(known.out.split())}", Exit.CONFIG)
+    else:
+        seen = f"{found['PartitionName']}, {found.get('TotalNodes', '?')} nodes, {found.get('State', '?')}"
+        yield ok(seen) if found.get("State") == "UP" else warning(seen, "jobs wait until it is up")
+        for kind, name in (("Accounts", profile.account), ("Qos", profile.qos)):
+            allowed = found.get(f"Allow{kind}", "ALL").split(",")
+            if name and "ALL" not in allowed and name not in allowed:
+                what = f"takes no {kind.lower().removesuffix('s')} {name!r}"
+                yield failed(f"{found['PartitionName']} {what}", nearest(name, allowed), Exit.CONFIG)
+
+
+def _time(site: Site) -> Iterator[Result]:
+    wanted, found = site.profile.time, _partition(site)
+    most = found.get("MaxTime", "UNLIMITED")
+    if not found:
+        yield unknown("no partition to compare with")
+    elif wanted and minutes(wanted) > minutes(most):
+        what = f"{wanted} asked for, {found['PartitionName']} allows {most}: jobs would wait for ever"
+        yield failed(what, f"time: {most}, or another partition", Exit.CONFIG)
+    elif wanted:
+        yield ok(f"{wanted} of at most {most}")
+    else:
+        yield ok(f"the partition's default, {found.get('DefaultTime', '?').replace('NONE', most)}")
+
+
+def _names(site: Site) -> Iterator[Result]:
+    """Account, qos and reservation, as far as the site's database and controller know them."""
+    profile = site.profile
+    user = os.environ.get("USER", "") or str(os.getuid())
+    words = ("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", "format=account,qos")
+    said = site.ask(*words)
+    rows = [line.split("|") for line in said.out.splitlines()]
+    known = {"account": {r[0] for r in rows}, "qos": {q for r in rows for q in r[-1].split(",")}}
+    for key, names in known.items():
+        name = getattr(profile, key)
+        if not name:
+            continue
+        if said.code or not rows:
+            yield unknown(f"{key} {name}: {said.why if said.code else f'no association of {user} is known'}")
+        elif name in names:
+            yield ok(f"{key} {name}")
+        else:
+            yield failed(f"{key} {name!r} is none of {user}'s", nearest(name, names), Exit.CONFIG)
+    if profile.reservation:
+        said = site.ask("scontrol", "--oneliner", "show", "reservation", profile.reservation)
+        name = f"reservation {profile.reservation}"
+        yield failed(f"{name}: {said.why}", "", Exit.CONFIG) if said.code else ok(name)
+
+
+def _accounting(site: Site) -> Iterator[Result]:
+    config = _config(site)
+    kept = config.get("AccountingStorageType", "")
+    if not kept:
+        yield unknown("scontrol show config says nothing of it")
+    elif kept.endswith("none"):
+        age = config.get("MinJobAge", "?")
+        yield warning(
+            f"none: sacct knows nothing, an ended job is forgotten after {age}", "launch collects what it can"
+        )
+    else:
+        said = site.ask("sacct", "--noheader", "--allocations", "--starttime=now")
+        yield failed(f"{kept}, but sacct: {said.why}") if said.code else ok(f"{kept}, sacct answers")
+
+
+def _mpi(site: Site) -> Iterator[Result]:
+    mpi, said = site.profile.mpi, site.ask("srun", "--mpi=list")
+    listed = re.findall(
+        r"[\w-]+", re.sub(r"(?i)mpi plugin types are.*|specific pmix plugin.*:", "", said.out + said.err)
+    )
+    default = f"the site's default is {_config(site).get('MpiDefault', 'unknown')}"
+    if said.code or not listed:
+        yield unknown(said.why)
+    elif mpi in listed:
+        yield ok(f"{mpi}; {default}")
+    else:
+        yield failed(f"srun knows no --mpi={mpi}; {default}", nearest(mpi, listed), Exit.CONFIG)
+
+
+def _requeue(site: Site) -> Iterator[Result]:
+    config = _config(site)
+    if not config:
+        yield unknown("scontrol show config says nothing of it")
+        return
+    again = config.get("JobRequeue") == "1"
+    yield ok("JobRequeue = 1") if again else warning("JobRequeue = 0", "only jobs that ask for it are requeued")
+    mode = _partition(site).get("PreemptMode") or config.get("PreemptMode", "OFF")
+    seen = f"PreemptMode = {mode}"
+    good = bool({"OFF", "REQUEUE"} & set(mode.split(",")))
+    yield ok(seen) if good else warning(seen, "a preempted job does not go on by itself")
+
+
+def _enroot(_: Site) -> Iterator[Result]:
+    said = run(("enroot", "version"))
+    here = ok(f"enroot {said.out.strip()}")
+    yield warning(f"{said.why}: images cannot be imported here", "the nodes' own: --probe") if said.code else here
+
+
+def _squash(site: Site) -> Iterator[Result]:
+    profile = site.profile
+    if profile.image == "registry":
+        yield ok("not used: image: registry")
+    elif not profile.squash:
+        yield warning("the profile names no folder for .sqsh files", "squash: a folder that every node sees")
+    else:
+        yield folder(Path(profile.squash), "squash: in the profile")
+        yield from _below(profile, Path(profile.squash), "squash")
+
+
+def _runs(site: Site) -> Iterator[Result]:
+    yield from runs(site)
+    yield from _below(site.profile, site.runs, "runs")
+
+
+def _below(profile: SlurmProfile, path: Path, key: str) -> Iterator[Result]:
+    if profile.shared and not any(Path(s) in (path, *path.parents) for s in profile.shared):
+        what = f"{path} is below none of the profile's shared folders"
+        yield failed(what, f"{key}: a folder below {' or '.join(profile.shared)}", Exit.CONFIG)
+
+
+def _shared(site: Site) -> Iterator[Result]:
+    if not site.profile.shared:
+        yield warning("the profile names none", "shared: the folders that every node sees")
+    for name in site.profile.shared:
+        yield (
+            folder(Path(name), "shared: in the profile")
+            if Path(name).is_dir()
+            else failed(f"{name} is not there", "shared: the folders that every node sees", Exit.CONFIG)
+        )
+
+
+def _gpus(site: Site) -> Iterator[Result]:
+    """What Slurm itself says of the nodes; drivers are seen by the probe job."""
+    profile = site.profile
+    words = [f"--partition={profile.partition}"] if profile.partition else []
+    said = site.ask("sinfo", "--noheader", "--format=%D %G", *words)
+    with_gpus = [line for line in said.out.splitlines() if "gpu" in line]
+    if said.code:
+        yield unknown(said.why)
+    elif with_gpus or profile.flavour == "cpu":
+        yield ok("; ".join(f"{n} nodes with {g}" for n, g in (line.split() for line in with_gpus)) or "none needed")
+    else:
+        yield failed("no node of the partition has GPUs that Slurm knows of", "flavour: cpu, or another partition")
+
+
+def _probe(site: Site) -> Iterator[Result]:
+    most = int(_partition(site).get("TotalNodes", site.nodes))
+    if site.nodes > most:
+        yield failed(f"{site.nodes} nodes asked for, the partition has {most}", f"--probe {most}", Exit.WORDS)
+    elif site.nodes:
+        yield from probe(site)
+
+
+CHECKS: dict[str, Check] = {
+    "sbatch": _sbatch,
+    "slurmctld": _slurmctld,
+    "pyxis": _pyxis,
+    "partition": _partitions,
+    "time": _time,
+    "account": _names,
+    "accounting": _accounting,
+    "mpi": _mpi,
+    "requeue": _requeue,
+    "GPUs": _gpus,
+    "enroot": _enroot,
+    "credentials": credentials,
+    "squash": _squash,
+    "runs": _runs,
+    "shared": _shared,
+    "probe": _probe,
+}

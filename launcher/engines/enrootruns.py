@@ -1,0 +1,126 @@
+"""The verbs of a run with enroot, by the files that its script writes (entrypoints/enroot.sh) and by signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from images import rootfs
+from launcher.engines import Claimed, Status, logfiles
+from slipway.errors import Exit, SlipwayError
+from slipway.files import cannot_write
+
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+POLL = 0.1  # seconds between two looks at files
+
+
+def connect(address: str) -> AbstractContextManager[EnrootRuns]:
+    """There is nothing to open: a run is known by its directory."""
+    return contextlib.nullcontext(EnrootRuns())
+
+
+class EnrootRuns:
+    """What a run directory's process is asked and told. `process` names it, `ended` has its exit code."""
+
+    def submit(self, request: dict[str, Any], run: Claimed) -> str:
+        """Starts script.sh in a session of its own; returns its pid once it has the run directory."""
+        log_file = run.path / "logs" / "step.log"
+        with cannot_write(log_file), log_file.open("ab") as log:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            started = subprocess.Popen(["bash", "script.sh"], cwd=run.path, start_new_session=True, **streams)
+        while not _read(run.path / "process"):
+            if started.poll() is not None and not _read(run.path / "process"):
+                said = log_file.read_text(errors="replace").strip()
+                raise SlipwayError(Exit.UNAVAILABLE, f"script.sh could not begin: {said}", where=str(run.path))
+            time.sleep(POLL / 10)
+        return str(started.pid)
+
+    def status(self, run: Claimed) -> Status:
+        process = _read(run.path / "process")
+        if not process:
+            return Status("missing")
+        alive = _alive(process)  # before the other file is read: a process writes it last
+        if ended := _read(run.path / "ended"):
+            return Status("exited", ended["exit"], started=process["started"], finished=ended["finished"])
+        if process["host"] != os.uname().nodename:
+            what = f"it runs on {process['host']}"
+            raise SlipwayError(Exit.UNAVAILABLE, what, where=str(run.path), remedy="ask there")
+        if alive or _members(process):
+            return Status("running", started=process["started"])
+        if wrote := _read(run.path / "container" / "0" / "status.json"):  # its script was killed, the step was not
+            return Status("exited", wrote["exit_code"], started=process["started"], finished=wrote["finished"])
+        why = "its script was killed" if process["boot"] == BOOT else "the machine was restarted while it ran"
+        return Status("exited", int(Exit.INTERNAL), started=process["started"], error=why)
+
+    def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
+        """logs/step.log, which the script and the container write themselves."""
+        yield from logfiles.read(run.path / "logs", (lambda: self._over(run)) if follow else None)
+
+    def _over(self, run: Claimed) -> bool:
+        return self.status(run).state != "running"
+
+    def signal(self, run: Claimed, name: str) -> None:
+        """TERM and INT to the script, which tells the entrypoint; KILL to everything in the container."""
+        if self._over(run):
+            return
+        process = _read(run.path / "process")
+        number = signal.Signals[f"SIG{name}"]
+        pids = [process["pid"]] if name != "KILL" and _alive(process) else _members(process)
+        while pids:  # what is killed may have started something meanwhile
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(POLL)
+            pids = _members(process) if name == "KILL" else []
+
+    def wait(self, run: Claimed, seconds: float | None = None) -> bool:
+        """Looks at the files ten times a second."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while not self._over(run):
+            if end is not None and time.monotonic() > end:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def remove(self, run: Claimed) -> None:
+        """What a script that was killed has left; one that has not yet begun will find its place taken."""
+        with cannot_write(run.path), contextlib.suppress(FileExistsError):
+            (run.path / "process").touch(exist_ok=False)
+        if own := _read(run.path / "process").get("own"):
+            rootfs.remove(Path(_read(run.path / "plan.json")["profile"]["data"], own))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A file that is whole or absent; empty where it is absent, or nobody's."""
+    try:
+        return dict(json.loads(file.read_bytes() or b"{}"))
+    except FileNotFoundError:
+        return {}
+
+
+def _alive(process: dict[str, Any]) -> bool:
+    """Whether it is the very process: a pid may be another's by now, but not with this start since this boot."""
+    try:
+        stat = Path(f"/proc/{process['pid']}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat[0] != "Z" and stat[19] == process["start"] and process["boot"] == BOOT
+
+
+def _members(process: dict[str, Any]) -> list[int]:
+    """Every process of the container, and enroot's own before there is one: they inherit the mark."""
+    mark = f"SLIPWAY_CONTAINER={process['mark']}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found if process["boot"] == BOOT else []

@@ -1,0 +1,133 @@
+"""`launch profiles doctor` on a real Slurm: what its commands really print, and what its nodes really share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..support import PROJECT, Done, Running
+from .cluster import Cluster, running
+
+pytestmark = pytest.mark.real
+LINES = "schema: 1\nkind: slurm\nflavour: cpu\nmount_wait: 3\n"
+
+
+def examine(cluster: Cluster, place: Path, lines: str, *words: str) -> Done:
+    """Runs the doctor for a profile of these lines, in a project that is `place`."""
+    profile = place / "slipway.d" / "profiles" / "site.yaml"
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    profile.write_text(LINES + lines)
+    for name in ("versions.lock", "entrypoints/probe.sh"):
+        (place / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, place / name)
+    program = str(Path(sys.executable).parent / "launch")
+    env = cluster.env | {"HOME": str(place), "USER": "root"}
+    return Running([program, "profiles", "doctor", "site", "--json", *words], place, env).finish()
+
+
+def results(done: Done) -> dict[str, list[dict[str, Any]]]:
+    """By check."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in json.loads(done.out):
+        found.setdefault(result["check"], []).append(result)
+    return found
+
+
+def states(done: Done) -> dict[str, list[str]]:
+    return {check: [r["state"] for r in rs] for check, rs in results(done).items()}
+
+
+@pytest.fixture
+def place(slurm: Cluster, request: pytest.FixtureRequest) -> Path:
+    """A folder that all nodes share."""
+    made = slurm.folder / f"doctor-{request.node.name.partition('[')[0]}"
+    (made / "shared").mkdir(parents=True)
+    return made
+
+
+def test_a_site_that_is_as_its_profile_says(slurm: Cluster, place: Path) -> None:
+    lines = f"partition: batch\ntime: '30'\nshared: [{place}]\nsquash: {place}/shared\nruns: {place}/runs\n"
+    done = examine(slurm, place, lines)
+    found = results(done)
+    well = ("sbatch", "slurmctld", "pyxis", "partition", "time", "mpi", "requeue", "GPUs", "squash", "runs", "shared")
+    assert done.code == 0 and {c: set(states(done)[c]) for c in well} == {c: {"ok"} for c in well}, done
+    assert found["sbatch"][0]["seen"].startswith("slurm")
+    assert found["partition"][0]["seen"] == "batch, 3 nodes, UP"
+    assert found["time"][0]["seen"] == "30 of at most 01:00:00"
+    assert [r["seen"] for r in found["requeue"]] == ["JobRequeue = 1", "PreemptMode = REQUEUE"]
+    assert found["accounting"][0]["state"] == "warning" and "sacct knows nothing" in found["accounting"][0]["seen"]
+
+
+def test_a_site_that_is_not(slurm: Cluster, place: Path) -> None:
+    lines = f"partition: bacth\nreservation: none\naccount: dept\nmpi: pmx\nshared: [{place}]\nruns: /tmp/elsewhere\n"
+    done = examine(slurm, place, lines.replace("bacth", "batch") + "time: '61'\n")
+    assert (done.code, states(done)["time"]) == (78, ["failed"]), done
+    assert states(done)["mpi"] == states(done)["runs"][1:] == ["failed"]
+    assert states(done)["account"] == ["unknown", "failed"]
+    done = examine(slurm, place, lines)
+    (partition,) = results(done)["partition"]
+    assert (partition["seen"], partition["remedy"]) == ("there is no partition 'bacth'", "did you mean 'batch'?")
+
+
+def test_a_controller_that_is_not_there(slurm: Cluster, place: Path) -> None:
+    config = (place / "slurm.conf").write_text("ClusterName=none\nSlurmctldHost=localhost\nSlurmctldPort=9\n")
+    assert config
+    silent = Cluster(slurm.folder, slurm.nodes, slurm.env | {"SLURM_CONF": str(place / "slurm.conf")})
+    done = examine(silent, place, "")
+    found = states(done)
+    assert (done.code, found["sbatch"], found["slurmctld"], found["partition"]) == (69, ["ok"], ["failed"], ["unknown"])
+
+
+def test_each_node_of_a_probe_job_sees_what_is_shared_and_is_named_where_it_does_not(
+    slurm: Cluster,
+    place: Path,
+) -> None:
+    slurm.wait_for_idle()
+    done = examine(slurm, place, f"shared: [{place}]\nruns: {place}/shared\n", "--probe", "3")
+    seen = [r["seen"] for r in results(done)["probe"]]
+    assert done.code == 0, done
+    assert seen[0] == "n1, n2, n3 answered, of 3"
+    assert seen[1:3] == [f"{p}: the same here and on n1, n2, n3" for p in (place, place / "shared")]
+    done = examine(slurm, place, f"shared: [{slurm.folder}]\nruns: {slurm.local}\n", "--probe", "3")
+    wrong = [r for r in results(done)["probe"] if r["state"] == "failed"]
+    assert done.code == 78 and len(wrong) == 1, done
+    assert all(f"on {n} it does not show what was written elsewhere" in wrong[0]["seen"] for n in slurm.nodes)
+    assert not list(slurm.folder.rglob(".slipway-doctor-*"))
+    assert slurm.call("squeue", "--noheader").out == ""
+
+
+def test_a_probe_job_that_cannot_start_is_explained(slurm: Cluster, place: Path) -> None:
+    done = examine(slurm, place, f"runs: {place}/shared\n", "--probe", "4")
+    assert [r["seen"] for r in results(done)["probe"]] == ["4 nodes asked for, the partition has 3"]
+    assert done.code == 64
+    done = examine(slurm, place, f"runs: {place}/shared\nconstraint: gold\n", "--probe")
+    (answered,) = [r for r in results(done)["probe"] if "answered" in r["seen"]]
+    assert (done.code, answered["state"]) == (69, "failed")
+    assert "nvalid feature specification" in answered["seen"] and answered["remedy"].startswith("the nodes' are: sinfo")
+    assert slurm.call("squeue", "--noheader").out == ""
+
+
+@pytest.fixture
+def accounted(tmp_path: Path) -> Iterator[Cluster]:
+    with running(tmp_path / "slurm", accounting=True, nodes=1) as cluster:
+        yield cluster
+
+
+def test_accounts_and_qos_are_those_of_the_sites_database(accounted: Cluster) -> None:
+    for words in (("account", "dept"), ("qos", "high"), ("user", "root", "account=dept", "qos=normal")):
+        done = accounted.call("sacctmgr", "--immediate", "add", *words)
+        assert done.code == 0, done
+    place = accounted.folder / "project"
+    place.mkdir()
+    done = examine(accounted, place, "account: dept\nqos: normal\n")
+    assert [r["seen"] for r in results(done)["account"]] == ["account dept", "qos normal"], done
+    assert results(done)["accounting"][0]["seen"] == "accounting_storage/slurmdbd, sacct answers"
+    done = examine(accounted, place, "account: depts\nqos: high\n")
+    assert done.code == 78
+    assert [r["remedy"] for r in results(done)["account"]] == ["did you mean 'dept'?", "known: normal"]

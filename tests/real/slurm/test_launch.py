@@ -1,0 +1,274 @@
+"""`launch --profile slurm-pyxis` on a real Slurm: the script, the job's life, and what is brought home of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import Work, facts, toy
+from ..support import ENDLESS, Run, until
+from .conftest import Lab
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons and containers need root here"),
+]
+
+
+def attempts(run: Run) -> list[dict[str, Any]]:
+    path = run.path / "attempts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def steps(log: str) -> list[int]:
+    """Which optimizer steps the log tells of."""
+    return [int(n) for n in re.findall(r"\| step (\d+)/", log)]
+
+
+def test_what_is_submitted_is_what_the_dry_run_printed(lab: Lab, place: Path) -> None:
+    words = ("--profile", "lab", *toy(place / "out"))
+    printed = lab.launch("--dry-run", *words)
+    assert printed.code == 0, printed
+    done = lab.launch(*words, "--follow")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert (done.code, run.ended) == (0, (0, "step")), done
+    assert (run.path / "script.sh").read_text() == printed.out == run.record["request"]["script"]
+    assert run.record["request"]["sha256"] == hashlib.sha256(printed.out.encode()).hexdigest()
+    assert "line 3" in done.out and run.outcome["checkpoint"] == str(place / "out")
+    seen = facts((run.path / "logs" / "node-0.log").read_text())
+    assert seen["uid"] == 0 and all(seen["writable"].values())
+    assert lab.slurm.job(lab.job(run))["JobName"] == f"slipway-{run.id}"
+
+
+def test_the_environment_of_the_shell_stays_behind(lab: Lab, place: Path) -> None:
+    odd = {"PYXIS_CONTAINER_IMAGE": "/nowhere", "SBATCH_PARTITION": "urgent", "SSL_CERT_FILE": "/x"}
+    value = 'it\'s "quoted" $(touch /tmp/never) `id`\n#, and = more'
+    words = (*toy(place / "out"), "--env", f"ODD={value}", "--env", "LC_ALL=C.UTF-8")
+    run = lab.submit(*words, LD_LIBRARY_PATH="/hostlib", **odd)
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step")
+    assert lab.slurm.job(lab.job(run))["Partition"] == "batch"
+    given = facts((run.path / "logs" / "node-0.log").read_text())["given"]
+    assert given.pop("PATH").startswith("/opt/venv/bin:")
+    assert given == {
+        "ODD": value, "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": None, "SSL_CERT_FILE": None,
+        "NVIDIA_VISIBLE_DEVICES": "void",
+    }  # fmt: skip
+
+
+def test_a_failing_node_tells_the_exit_code(lab: Lab, place: Path) -> None:
+    """srun says 143, for the nodes that it ended because of the first."""
+    done = lab.launch("--profile", "lab", *toy(place / "out"), "code=7", "--follow")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert (done.code, run.ended) == (7, (7, "step")), done
+    assert attempts(run)[-1]["exit"] == "7"
+
+
+def test_training_on_three_nodes_survives_a_preemption(lab: Lab, work: Work, place: Path) -> None:
+    """The same number of steps as without, from the last checkpoint on, with the same data and weights."""
+    shape = ("--nodes", "3", "--procs", "1", "global_batch_size=12", "max_steps=24", "checkpoint_every=8")
+    calm = lab.submit(*work.words(place / "calm", *shape))
+    lab.await_end(calm)
+    assert lab.collected(calm).ended == (0, "step"), (calm.path / "logs" / "node-0.log").read_text()
+    assert sorted(p.name for p in (calm.path / "logs").iterdir()) == ["job.log", *(f"node-{n}.log" for n in range(3))]
+    assert not list((place / "calm").glob(".slipway-nonce-*"))
+
+    run = lab.submit(*work.words(place / "out", *shape))
+    log = run.path / "logs" / "node-0.log"
+    until("step 10", lambda: log.exists() and "| step 10/" in log.read_text())
+    lab.slurm.call("srun", "--partition=urgent", "--exclusive", "-N3", "true")
+    lab.slurm.run_now(lab.job(run))
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step"), log.read_text()
+    before, after = (steps(part) for part in log.read_text().split("Signal handler installed")[1:])
+    assert (after[0], after[-1]) == (before[-1] + 1 if saved(run) else 9, 24)
+    assert [a["attempt"] for a in attempts(run) if a["event"] == "start"] == [0, 1]
+    texts = [(r.path / "logs" / "node-0.log").read_text() for r in (calm, run)]
+    assert len({re.findall(r"step 24/24 .* loss (\S+)", text)[-1] for text in texts}) == 1, "other weights or data"
+
+
+def saved(run: Run) -> bool:
+    """Whether the preempted attempt could still write a checkpoint, before Slurm killed it."""
+    first = (run.path / "logs" / "node-0.log").read_text().split("Signal handler installed")[1]
+    return "Saving checkpoint" in first.rpartition("rank(s), up to")[2]
+
+
+def test_ahead_of_the_time_limit_the_step_saves_and_the_job_goes_on(lab: Lab, work: Work, place: Path) -> None:
+    lab.profile("brief", "attempts: 2")
+    words = work.words(place / "out", f"max_steps={ENDLESS}", "checkpoint_every=1000")
+    done = lab.launch("--profile", "brief", *words)
+    run = Run(lab.tree.runs / done.out.strip())
+    log = run.path / "logs" / "node-0.log"
+    for attempt in (1, 2):
+        until("a step", lambda n=attempt: "| step " in part(log, n))
+        assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        if attempt == 1:
+            until("requeued", lambda: any(a.get("requeued") == "true" for a in attempts(run)))
+            assert "pending (BeginTime" in until_shown(lab, run, "pending")
+            lab.slurm.run_now(lab.job(run))
+    lab.await_end(run)
+    assert lab.collected(run).ended == (143, "signal")
+    ends = [a for a in attempts(run) if a["event"] == "end"]
+    assert [(a["why"], a["requeued"]) for a in ends] == [("time limit", "true"), ("time limit", "false")]
+    assert Path(run.outcome["checkpoint"]).is_dir()
+    first, second = (steps(part) for part in log.read_text().split("Signal handler installed")[1:])
+    assert second[0] == first[-1] + 1
+
+
+def part(log: Path, attempt: int) -> str:
+    """What the log tells of an attempt's training, counted from 1; empty where it has not begun."""
+    parts = log.read_text().split("Signal handler installed") if log.exists() else []
+    return parts[attempt] if attempt < len(parts) else ""
+
+
+def until_shown(lab: Lab, run: Run, word: str) -> str:
+    """What `launch show` says of a run, as soon as the word is in it."""
+
+    def look() -> str:
+        shown = lab.launch("show", run.id).out
+        return shown if word in shown else ""
+
+    return until(word, look)
+
+
+def test_nodes_without_shared_storage_are_named(lab: Lab, work: Work) -> None:
+    """What every node has and none shares: plan time where the profile knows, else the job's start."""
+    here = lab.slurm.local / "out"
+    words = (*work.words(here, "max_steps=2", "global_batch_size=12"), "--nodes", "3", "--procs", "1")
+    refused = lab.launch("--profile", "lab", *words)
+    assert refused.code == 78 and f"{here} is under no shared folder" in refused.err
+    lab.profile("unsure", "shared: []", "mount_wait: 2")
+    for node in lab.slurm.nodes:
+        lab.slurm.write_local(node, "out/.keep", "")
+    done = lab.launch("--profile", "unsure", *words, "--resume", "--follow")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert (done.code, run.ended[0]) == (78, 78), done
+    assert re.search(r"node n[23] does not see in /output what n1 wrote there", run.outcome["reason"])
+
+
+def test_the_cause_of_a_failed_start_is_one_line(lab: Lab, place: Path) -> None:
+    planned = place / "planned"
+    assert lab.launch("--profile", "lab", *toy(place / "out"), "-o", str(planned)).code == 0
+    script = planned / "script.sh"
+    script.write_text(script.read_text().replace(f"{place}/out:/output", f"{place}/gone:/output"))
+    done = lab.slurm.call("sbatch", "--parsable", "--wait", f"--chdir={planned}", str(script))
+    assert done.code != 0
+    log = (planned / "logs" / "job.log").read_text() + "".join(p.read_text() for p in (planned / "logs").glob("node*"))
+    assert f"pyxis: --container-mounts: source path does not exist: {place}/gone" in log
+
+
+def test_a_directory_of_o_is_a_job_by_itself(lab: Lab, place: Path) -> None:
+    planned = place / "planned"
+    assert lab.launch("--profile", "lab", *toy(place / "out"), "-o", str(planned)).code == 0
+    done = subprocess.run(
+        ["sbatch", "--wait", "script.sh"], cwd=planned, env=lab.tree.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + (planned / "logs" / "job.log").read_text()
+    assert (place / "out" / "written").exists()
+    again = place / "again"
+    assert lab.launch("--profile", "lab", *toy(place / "out2"), "-o", str(again)).code == 0
+    submitted = lab.launch("submit", str(again), "--follow")
+    assert submitted.code == 0 and (place / "out2" / "written").exists(), submitted
+
+
+def test_a_secret_reaches_the_step_and_nothing_else(lab: Lab, place: Path) -> None:
+    canary = "canary-6b1f"
+    lab.profile("secretive", "secrets: {TOKEN: env}")
+    planned = place / "planned"
+    words = ("--profile", "secretive", *toy(place / "out"))
+    assert lab.launch(*words, "-o", str(planned), TOKEN=canary).code == 0
+    bare = subprocess.run(
+        ["sbatch", "--wait", "script.sh"], cwd=planned, env=lab.tree.env, capture_output=True, text=True, check=False
+    )
+    assert bare.returncode == 77 and "launch submit" in (planned / "logs" / "job.log").read_text()
+    missing = lab.launch(*words)
+    assert missing.code == 66 and "secrets.TOKEN" in missing.err
+    done = lab.launch(*words, "wait=true", TOKEN=canary)
+    run = Run(lab.tree.runs / done.out.strip())
+    lab.await_file(place / "out" / "waiting")
+    secret = lab.tree.runs / ".secrets" / run.id / "TOKEN"
+    modes = [path.stat().st_mode & 0o777 for path in (secret, secret.parent)]
+    assert (secret.read_text(), *modes) == (canary, 0o600, 0o700)
+    (place / "out" / "go").touch()
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step")
+    assert not secret.exists()
+    token = facts((run.path / "logs" / "node-0.log").read_text())["token"]
+    assert token == hashlib.sha256(canary.encode()).hexdigest()
+    found = subprocess.run(
+        ["grep", "-rl", canary, str(run.path), str(planned), str(place)], capture_output=True, text=True
+    )
+    assert found.stdout == ""
+
+
+def test_cancel_asks_the_step_first(lab: Lab, work: Work, place: Path) -> None:
+    shape = ("--nodes", "3", "--procs", "1", "global_batch_size=12")
+    run = lab.submit(*work.words(place / "out", f"max_steps={ENDLESS}", "checkpoint_every=100000", *shape))
+    log = run.path / "logs" / "node-0.log"
+    until("a step", lambda: log.exists() and "| step 3/" in log.read_text())
+    done = lab.launch("cancel", run.id)
+    assert done.code == 0 and run.ended == (143, "cancelled"), done
+    assert Path(run.outcome["checkpoint"]).is_dir(), "it had time to save"
+    assert [a["requeued"] for a in attempts(run) if a["event"] == "end"] == ["false"]
+
+
+def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Path) -> None:
+    lab.profile("held", "sbatch: {hold: true}")
+    run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
+    assert "pending (JobHeldUser: is held by its user" in until_shown(lab, run, "pending (")
+    done = lab.launch("cancel", run.id)
+    assert done.code == 0 and run.ended[1] == "cancelled", done
+    assert not (place / "out" / "written").exists()
+
+
+def test_ctrl_c_while_following_leaves_the_job_alone(lab: Lab, place: Path) -> None:
+    command = lab.tree.start("launch", "--profile", "lab", *toy(place / "out"), "wait=true", "--follow")
+    lab.await_file(place / "out" / "waiting")
+    command.await_line("waiting")
+    command.signal(signal.SIGINT)
+    done = command.finish()
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert done.code == 130 and "the run goes on" in done.err
+    assert "running" in lab.launch("show", run.id).out
+    (place / "out" / "go").touch()
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step")
+
+
+def test_a_refusal_of_sbatch_leaves_nothing(lab: Lab, place: Path) -> None:
+    lab.profile("wrong", "partition: nowhere")
+    before = lab.tree.all_runs()
+    done = lab.launch("--profile", "wrong", *toy(place / "out"))
+    assert done.code == 69 and "partition: sbatch: invalid partition specified: nowhere" in done.err, done
+    assert lab.tree.all_runs() == before and not (place / "out").exists()
+
+
+def test_a_job_that_slurm_has_forgotten_is_known_from_its_own_record(lab: Lab, place: Path) -> None:
+    run = lab.submit(*toy(place / "out"), "code=5")
+    lab.await_end(run)
+    (run.path / "job").write_text("987654\n")
+    assert lab.collected(run).ended == (5, "step")
+
+
+def test_a_launcher_that_dies_after_sbatch_has_not_lost_the_job(lab: Lab, place: Path) -> None:
+    """The job's name is the run's: whoever comes next finds it, and a second look collects it."""
+    run = lab.submit(*toy(place / "out"), "wait=true")
+    lab.await_file(place / "out" / "waiting")
+    for name in ("job", "attempts.jsonl"):
+        (run.path / name).rename(run.path / f"{name}.away")
+    events = [line for line in (run.path / "events.jsonl").read_text().splitlines() if '"started"' not in line]
+    (run.path / "events.jsonl").write_text("\n".join(events) + "\n")
+    assert "running" in lab.launch("show", run.id).out
+    (run.path / "attempts.jsonl.away").rename(run.path / "attempts.jsonl")
+    (place / "out" / "go").touch()
+    until("its end", lambda: any(a["event"] == "end" for a in attempts(run)))
+    lab.slurm.wait_for_idle()
+    assert lab.collected(run).ended == (0, "step")

@@ -1,0 +1,337 @@
+"""entrypoints/batch.sh: a rendered script run as Slurm runs it; Slurm's commands are programs (standins/slurm.py)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import REPO
+from slurm_job import PATIENCE, REQUEUES, STEP, Job
+
+# Says that it runs, and ends with 143 when scancel has told it.
+WAITS = "touch running; until [[ -e told ]]; do read -rt 0.01 <> <(:); done; exit 143"
+TELLS = "touch told"
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def with_secret(job: Job) -> Path:
+    """Writes the job with the secret TOKEN; returns its file."""
+    job.write(job.plan(profile={"secrets": {"TOKEN": "env"}}))
+    folder = job.root / "runs" / ".secrets" / job.path.name
+    folder.mkdir(parents=True)
+    (folder / "TOKEN").write_text("hush")
+    return folder / "TOKEN"
+
+
+def start_waiting(job: Job, **env: str) -> subprocess.Popen[bytes]:
+    """The job with a step that waits to be told."""
+    job.step(WAITS)
+    job.does("scancel", TELLS)
+    if not job.path.exists():
+        job.write()
+    process = job.start(**env)
+    wait_for(lambda: (job.path / "running").exists() or process.poll() is not None)
+    assert process.poll() is None, job.err
+    return process
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    program = str(Path(sys.executable).with_name("shellcheck"))
+    done = subprocess.run([program, REPO / "entrypoints" / "batch.sh"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_step_that_ends_well(job: Job) -> None:
+    job.write()
+    assert job.run() == 0, job.err
+    start, end = job.attempts
+    assert (start["event"], start["attempt"], start["job"], start["nodes"]) == ("start", 0, "7", "n[1-2]")
+    assert (end["event"], end["exit"], end["srun"], end["why"], end["requeued"]) == ("end", "0", "0", "", "false")
+    env = job.srun.env
+    assert (env["SLIPWAY_HEAD"], env["SLIPWAY_NODE_NAMES"], env["SLIPWAY_ATTEMPT"]) == ("10.0.0.1", "n1 n2", "0")
+    assert env["SLIPWAY_NONCE"].startswith("7.0.") and len(env["SLIPWAY_NONCE"]) == len("7.0.") + 16
+    assert env["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert (job.root / "out").is_dir() and (job.root / "hf").is_dir()
+    assert not job.calls("scancel")
+
+
+def test_with_gpus_the_devices_are_slurms(job: Job) -> None:
+    job.write(job.plan(gpus=2))
+    assert job.run() == 0, job.err
+    assert "NVIDIA_VISIBLE_DEVICES" not in job.srun.env
+
+
+@pytest.mark.parametrize(
+    ("failed", "srun", "code"), [("5 1 n2", 143, 5), ("", 143, 143), ("", 9, 9), ("nonsense", 137, 137)]
+)
+def test_the_code_is_of_the_node_that_failed_first_else_sruns(job: Job, failed: str, srun: int, code: int) -> None:
+    job.step(f"{STEP}\n[[ -z {failed!r} ]] || echo {failed!r} >container/failed\nexit {srun}")
+    job.write()
+    assert job.run() == code
+    assert (job.attempts[-1]["exit"], job.attempts[-1]["srun"]) == (str(code), str(srun))
+
+
+def test_what_an_earlier_attempt_left_tells_nothing_of_this_one(job: Job) -> None:
+    job.write()
+    (job.path / "container" / "1").mkdir(parents=True)
+    (job.path / "container" / "1" / "status.json").write_text("{}")
+    (job.path / "container" / "failed").write_text("5 1 n2\n")
+    job.step("mkdir container/0; echo {} >container/0/status.json")
+    assert job.run(SLURM_RESTART_COUNT="1") == 69
+    job.step(f"{STEP}; exit 3")
+    assert job.run(SLURM_RESTART_COUNT="2") == 3
+
+
+def test_a_node_on_which_nothing_ran_is_no_success(job: Job) -> None:
+    job.step("mkdir container/0; echo {} >container/0/status.json")
+    job.write()
+    assert job.run() == 69
+    assert "srun ended with 0, but on node 1 of 2 (n1 n2) nothing has run to its end" in job.err
+    assert job.attempts[-1]["exit"] == "69"
+
+
+def test_a_secret_is_there_for_the_step_and_gone_afterwards(job: Job) -> None:
+    secret = with_secret(job)
+    job.step(f"{STEP}; cat {str(secret)!r} >found")
+    assert job.run() == 0, job.err
+    assert (job.path / "found").read_text() == "hush"
+    assert not secret.parent.exists() and secret.parent.parent.exists()
+
+
+def test_a_missing_secret_is_refused(job: Job) -> None:
+    with_secret(job).unlink()
+    assert job.run() == 77
+    folder = f"../.secrets/{job.path.name}"
+    assert f"the secret TOKEN is not in {folder}; submit this directory with: launch submit '{job.path}'" in job.err
+    assert not job.calls("srun")
+    assert job.attempts[-1]["exit"] == "77"
+
+
+def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job) -> None:
+    secret = with_secret(job)
+    job.job_is("Restarts=0 ", REQUEUES)
+    process = start_waiting(job)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
+    assert [c.words for c in job.calls("scancel")] == [["--signal=TERM", "7.0"]]
+    assert ["requeue", "7"] in [c.words for c in job.calls("scontrol")]
+    end = job.attempts[-1]
+    assert (end["exit"], end["why"], end["requeued"]) == ("143", "time limit", "true")
+    assert "back into the queue, to go on from the last checkpoint (attempt 2 of 3)" in job.err
+    assert secret.exists()
+
+
+def test_a_step_that_does_not_exist_yet_is_told_once_it_does(job: Job) -> None:
+    """The signal comes while the setup lines run; scancel knows no step then."""
+    job.write(job.plan(profile={"setup": ["touch setting; until [[ -e go ]]; do read -rt 0.01 <> <(:); done; true"]}))
+    job.step(WAITS)
+    job.does("scancel", "[[ -e running ]] && touch told")
+    job.job_is("Restarts=0 ", REQUEUES)
+    process = job.start()
+    wait_for((job.path / "setting").exists)
+    process.send_signal(signal.SIGUSR1)
+    (job.path / "go").touch()
+    assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
+    assert job.attempts[-1]["why"] == "time limit"
+
+
+def test_a_step_that_ends_well_after_it_was_told_is_done(job: Job) -> None:
+    job.job_is("Restarts=0 ", REQUEUES)
+    job.step(f"{WAITS.replace('exit 143', STEP)}; exit 0")
+    job.does("scancel", TELLS)
+    job.write()
+    process = job.start()
+    wait_for((job.path / "running").exists)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(PATIENCE) == 0, job.err
+    assert job.attempts[-1]["requeued"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("profile", "restarts"), [({"attempts": 1}, "0"), ({"attempts": 2}, "1")], ids=["only one", "the last"]
+)
+def test_the_attempts_are_bounded(job: Job, profile: dict[str, Any], restarts: str) -> None:
+    job.job_is(f"Restarts={restarts} ", REQUEUES)
+    job.write(job.plan(profile=profile))
+    process = start_waiting(job, SLURM_RESTART_COUNT=restarts)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(PATIENCE) == 143, job.err
+    assert job.attempts[-1]["requeued"] == "false"
+
+
+def test_one_start_too_many_is_refused(job: Job) -> None:
+    job.write()
+    assert job.run(SLURM_RESTART_COUNT="3") == 78
+    assert "started 4 times, the profile allows 3 (attempts)" in job.err
+    assert not job.calls("srun")
+
+
+def test_a_queue_that_does_not_take_it_back(job: Job) -> None:
+    secret = with_secret(job)
+    job.job_is("Restarts=0 ", 'case "$1 $2" in requeue*) exit 1 ;; esac')
+    process = start_waiting(job)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(PATIENCE) == 143
+    assert "Slurm did not requeue the job" in job.err
+    assert [a.get("requeued") for a in job.attempts[-2:]] == ["true", "false"]
+    assert not secret.exists()
+
+
+def test_what_was_cancelled_is_not_requeued(job: Job) -> None:
+    secret = with_secret(job)
+    process = start_waiting(job)
+    process.terminate()
+    (job.path / "told").touch()  # Slurm itself tells the step
+    assert process.wait(PATIENCE) == 143, job.err
+    assert ["requeue", "7"] not in [c.words for c in job.calls("scontrol")]
+    assert (job.attempts[-1]["why"], job.attempts[-1]["requeued"]) == ("TERM", "false")
+    assert not job.calls("scancel") and not secret.exists()
+
+
+def test_what_was_preempted_is_requeued(job: Job) -> None:
+    secret = with_secret(job)
+    job.job_is("Restarts=0 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:09 ", REQUEUES)
+    process = start_waiting(job)
+    process.terminate()
+    (job.path / "told").touch()
+    assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
+    assert (job.attempts[-1]["why"], job.attempts[-1]["requeued"]) == ("preempted", "true")
+    assert secret.exists()
+
+
+def test_what_slurm_itself_puts_back_keeps_its_secrets(job: Job) -> None:
+    """Without grace, a preemption ends the step and the script, which has one second more than the step."""
+    secret = with_secret(job)
+    job.job_is("Restarts=1 ")
+    process = start_waiting(job)
+    process.terminate()
+    (job.path / "told").touch()
+    assert process.wait(PATIENCE) == 143, job.err
+    assert job.attempts[-1]["requeued"] == "true"
+    assert secret.exists()
+
+
+def test_no_job_no_run(job: Job) -> None:
+    """A script that somebody runs by hand must not take away what the job will need."""
+    secret = with_secret(job)
+    del job.env["SLURM_JOB_ID"]
+    assert job.run() == 78
+    assert "this is no job of Slurm's" in job.err
+    assert secret.exists() and not job.attempts
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["nowhere", "another run's"])
+def test_a_script_outside_its_directory_touches_nothing(job: Job, other: bool, tmp_path: Path) -> None:
+    job.write()
+    place = tmp_path / "runs" / "other"
+    place.mkdir()
+    if other:
+        (place / "slipway").symlink_to(job.path / "slipway")
+        (place / "script.sh").write_text("PLAN=another\n")
+    secret = tmp_path / "runs" / ".secrets" / "other" / "TOKEN"
+    secret.parent.mkdir(parents=True)
+    secret.touch()
+    before = sorted(place.iterdir())
+    assert job.run(cwd=place) == 78
+    assert f"slipway: refused: {place}" in job.err and "submit from inside the run directory" in job.err
+    assert sorted(place.iterdir()) == before and secret.exists()
+    assert not job.calls("srun")
+
+
+@pytest.mark.parametrize("command", ["srun", "scontrol"])
+def test_inside_a_container_it_names_what_put_it_there(job: Job, command: str) -> None:
+    job.write()
+    (job.bin / command).unlink()
+    assert job.run() == 78
+    assert "there is no srun here: PYXIS_* variables of the submitting shell" in job.err
+
+
+def test_what_pyxis_would_take_from_the_environment_is_gone(job: Job) -> None:
+    job.write()
+    assert job.run(PYXIS_CONTAINER_IMAGE="/other.sqsh", PYXIS_CONTAINER_MOUNTS="/a:/b") == 0, job.err
+    assert not [name for name in job.srun.env if name.startswith("PYXIS_")]
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b"])
+def test_a_path_that_pyxis_cannot_mount_is_refused(job: Job, name: str) -> None:
+    job.path = job.path.with_name(name)
+    job.write()
+    assert job.run() == 78
+    assert f"{job.path}: pyxis cannot mount a path with a comma or a colon" in job.err
+
+
+def test_an_image_that_is_not_on_the_node_is_named(job: Job) -> None:
+    job.write()
+    job.image.unlink()
+    assert job.run() == 78
+    assert f"refused: {job.image}: there is no such file on " in job.err
+    assert job.attempts[-1]["exit"] == "78"
+
+
+@pytest.mark.parametrize(
+    ("setup", "said"),
+    [
+        (["false", "true"], "refused: setup: false: ended with 1"),
+        (["true", "(exit 3)"], "refused: setup: (exit 3): ended with 3"),
+        (["if true"], "refused: setup: if true: ended with "),
+        (["/no/such/program"], "refused: setup: /no/such/program: ended with 127"),
+    ],
+)
+def test_a_setup_line_that_fails(job: Job, setup: list[str], said: str) -> None:
+    job.write(job.plan(profile={"setup": setup}))
+    assert job.run() == 78
+    assert said in job.err
+    assert not job.calls("srun")
+
+
+def test_setup_lines_are_taken_as_a_shell_takes_them(job: Job) -> None:
+    lines = [
+        "# modules",
+        "",
+        "[[ -z $UNSET_BY_ALL ]]",
+        "export SITE='a b'",
+        "if true; then\n  export MORE=yes\nfi",
+        "cd /",
+    ]
+    job.write(job.plan(profile={"setup": lines}))
+    assert job.run() == 0, job.err
+    assert (job.srun.env["SITE"], job.srun.env["MORE"], job.srun.cwd) == ("a b", "yes", str(job.path))
+
+
+@pytest.mark.parametrize(
+    "name", ["GPUS", "NODES", "ATTEMPTS", "RUN_ID", "RUN_DIR", "SRUN", "ENV", "IFS", "PATH", "UID"]
+)
+def test_a_steps_variable_is_the_steps_alone(job: Job, name: str) -> None:
+    job.write(job.plan(env={name: "the step's"}))
+    assert job.run() == 0, job.err
+    assert job.srun.env[name] == "the step's"
+    assert job.srun.env["SLIPWAY_RUN"] == job.path.name
+    assert f"{job.path}/container:/run/slipway:rw" in job.srun.option("container-mounts")
+
+
+def test_attempts_are_json_whatever_their_values_are(job: Job) -> None:
+    job.write()
+    nodes = 'a "b" \\ \t\n c=d'
+    assert job.run(SLURM_JOB_NODELIST=nodes) == 0, job.err
+    assert job.attempts[0]["nodes"] == 'a "b" \\    c=d'
+
+
+def test_folders_that_cannot_be_made_are_named(job: Job) -> None:
+    job.write()
+    (job.root / "hf").touch()
+    assert job.run() == 78
+    assert f"cannot make the folders that are mounted: {job.root}/hf" in job.err
+    assert json.dumps(job.attempts)

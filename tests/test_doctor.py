@@ -1,0 +1,396 @@
+"""launcher/doctor: what is seen of an engine, a machine and a site; Slurm's commands are programs that say it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import REPO, Engine, Project
+
+from launcher import doctor
+from launcher.doctor import machine, slurm
+
+SITE = "slipway.d/profiles/site.yaml"
+CONFIG = """\
+AccountingStorageType   = accounting_storage/slurmdbd
+JobRequeue              = 1
+MpiDefault              = none
+PreemptMode             = REQUEUE
+"""
+PARTITION = (
+    "PartitionName=gpu AllowAccounts=dept,lab AllowQos=ALL Default=YES DefaultTime=01:00:00 MaxTime=1-00:00:00 "
+    "PreemptMode=REQUEUE State=UP TotalNodes=4\n"
+    "PartitionName=cpu AllowAccounts=ALL AllowQos=ALL Default=NO DefaultTime=NONE MaxTime=UNLIMITED State=DOWN "
+    "TotalNodes=1"
+)
+# What each command answers, by the beginning of its words.
+ANSWERS = {
+    "sbatch": {"": "slurm 22.05.8"},
+    "scontrol": {
+        "ping": "Slurmctld(primary) at head is UP",
+        "show config": CONFIG,
+        "--oneliner show partition": PARTITION,
+        "--oneliner show reservation week": "ReservationName=week",
+    },
+    "srun": {
+        "--help": "      --container-image=IMAGE",
+        "--mpi=list": "MPI plugin types are...\n\tnone\n\tpmi2\n\tpmix",
+    },
+    "sinfo": {"--noheader --format=%R": "gpu\ncpu", "--noheader --format=%D %G": "4 gpu:h100:8"},
+    "sacctmgr": {"": "dept|normal,high\nlab|normal"},
+    "sacct": {"": ""},
+    "enroot": {"version": "4.1.2"},
+}
+# A probe job in which both nodes see what this machine has.
+PROBE = 'PATH=/usr/bin:/bin; while [ "$1" != bash ]; do shift; done; for n in n1 n2; do SLURMD_NODENAME=$n "$@"; done'
+
+
+def say(project: Project, name: str, answers: dict[str, str], otherwise: str = "exit 1") -> None:
+    cases = "".join(f'"{words}"*) cat <<"END"\n{text}\nEND\n;;\n' for words, text in answers.items())
+    project.program(name, f'case "$*" in\n{cases}*) {otherwise};;\nesac')
+
+
+@pytest.fixture
+def site(project: Project, tmp_path: Path) -> Project:
+    """A site where all is well, with a profile that asks for all that can be looked at."""
+    for name, answers in ANSWERS.items():
+        say(project, name, answers, PROBE if name == "srun" else "exit 1")
+    cat = shutil.which("cat")
+    project.program("cat", f'exec {cat} "$@"')
+    (tmp_path / "shared" / "squash").mkdir(parents=True)
+    lines = [
+        "schema: 1",
+        "kind: slurm",
+        "account: dept",
+        "partition: gpu",
+        "qos: high",
+        "reservation: week",
+        "time: 02:00:00",
+    ]
+    lines += [f"shared: [{tmp_path}/shared]", f"squash: {tmp_path}/shared/squash", f"runs: {tmp_path}/shared/runs"]
+    project.write(SITE, "\n".join([*lines, "mount_wait: 1", ""]))
+    return project
+
+
+def seen(project: Project, *words: str, name: str = "site") -> tuple[int, list[str]]:
+    """The exit code, and the lines with single spaces; sizes and folders as G and T."""
+    done = project.launch("profiles", "doctor", name, *words)
+    text = done.stdout.replace(str(project.path.parent), "T")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    return done.code, [" ".join("G" if w.isdigit() and w2 == "GiB" else w for w, w2 in pair(line)) for line in lines]
+
+
+def pair(line: str) -> list[tuple[str, str]]:
+    words = line.split(" ")
+    return list(zip(words, [*words[1:], ""], strict=True))
+
+
+WELL = [
+    "ok sbatch slurm 22.05.8",
+    "ok slurmctld Slurmctld(primary) at head is UP",
+    "ok pyxis srun knows --container-image",
+    "ok partition gpu, 4 nodes, UP",
+    "ok time 02:00:00 of at most 1-00:00:00",
+    "ok account account dept",
+    "ok account qos high",
+    "ok account reservation week",
+    "ok accounting accounting_storage/slurmdbd, sacct answers",
+    "ok mpi none; the site's default is none",
+    "ok requeue JobRequeue = 1",
+    "ok requeue PreemptMode = REQUEUE",
+    "ok GPUs 4 nodes with gpu:h100:8",
+    "ok enroot enroot 4.1.2",
+    "ok credentials no T/home/.config/enroot/.credentials: only registries that ask for no password",
+    "ok squash T/shared/squash, G GiB free",
+    "ok runs T/shared/runs (will be made), G GiB free",
+    "ok shared T/shared, G GiB free",
+]
+
+
+def test_a_site_where_all_is_well(site: Project) -> None:
+    assert seen(site) == (0, WELL)
+
+
+@pytest.mark.parametrize(
+    ("program", "answers", "line"),
+    [
+        (
+            "sbatch",
+            {"": "slurm 21.08.1"},
+            "warning sbatch slurm 21.08.1; older than 22.05, the oldest that this was made for",
+        ),
+        (
+            "srun",
+            {"--help": "Usage: srun", "--mpi=list": "none"},
+            "failed pyxis srun does not know --container-image",
+        ),
+        (
+            "srun",
+            {"--help": "--container-image", "--mpi=list": "pmi2"},
+            "failed mpi srun knows no --mpi=none; the site's default is none; known: pmi2",
+        ),
+        ("sacctmgr", {"": "other|normal"}, "failed account account 'dept' is none of root's; known: other"),
+        ("sacctmgr", {}, "unknown account account dept: exit 1"),
+        ("sacct", {}, "failed accounting accounting_storage/slurmdbd, but sacct: exit 1"),
+        (
+            "sinfo",
+            {"--noheader --format=%R": "gpu", "--noheader --format=%D %G": "4 (null)"},
+            "failed GPUs no node of the partition has GPUs that Slurm knows of",
+        ),
+        (
+            "scontrol",
+            ANSWERS["scontrol"] | {"show config": CONFIG.replace("slurmdbd", "none") + "MinJobAge = 300 sec\n"},
+            "warning accounting none: sacct knows nothing, an ended job is forgotten after 300 sec",
+        ),
+        (
+            "scontrol",
+            ANSWERS["scontrol"] | {"show config": CONFIG.replace("JobRequeue              = 1", "JobRequeue = 0")},
+            "warning requeue JobRequeue = 0; only jobs that ask for it are requeued",
+        ),
+        (
+            "scontrol",
+            ANSWERS["scontrol"]
+            | {"--oneliner show partition": PARTITION.replace("PreemptMode=REQUEUE", "PreemptMode=CANCEL")},
+            "warning requeue PreemptMode = CANCEL; a preempted job does not go on by itself",
+        ),
+        (
+            "scontrol",
+            {k: v for k, v in ANSWERS["scontrol"].items() if "reservation" not in k},
+            "failed account reservation week: exit 1",
+        ),
+    ],
+)
+def test_what_is_not_well_is_said(site: Project, program: str, answers: dict[str, str], line: str) -> None:
+    site.env["USER"] = "root"
+    say(site, program, answers)
+    code, lines = seen(site)
+    assert any(found.startswith(line) for found in lines), lines
+    codes = {"failed": 78 if line.split()[1] in ("mpi", "account") else 69}
+    assert code == codes.get(line.split()[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        ("partition: gpu", "partition: gpus", "failed partition there is no partition 'gpus'; did you mean 'gpu'?"),
+        ("partition: gpu", "partition: cpu", "warning partition cpu, 1 nodes, DOWN; jobs wait until it is up"),
+        ("partition: gpu", "exclusive: true", "ok partition gpu, 4 nodes, UP"),
+        ("account: dept", "account: depts", "failed partition gpu takes no account 'depts'; did you mean 'dept'?"),
+        ("qos: high", "qos: hihg", "failed account qos 'hihg' is none of root's; did you mean 'high'?"),
+        (
+            "time: 02:00:00",
+            "time: 2-00:00:00",
+            "failed time 2-00:00:00 asked for, gpu allows 1-00:00:00: jobs would wait for ever",
+        ),
+        ("time: 02:00:00", "exclusive: true", "ok time the partition's default, 01:00:00"),
+        (
+            "mount_wait: 1",
+            "mpi: pmx",
+            "failed mpi srun knows no --mpi=pmx; the site's default is none; did you mean 'pmix'?",
+        ),
+        ("squash: {T}/shared/squash", "image: registry", "ok squash not used: image: registry"),
+        (
+            "squash: {T}/shared/squash",
+            "exclusive: true",
+            "warning squash the profile names no folder for .sqsh files; squash: a folder that every node sees",
+        ),
+        (
+            "squash: {T}/shared/squash",
+            "squash: {T}/home",
+            "failed squash T/home is below none of the profile's shared folders",
+        ),
+        (
+            "runs: {T}/shared/runs",
+            "runs: {T}/runs",
+            "failed runs T/runs is below none of the profile's shared folders; runs: a folder below T/shared",
+        ),
+        (
+            "shared: [{T}/shared]",
+            "shared: [{T}/gone, {T}]",
+            "failed shared T/gone is not there; shared: the folders that every node sees",
+        ),
+        (
+            "shared: [{T}/shared]",
+            "shared: []",
+            "warning shared the profile names none; shared: the folders that every node sees",
+        ),
+    ],
+)
+def test_what_the_profile_has_wrong_is_said(site: Project, before: str, after: str, line: str) -> None:
+    site.env["USER"] = "root"
+    place = str(site.path.parent)
+    site.edit(SITE, before.replace("{T}", place), after.replace("{T}", place))
+    code, lines = seen(site)
+    assert any(found.startswith(line) for found in lines), lines
+    assert code == (78 if line.startswith("failed") else 0)
+
+
+def test_a_machine_without_slurm_fails_once_and_what_needs_it_is_unknown(site: Project) -> None:
+    (Path(site.env["PATH"]) / "sbatch").unlink()
+    code, lines = seen(site)
+    assert (code, lines[0]) == (69, "failed sbatch there is no sbatch here; run this where jobs are submitted from")
+    assert {
+        line.split()[0] for line in lines if line.split()[1] in ("slurmctld", "pyxis", "partition", "time", "mpi")
+    } == {"unknown"}
+    assert WELL[-1] in lines and "ok enroot enroot 4.1.2" in lines
+
+
+def test_a_controller_that_is_silent_is_asked_once(site: Project, tmp_path: Path) -> None:
+    site.program(
+        "scontrol", f'echo "$*" >>{tmp_path}/asked; echo "slurm_load_ctl_conf error: Unable to contact" >&2; exit 1'
+    )
+    code, lines = seen(site)
+    assert code == 69
+    assert "failed slurmctld slurm_load_ctl_conf error: Unable to contact; ask the site's administrators" in lines
+    assert (tmp_path / "asked").read_text() == "ping\n"
+
+
+def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
+    script = f"trap 'echo ended >{tmp_path}/ended; exit 3' TERM; sleep 60 & wait"
+    assert doctor.run(("bash", "-c", script), 0.2) == doctor.Answer(124, "", "bash did not answer within 0.2 s")
+    assert (tmp_path / "ended").read_text() == "ended\n"
+
+
+def test_a_probe_job_shows_each_node_the_same_folders(site: Project, tmp_path: Path) -> None:
+    code, lines = seen(site, "--probe")
+    found = [line for line in lines if line.split()[1] == "probe"]
+    assert "ok probe n1, n2 answered, of 2" in found
+    assert "ok probe T/shared: the same here and on n1, n2" in found
+    assert "ok probe T/shared/squash: the same here and on n1, n2" in found
+    assert code == 0
+    assert not list(tmp_path.rglob(".slipway-doctor-*"))
+
+
+@pytest.mark.parametrize(
+    ("probe", "said"),
+    [
+        (
+            "echo 'srun: error: Unable to allocate resources: Invalid account' >&2; exit 1",
+            "failed probe no node answered, of 2: srun: error: Unable to allocate resources: Invalid account",
+        ),
+        (PROBE.replace("n1 n2", "n1"), "failed probe n1 answered, of 2: it said nothing; sinfo says which are free"),
+        (
+            "printf 'n1\\troot {T}/shared\\tok\\n'",
+            "failed probe T/shared: on n1 it wrote what is not seen here; name folders that every node sees",
+        ),
+        (
+            "printf 'n1\\troot {T}/shared\\tis not there\\n'",
+            "failed probe T/shared: on n1 it is not there; name folders that every node sees",
+        ),
+        ("printf 'n1\\tenroot\\t4.1\\nn2\\tenroot\\t3.5\\n'", "warning probe 4.1 on n1; 3.5 on n2; the nodes differ"),
+        (
+            "printf 'n1\\tgpus\\t8 x H100, 560.35\\nn2\\tx\\t\\n'",
+            "warning probe 8 x H100, 560.35 on n1; no driver on n2; flavour: cuda needs one",
+        ),
+        (
+            "printf 'n1\\tfree cache /c\\t1000\\n'",
+            "warning probe n1: little room in enroot's cache /c 0 GiB; an image takes about G GiB",
+        ),
+    ],
+)
+def test_what_a_probe_job_finds_is_said(site: Project, tmp_path: Path, probe: str, said: str) -> None:
+    say(site, "srun", ANSWERS["srun"], probe.replace("{T}", str(tmp_path)))
+    _, lines = seen(site, "--probe", "2")
+    assert any(found.startswith(said) for found in lines), lines
+    assert not list(tmp_path.rglob(".slipway-doctor-*"))
+
+
+def test_probe_sh_tells_of_each_folder_whether_it_is_shared(tmp_path: Path) -> None:
+    for name in ("shared", "other", "stale"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "shared" / ".slipway-doctor-abc").write_text("abc")
+    (tmp_path / "stale" / ".slipway-doctor-abc").write_text("another")
+    roots = [tmp_path / name for name in ("shared", "other", "stale", "gone")]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SLURMD_NODENAME": "n7"}
+    command = ["bash", str(REPO / "entrypoints" / "probe.sh"), "abc", "0", *map(str, roots)]
+    found = machine.facts(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    assert [found["n7"][f"root {root}"] for root in roots] == [
+        ["ok"],
+        ["does not show what was written elsewhere"],
+        ["does not show what was written elsewhere"],
+        ["is not there"],
+    ]
+    assert (tmp_path / "shared" / ".slipway-doctor-abc-n7").read_text() == "abc"
+    assert not list((tmp_path / "other").iterdir())
+    assert [name.split()[0] for name, free in machine.room(found["n7"]) if free > 0] == ["cache", "data", "temp"]
+
+
+def test_a_password_file_that_others_may_read_fails_and_is_never_shown(site: Project, tmp_path: Path) -> None:
+    file = tmp_path / "config" / ".credentials"
+    file.parent.mkdir()
+    file.write_text("machine nvcr.io login $oauthtoken password secret-1\n")
+    file.chmod(0o640)
+    site.env["ENROOT_CONFIG_PATH"] = str(file.parent)
+    done = site.launch("profiles", "doctor", "site", "--json")
+    (found,) = (r for r in json.loads(done.stdout) if r["check"] == "credentials")
+    assert (done.code, found["state"], found["code"], found["remedy"]) == (77, "failed", 77, f"chmod 600 {file}")
+    assert "secret-1" not in done.stdout + done.stderr
+    file.chmod(0o600)
+    assert "ok credentials T/config/.credentials, for its owner alone" in seen(site)[1]
+
+
+def test_the_exit_code_is_that_of_the_first_failure() -> None:
+    results = [doctor.ok(""), doctor.warning(""), doctor.failed("", code=doctor.Exit.CONFIG), doctor.failed("")]
+    assert [doctor.exit_code(results[:n]) for n in (2, 3, 4)] == [0, 78, 78]
+
+
+def test_a_docker_engine(project: Project, engine: Engine, tmp_path: Path) -> None:
+    driver = [["driver-type", "io.containerd.snapshotter.v1"]]
+    engine.holds(info={"DriverStatus": driver, "DockerRootDir": str(tmp_path)})
+    code, lines = seen(project, name="docker")
+    assert code == 0
+    assert lines[0].startswith("ok engine Docker ") and lines[0].endswith("(from DOCKER_HOST)")
+    assert "ok images images are in containerd's store" in lines and "ok images T, G GiB free" in lines
+    engine.holds(info={"DockerRootDir": "/not/here"})
+    code, lines = seen(project, name="docker")
+    assert "warning images images are not in containerd's store; two builds there do not give one digest" in lines
+    assert "unknown images /not/here is not on this machine" in lines
+    project.edit("launcher/profiles/docker.yaml", "flavour: auto", "flavour: cuda")
+    if not Path("/proc/driver/nvidia").exists():
+        assert seen(project, name="docker")[0] == 69
+
+
+def test_a_docker_engine_that_is_gone(project: Project) -> None:
+    code, lines = seen(project, name="docker")
+    assert code == 69 and lines[0].startswith("failed engine ") and lines[1].startswith("unknown images ")
+    assert project.launch("profiles", "doctor", "docker", "--probe").code == 64
+
+
+def test_a_machine_with_enroot(project: Project) -> None:
+    project.program("enroot", "echo 4.1.2")
+    project.program("unshare", "echo 'unshare: unshare failed: Operation not permitted' >&2; exit 1")
+    code, lines = seen(project, name="enroot")
+    assert "ok enroot enroot 4.1.2" in lines
+    assert any(
+        line.startswith("failed namespaces no user namespaces for us: unshare: unshare failed") for line in lines
+    )
+    assert any(line.startswith("warning squashfuse there is no squashfuse") for line in lines)
+    assert code == 69
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("90", 90), ("90:30", 90.5), ("2:00:00", 120), ("1-0", 1440), ("1-2:30", 1590), ("1-02:03:04", 1563 + 4 / 60),
+        ("UNLIMITED", float("inf")), ("", float("inf")),
+    ],
+)  # fmt: skip
+def test_slurms_times(text: str, number: float) -> None:
+    assert slurm.minutes(text) == pytest.approx(number)
+
+
+def test_what_scontrol_and_probe_sh_print_is_read() -> None:
+    assert slurm.pairs("Configuration data as of now\nMinJobAge               = 300 sec\nX=1\n") == {
+        "MinJobAge": "300 sec"
+    }
+    assert slurm.oneline("A=1 B=two words C=\n") == {"A": "1", "B": "two words", "C": ""}
+    assert machine.facts("n1\tgpus\ta\nn1\tgpus\tb\nnoise\nn2\troot /x y\tok\n") == {
+        "n1": {"gpus": ["a", "b"]},
+        "n2": {"root /x y": ["ok"]},
+    }
+    assert machine.size(3 * 2**30) == "3 GiB"
+    assert os.access(machine.__file__, os.R_OK)

@@ -1,0 +1,363 @@
+"""launcher/engines/slurm.py: the script is a pure function of the plan; srun gets what was meant; the rest is refused.
+
+What follows once there is a script: test_batch.py, test_slurmjobs.py, and tests/real/slurm.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from helpers import HOST, IMAGE, TRAIN, WishOf, entry_of, output_of, record_image, seen_of
+from slurm_job import PROFILE, RUN_ID, Job
+
+from launcher import records
+from launcher.engines import slurm
+from launcher.engines.shell import quote
+from launcher.plan import ImageSeen, Plan, make_plan
+from launcher.profiles import ExtraMount
+from slipway import canonical
+from slipway.errors import Exit, SlipwayError
+from slipway.project import Root
+
+LINE = r"""it's "here", $HOME `id` $(id) \ # *=;!~ é"""
+NASTY = f"{LINE}\n\\n {LINE}\n"
+ODD = r"""it's "here" $HOME `id` $(id) \ # *=;!~ é"""  # what a path may hold that pyxis can mount
+
+
+@pytest.fixture
+def plan_of(wish_of: WishOf) -> Any:
+    def make(seen: Any = None, wish: dict[str, Any] | None = None, **profile: Any) -> Plan:
+        changed = msgspec.structs.replace(PROFILE, **profile)
+        return make_plan(wish_of(**({"profile": changed} | (wish or {}))), seen or seen_of(), {})
+
+    return make
+
+
+def script(plan: Plan) -> str:
+    return str(slurm.render(plan)["script"])
+
+
+def directive(plan: Plan) -> dict[str, str]:
+    """What stands behind #SBATCH, before the first line that is no comment: Slurm reads no further."""
+    head = script(plan).partition("\n\n")[0].splitlines()
+    words = [line.removeprefix("#SBATCH --") for line in head if line.startswith("#SBATCH ")]
+    return dict(tuple(word.partition("=")[::2]) for word in words)
+
+
+# The script
+
+
+def test_rendering_is_pure_and_stable(plan_of: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plan = plan_of(wish={"env": {"B": NASTY, "A": "1"}}, setup=["true"], sbatch={"comment": LINE})
+    before = canonical.dumps(plan)
+    first = script(plan)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    again = msgspec.json.decode(before, type=Plan)
+    assert script(again) == first == script(plan) and canonical.dumps(plan) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_begins_with_what_made_it_and_directives_come_before_anything_else(plan_of: Any) -> None:
+    plan = plan_of()
+    first, made, how, *rest = script(plan).splitlines()
+    assert first == "#!/usr/bin/env bash"
+    assert made == f"# sft/automodel with automodel 1.0-cpu, plan {plan.hash[:12]}; made by `launch`."
+    assert how.startswith("# ") and "sbatch script.sh" in how
+    last = max(n for n, line in enumerate(rest) if line.startswith("#SBATCH "))
+    assert all(line.startswith("#SBATCH ") for line in rest[: last + 1])
+
+
+def test_the_sites_keys_become_directives(plan_of: Any) -> None:
+    keys = {"account": "dept", "partition": "a,b", "qos": "high", "reservation": "week", "constraint": "[a|b]&c"}
+    more: dict[str, Any] = {"time": "1-00:00:00", "mem": "0", "cpus": 16, "exclusive": True, "stop_seconds": 33}
+    found = directive(plan_of(wish={"nodes": 3}, **keys, **more, sbatch={"hold": True, "nice": 5, "spread-job": False}))
+    assert found == {
+        "account": "dept", "partition": "a,b", "qos": "high", "reservation": "week", "constraint": '"[a|b]&c"',
+        "time": "1-00:00:00", "mem": "0", "cpus-per-task": "16", "exclusive": "", "signal": "B:USR1@33", "hold": "",
+        "nice": "5", "nodes": "3", "ntasks-per-node": "1", "export": "NONE", "kill-on-invalid-dep": "yes",
+        "open-mode": "append", "output": "logs/job.log", "requeue": "",
+    }  # fmt: skip
+
+
+def test_what_a_profile_does_not_say_is_not_asked_for(plan_of: Any) -> None:
+    assert not {"account", "partition", "time", "mem", "cpus-per-task", "exclusive", "gres"} & set(directive(plan_of()))
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "value"),
+    [
+        ({}, "gpus-per-node", "8"),
+        ({"gpu_type": "h100"}, "gpus-per-node", "h100:8"),
+        ({"gpus_by": "gres"}, "gres", "gpu:8"),
+        ({"gpus_by": "gres", "gpu_type": "h100"}, "gres", "gpu:h100:8"),
+    ],
+)
+def test_gpus_are_asked_for_as_the_site_knows_them(
+    plan_of: Any, profile: dict[str, Any], name: str, value: str
+) -> None:
+    asked = {"entry": entry_of("cuda"), "gpus": 8, "procs": 8}
+    found = directive(plan_of(wish=asked, **profile))
+    assert {k: v for k, v in found.items() if "g" in k and k in ("gres", "gpus-per-node")} == {name: value}
+    assert not {"gres", "gpus-per-node"} & set(directive(plan_of(**profile)))
+
+
+def test_a_job_that_may_not_go_on_is_not_requeued(plan_of: Any) -> None:
+    assert "no-requeue" in directive(plan_of(attempts=1)) and "requeue" not in directive(plan_of(attempts=1))
+    assert "REQUEUE=0\n" in script(plan_of(attempts=1)) and "REQUEUE=1\n" in script(plan_of())
+
+
+@pytest.mark.parametrize("value", ["plain", "a b", LINE, 'a"b', "a\\", "#", ""])
+def test_a_directives_value_is_one_word_for_slurm(plan_of: Any, value: str) -> None:
+    """Slurm takes away quotes and backslashes, and what follows a bare #; seen on a real one in tests/real/slurm."""
+    found = directive(plan_of(sbatch={"comment": value}))["comment"]
+    bare = re.sub(r'"((?:[^"\\]|\\.)*)"', "", found)
+    assert "#" not in re.sub(r"\\.", "", found) and " " not in bare
+    assert re.sub(r"\\(.)|\"", r"\1", found) == value
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("", "''"), ("plain", "plain"), ("$HOME", "'$HOME'"), ("${RUN_DIR}/a b", "\"${RUN_DIR}\"'/a b'"),
+        ("${RUN_ID}${RUN_ID}", '"${RUN_ID}""${RUN_ID}"'), ("${RUN_IDS}", "'${RUN_IDS}'"),
+    ],
+)  # fmt: skip
+def test_only_our_placeholders_are_left_to_the_shell(word: str, text: str) -> None:
+    assert quote(word) == text
+
+
+@pytest.mark.parametrize("word", ["pip install", "pip3", "uv sync", "uv pip", "apt", "conda", "npm", "git clone"])
+def test_nothing_is_installed(plan_of: Any, word: str) -> None:
+    text = script(plan_of(wish={"nodes": 4, "entry": entry_of("cuda"), "gpus": 8}))
+    batch = Path(__file__).parent.parent / "entrypoints" / "batch.sh"
+    assert not re.search(rf"\b{word}\b", text + batch.read_text())
+
+
+# What srun gets, by running the script
+
+
+def test_srun_gets_what_was_meant(job: Job) -> None:
+    out, mount = str(job.root / f"out {ODD}"), ExtraMount(source=f"/data/{ODD}", target=f"/more {ODD}")
+    profile = {
+        "mounts": [mount], "env": {"SITE": NASTY}, "setup": [f"export SET_UP={shlex.quote(NASTY)}"],
+        "srun": {"comment": LINE, "immediate": 5, "exclusive": True, "overcommit": False}, "mpi": "pmix",
+        "network": "ib0", "cpus": 4, "writable": True, "mount_home": True,
+    }  # fmt: skip
+    plan = job.plan(profile=profile, output=out, env={"ASKED": NASTY, "EMPTY": "", "CALLED": "${RUN_ID}"})
+    job.path = job.path.parent / f"run {ODD}"
+    job.write(plan)
+    assert job.run() == 0, job.err
+    call = job.srun
+    assert call.words[-len(plan.command) :] == plan.command
+    assert call.option("container-image") == str(job.image)
+    assert call.option("container-mounts").split(",") == [
+        f"{job.root}/hf:/cache/hf:rw",
+        "/data/llama:/inputs/model-bbbbbbbb:ro",
+        "/data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:ro",
+        f"/data/{ODD}:/more {ODD}:ro",
+        f"{out}:/output:rw",
+        f"{job.path}/container:/run/slipway:rw",
+        f"{job.path}/slipway:/slipway:ro",
+    ]
+    assert (call.option("comment"), call.option("immediate"), call.option("mpi")) == (LINE, "5", "pmix")
+    assert call.option("cpus-per-task") == "4"
+    flags = {w for w in call.words if w.startswith("--") and "=" not in w}
+    assert flags == {
+        "--exclusive", "--container-writable", "--container-mount-home", "--no-container-entrypoint",
+        "--no-container-remap-root",
+    }  # fmt: skip
+    env = call.env
+    assert [env[n] for n in ("SITE", "ASKED", "EMPTY", "SET_UP")] == [NASTY, NASTY, "", NASTY]
+    assert (env["CALLED"], env["SLIPWAY_RUN"], env["NCCL_SOCKET_IFNAME"]) == (job.path.name, job.path.name, "ib0")
+    assert Path(out).is_dir()
+
+
+def test_every_variable_that_is_set_is_named_twice_but_those_of_each_rank(job: Job) -> None:
+    job.write(job.plan(env={"A": "1", "HOME": "/x"}))
+    assert job.run() == 0, job.err
+    call = job.srun
+    exported, shown = (call.option(name).split(",") for name in ("export", "container-env"))
+    assert exported == shown == sorted(set(exported))
+    assert not {"RANK", "LOCAL_RANK"} & set(shown)
+    ours = {n for n in call.env if n.startswith(("SLIPWAY_", "HF_")) or n in ("A", "HOME", "NVIDIA_VISIBLE_DEVICES")}
+    assert len(ours) > 15 and ours <= set(shown)
+    assert set(shown) <= {*call.env}, "what is named has to be set"
+
+
+def test_a_rank_is_never_named(plan_of: Any) -> None:
+    """Rules refuse them; pyxis sets them for every task, and naming them would hide that."""
+    named = slurm._srun(plan_of(wish={"env": {"RANK": "0", "LOCAL_RANK": "0"}}))["container-env"]
+    assert not {"RANK", "LOCAL_RANK"} & set(str(named).split(","))
+
+
+def test_there_is_one_srun_with_one_of_each_option(job: Job) -> None:
+    job.write(job.plan(nodes=3))
+    job.run()
+    options = [w.partition("=")[0] for w in job.srun.words if w.startswith("--")]
+    assert len(options) == len(set(options))
+    assert job.srun.option("nodes") == "3" and job.srun.option("ntasks-per-node") == "1"
+    assert job.srun.option("kill-on-bad-exit") == "1"
+
+
+def test_a_script_without_its_image_refuses_itself(job: Job, wish_of: WishOf) -> None:
+    wish = wish_of(profile=PROFILE)
+    job.write(make_plan(wish, seen_of(image=ImageSeen(missing="no file"), host=job.seen().host), {}))
+    assert "IMAGE=UNRESOLVED\n" in (job.path / "script.sh").read_text()
+    assert job.run() == 78
+    assert "refused: the image was not resolved when this script was written" in job.err
+    assert not job.calls("srun")
+
+
+def test_an_image_of_a_registry_is_not_looked_for_on_the_node(job: Job, wish_of: WishOf) -> None:
+    source = f"registry.example:5000#org/name@sha256:{'1' * 64}"
+    seen = msgspec.structs.replace(job.seen(), image=ImageSeen(id=IMAGE, source=source))
+    job.write(make_plan(wish_of(profile=PROFILE), seen, {}))
+    assert job.run() == 0, job.err
+    assert job.srun.option("container-image") == source
+
+
+# Images
+
+
+def test_a_pushed_image_is_named_as_enroot_wants_it(tmp_path: Path) -> None:
+    root, entry = Root(tmp_path), entry_of()
+    profile = msgspec.structs.replace(PROFILE, image="registry")
+    seen = slurm.probe(root, profile)
+    assert slurm.find_image(root, entry, profile, seen).missing == "no record says that it was pushed to a registry"
+    record_image(root, entry)
+    found = slurm.find_image(root, entry, profile, seen)
+    assert found.missing == "no record says that it was pushed to a registry"
+    assert found.remedy == f"run: {entry.build_command} --push REGISTRY/NAME:TAG" and not found.id
+    digest = f"sha256:{'3' * 64}"
+    record_image(root, entry, pushed=[f"registry.example:5000/org/name@{digest}", "other.example/name@sha256:0"])
+    found = slurm.find_image(root, entry, profile, seen)
+    assert (found.id, found.source) == (IMAGE, f"registry.example:5000#org/name@{digest}")
+
+
+def test_a_machine_without_slurm_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    monkeypatch.setenv("PATH", str(job.bin))
+    assert slurm.probe(Root(tmp_path), PROFILE).error == ""
+    (job.bin / "sbatch").unlink()
+    assert slurm.probe(Root(tmp_path), PROFILE).error == "there is no sbatch here"
+    (job.bin / "scancel").unlink()
+    seen = slurm.probe(Root(tmp_path), PROFILE)
+    assert (seen.error, seen.nodes) == ("there is no sbatch and no scancel here", True)
+
+
+# What is refused
+
+
+def found_in(plan: Plan, seen: Any = None) -> list[tuple[str, str]]:
+    """Errors: where and what; the code is always 78."""
+    errors = [f for f in slurm.check(plan, seen or seen_of()) if f.severity == "error"]
+    assert all(f.code == Exit.CONFIG for f in errors)
+    return [(f.where, f.what) for f in errors]
+
+
+def test_a_plan_that_slurm_can_take_has_no_findings(plan_of: Any) -> None:
+    plan = plan_of(shared=["/data", "/home", "/project"], sbatch={"comment": LINE}, srun={"slurmd-debug": "info"})
+    assert list(slurm.check(plan, seen_of())) == []
+
+
+@pytest.mark.parametrize("char", [",", ":", "\n"])
+@pytest.mark.parametrize("place", ["output", "input", "mount source", "mount target", "hf_home", "runs directory"])
+def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, char: str) -> None:
+    path = f"/data/a{char}b"
+    seen, profile = seen_of(), {}
+    where = {"output": "mount /output", "hf_home": "mount /cache/hf", "runs directory": "runs directory"}.get(place, "")
+    if place == "output":
+        seen = seen_of(output=output_of(path=path))
+    elif place == "input":
+        seen = seen_of(artifacts={"train": msgspec.structs.replace(TRAIN, path=path, kind="folder")})
+        where = "mount /inputs/train-aaaaaaaa"
+    elif place.startswith("mount"):
+        mount = {"source": "/data/x", "target": "/x"} | {place.removeprefix("mount "): path}
+        profile, where = {"mounts": [ExtraMount(**mount)]}, f"mount {mount['target']}"
+    else:
+        key = {"hf_home": "hf_home", "runs directory": "runs"}[place]
+        seen = seen_of(host=msgspec.structs.replace(HOST, **{key: path}))
+    what = f"{path!r} holds a comma, colon or newline, which pyxis cannot express"
+    assert found_in(plan_of(seen, **profile), seen) == [(where, what)]
+
+
+def test_a_run_directory_that_pyxis_cannot_mount_is_refused_at_submission(plan_of: Any) -> None:
+    request = slurm.render(plan_of())
+    with pytest.raises(SlipwayError, match="a comma, colon or newline in the path of the run directory") as e:
+        slurm.fill(request, records.Run(Path("/runs/a:b") / RUN_ID))
+    assert (e.value.code, e.value.remedy) == (Exit.CONFIG, "name another: --runs-dir")
+
+
+def test_the_script_is_submitted_as_it_was_shown_and_its_hash_recorded(plan_of: Any) -> None:
+    request = slurm.render(plan_of())
+    filled = slurm.fill(request, records.Run(Path("/runs") / RUN_ID))
+    assert filled == request | {"sha256": canonical.sha256(request["script"].encode())}
+    assert slurm.request_text(request) == slurm.as_text(request) == slurm.request_text(filled) == request["script"]
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        ({"output": output_of(path="/scratch/out")}, "mount /output"),
+        ({"artifacts": {"train": msgspec.structs.replace(TRAIN, path="/tmp/chats.jsonl")}},
+         "mount /inputs/train-aaaaaaaa/chats.jsonl"),
+        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image"),
+        ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory"),
+        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/hf"),
+    ],
+)  # fmt: skip
+def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str) -> None:
+    seen = seen_of(**what)
+    plan = plan_of(seen, shared=["/data", "/home", "/project"])
+    (found,) = slurm.check(plan, seen)
+    assert (found.where, found.code) == (where, Exit.CONFIG)
+    assert "is under no shared folder: other nodes will not see it" in found.what
+    assert found.remedy == f"shared are: /data, /home, /project ({PROFILE.file}: shared)"
+
+
+def test_a_site_that_names_no_shared_folders_is_warned_for_several_nodes(plan_of: Any) -> None:
+    assert not list(slurm.check(plan_of(), seen_of()))
+    (found,) = slurm.check(plan_of(wish={"nodes": 2}), seen_of())
+    assert (found.severity, found.where) == ("warning", f"{PROFILE.file}: shared")
+
+
+OURS = {
+    "sbatch": ["export", "nodes", "output", "open-mode", "signal", "requeue", "account", "gres", "array", "chdir",
+               "ntasks", "job-name", "wrap", "error", "container-image", "container-mounts"],
+    "srun": ["container-image", "container-mounts", "container-env", "container-name", "container-save", "export",
+             "kill-on-bad-exit", "mpi", "nodes", "no-container-entrypoint", "output", "ntasks", "chdir"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key, names in OURS.items() for name in names])
+def test_the_launchers_own_options_are_refused(plan_of: Any, key: str, name: str) -> None:
+    where = f"{PROFILE.file}: {key}.{name}"
+    assert found_in(plan_of(**{key: {name: "x"}})) == [(where, "is set by the launcher")]
+
+
+@pytest.mark.parametrize("key", ["sbatch", "srun"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("--comment", "x"),
+        ("c", "x"),
+        ("com ment", "x"),
+        ("comment=x", "y"),
+        ("Comment", "x"),
+        ("comment", "a\nrm -rf b"),
+    ],
+)
+def test_what_is_no_option_is_refused(plan_of: Any, key: str, name: str, value: str) -> None:
+    where = f"{PROFILE.file}: {key}.{name}"
+    assert found_in(plan_of(**{key: {name: value}})) == [(where, "is no long option of one line, without its dashes")]
+
+
+@pytest.mark.parametrize("key", ["account", "partition", "qos", "reservation", "constraint", "mem"])
+def test_a_key_of_two_lines_would_be_a_line_of_the_script(plan_of: Any, key: str) -> None:
+    found = found_in(plan_of(**{key: "a\nrm -rf b"}))
+    assert found == [(f"{PROFILE.file}: {key}", "'a\\nrm -rf b' is more than one line")]
