@@ -133,6 +133,11 @@ def find_step(root: Root, name: str) -> Step:
     return aliases[name]
 
 
+def is_step(root: Root, name: str) -> bool:
+    """Whether a step has this id or alias."""
+    return name in step_folders(root) or any(name in step.aliases for step in all_steps(root))
+
+
 def all_steps(root: Root) -> list[Step]:
     """Every step, by id. Raises SlipwayError 78: a file is wrong, or one name stands for two steps."""
     steps = [_load(name, folder) for name, folder in sorted(step_folders(root).items())]

@@ -75,6 +75,7 @@ def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable.")
 @click.option("--code", multiple=True, metavar="NAME=DIR[@REV]", help="Your tree over the image's NAME; repeatable.")
 @click.option("--allow-dirty", is_flag=True, help="With --code: pack changes that are not committed; recorded.")
+@click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
 @click.option("--resume", is_flag=True, help="Continue the run whose output is in output=.")
 @click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded.")
 @click.option("--detach", is_flag=True, help="Submit and return: what Slurm always does without --follow.")
@@ -89,14 +90,18 @@ def run(
     dry_run: bool,
     as_json: bool,
     directory: Path | None,
+    convert: bool,
     words: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
     from launcher import flow
 
+    root = find_root()
     options = flow.Options(words=words, argv=tuple(sys.argv[1:]), **given)
-    prepared = flow.prepare(find_root(), options)
+    prepared = flow.prepare(root, options)
+    if convert:
+        prepared = _convert(root, options, prepared, dry=dry_run or bool(directory))
     code = _report(prepared)
     if dry_run or directory:
         if directory and not code:
@@ -110,7 +115,10 @@ def run(
     _go(prepared, detach, follow)
 
 
-@main.command("env", params=[p for p in run.params if p.name not in ("detach", "follow", "dry_run", "directory")])
+_NOT_PLANNING = ("detach", "follow", "dry_run", "directory", "convert")
+
+
+@main.command("env", params=[p for p in run.params if p.name not in _NOT_PLANNING])
 def show_env(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
     """Say which variables STEP with WORDS would see, who sets each, and what the image says. Takes what `run` takes."""
     from launcher import flow, steplist
@@ -175,13 +183,26 @@ def cancel(run_name: str, runs_dir: str | None) -> None:
     show.print_end(found, life.cancel(found))
 
 
-@main.command()
-@click.argument("words", metavar="PATH…", nargs=-1, required=True)
-@click.option("--full", is_flag=True, help="Read all of it, not the beginning.")
-@click.option("--workers", type=click.IntRange(1), help="Processes with --full; all cores otherwise.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-def check(words: tuple[str, ...], full: bool, workers: int | None, as_json: bool) -> None:
-    """Say what each PATH is (a file, a folder, a quoted pattern) and what is wrong with it."""
+_FOR_FILES = [
+    click.Option(["--full"], is_flag=True, help="Of files: read all of them, not the beginning."),
+    click.Option(["--workers"], type=click.IntRange(1), help="Processes with --full; all cores otherwise."),
+]
+
+
+@main.command("check", params=[*(p for p in run.params if p.name not in _NOT_PLANNING), *_FOR_FILES])
+def check(full: bool, workers: int | None, as_json: bool, step: str, words: tuple[str, ...], **given: Any) -> None:
+    """Say what would stop `launch run STEP WORDS`; or what is wrong with files, folders and quoted patterns."""
+    from launcher import catalogue, flow
+
+    root = find_root()
+    if not Path(step).exists() and not full and catalogue.is_step(root, step):
+        code = _report(flow.prepare(root, flow.Options(step=step, words=words, **given)))
+        say("nothing stops it" if code == Exit.OK else "it would not be submitted")
+        sys.exit(code)
+    _check_files((step, *words), full, workers, as_json)
+
+
+def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_json: bool) -> None:
     from launcher import fullcheck
     from slipway import canonical
 
@@ -306,21 +327,55 @@ def _report(prepared: Any) -> int:
     return error.code if error else Exit.OK
 
 
+def _convert(root: Any, options: Any, prepared: Any, dry: bool) -> Any:
+    """Runs the steps that convert inputs; the launch anew, with what they made. A dry run prints the first and ends."""
+    from launcher import convert, flow
+
+    conversions = convert.needed(root, options, prepared)
+    for conversion in conversions:
+        step = conversion.prepared.plan.step
+        if conversion.made:
+            say(f"{conversion.input}: {step} has made {conversion.folder} before")
+            continue
+        say(f"{conversion.input}: first {step}, into {conversion.folder}")
+        if code := _report(conversion.prepared):
+            sys.exit(code)
+        if dry:
+            click.echo(flow.request_as(conversion.prepared, False), nl=False)
+            say("what follows is planned once that has run: its inputs do not exist yet")
+            sys.exit(Exit.OK)
+        with conversion.claimed():
+            if not conversion.made:
+                if code := _finish(conversion.prepared).outcome.exit_code:
+                    sys.exit(code)
+                conversion.marker.touch()
+    return flow.prepare(root, convert.converted(options, conversions)) if conversions else prepared
+
+
 def _go(prepared: Any, detach: bool, follow: bool) -> None:
-    from launcher import life, show
+    from launcher import life
 
     if detach and follow:
         raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
-    if prepared.engine.ATTACHED and not detach:
+    if detach or not (prepared.engine.ATTACHED or follow):
+        with life.submitted(prepared) as (started, _):
+            click.echo(started.id)
+        say(f"follow it with: launch logs -f {started.id}")
+        return
+    sys.exit(_finish(prepared).outcome.exit_code)
+
+
+def _finish(prepared: Any) -> Any:
+    """Runs it to its end; its record, which has an outcome."""
+    from launcher import life, show
+
+    if prepared.engine.ATTACHED:
         finished, record = life.run_in_foreground(prepared)
         show.print_end(finished, record)
     else:
-        with life.submitted(prepared) as (started, _):
-            click.echo(started.id)
-        if not follow:
-            say(f"follow it with: launch logs -f {started.id}")
-            return
-        finished, record = started, show.follow(started)
+        with life.submitted(prepared) as (finished, _):
+            click.echo(finished.id)
+        record = show.follow(finished)
     if record.outcome is None:
         raise SlipwayError(Exit.INTERNAL, "the run goes on although its log ended", where=str(finished.path))
-    sys.exit(record.outcome.exit_code)
+    return record

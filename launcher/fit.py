@@ -115,8 +115,8 @@ def word(step: Step, role: Role) -> str:
     return next((n for n, p in step.parameters.items() if key in p.keys), key)
 
 
-def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> str:
-    """The command that makes one of the `wanted` types of what was found; empty if no step does.
+def converting(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> tuple[Step, str] | None:
+    """The step that makes one of the `wanted` types of what was found, and its input for that; None if no step does.
 
     A step converts where its first input takes the found type, and its output is of the same family: a checkpoint of a
     checkpoint, data of data. Training, which makes a checkpoint of data, is no conversion.
@@ -127,9 +127,19 @@ def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> 
         layout = found.facts.get("layout")
         other = layout and first.layouts and layout not in first.layouts
         if found.type in first.types and step.output.type in wanted and len(families) == 1 and not other:
-            more = "".join(f" {n}=PATH" for n, i in step.inputs.items() if n != name and not i.optional)
-            return f"run first: launch {step.id} {name}={found.path}{more} output=NEW; then say {found.name}=NEW"
-    return ""
+            return step, name
+    return None
+
+
+def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> str:
+    """The command that makes one of the `wanted` types of what was found; empty if no step does."""
+    if (pair := converting(steps, found, wanted)) is None:
+        return ""
+    step, name = pair
+    more = "".join(f" {n}=PATH" for n, i in step.inputs.items() if n != name and not i.optional)
+    return (
+        f"say --convert, or run first: launch {step.id} {name}={found.path}{more} output=NEW; then say {found.name}=NEW"
+    )
 
 
 def model(wish: Wish, seen: Observed) -> Artifact | None:

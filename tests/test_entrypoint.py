@@ -233,7 +233,11 @@ def test_drift_that_is_allowed_is_said(box: Container) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("SLIPWAY_NODES", "2", "SLIPWAY_NODES=2: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD"),
+        (
+            "SLIPWAY_NODES",
+            "2",
+            "SLIPWAY_NODES=2: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD",
+        ),
         ("SLIPWAY_PROCS", "0", "SLIPWAY_PROCS=0: expected the number of processes of this node"),
     ],
 )
@@ -392,6 +396,155 @@ def test_a_signal_before_the_step_keeps_it_from_starting(box: Container) -> None
     assert process.wait(PATIENCE) == 143
     assert "the step" not in box.out
     assert (box.status["cause"], box.status["step_exit_code"]) == ("signal", None)
+
+
+# Secrets
+
+
+SECRET = "a 'quoted' \"$HOME\" `id` \\\nsecond line\n\nlast"
+
+
+def test_secrets_become_variables(box: Container, tmp_path: Path) -> None:
+    box.env |= {"SLIPWAY_SECRETS": "KEY TOKEN", "SLIPWAY_SECRETS_DIR": str(tmp_path / "secrets")}
+    (tmp_path / "secrets").mkdir()
+    for name, text in {"TOKEN": f"{SECRET}\n", "KEY": "", "OTHER": "not declared"}.items():
+        (tmp_path / "secrets" / name).write_text(text)
+    assert box.run("import json, os; print(json.dumps([os.environ.get(n) for n in ('TOKEN', 'KEY', 'OTHER')]))") == 0
+    assert json.loads(box.out.splitlines()[1]) == [SECRET, "", None]
+    assert "last" not in box.err and "last" not in json.dumps(box.status)
+
+
+def test_a_secret_that_is_not_there_is_refused(box: Container, tmp_path: Path) -> None:
+    box.env |= {"SLIPWAY_SECRETS": "TOKEN", "SLIPWAY_SECRETS_DIR": str(tmp_path / "secrets")}
+    assert box.run("print('the step')") == 78
+    assert box.status["reason"] == f"the secret TOKEN is not in {tmp_path}/secrets"
+    assert "the step" not in box.out
+
+
+# Several nodes
+
+
+class Nodes:
+    """Two nodes side by side: containers of their own that share the run's state and, unless told otherwise, output.
+
+    torch.distributed.run is a stand-in, which writes down its words.
+    """
+
+    def __init__(self, torchrun: Container, folder: Path) -> None:
+        folder.mkdir()
+        self.state, self.boxes = torchrun.state, (torchrun, Container(folder))
+        for rank, box in enumerate(self.boxes):
+            box.state = self.state
+            box.env |= torchrun.env | {
+                "SLIPWAY_DIR": str(box.slipway), "SLIPWAY_ENTRY_FILE": str(box.slipway / "entry.json"),
+                "SLIPWAY_NODES": "2", "SLIPWAY_PROCS": "1", "SLURM_NODEID": str(rank), "SLIPWAY_HEAD": "10.0.0.1",
+                "SLIPWAY_NODE_NAMES": "n1 n2", "SLIPWAY_NONCE": "7.0.abc", "SLIPWAY_SHARED": str(torchrun.output),
+            }  # fmt: skip
+
+    def run(self, *programs: str) -> list[int]:
+        started = [box.start(program) for box, program in zip(self.boxes, programs, strict=True)]
+        return [process.wait(PATIENCE) for process in started]
+
+    def status(self, rank: int) -> dict[str, Any]:
+        return json.loads((self.state / str(rank) / "status.json").read_text())
+
+    def options(self, rank: int) -> dict[str, str]:
+        """The shape that torchrun was given."""
+        words = json.loads((self.state / str(rank) / "argv").read_text())
+        return dict(word.split("=") for word in words if word.startswith("--"))
+
+    @property
+    def nonces(self) -> list[Path]:
+        return [path for box in self.boxes for path in (*box.state.iterdir(), *box.output.iterdir())
+                if path.name.startswith(".")]  # fmt: skip
+
+
+@pytest.fixture
+def nodes(torchrun: Container, tmp_path: Path) -> Iterator[Nodes]:
+    found = Nodes(torchrun, tmp_path / "n2")
+    yield found
+    found.boxes[1].end()
+
+
+# The first leaves when the second is there, as ranks do that talk to each other.
+BOTH = READY + (
+    "rank = os.environ['SLURM_NODEID']\n(node.parent / f'here{rank}').touch()\n"
+    "while not all((node.parent / f'here{n}').exists() for n in range(2)):\n    time.sleep(0.01)\n"
+)
+
+
+def test_nodes_meet_and_agree_on_a_port(nodes: Nodes) -> None:
+    assert nodes.run(BOTH, BOTH) == [0, 0], [box.err for box in nodes.boxes]
+    first, second = nodes.options(0), nodes.options(1)
+    assert (first["--node-rank"], second["--node-rank"], first["--nnodes"]) == ("0", "1", "2")
+    assert first["--master-addr"] == second["--master-addr"] == "10.0.0.1"
+    assert first["--master-port"] == second["--master-port"] and 1024 < int(first["--master-port"]) < 32768
+    assert not nodes.nonces and not (nodes.state / "failed").exists()
+    assert [nodes.status(rank)["exit_code"] for rank in range(2)] == [0, 0]
+
+
+def test_a_node_waits_for_the_first(nodes: Nodes) -> None:
+    late = nodes.boxes[1].start(BOTH)
+    wait_for((nodes.state / "1" / "versions.json").exists)
+    first = nodes.boxes[0].start(BOTH)
+    assert [process.wait(PATIENCE) for process in (first, late)] == [0, 0], nodes.boxes[1].err
+
+
+def test_what_another_job_left_is_not_taken_for_this_one(nodes: Nodes) -> None:
+    for place in (nodes.state, nodes.boxes[0].output):
+        (place / ".slipway-nonce-7.0.old").write_text("1\n")
+    nodes.boxes[1].env["SLIPWAY_MOUNT_WAIT"] = "1"
+    assert nodes.boxes[1].run("") == 78
+    assert f"node n2 does not see in {nodes.state} what n1 wrote there 1 s ago" in nodes.status(1)["reason"]
+
+
+def test_a_node_with_other_storage_is_refused_and_named(nodes: Nodes) -> None:
+    other = nodes.boxes[1]
+    other.env |= {"SLIPWAY_SHARED": str(other.output), "SLIPWAY_MOUNT_WAIT": "1"}
+    wait = READY + "while not (node.parent / '1' / 'status.json').exists():\n    time.sleep(0.01)\nsys.exit(143)\n"
+    assert nodes.run(wait, "print('the step')") == [143, 78]
+    reason = f"node n2 does not see in {other.output} what n1 wrote there 1 s ago: it is not the same storage on both"
+    assert (nodes.status(1)["cause"], nodes.status(1)["reason"]) == ("entrypoint", reason)
+    assert "the step" not in other.out
+    assert (nodes.state / "failed").read_text() == "78 1 n2\n", "the first's 143 came after it"
+    assert not nodes.nonces
+
+
+def test_a_place_that_the_first_cannot_write_is_named(nodes: Nodes) -> None:
+    nodes.boxes[0].env["SLIPWAY_SHARED"] = "/proc/nowhere"
+    assert nodes.boxes[0].run("") == 78
+    assert nodes.status(0)["reason"] == "/proc/nowhere: cannot be written"
+    assert not nodes.nonces
+
+
+@pytest.mark.parametrize("name", ["SLIPWAY_NONCE", "SLIPWAY_HEAD"])
+def test_nodes_that_cannot_find_each_other_are_refused(nodes: Nodes, name: str) -> None:
+    del nodes.boxes[1].env[name]
+    assert nodes.boxes[1].run("") == 78
+    assert nodes.status(1)["reason"] == (
+        "SLIPWAY_NODES=2: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD"
+    )
+
+
+def test_the_node_that_failed_first_tells_the_code(nodes: Nodes) -> None:
+    later = BOTH + "while not (node.parent / 'failed').exists():\n    time.sleep(0.01)\nsys.exit(9)\n"
+    assert nodes.run(later, BOTH + "sys.exit(5)") == [9, 5]
+    assert (nodes.state / "failed").read_text() == "5 1 n2\n"
+
+
+def test_a_node_that_was_told_to_stop_is_not_the_one_that_failed(nodes: Nodes) -> None:
+    first, second = (box.start(READY + RANK_OF_NODE + WAIT) for box in nodes.boxes)
+    wait_for(lambda: all((nodes.state / f"up{rank}").exists() for rank in range(2)))
+    first.terminate()
+    second.terminate()
+    assert [process.wait(PATIENCE) for process in (first, second)] == [143, 143]
+    assert not (nodes.state / "failed").exists() and not nodes.nonces
+
+
+RANK_OF_NODE = """
+(node / 'ranks' / '0.pid').write_text(str(os.getpid()))
+(node.parent / f"up{os.environ['SLURM_NODEID']}").touch()
+"""
 
 
 def test_a_killed_step_says_so(box: Container) -> None:

@@ -79,7 +79,7 @@ def test_what_fits_is_not_mentioned(wish_of: WishOf) -> None:
 def test_the_step_that_converts_is_computed_from_the_catalogue(found: str, wanted: list[str], command: str) -> None:
     there = Artifact(name="in", path="/x", kind="folder", type=found)
     said = fit.converter(catalogue.all_steps(ROOT), there, wanted)
-    assert said == (f"run first: {command}; then say in=NEW" if command else "")
+    assert said == (f"say --convert, or run first: {command}; then say in=NEW" if command else "")
 
 
 def test_an_adapter_goes_to_the_step_that_reads_its_layout() -> None:
@@ -91,7 +91,7 @@ def test_a_wrong_type_is_answered_with_the_command_to_run_first(wish_of: WishOf)
     found = Found(wish_of, SFT, given=[artifact("model", "checkpoint_hf", **SIZES)])
     (finding,) = rules.check(found.wish, found.seen, catalogue.all_steps(ROOT))[:1]
     assert finding.what == "is no checkpoint_megatron: found checkpoint_hf"
-    assert finding.remedy == "run first: launch convert/hf_to_megatron model=/model output=NEW; then say model=NEW"
+    assert finding.remedy == "say --convert, or run first: launch convert/hf_to_megatron model=/model output=NEW; then say model=NEW"
     assert rules.check(found.wish, found.seen)[0].remedy.startswith("expected: a folder with latest_checkpointed")
 
 

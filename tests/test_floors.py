@@ -16,7 +16,7 @@ OURS = ("slipway", "images", "launcher")
 LAUNCHER = [
     {"cli"},
     {"show", "steplist", "doctor"},
-    {"life"},
+    {"life", "convert"},
     {"flow"},
     {"observe", "records", "code", "profilelist"},
     {"rules", "engines"},

@@ -135,7 +135,7 @@ def test_mappings_are_joined_key_by_key_and_lists_are_replaced(site: Project) ->
     assert found.env == {"A": "base", "B": "mine", "C": "mine"}
     assert found.sbatch == {"comment": "base", "nice": 5}
     assert found.secrets == {"HF_TOKEN": "env", "WANDB": "env"}
-    assert found.gpu == profiles.Gpu(model="H200", memory="80GiB")
+    assert found.gpu == profiles.Gpu(model="H200")
     assert (found.setup, found.shared) == ([], ["/shared"])
 
 

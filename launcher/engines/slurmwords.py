@@ -73,7 +73,7 @@ class Refusal:
 
 def refusal(stderr: str) -> Refusal:
     """Why sbatch would not take a job, and which key of the profile it speaks of."""
-    lines = [re.sub(r"^sbatch: (error|fatal): ", "", line).strip() for line in stderr.splitlines()]
+    lines = [re.sub(r"^sbatch: ((error|fatal): )?", "", line).strip() for line in stderr.splitlines()]
     lines = [line for line in lines if line] or ["it said nothing"]
     for pattern, where, remedy in _REFUSALS:
         if found := next((line for line in lines if re.search(pattern, line)), None):

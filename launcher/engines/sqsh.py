@@ -25,7 +25,7 @@ def find(root: Root, entry: Entry, named: str | None) -> ImageSeen:
             return ImageSeen(recorded=len(records), missing=f"{file}: {e.what}", remedy=e.remedy)
         if said.entry != entry.checksum or said.size != file.stat().st_size:
             what = f"{file} is not what its sidecar says: {said.size} bytes of entry {said.entry[:12]}"
-            return ImageSeen(recorded=len(records), missing=what, remedy=_squash(entry, named))
+            return ImageSeen(recorded=len(records), missing=what, remedy=f"run: {_squash(entry, named)}")
         return ImageSeen(
             id=said.ids[0], source=str(file), recorded=len(records), drift=record.drift, left_out=record.left_out
         )

@@ -79,3 +79,16 @@ def test_a_packing_for_another_step_names_what_is_wanted(dock: Tree, voyage: Pat
     done = dock.launch(*words, f"output={place / 'out'}")
     assert done.code == 65
     assert "is no chat_jsonl: found packed_parquet" in done.err
+
+
+def test_what_has_to_be_converted_first_is_converted_once(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+    words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", "--convert", f"train={work.train}", "max_steps=1"]
+    words += [f"model={work.model}", f"tokenizer={work.model}"]
+    planned = dock.launch(*words, "--dry-run")
+    assert planned.code == 0 and "convert/hf_to_megatron" in planned.err and "megatron_convert.py" in planned.out
+    first = dock.launch(*words, f"output={place / 'one'}")
+    assert first.code == 0 and list((place / "one").glob("iter_*")), first
+    ran = [run.record["plan"]["step"] for run in dock.all_runs()[-2:]]
+    assert ran == ["convert/hf_to_megatron", "sft/megatron_bridge"]
+    again = dock.launch(*words, "--dry-run")
+    assert again.code == 0 and "has made" in again.err and "megatron_train.py" in again.out

@@ -1,0 +1,101 @@
+"""`--convert`: where an input is of another type than a step wants, the step that makes it one comes first.
+
+What was converted stays in `<runs>/.converted/<plan hash>`, whose name says of what, with what and how it was made, and
+is taken again by the next launch that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher import catalogue, fit, flow
+from launcher.flow import Options, Prepared
+from slipway.errors import Exit, SlipwayError
+from slipway.files import cannot_write
+from slipway.project import Root
+
+FOLDER = ".converted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """`input`: of the launch that needs it; `prepared`: what makes it, into `folder`."""
+
+    input: str
+    prepared: Prepared
+    folder: Path
+
+    @property
+    def marker(self) -> Path:
+        """Stands beside the folder once that is whole."""
+        return self.folder.with_suffix(".done")
+
+    @property
+    def made(self) -> bool:
+        return self.marker.exists()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """The right to make it: waits for whoever does, and removes what one that failed has left."""
+        with cannot_write(self.folder):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.folder.with_suffix(".lock").open("a")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.made:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            yield
+
+
+def needed(root: Root, options: Options, prepared: Prepared) -> list[Conversion]:
+    """What has to be converted for a launch. Raises SlipwayError 64 where a converting step needs what is not given."""
+    step = catalogue.find_step(root, options.step)
+    steps = catalogue.all_steps(root)
+    found = []
+    for name, artifact in prepared.plan.inputs.items():
+        wanted = step.inputs[name].types
+        pair = fit.converting(steps, artifact, wanted) if artifact.type and artifact.type not in wanted else None
+        if pair:
+            words = _words(*pair, name, prepared)
+            found.append(_conversion(root, options, name, pair[0], words))
+    return found
+
+
+def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, words: tuple[str, ...]) -> Conversion:
+    asked = Options(
+        step=step.id, words=words, profile=options.profile, flavour=options.flavour, runs_dir=options.runs_dir,
+        allow_drift=options.allow_drift, argv=options.argv, procs=1, gpus=None if options.gpus else options.gpus,
+    )  # fmt: skip
+    first = flow.prepare(root, asked)
+    folder = first.runs / FOLDER / first.plan.hash[:16]
+    whole = dataclasses.replace(asked, words=(*words, f"output={folder}"))
+    return Conversion(name, flow.prepare(root, whole) if not folder.exists() else first, folder)
+
+
+def _words(step: catalogue.Step, first: str, name: str, prepared: Prepared) -> tuple[str, ...]:
+    """The converting step's inputs: what is converted, and what else it needs of the launch's own inputs."""
+    inputs = prepared.plan.inputs
+    words = [f"{first}={inputs[name].path}"]
+    for other, wanted in step.inputs.items():
+        if other == first or wanted.optional:
+            continue
+        fitting = [a.path for n, a in inputs.items() if n == other and a.type in wanted.types]
+        fitting += [a.path for n, a in inputs.items() if n != name and a.type in wanted.types]
+        if not fitting:
+            what = f"{step.id} would make it, and needs {other}= ({' or '.join(wanted.types)}), which is not given"
+            raise SlipwayError(Exit.WORDS, what, where=f"--convert {name}", remedy=f"launch {step.id} by itself first")
+        words.append(f"{other}={fitting[0]}")
+    return tuple(words)
+
+
+def converted(options: Options, conversions: list[Conversion]) -> Options:
+    """The launch with what was converted in place of what was given."""
+    places = {c.input: str(c.folder) for c in conversions}
+    named = [word.partition("=")[0] for word in options.words]
+    words = [f"{n}={places[n]}" if n in places else w for n, w in zip(named, options.words, strict=True)]
+    return dataclasses.replace(options, words=tuple(words))

@@ -1,0 +1,296 @@
+"""launch --profile enroot: the real step in the real image, through enroot or its stand-in, and what can happen to it.
+
+SLIPWAY_TEST_ENROOT=PATH names a real enroot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Work, facts, toy
+from .support import ENDLESS, PROJECT, Run, Running, Tree, until
+
+REAL = os.environ.get("SLIPWAY_TEST_ENROOT", "")
+STANDIN = PROJECT / "tests" / "standins" / "enroot.py"
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not REAL and os.geteuid() != 0, reason="the stand-in of enroot mounts as root"),
+]
+NASTY = '"it\'s here" $HOME `id`\n\\ *"'
+
+
+@pytest.fixture(scope="module")
+def machine(project: Tree, squashed: Path, ground: Path) -> Tree:
+    """The project on a machine with enroot."""
+    folder = ground / "enroot"
+    (folder / "bin").mkdir(parents=True)
+    program = shlex.quote(REAL) if REAL else f"{sys.executable} -IS {STANDIN} {folder}"
+    (folder / "bin" / "enroot").write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+    (folder / "bin" / "enroot").chmod(0o755)
+    path = f"{folder}/bin:{project.env['PATH']}"
+    env = project.env | {"PATH": path, "SLIPWAY_PROFILE": "enroot", "SLIPWAY_RUNS": str(folder / "runs")}
+    return dataclasses.replace(project, runs=folder / "runs", env=env, _started=[])
+
+
+@pytest.fixture
+def site(machine: Tree) -> Iterator[Tree]:
+    """That machine, for one test: what this leaves running ends with it."""
+    yield machine
+    for running in machine._started:
+        if running.process.poll() is None:
+            running.kill()
+    machine._started.clear()
+    for run in machine.all_runs():
+        end(run)
+
+
+def process(run: Run) -> dict[str, Any]:
+    """What the run's script says of itself."""
+    file = run.path / "process"
+    return dict(json.loads(file.read_text() or "{}")) if file.exists() else {}
+
+
+def members(run: Run) -> list[int]:
+    """Every process of the container."""
+    mark, found = f"SLIPWAY_CONTAINER={process(run).get('mark')}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def end(run: Run) -> None:
+    """kill -9 of the run's script and of all in its container."""
+    if process(run) and not (run.path / "ended").exists():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process(run)["pid"], signal.SIGKILL)
+    for pid in members(run):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def await_end(run: Run) -> None:
+    until("the end of the run's script", (run.path / "ended").exists)
+
+
+def profile(site: Tree, name: str, **keys: Any) -> str:
+    """A profile over enroot's."""
+    file = site.path / "launcher" / "profiles" / f"{name}.yaml"
+    file.write_text(json.dumps({"schema": 1, "kind": "enroot", "extends": "enroot", **keys}))
+    return name
+
+
+def saved_steps(output: Path) -> list[int]:
+    return sorted(int(p.name.rpartition("_")[2]) + 1 for p in output.glob("epoch_*_step_*"))
+
+
+def test_the_dry_run_is_the_run(site: Tree, work: Work, place: Path) -> None:
+    words = work.words(place / "output", "max_steps=2")
+    planned = site.launch(*words, "--dry-run")
+    assert planned.code == 0, planned
+    done = site.launch(*words)
+    assert done.code == 0, done
+    run = site.run_of(done)
+    assert run.ended == (0, "step")
+    assert planned.out == (run.path / "script.sh").read_text() == run.record["request"]["script"]
+    assert run.outcome["result"]["steps"] == 2 and saved_steps(place / "output") == [2]
+    assert done.out == run.log == site.launch("logs", run.id).out
+    assert run.record["versions"]["environments"]
+    assert members(run) == [] and "ended" in run.events
+
+
+def test_what_the_container_is_given(site: Tree, place: Path) -> None:
+    """Every value as it was said; the caller's uid; a home and a /tmp of its own; a root that cannot be written."""
+    launched = site.start("launch", *toy(place / "output", "wait=true", "--env", f"NASTY={NASTY}"))
+    launched.await_line("waiting")
+    seen = facts(launched.out)
+    assert (seen["uid"], seen["gid"]) == (os.getuid(), os.getgid())
+    assert seen["variables"]["HOME"].startswith("/tmp/slipway-home.") and all(seen["writable"].values())
+    (step,) = (pid for pid in members(site.run_of(launched)) if b"toy.py" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    environment = Path(f"/proc/{step}/environ").read_bytes().decode().split("\0")
+    assert f"NASTY={NASTY}" in environment and "NVIDIA_VISIBLE_DEVICES=void" in environment
+    assert str(Path(f"/proc/{step}/cwd").readlink()) == "/run/slipway"
+    mounts = [line.split() for line in Path(f"/proc/{step}/mounts").read_text().splitlines()]
+    options = {target: words.split(",") for _, target, _, words, *_ in mounts}
+    assert "ro" in options["/"] and "ro" in options["/slipway"] and "rw" in options["/output"]
+    (place / "output" / "go").touch()
+    assert launched.finish().code == 0
+
+
+def test_a_failing_steps_code(site: Tree, place: Path) -> None:
+    done = site.launch(*toy(place / "output", "code=3"))
+    assert done.code == 3
+    assert site.run_of(done).ended == (3, "step") and "line 3\n" in done.out
+
+
+def test_ctrl_c_saves_and_resume_goes_on(site: Tree, work: Work, place: Path) -> None:
+    output = place / "output"
+    launched = site.start("launch", *work.words(output, f"max_steps={ENDLESS}", f"checkpoint_every={ENDLESS}"))
+    launched.await_line(rf"step 2/{ENDLESS} .*loss")
+    launched.signal(signal.SIGINT)
+    done = launched.finish()
+    assert done.code == 130
+    assert site.run_of(done).ended == (130, "signal")
+    (saved,) = saved_steps(output)
+
+    total = saved + 1
+    resumed = site.launch(*work.words(output, f"max_steps={total}", f"checkpoint_every={ENDLESS}", "--resume"))
+    assert resumed.code == 0, resumed
+    assert [int(n) for n in re.findall(rf"step (\d+)/{total} ", resumed.out)] == [total]
+    assert saved_steps(output) == [saved, total]
+
+
+def test_the_third_signal_kills(site: Tree, place: Path) -> None:
+    launched = site.start("launch", *toy(place / "output", "wait=true", "deaf=true"))
+    launched.await_line("waiting")
+    launched.signal(signal.SIGINT)
+    launched.await_line("slipway: INT: TERM to 1 rank")
+    launched.signal(signal.SIGINT)
+    launched.await_line("slipway: ending what is left of the step")
+    launched.signal(signal.SIGINT)
+    done = launched.finish()
+    assert done.code == 137
+    run = site.run_of(done)
+    assert run.ended == (137, "signal") and members(run) == []
+
+
+def test_detached_followed_and_cancelled(site: Tree, place: Path) -> None:
+    run = Run(site.runs / site.launch(*toy(place / "output", "wait=true"), "--detach").out.strip())
+    assert " running" in next(line for line in site.launch("runs").out.splitlines() if line.startswith(run.id))
+    following = site.start("launch", "logs", "-f", run.id)
+    following.await_line("waiting")
+    cancelled = site.launch("cancel", run.id)
+    assert f"run        {run.id}: cancelled\n" in cancelled.err
+    assert following.finish().out == run.log
+    assert run.ended == (143, "cancelled")
+    assert (place / "output" / "saved").exists(), "it was asked, not killed"
+    assert members(run) == []
+
+
+def test_a_killed_launcher_leaves_a_run_that_is_collected(site: Tree, place: Path) -> None:
+    launched = site.start("launch", *toy(place / "output", "wait=true", "code=3"))
+    launched.await_line("waiting")
+    run = site.run_of(launched)
+    launched.kill()
+    assert "state      running\n" in site.show(run).out
+    (place / "output" / "go").touch()
+    await_end(run)
+    assert run.outcome == {}
+    listed = next(line for line in site.launch("runs").out.splitlines() if line.startswith(run.id))
+    assert listed.split()[1:4] == ["failed", "exit", "3"]
+    assert run.ended == (3, "step") and "line 3\n" in run.log
+
+
+def test_the_end_of_the_entrypoint_is_the_end_of_all(site: Tree, place: Path) -> None:
+    """As a container's first process takes all others along."""
+    launched = site.start("launch", *toy(place / "output", "wait=true"))
+    launched.await_line("waiting")
+    run = site.run_of(launched)
+    (pid,) = (p for p in members(run) if Path(f"/proc/{p}/cmdline").read_bytes().startswith(b"bash\0/slipway/entry"))
+    os.kill(pid, signal.SIGKILL)
+    assert launched.finish().code == 137
+    assert run.ended[0] == 137 and members(run) == []
+
+
+def test_the_scripts_end_is_not_the_containers(site: Tree, place: Path) -> None:
+    """Whatever kills the script alone: the run goes on, can be told to stop, and its step's word counts."""
+    launched = site.start("launch", *toy(place / "output", "wait=true"))
+    launched.await_line("waiting")
+    run = site.run_of(launched)
+    os.kill(process(run)["pid"], signal.SIGKILL)
+    assert "state      running\n" in site.show(run).out
+    launched.signal(signal.SIGTERM)
+    assert launched.finish().code == 143
+    assert run.ended == (143, "signal") and (place / "output" / "saved").exists()
+
+
+def test_two_runs_make_one_root_file_system(site: Tree, place: Path) -> None:
+    name = profile(site, "fresh", data=str(place / "data"))
+    both = [site.start("launch", "--profile", name, *toy(place / f"output{n}")) for n in range(2)]
+    done = [launched.finish() for launched in both]
+    assert [d.code for d in done] == [0, 0], done
+    assert sum("slipway: unpacking" in d.out for d in done) == 1
+    (root,) = (p for p in (place / "data").iterdir() if p.is_dir())
+    assert (root / "etc" / "slipway" / "entry.json").is_file()
+
+
+def test_a_killed_unpacking_leaves_nothing_that_is_taken_for_whole(site: Tree, place: Path) -> None:
+    name, data = profile(site, "killed", data=str(place / "data")), place / "data"
+    launched = site.start("launch", "--profile", name, *toy(place / "output"))
+    until("a part of the root", lambda: list(data.glob(".*.new/*/opt")))
+    run = site.run_of(launched)
+    end(run)
+    assert launched.finish().code == 70
+    assert run.ended == (70, "engine") and run.outcome["reason"] == "its script was killed"
+    assert list(data.glob(".*.new")) and not list(data.glob("automodel-*"))
+    again = site.launch("--profile", name, *toy(place / "output"))
+    assert again.code == 0 and "slipway: unpacking" in again.out, again
+    assert [p.name for p in data.iterdir() if p.is_dir()] == [p.name for p in data.glob("automodel-*")]
+
+
+def test_ctrl_c_while_the_image_is_unpacked(site: Tree, place: Path) -> None:
+    name = profile(site, "stopped", data=str(place / "data"))
+    launched = site.start("launch", "--profile", name, *toy(place / "output"))
+    until("a part of the root", lambda: list((place / "data").glob(".*.new/*")))
+    launched.signal(signal.SIGINT)
+    done = launched.finish()
+    assert done.code == 130
+    assert site.run_of(done).ended == (130, "signal") and members(site.run_of(done)) == []
+    assert not list((place / "data").glob("automodel-*"))
+
+
+def test_a_writable_root_is_the_runs_own(site: Tree, place: Path) -> None:
+    name, data = profile(site, "writable", data=str(place / "data"), writable=True), place / "data"
+    launched = site.start("launch", "--profile", name, *toy(place / "output", "wait=true"))
+    launched.await_line("waiting")
+    run = site.run_of(launched)
+    (root,) = (p for p in data.iterdir() if p.is_dir())
+    assert root.name.endswith(run.id)
+    (pid,) = (p for p in members(run) if Path(f"/proc/{p}/cmdline").read_bytes().startswith(b"bash\0/slipway/entry"))
+    Path(f"/proc/{pid}/root/opt/mine").touch()
+    assert (root / "opt" / "mine").exists()
+    (place / "output" / "go").touch()
+    assert launched.finish().code == 0
+    assert not [p for p in data.iterdir() if p.is_dir()]
+
+
+def test_a_start_that_fails_says_why(site: Tree, place: Path) -> None:
+    (place / "gone").mkdir()
+    name = profile(site, "gone", mounts=[{"source": str(place / "gone"), "target": "/gone"}])
+    written = site.launch("--profile", name, *toy(place / "output"), "-o", str(place / "run"))
+    assert written.code == 0, written
+    (place / "gone").rmdir()
+    done = site.launch("submit", str(place / "run"))
+    assert done.code == 1
+    code, cause = site.run_of(done).ended
+    assert (code, cause) == (1, "engine")
+    assert site.run_of(done).outcome["reason"].startswith(f"enroot-mount: failed to mount: {place}/gone at ")
+
+
+def test_a_directory_can_be_run_by_hand(site: Tree, place: Path) -> None:
+    """Also once more, and by the launcher."""
+    words = toy(place / "output", "code=3")
+    assert site.launch(*words, "-o", str(place / "run")).code == 0
+    for _ in range(2):
+        by_hand = Running(["bash", "script.sh"], place / "run", site.env).finish()
+        assert by_hand.code == 3 and "line 3\n" in by_hand.out, by_hand
+    (place / "output" / "written").unlink()
+    submitted = site.launch("submit", str(place / "run"))
+    assert submitted.code == 3 and "line 3\n" in submitted.out, submitted
+    assert (
+        subprocess.run(["diff", place / "run" / "script.sh", site.run_of(submitted).path / "script.sh"]).returncode == 0
+    )

@@ -1,0 +1,301 @@
+"""launcher/engines/slurmjobs.py: what Slurm's commands are told of a run's job, and what is made of their answers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slurm_job import RUN_ID, Commands
+from test_slurmwords import END, START, shown
+
+from launcher import records
+from launcher.engines import Status, slurmjobs
+from launcher.records import Run
+from slipway.errors import Exit, SlipwayError
+
+NAME = f"slipway-{RUN_ID}"
+FORGOTTEN = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
+AWAY = 'echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+HANGS = "echo $$ >pid; exec sleep 600"
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Slurm's commands, which the launcher finds; a controller that has forgotten every job, and no accounts."""
+    commands = Commands(tmp_path / "slurm")
+    commands.does("scontrol", FORGOTTEN)
+    commands.does("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(commands.bin))
+    monkeypatch.setattr(slurmjobs, "POLL", 0.01)
+    return commands
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run directory with the script of a job."""
+    found = records.Run(tmp_path / "runs" / RUN_ID)
+    (found.path / "logs").mkdir(parents=True)
+    (found.path / "script.sh").write_text("#!/usr/bin/env bash\n")
+    return found
+
+
+@pytest.fixture
+def job(run: Run) -> Run:
+    """That run once it was submitted, as job 7."""
+    (run.path / "job").write_text("7\n")
+    return run
+
+
+def jobs() -> slurmjobs.SlurmJobs:
+    with slurmjobs.connect("slurm") as found:
+        return found
+
+
+def knows(slurm: Commands, state: str = "RUNNING", **facts: str) -> None:
+    """The controller remembers the job."""
+    slurm.does("scontrol", f"cat <<'END'\n{shown(state, **facts)}\nEND")
+
+
+def attempts(run: Run, *lines: dict[str, Any], cut: str = "") -> None:
+    usual = {"job": "7", "time": START}
+    text = "".join(json.dumps(usual | line) + "\n" for line in lines)
+    (run.path / "attempts.jsonl").write_text(text + cut)
+
+
+STARTED: dict[str, Any] = {"event": "start", "attempt": 0}
+
+
+def ended(code: int, requeued: str = "false") -> dict[str, Any]:
+    return {"event": "end", "attempt": 0, "exit": str(code), "srun": "143", "requeued": requeued, "time": END}
+
+
+# Submit
+
+
+def test_a_job_is_submitted_from_inside_its_directory_under_the_runs_name(slurm: Commands, run: Run) -> None:
+    slurm.does("sbatch", "echo '7;east'")
+    assert jobs().submit({}, run) == "7"
+    (call,) = slurm.calls("sbatch")
+    assert call.words == ["--parsable", f"--job-name={NAME}", "script.sh"]
+    assert (call.cwd, jobs().job(run)) == (str(run.path), "7")
+
+
+def test_a_job_that_waits_for_others(slurm: Commands, run: Run) -> None:
+    slurm.does("sbatch", "echo 9")
+    jobs().submit({}, run, after=["7", "8"])
+    assert "--dependency=afterok:7:8" in slurm.calls("sbatch")[0].words
+
+
+def test_the_callers_shell_does_not_change_the_job(slurm: Commands, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = {
+        "PYXIS_CONTAINER_IMAGE": "/other.sqsh", "SBATCH_PARTITION": "other", "SBATCH_EXPORT": "ALL", "SLURM_EXPORT_ENV":
+        "ALL", "SLURM_JOB_ID": "1", "SLURM_NNODES": "9", "SQUEUE_FORMAT": "x", "SCANCEL_INTERACTIVE": "1",
+    }  # fmt: skip
+    for name, value in (foreign | {"SLURM_CONF": "/site/slurm.conf", "HOME": "/home/me"}).items():
+        monkeypatch.setenv(name, value)
+    slurm.does("sbatch", "echo 7")
+    jobs().submit({}, run)
+    env = slurm.calls("sbatch")[0].env
+    assert not foreign.keys() & env.keys()
+    assert (env["SLURM_CONF"], env["HOME"], env["PATH"]) == ("/site/slurm.conf", "/home/me", str(slurm.bin))
+
+
+def test_a_refusal_is_told_in_slurms_words_with_the_key(slurm: Commands, run: Run) -> None:
+    said = "sbatch: error: Batch job submission failed: Invalid partition name specified"
+    slurm.does("sbatch", f"echo {said!r} >&2; exit 1")
+    with pytest.raises(SlipwayError) as e:
+        jobs().submit({}, run)
+    assert (e.value.code, e.value.where) == (Exit.UNAVAILABLE, "partition")
+    assert e.value.what == "sbatch: Batch job submission failed: Invalid partition name specified"
+    assert not (run.path / "job").exists()
+
+
+def test_a_machine_without_slurm(slurm: Commands, run: Run) -> None:
+    (slurm.bin / "sbatch").unlink()
+    with pytest.raises(SlipwayError, match="there is no sbatch here") as e:
+        jobs().submit({}, run)
+    assert (e.value.code, e.value.remedy) == (Exit.UNAVAILABLE, "run this where Slurm's commands are")
+
+
+@pytest.mark.parametrize("command", ["sbatch", "scontrol", "scancel"])
+def test_a_command_that_hangs_is_ended_and_named(
+    slurm: Commands, job: Run, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurmjobs, "TIMEOUT", 0.3)
+    knows(slurm)
+    slurm.does(command, HANGS)
+    verbs: dict[str, Callable[[], object]] = {
+        "sbatch": lambda: jobs().submit({}, job),
+        "scontrol": lambda: jobs().status(job),
+        "scancel": lambda: jobs().signal(job, "TERM"),
+    }
+    with pytest.raises(SlipwayError, match=f"{command} did not answer within 0.3 s") as e:
+        verbs[command]()
+    assert e.value.code == Exit.UNAVAILABLE
+    for file in tmp_path.rglob("pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
+# The job's id
+
+
+def test_a_run_that_was_never_submitted_has_no_job(slurm: Commands, run: Run) -> None:
+    assert jobs().job(run) is None
+    assert jobs().status(run) == Status("missing")
+    assert slurm.calls("squeue")[0].words == ["--noheader", "--format=%A", f"--name={NAME}", "--states=all"]
+
+
+def test_a_job_whose_launcher_died_is_found_by_its_name(slurm: Commands, run: Run) -> None:
+    slurm.does("squeue", "echo 12")
+    knows(slurm)
+    assert (jobs().job(run), jobs().status(run).state) == ("12", "running")
+    assert slurm.calls("scontrol")[-1].words == ["--oneliner", "show", "job", "12"]
+
+
+def test_a_job_that_nobody_remembers_has_written_its_id(slurm: Commands, run: Run) -> None:
+    attempts(run, STARTED | {"job": "13"})
+    assert jobs().job(run) == "13" and not slurm.calls("squeue")
+
+
+# Status
+
+
+def test_the_controller_is_asked_first(slurm: Commands, job: Run) -> None:
+    knows(slurm, "PENDING", reason="PartitionConfig")
+    assert jobs().status(job).detail == "PartitionConfig: asks for more than the partition has: it will never start"
+    assert not slurm.calls("sacct")
+
+
+def test_what_the_controller_forgot_is_in_the_accounts(slurm: Commands, job: Run) -> None:
+    slurm.does("sacct", f"echo 'COMPLETED|0:0|{START}|{END}|None'")
+    assert jobs().status(job) == Status("exited", started=START, finished=END)
+    words = slurm.calls("sacct")[0].words
+    assert "--jobs=7" in words and "--parsable2" in words and "--format=State,ExitCode,Start,End,Reason" in words
+
+
+@pytest.mark.parametrize("accounts", ["exit 1", "exit 0", HANGS])
+def test_without_accounts_the_jobs_own_lines_count(
+    slurm: Commands, job: Run, accounts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurmjobs, "TIMEOUT", 0.3)
+    slurm.does("sacct", accounts)
+    assert jobs().status(job) == Status("missing")
+    attempts(job, STARTED, ended(5))
+    assert jobs().status(job) == Status("exited", exit_code=5, started=START, finished=END)
+
+
+@pytest.mark.parametrize("lines", [[STARTED], [STARTED, ended(143, "true"), STARTED | {"attempt": 1}]])
+@pytest.mark.usefixtures("slurm")
+def test_a_forgotten_job_that_did_not_reach_its_end(job: Run, lines: list[dict[str, Any]]) -> None:
+    attempts(job, *lines, cut='{"event": "end", "exi')
+    status = jobs().status(job)
+    assert (status.state, status.exit_code, status.started) == ("exited", Exit.INTERNAL, START)
+    assert "Slurm has forgotten the job, whose script did not reach its end" in status.error
+
+
+def test_the_exit_code_is_the_one_that_the_script_knows(slurm: Commands, job: Run) -> None:
+    """Slurm has srun's, which with --kill-on-bad-exit is that of a node that was ended."""
+    knows(slurm, "FAILED", code="143:0")
+    attempts(job, STARTED, ended(5))
+    assert jobs().status(job).exit_code == 5
+
+
+def test_what_was_put_back_has_no_end_yet(slurm: Commands, job: Run) -> None:
+    attempts(job, STARTED, ended(143, "true"))
+    knows(slurm, "PENDING", reason="BeginTime")
+    assert jobs().status(job).state == "pending"
+    knows(slurm, "FAILED", code="1:0")
+    assert jobs().status(job).exit_code == 1, "of this attempt, whose script wrote no end"
+
+
+def test_what_slurm_ended_is_told_as_slurm_tells_it(slurm: Commands, job: Run) -> None:
+    knows(slurm, "TIMEOUT")
+    attempts(job, STARTED, ended(0))
+    status = jobs().status(job)
+    assert (status.exit_code, status.error) == (143, "the time limit ended it before it left by itself")
+
+
+def test_a_controller_that_is_away_is_no_missing_job(slurm: Commands, job: Run) -> None:
+    slurm.does("scontrol", AWAY)
+    attempts(job, STARTED, ended(0))
+    with pytest.raises(SlipwayError, match="Unable to contact slurm controller") as e:
+        jobs().status(job)
+    assert (e.value.code, e.value.where) == (Exit.UNAVAILABLE, "job 7")
+
+
+# Signals, waiting, logs
+
+
+@pytest.mark.parametrize(
+    ("state", "name", "words"),
+    [
+        ("RUNNING", "TERM", ["--signal=TERM", "7.0"]),
+        ("RUNNING", "INT", ["--signal=INT", "7.0"]),
+        ("RUNNING", "KILL", ["7"]),
+        ("PENDING", "TERM", ["7"]),
+        ("PENDING", "KILL", ["7"]),
+    ],
+)
+def test_the_step_is_told_and_a_job_without_one_is_cancelled(
+    slurm: Commands, job: Run, state: str, name: str, words: list[str]
+) -> None:
+    """Never srun, which would kill the step."""
+    knows(slurm, state)
+    jobs().signal(job, name)
+    assert [c.words for c in slurm.calls("scancel")] == [words]
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "CANCELLED"])
+def test_what_has_ended_is_left_alone(slurm: Commands, job: Run, state: str) -> None:
+    knows(slurm, state)
+    jobs().signal(job, "KILL")
+    assert not slurm.calls("scancel")
+
+
+def test_a_job_that_ended_meanwhile_is_no_error(slurm: Commands, job: Run) -> None:
+    knows(slurm, "RUNNING")
+    knew = (slurm.folder / "scontrol.sh").read_text()
+    knows(slurm, "COMPLETED")
+    (slurm.folder / "scontrol.sh").rename(slurm.folder / "later.sh")
+    slurm.does("scontrol", knew)
+    slurm.does("scancel", f"cat {str(slurm.folder)!r}/later.sh >{str(slurm.folder)!r}/scontrol.sh; exit 1")
+    jobs().signal(job, "TERM")
+    assert jobs().status(job).state == "exited"
+
+
+def test_a_signal_that_was_not_sent_is_an_error(slurm: Commands, job: Run) -> None:
+    knows(slurm, "RUNNING")
+    slurm.does("scancel", "echo 'scancel: error: Access/permission denied' >&2; exit 1")
+    with pytest.raises(SlipwayError, match="scancel: scancel: error: Access/permission denied") as e:
+        jobs().signal(job, "KILL")
+    assert (e.value.code, e.value.where) == (Exit.UNAVAILABLE, "job 7")
+
+
+def test_waiting_ends_with_the_job_or_with_patience(slurm: Commands, job: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    knows(slurm, "RUNNING")
+    assert not jobs().wait(job, 0.05)
+    then = f"cat <<'END'\n{shown('COMPLETED')}\nEND"
+    running = f"cat <<'END'\n{shown()}\nEND"
+    slurm.does("scontrol", f'n=$(cat n 2>/dev/null); echo "x$n" >n; [[ $n == xx* ]] && {{\n{then}\nexit\n}}\n{running}')
+    monkeypatch.chdir(job.path)
+    assert jobs().wait(job)
+    assert len(slurm.calls("scontrol")) >= 4
+
+
+def test_a_log_is_followed_to_the_jobs_end(slurm: Commands, job: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    log = job.path / "logs" / "node-0.log"
+    knows(slurm, "PENDING", reason="Resources")
+    log.write_text("from before\nha")
+    pieces = jobs().logs(job, follow=True)
+    assert next(pieces) == b"from before\n"
+    assert "pending: Resources: waits for nodes to become free" in capfd.readouterr().err
+    log.write_text("from before\nhalf a line\n")
+    knows(slurm, "COMPLETED")
+    assert b"".join(pieces) == b"half a line\n"
+    assert b"".join(jobs().logs(job, follow=False)) == b"from before\nhalf a line\n"
