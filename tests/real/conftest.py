@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -158,11 +159,17 @@ def variant(docker: Any, address: str, request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def squashed(project: Tree) -> Path:
-    """The .sqsh of the cpu image, in the project's own folder of such files."""
-    made = project.images("squash", "automodel/0.7.0-cpu")
-    assert made.code == 0, made
-    return Path(made.out.strip())
+def squashed(project: Tree, address: str) -> Path:
+    """The .sqsh of the cpu image, in the project's own folder of such files; made once for this checkout."""
+    command = [str(Path(sys.executable).parent / "images"), "squash", "automodel/0.7.0-cpu"]
+    env = {**os.environ, "DOCKER_HOST": address}
+    made = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    folder = project.path / ".slipway" / "squash"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (Path(made).name, f"{Path(made).name}.json"):
+        with contextlib.suppress(FileExistsError):
+            os.link(Path(made).with_name(name), folder / name)
+    return folder / Path(made).name
 
 
 @pytest.fixture(scope="session")
@@ -244,3 +251,11 @@ def facts(log: str) -> dict[str, Any]:
     """What the toy has seen inside its container."""
     line = next(line for line in log.splitlines() if line.startswith("facts "))
     return dict(json.loads(line.removeprefix("facts ")))
+
+
+@pytest.fixture(scope="session")
+def _pier(project: Tree, ground: Path, address: str) -> Tree:
+    """The project with NeMo RL's cpu image and a step that drives Ray."""
+    from .ray.site import harboured
+
+    return harboured(project, ground, address)

@@ -123,6 +123,24 @@ def test_ahead_of_the_time_limit_the_step_saves_and_the_job_goes_on(lab: Lab, wo
     assert second[0] == first[-1] + 1
 
 
+def test_a_preemption_with_grace_lets_the_step_save(lab: Lab, place: Path) -> None:
+    """Slurm tells the step alone, and would call a job that leaves in its grace time failed: the script requeues it."""
+    assert lab.slurm.call("scontrol", "update", "PartitionName=batch", "GraceTime=60").code == 0
+    try:
+        run = lab.submit(*toy(place / "out"), "wait=true")
+        lab.await_file(place / "out" / "waiting")
+        lab.slurm.call("srun", "--partition=urgent", "--exclusive", "-N3", "true")
+        until("requeued", lambda: any(a.get("requeued") == "true" for a in attempts(run)))
+        lab.slurm.run_now(lab.job(run))
+        lab.await_end(run)
+    finally:
+        lab.slurm.call("scontrol", "update", "PartitionName=batch", "GraceTime=0")
+    assert lab.collected(run).ended == (0, "step")
+    assert (place / "out" / "saved").exists()
+    ends = [(a["attempt"], a["why"], a["requeued"]) for a in attempts(run) if a["event"] == "end"]
+    assert ends == [(0, "preempted", "true"), (1, "", "false")]
+
+
 def part(log: Path, attempt: int) -> str:
     """What the log tells of an attempt's training, counted from 1; empty where it has not begun."""
     parts = log.read_text().split("Signal handler installed") if log.exists() else []

@@ -22,7 +22,7 @@ def main() -> None:
         pass
     print("facts", json.dumps(facts()))
     (output / "written").write_text("by the toy\n")
-    if toy["wait"]:
+    if toy["wait"] and not toy["again"]:
         wait_for(output, toy["deaf"])
     for number in range(1, toy["lines"] + 1):
         print(f"line {number}")
