@@ -14,6 +14,7 @@ SECRETS_DIR=../.secrets/$RUN_ID
 ATTEMPT=0
 SRUN_PID=''
 TOLD=''      # why the step was told to leave: 'time limit' or 'TERM'
+ENDED=''     # Slurm told this script, too
 SRUN_CODE='' # of srun itself
 GOES_ON=''   # the job was put back into the queue
 
@@ -72,12 +73,14 @@ check_secrets() {
 
 # What only the job knows.
 describe_job() {
-    local names
+    local names ends
     names=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || refuse "scontrol cannot name the nodes"
     export SLIPWAY_ATTEMPT=$ATTEMPT SLIPWAY_NODE_NAMES=${names//$'\n'/ }
     SLIPWAY_HEAD=$(scontrol show node "${SLIPWAY_NODE_NAMES%% *}" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
     SLIPWAY_NONCE=$SLURM_JOB_ID.$ATTEMPT.$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
     export SLIPWAY_HEAD SLIPWAY_NONCE
+    ends=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*T[^ ]*\).*/\1/p') # or Unknown
+    [[ -z $ends ]] || SLIPWAY_DEADLINE=$(date -d "$ends" +%s) && export SLIPWAY_DEADLINE
     ((GPUS)) || export NVIDIA_VISIBLE_DEVICES=void # enroot's hook would want nvidia-container-cli for all and for none
 }
 
@@ -102,9 +105,12 @@ run_step() {
     done
     wait "$SRUN_PID"
     SRUN_CODE=$?
+    ((SRUN_CODE >= 0)) || SRUN_CODE=143 # bash 5.2 loses it, and says -1, where a signal comes with srun's end
     ((SRUN_CODE)) || never_started
     ((SRUN_CODE == 0)) && exit 0
     ! job_says PreemptTime=2 || TOLD=preempted
+    # Who cancels a job that is near its limit does not want it back; Slurm would put it there.
+    [[ $TOLD != 'time limit' || -z $ENDED ]] || job_says Reason=TimeLimit || TOLD=TERM
     case $TOLD in
         'time limit' | preempted) requeue ;;
     esac
@@ -136,14 +142,17 @@ on_limit() {
     tell_step &
 }
 
+# To a step that has not started yet scancel sends nothing, and says so neither.
 tell_step() {
-    until scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null || ! kill -0 "$$" 2>/dev/null; do
-        sleep 1 # it may not have started yet
+    until scontrol show step "$SLURM_JOB_ID.0" &>/dev/null; do
+        kill -0 "$$" 2>/dev/null || return
+        sleep 1
     done
+    scancel --signal=TERM "$SLURM_JOB_ID.0"
 }
 
 # Of scancel, or of a preemption: Slurm tells the step itself.
-on_term() { TOLD=${TOLD:-TERM}; }
+on_term() { TOLD=${TOLD:-TERM} ENDED=1; }
 
 job_says() { [[ $(scontrol show job "$SLURM_JOB_ID") == *" $1"* ]]; }
 

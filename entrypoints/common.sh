@@ -22,6 +22,7 @@ CACHES=()
 STEP_PID=''   # the step's process: python, or torchrun
 STEP_CODE=''  # its exit code
 OWN_HOME=''   # made by us, hence removed by us
+MARK=$$.$EPOCHREALTIME # in the environment of all that the step starts
 WATCHDOG=''   # ends the step when it takes too long to stop
 STOPS=0       # how often the container was told to stop
 STOPPED_BY='' # by which signal first
@@ -42,6 +43,8 @@ main() {
     sane_umask
     writable_home
     export_secrets
+    # shellcheck source-path=SCRIPTDIR source=ray.sh
+    [[ ${SLIPWAY_LAUNCHER:-} != ray ]] || . "$SLIPWAY_DIR/ray.sh"
     meet_nodes
     build_command "$@"
     run_step
@@ -150,7 +153,7 @@ meet_nodes() {
     local place file
     ((NODES > 1)) || return 0
     local deadline=$((SECONDS + ${SLIPWAY_MOUNT_WAIT:-90}))
-    ((NODE_RANK)) || MASTER_PORT=$(free_port)
+    ((NODE_RANK)) || MASTER_PORT=${MASTER_PORT:-$(free_port)}
     for place in "$SLIPWAY_STATE_DIR" ${SLIPWAY_SHARED:-}; do
         file=$place/.slipway-nonce-$SLIPWAY_NONCE
         if ((NODE_RANK == 0)); then
@@ -180,6 +183,7 @@ build_command() {
     [[ ${1:-} == python && -n ${2:-} ]] || refuse "entrypoint.sh: expected \`python PROGRAM [ARGUMENT...]\`, found: $*"
     shift
     [[ -f $1 ]] || refuse "$1: there is no such step program"
+    [[ ${SLIPWAY_LAUNCHER:-} != ray ]] || { build_ray_command "$@" && return; }
     if ((NODES * SLIPWAY_PROCS == 1)); then
         COMMAND=("$PYTHON" "$@")
         return
@@ -212,20 +216,23 @@ run_step() {
         REASON="told to stop by $STOPPED_BY before the step started"
         exit
     fi
-    MARK=$$.$EPOCHREALTIME
     set -m # the step gets a process group of its own, and does not ignore INT as background jobs do otherwise
     SLIPWAY_MARK=$MARK "${COMMAND[@]}" </dev/null &
     STEP_PID=$!
     set +m
     ((STOPS == 0)) || stop_step # told between the question above and now
+    await_step
+    describe_end
+    [[ $CAUSE != entrypoint ]] || exit "$REFUSED" # torchrun makes 1 of it
+    exit "$STEP_CODE"
+}
+
+await_step() {
     while kill -0 "$STEP_PID" 2>/dev/null; do
         wait "$STEP_PID" 2>/dev/null # a signal to us ends this early, with a code that is not the step's
     done
     wait "$STEP_PID" 2>/dev/null
     STEP_CODE=$?
-    describe_end
-    [[ $CAUSE != entrypoint ]] || exit "$REFUSED" # torchrun makes 1 of it
-    exit "$STEP_CODE"
 }
 
 describe_end() {
@@ -262,12 +269,8 @@ stop_step() {
             tell_step
             watchdog "${SLIPWAY_STOP_SECONDS:-30}" "$KILL_AFTER" &
             ;;
-        2)
-            watchdog 0 "$KILL_AFTER" &
-            ;;
-        *)
-            watchdog 0 0 &
-            ;;
+        2) watchdog 0 "$KILL_AFTER" & ;;
+        *) watchdog 0 0 & ;;
     esac
     WATCHDOG=$!
 }

@@ -97,6 +97,7 @@ container() {
     export SLIPWAY_CONTAINER=$MARK ENROOT_DATA_PATH=$DATA
     mkdir -p "$DATA" || fail "$CANNOT_WRITE" "$DATA: cannot be made; name another folder (profile: data)"
     make_root "${OWN:-$NAME}"
+    kill -0 $$ 2>/dev/null || exit # nobody would hear of its end
     exec enroot start "${START[@]}" --env "SLIPWAY_CONTAINER=$MARK" "${OWN:-$NAME}" "$@"
 }
 
@@ -160,7 +161,7 @@ finish() {
     trap '' TERM INT
     trap - EXIT
     end_leftovers
-    [[ -z $TOLD || -s container/0/status.json ]] || { [[ $TOLD == INT ]] && code=130 || code=143; }
+    [[ -z $TOLD || -d container/0/ranks ]] || { [[ $TOLD == INT ]] && code=130 || code=143; }
     [[ -z $OWN ]] || discard "$DATA/$OWN"
     rm -rf "$SECRETS_DIR"
     printf '{"exit": %s, "finished": "%s"}\n' "$code" "$(now)" >ended.part && mv ended.part ended

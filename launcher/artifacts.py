@@ -6,11 +6,13 @@ import glob
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from launcher import checkpoints, datasets
+import msgspec
+
+from launcher import checkpoints, datasets, hubcache
 from launcher.checkpoints import MAX_HEADER
 from launcher.faults import MAX_FAULTS, Fault, Found, fault, kept
 from slipway.yamldoc import Noun
@@ -27,10 +29,12 @@ class Artifact(Noun, frozen=True, kw_only=True):
 
     `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed Parquet
     with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`: number of
-    weights of a checkpoint; `fingerprint`: hex; `facts`: what rules compare, by the type: `checked` (`whole` or
-    `beginning`), `files`, `rows`, `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `architecture`,
-    `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`,
-    `expert_intermediate`, `tied` (1), `iteration`, `layout`, `base`, `rank`, `weights`.
+    weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub its commit; `facts`: what rules compare, by
+    the type: `hub` (its name there, at the commit), `checked` (`whole` or `beginning`), `files`, `rows`,
+    `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
+    `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1),
+    `iteration`, `layout`, `base`, `rank`, `weights`, `columns`
+    (comma separated), `named` (JSON).
     """
 
     name: str
@@ -45,28 +49,36 @@ class Artifact(Noun, frozen=True, kw_only=True):
     facts: dict[str, str | int] = {}
     files: list[str] = []
 
+    @property
+    def named(self) -> dict[str, str]:
+        """Of rows: a column's usual name -> its name here, as it was said."""
+        return msgspec.json.decode(str(self.facts.get("named", "{}")), type=dict[str, str])
 
-def inspect(name: str, path: Path) -> Artifact:
-    """What `path` is; never raises for bad content, nor for what cannot be read: both become faults. Bounded."""
+
+def inspect(name: str, path: Path, columns: Mapping[str, str] | None = None) -> Artifact:
+    """What `path` is; never raises for bad content, nor for what cannot be read: both become faults. Bounded.
+
+    `columns`: of rows, a column's usual name -> its name here.
+    """
     real = path.expanduser().absolute()
     try:
-        return _inspect(name, real)
+        return _inspect(name, real, columns or {})
     except OSError as e:
         return Artifact(name=name, path=str(real), kind="file", faults=[datasets.unreadable(real, e)])
 
 
-def _inspect(name: str, real: Path) -> Artifact:
+def _inspect(name: str, real: Path, columns: Mapping[str, str]) -> Artifact:
     if not _there(real):
-        return _several(name, real)
-    real = real.resolve()
+        return _several(name, real, columns)
+    real = _real(real)
     if real.is_file():
         files = [real, *datasets.beside(real)]
-        found = datasets.look(files)
+        found = datasets.look(files, columns)
         return _artifact(name, real, "file", found, files, files if len(files) > 1 else [])
     if not real.is_dir():
         return Artifact(name=name, path=str(real), kind="file", note="neither a file nor a folder")
     files, faults = _below(real)
-    return _artifact(name, real, "folder", _look(real), files, [], faults)
+    return _artifact(name, real, "folder", _look(real, columns), files, [], faults)
 
 
 def _there(path: Path) -> bool:
@@ -82,10 +94,16 @@ def _there(path: Path) -> bool:
     return True
 
 
-def _several(name: str, pattern: Path) -> Artifact:
+def _real(path: Path) -> Path:
+    """Without links; a file of a cache's snapshot, which is a link to a blob, keeps its name."""
+    named = path.parent.resolve() / path.name
+    return named if hubcache.place(named) and named.is_file() else path.resolve()
+
+
+def _several(name: str, pattern: Path, columns: Mapping[str, str]) -> Artifact:
     """The files of a pattern, or of a prefix as Megatron names tokens and index."""
     files = [Path(p) for p in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 - it is absolute
-    files = [p.resolve() for p in files if p.is_file()] if glob.has_magic(str(pattern)) else []
+    files = [_real(p) for p in files if p.is_file()] if glob.has_magic(str(pattern)) else []
     if not files:
         files = [p for p in (Path(f"{pattern}.bin"), Path(f"{pattern}.idx")) if p.is_file()]
     if not files:
@@ -94,7 +112,7 @@ def _several(name: str, pattern: Path) -> Artifact:
     seen = [p.name for p in files]
     faults = [fault(p, "has the name of another file of the pattern") for p in files if seen.count(p.name) > 1]
     beside = {p for f in files for p in datasets.beside(f)} - set(files)
-    return _artifact(name, pattern, "glob", datasets.look(files), [*files, *sorted(beside)], None, faults)
+    return _artifact(name, pattern, "glob", datasets.look(files, columns), [*files, *sorted(beside)], None, faults)
 
 
 def _artifact(
@@ -107,22 +125,27 @@ def _artifact(
     faults: Sequence[Fault] = (),
 ) -> Artifact:
     root = path if kind == "folder" else Path(os.path.commonpath([p.parent for p in files]))
+    place, facts = hubcache.place(path), dict(found.facts)
+    if place:
+        facts["hub"] = str(place.id)
+        faults = [*faults, *_leaving(files, place.repository.resolve())] if kind != "folder" else faults
     return Artifact(
         name=name, path=str(path), kind=kind, type=found.type, note=found.note, parameters=found.parameters,
         faults=kept([*faults, *found.faults]),
-        facts=found.facts, files=[str(p) for p in (files if listed is None else listed)],
-        bytes=sum(p.stat().st_size for p in files), fingerprint=fingerprint(files, root),
+        facts=facts, files=[str(p) for p in (files if listed is None else listed)],
+        bytes=sum(p.stat().st_size for p in files),
+        fingerprint=place.id.revision if place else fingerprint(files, root),
     )  # fmt: skip
 
 
-def _look(folder: Path) -> Found:
+def _look(folder: Path, columns: Mapping[str, str]) -> Found:
     """A checkpoint, else data files, else what its names look like."""
     found = checkpoints.look(folder)
     if found:
         return found
     files = datasets.data_files(folder)
     if files:
-        return datasets.look(files)
+        return datasets.look(files, columns)
     names = sorted(p.name for p in folder.iterdir())[:4]
     return Found(note=f"a folder with {', '.join(names)}" if names else "an empty folder")
 
@@ -136,10 +159,15 @@ def _below(root: Path) -> tuple[list[Path], list[Fault]]:
         if len(paths) > MAX_FILES:
             raise OSError(0, f"has more than {MAX_FILES:,} files", str(root))
     paths.sort()
-    out = [p for p in paths if p.is_symlink() and not _inside(p, root)]
-    gone = set(out)
-    faults = [fault(p, "a link that leaves the input") for p in out]
-    return [p for p in paths if p not in gone and p.is_file()], faults
+    place = hubcache.place(root)
+    faults = _leaving(paths, place.repository if place else root)
+    gone = {f.where for f in faults}
+    return [p for p in paths if str(p) not in gone and p.is_file()], faults
+
+
+def _leaving(paths: Sequence[Path], root: Path) -> list[Fault]:
+    """The links that lead out of `root`, which is what is mounted."""
+    return [fault(p, "a link that leaves the input") for p in paths if p.is_symlink() and not _inside(p, root)]
 
 
 def files_below(root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -24,22 +25,31 @@ ArtifactType = Literal[
 Role = Literal[
     "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
-    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary",
+    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "logprob_batch", "prompts",
+    "generations", "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus",
+    "reward_nodes", "second_version", "save_format", "packing", "chat_template",
 ]  # fmt: skip
 
 
 class Input(Noun, frozen=True, kw_only=True):
-    """`key`: the configuration key that gets the path; `without`: keys that go where an optional input is not given.
+    """`key`: the configuration key that gets the path, where no wire does; `without`: keys that go where an optional
+    input is not given.
 
-    `layouts`: of an adapter, those that the step reads; any where none is named.
+    `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
+    calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
+    `one_file`: nothing packed, no folder, no pattern. `why`: said where the type is wrong.
     """
 
     types: list[ArtifactType]
     help: str
-    key: str
+    key: str = ""
     optional: bool = False
     without: list[str] = []
     layouts: list[Literal["hf_peft", "megatron_bridge"]] = []
+    columns: dict[str, str] = {}
+    needs_columns: list[str] = []
+    one_file: bool = False
+    why: str = ""
 
 
 class Output(Noun, frozen=True, kw_only=True):
@@ -49,19 +59,29 @@ class Output(Noun, frozen=True, kw_only=True):
 
 
 class Parameter(Noun, frozen=True, kw_only=True):
-    """A named setting that means the same in every release: `keys` are the configuration keys it sets."""
+    """A named setting that means the same in every release: `keys` are the configuration keys it sets.
+
+    `values`: in place of keys, what each of its values sets. `instead_of`: the input that it takes the place of.
+    """
 
     type: Literal["int", "float", "str", "bool"]
-    keys: list[str]
     help: str
+    keys: list[str] = []
     choices: list[str] = []
+    values: dict[str, dict[str, Any]] = {}
+    instead_of: str = ""
+
+    def sets(self, value: Any) -> dict[str, Any]:
+        """Configuration keys and what they become."""
+        return self.values[value] if self.values else dict.fromkeys(self.keys, value)
 
 
 class Shape(Noun, frozen=True, kw_only=True):
-    """`gpus` per node; on the cpu flavour a node has processes (`--procs`) instead."""
+    """`gpus` per node; on the cpu flavour a node has processes (`--procs`) instead. `keys`: where a library asks."""
 
     nodes: int
     gpus: int
+    keys: dict[Literal["nodes", "gpus"], str] = {}
 
 
 class Graceful(Noun, frozen=True, kw_only=True):
@@ -73,7 +93,10 @@ class Graceful(Noun, frozen=True, kw_only=True):
 
 
 class Resume(Noun, frozen=True, kw_only=True):
-    """`where`: what is in the output once there is a checkpoint to go on from; `set`: keys that make the library do."""
+    """`where`: what is in the output once there is a checkpoint to go on from (a name or a pattern).
+
+    `set`: keys that make the library do; none where it does by itself.
+    """
 
     where: str
     set: dict[str, Any]
@@ -87,18 +110,71 @@ class Command(Noun, frozen=True, kw_only=True):
 
 
 class BaseConfig(Noun, frozen=True, kw_only=True):
-    """Where the step's configuration starts: a `path` inside the image, or a complete `file` of ours."""
+    """Where the step's configuration starts: a `path` inside the image, or a complete `file` of ours.
 
-    flavour: Flavour
+    For every flavour where it names none, and for the components of `when`; the first that fits is taken.
+    """
+
+    flavour: Flavour | None = None
     path: str | None = None
     file: str | None = None
+    when: dict[str, str] = {}
+
+
+class Wire(Noun, frozen=True, kw_only=True):
+    """What the configuration gets where inputs are `given` (input -> `any`, a type, a column of its rows) or `absent`.
+
+    `paths`: key -> the input whose path it gets; `set`: key -> value, which parameters and overrides may change;
+    `remove`: keys that go, with what is below them; `note`: what the dry run says of it.
+    """
+
+    given: dict[str, str] = {}
+    absent: list[str] = []
+    paths: dict[str, str] = {}
+    set: dict[str, Any] = {}
+    remove: list[str] = []
+    note: str = ""
+
+
+class InputChange(Noun, frozen=True, kw_only=True):
+    """What a release takes another way; what is not named stays as it is."""
+
+    types: list[ArtifactType] = []
+    optional: bool | None = None
+    needs_columns: list[str] = []
+    why: str = ""
+
+
+class Release(Noun, frozen=True, kw_only=True):
+    """What is another way in some releases, or in one flavour; all that match apply, in their order.
+
+    `script`: the library's own program that the step program runs. `presets`: what the base in the image says, for
+    rules: key -> value. `parameters`: name -> its keys, or what each of its values sets.
+    """
+
+    when: dict[str, str] = {}
+    flavour: Flavour | None = None
+    script: str = ""
+    presets: dict[str, Any] = {}
+    inputs: dict[str, InputChange] = {}
+    parameters: dict[str, list[str] | dict[str, dict[str, Any]]] = {}
+    roles: dict[Role, str] = {}
+    wires: list[Wire] = []
+
+
+class Backend(Noun, frozen=True, kw_only=True):
+    """One of the library's ways to train: the key that switches it on, checkpoints it starts from, its own roles."""
+
+    enabled: str
+    reads: list[ArtifactType]
+    roles: dict[Role, str] = {}
 
 
 class Step(Noun, frozen=True, kw_only=True):
     schema: Literal[1]
     title: str
     library: str
-    launcher: Literal["python", "torchrun"]
+    launcher: Literal["python", "torchrun", "ray"]
     shape: Shape
     inputs: dict[str, Input]
     output: Output
@@ -113,12 +189,22 @@ class Step(Noun, frozen=True, kw_only=True):
     resume: Resume | None = None  # without it a run that was ended starts anew, and is not requeued
     commands: list[Command]
     base: list[BaseConfig]
+    script: str = ""  # of the library's repository, which the step program runs
+    backends: dict[str, Backend] = {}
+    wires: list[Wire] = []
+    presets: dict[str, Any] = {}  # what the base in the image says, key by key
+    misnamed: dict[str, str] = {}  # a name that old documentation has -> the part of a key that it means
+    releases: list[Release] = []
     id: str = ""  # the folder's path below steps/; never written in the file
     folder: str = ""
 
     def owned(self) -> dict[str, str]:
         """Configuration keys that the launcher wires -> the word that sets each; empty where no word does."""
-        keys = {i.key: f"{name}=" for name, i in self.inputs.items()}
+        keys = {i.key: f"{name}=" for name, i in self.inputs.items() if i.key}
+        wires = itertools.chain(self.wires, *(r.wires for r in self.releases))
+        wired = [(key, name) for wire in wires for key, name in wire.paths.items()]
+        keys |= {key: f"{name}=" for key, name in reversed(wired)}
+        keys |= {key: f"--{name}" for name, key in self.shape.keys.items()}
         return dict.fromkeys(self.owned_keys, "") | keys | {self.output.key: "output="}
 
 
@@ -214,22 +300,31 @@ def owned_error(code: Exit, owned: str, setter: str, where: str) -> SlipwayError
 def base_config(step: Step, entry: Entry) -> dict[str, Any]:
     """`{"path": …}` inside the image or `{"values": …}`. Raises SlipwayError 78 where the step has none."""
     for base in step.base:
-        if base.flavour == entry.flavour and base.path:
+        if base.flavour not in (None, entry.flavour) or not fits(step, base.when, entry):
+            continue
+        if base.path:
             return {"path": base.path}
-        if base.flavour == entry.flavour and base.file:
+        if base.file:
             file = Path(step.folder) / base.file
             return {"values": yamldoc.parse_plain(read_text(file), str(file))}
-    raise SlipwayError(
-        Exit.CONFIG, f"{step.id} has no base configuration for flavour {entry.flavour}",
-        remedy=f"it runs in flavour {' or '.join(b.flavour for b in step.base)}: {step.title}",
-    )  # fmt: skip
+    flavours = dict.fromkeys(b.flavour for b in step.base if b.flavour)
+    remedy = f"it runs in flavour {' or '.join(flavours)}: {step.title}" if flavours else ""
+    what = f"{step.id} has no base configuration for flavour {entry.flavour}"
+    if any(base.flavour in (None, entry.flavour) for base in step.base):
+        what, remedy = f"{step.id} has no base configuration for {entry.name}", ""
+    raise SlipwayError(Exit.CONFIG, what, remedy=remedy)
+
+
+def fits(step: Step, when: dict[str, str], entry: Entry) -> bool:
+    """Whether all components of `when` are in `entry`, in such versions."""
+    return all(matches(entry.components.get(name), _specifiers(step, spec)) for name, spec in when.items())
 
 
 def choose_command(step: Step, entry: Entry) -> Command:
     """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
     packages = entry.components
     for command in step.commands:
-        if all(matches(packages.get(name), _specifiers(step, spec)) for name, spec in command.when.items()):
+        if fits(step, command.when, entry):
             return command
     wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
     asked = dict.fromkeys(n for c in step.commands for n in c.when)

@@ -28,18 +28,9 @@ class _Launch(Group):
 
 
 _TAKES_VALUE = (
-    "--profile",
-    "--release",
-    "--flavour",
-    "--nodes",
-    "--gpus",
-    "--procs",
-    "--env",
-    "--code",
-    "--runs-dir",
-    "-c",
-    "-o",
-)
+    "--profile", "--release", "--flavour", "--nodes", "--gpus", "--procs", "--env", "--code", "--runs-dir",
+    "-c", "-o",
+)  # fmt: skip
 
 
 def _is_value(args: list[str], index: int) -> bool:
@@ -100,6 +91,8 @@ def run(
     root = find_root()
     options = flow.Options(words=words, argv=tuple(sys.argv[1:]), **given)
     prepared = flow.prepare(root, options)
+    if not dry_run:
+        prepared = flow.fetched(root, options, prepared)
     if convert:
         prepared = _convert(root, options, prepared, dry=dry_run or bool(directory))
     code = _report(prepared)
@@ -164,12 +157,19 @@ def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
 @main.command()
 @click.argument("run_name", metavar="RUN", default="last")
 @click.option("-f", "--follow", is_flag=True, help="Until the run ends; Ctrl-C leaves it running.")
+@click.option("--ray", is_flag=True, help="What Ray wrote on every node, by file; then the log, which is the driver's.")
 @_runs_dir
-def logs(run_name: str, follow: bool, runs_dir: str | None) -> None:
+def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
     """Print a run's log."""
     from launcher import records, show
 
-    show.logs(records.find(_where(runs_dir), run_name), follow)
+    if ray and follow:
+        raise SlipwayError(Exit.WORDS, "--ray and --follow: one of them")
+    found = records.find(_where(runs_dir), run_name)
+    if ray:
+        show.ray_logs(found)
+    else:
+        show.logs(found, follow)
 
 
 @main.command()
@@ -181,6 +181,21 @@ def cancel(run_name: str, runs_dir: str | None) -> None:
 
     found = records.find(_where(runs_dir), run_name)
     show.print_end(found, life.cancel(found))
+
+
+@main.command()
+@click.argument("name", metavar="hf://…")
+@click.option("--revision", default="", metavar="R", help="A branch, tag or commit; main otherwise.")
+@click.option("--hf-home", metavar="DIR", help="Into this HF_HOME; the profile's otherwise.")
+@click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Whose HF_HOME it is.")
+def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
+    """Bring hf://[datasets/]org/name[@revision][/path] into HF_HOME, at one commit; print where it is."""
+    from launcher import hub, hubcache, observe
+    from launcher.profiles import find_profile
+
+    asked = hubcache.parse(name, revision)
+    home = Path(hf_home).expanduser().absolute() if hf_home else observe.hf_home(find_profile(find_root(), profile))
+    click.echo(hub.fetch(asked, home))
 
 
 _FOR_FILES = [
@@ -208,7 +223,7 @@ def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_jso
 
     for word in words:
         if word.startswith("hf://"):
-            raise SlipwayError(Exit.WORDS, "hf:// is not a path", where=word, remedy="download it, name its folder")
+            raise SlipwayError(Exit.WORDS, "hf:// is not a path", where=word, remedy="launch fetch prints one")
     paths = [Path(word) for word in words]
     if full:
         report = fullcheck.check_files(paths, workers or len(os.sched_getaffinity(0)), _progress())

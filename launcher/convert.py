@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher import catalogue, fit, flow
+from images import lock as locks
+from launcher import catalogue, fit, flow, releases
 from launcher.flow import Options, Prepared
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
@@ -54,7 +55,8 @@ class Conversion:
 
 def needed(root: Root, options: Options, prepared: Prepared) -> list[Conversion]:
     """What has to be converted for a launch. Raises SlipwayError 64 where a converting step needs what is not given."""
-    step = catalogue.find_step(root, options.step)
+    entry = next(e for e in locks.load_lock(root).entries.values() if e.checksum == prepared.plan.entry)
+    step = releases.at_release(catalogue.find_step(root, options.step), entry)
     steps = catalogue.all_steps(root)
     found = []
     for name, artifact in prepared.plan.inputs.items():

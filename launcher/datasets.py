@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,11 @@ def beside(file: Path) -> list[Path]:
     return _metadata(file) + [record] * record.is_file() if file.suffix in (".parquet", ".pq") else []
 
 
-def look(files: Sequence[Path]) -> Found:
-    """What some files are together; the first one tells the type. Raises OSError for what cannot be read."""
+def look(files: Sequence[Path], named: Mapping[str, str] | None = None) -> Found:
+    """What some files are together; the first one tells the type. Raises OSError for what cannot be read.
+
+    `named`: of rows, a column's usual name -> its name here.
+    """
     first = files[0]
     with first.open("rb") as f:
         magic = f.read(len(INDEX_MAGIC))
@@ -65,26 +68,26 @@ def look(files: Sequence[Path]) -> Found:
         return _packed([f for f in files if f.suffix in (".parquet", ".pq")] or [first])
     if magic == INDEX_MAGIC or (first.suffix == ".bin" and beside(first)):
         return _binidx(sorted({f.with_suffix(".idx") for f in files if f.suffix in (".bin", ".idx")} or {first}))
-    return _lines(files)
+    return _lines(files, named or {})
 
 
 def shape_of(file: Path) -> tuple[jsonl.Shape | None, str]:
     """The shape of a JSON Lines file by its beginning, or what it is instead."""
-    return _shape(file, _head(file, HEAD)[0])
+    return _shape(file, _head(file, HEAD)[0], {})
 
 
-def _shape(file: Path, head: bytes) -> tuple[jsonl.Shape | None, str]:
+def _shape(file: Path, head: bytes, named: Mapping[str, str]) -> tuple[jsonl.Shape | None, str]:
     lines = io.BytesIO(head)
-    return jsonl.detect([line for _, line in zip(range(SAMPLE), lines, strict=False)], file.name)
+    return jsonl.detect([line for _, line in zip(range(SAMPLE), lines, strict=False)], file.name, named)
 
 
-def _lines(files: Sequence[Path]) -> Found:
+def _lines(files: Sequence[Path], named: Mapping[str, str]) -> Found:
     size = max(64 * 1024, min(HEAD, HEADS // len(files)))
     try:
         first = _head(files[0], size)
     except OSError as e:
         return Found(note="data that cannot be unpacked", faults=[unreadable(files[0], e)])
-    shape, note = _shape(files[0], first[0])
+    shape, note = _shape(files[0], first[0], named)
     if shape is None:
         return Found(note=note)
     faults: list[Fault] = []
@@ -101,6 +104,10 @@ def _lines(files: Sequence[Path]) -> Found:
         faults += found.faults(file) if found.lines else [fault(file, "the file is empty")]
     facts: dict[str, str | int] = {"files": len(files)} if len(files) > 1 else {}
     facts["checked"] = "whole" if whole else "beginning"
+    if shape.type != "chat_jsonl":
+        facts["columns"] = ",".join(shape.keys)
+    if named:
+        facts["named"] = msgspec.json.encode(dict(named), order="sorted").decode()
     return Found(type=shape.type, faults=faults, facts=facts)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from launcher.artifacts import Artifact
-from launcher.catalogue import ArtifactType, Role, Step
+from launcher.catalogue import ArtifactType, Parameter, Role, Step
 from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
 
@@ -28,11 +28,12 @@ CAPABILITY = {
 FORMATS = {"mxfp8": (10.0, "Blackwell"), "fp4": (10.0, "Blackwell"), "fp8": (8.9, "Ada, Hopper or newer")}
 LAYOUT_OF = {"checkpoint_hf": "hf_peft", "checkpoint_megatron": "megatron_bridge"}
 # How an adapter names its base: by the mount, whose name ends in the fingerprint, or by the whole fingerprint.
-BASE = re.compile(r"(?:/inputs/[^/]+-(?=[0-9a-f]{8}(?:/|$))|(?=[0-9a-f]{64}$))([0-9a-f]{8})")
+BASE = re.compile(r"(?:/inputs/[^/]+-(?=[0-9a-f]{8}(?:/|$))|(?=(?:[0-9a-f]{40}|[0-9a-f]{64})$))([0-9a-f]{8})")
 COUNTS: tuple[Role, ...] = (
     "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "adapter_rank",
 )  # fmt: skip
+SIZES: tuple[Role, ...] = (*COUNTS[4:9], "sequence_parallel")
 PARALLEL: tuple[Role, ...] = ("tensor_parallel", "pipeline_parallel", "context_parallel")
 
 Known = dict[Role, Any]  # role -> value; absent where it is unknown
@@ -52,10 +53,21 @@ def check(wish: Wish, seen: Observed) -> list[Finding]:
     """Every finding: numbers that are none, tokenizers, adapters, packing, shape, batches, hardware."""
     known, start = settings(wish), model(wish, seen)
     findings = [*_counts(wish, known), *_tokenizers(seen), *_adapters(wish, seen), *_packing(wish, seen, known)]
-    findings += [*_shape(wish, known), *_sequence(wish, known)]
+    findings += [] if wish.step.launcher == "ray" else _shape(wish, known)
+    findings += _sequence(wish, known)
     if start:
         findings += _parts(wish, known, start)
-    return [*findings, *_batches(wish, known), *_hardware(wish, known)]
+    findings += [] if wish.step.launcher == "ray" else _batches(wish, known)
+    return [*findings, *_hardware(wish, known)]
+
+
+def with_backend(wish: Wish) -> Wish:
+    """The wish with the roles of the one backend that is switched on, so that rules know them."""
+    on = [b for b in wish.step.backends.values() if value_of(wish, b.enabled) is True]
+    if len(on) != 1:
+        return wish
+    step = msgspec.structs.replace(wish.step, roles=wish.step.roles | on[0].roles)
+    return msgspec.structs.replace(wish, step=step)
 
 
 def settings(wish: Wish) -> Known:
@@ -70,19 +82,35 @@ def settings(wish: Wish) -> Known:
 
 def _merged(wish: Wish) -> Known:
     """The values of the step's roles, merged as the step program merges them; absent where nothing says it."""
-    config = wish.base.get("values", {})
+    found = {role: value_of(wish, key) for role, key in wish.step.roles.items()}
+    return {role: value for role, value in found.items() if value is not msgspec.UNSET}
+
+
+def value_of(wish: Wish, key: str) -> Any:
+    """What a configuration key will be, as the step program merges it; UNSET where nothing here says it."""
+    config = _base(wish)
     for _, layer in wish.overlays:
         config = _merge(config, layer)
-    assigned = [(k, v) for name, v in wish.words.parameters.items() for k in wish.step.parameters[name].keys]
-    known: Known = {}
-    for role, key in wish.step.roles.items():
-        value = _at(config, key)
-        for name, given in [*assigned, *wish.words.overrides.items()]:
-            if key == name or key.startswith(f"{name}."):
-                value = _at({"": given}, key.replace(name, "", 1))
-        if value is not msgspec.UNSET:
-            known[role] = value
-    return known
+    value = _at(config, key)
+    assigned = [(k, v) for n, given in wish.words.parameters.items() for k, v in _sets(wish, n, given)]
+    for name, given in [*wish.wired.set.items(), *assigned, *wish.words.overrides.items()]:
+        if key == name or key.startswith(f"{name}."):
+            value = _at({"": given}, key.replace(name, "", 1))
+    return value
+
+
+def _sets(wish: Wish, name: str, given: Any) -> Iterator[tuple[str, Any]]:
+    yield from wish.step.parameters[name].sets(given).items()
+
+
+def _base(wish: Wish) -> dict[str, Any]:
+    """The base's own values; of a base in the image what the step says of it."""
+    config: dict[str, Any] = wish.base.get("values", {})
+    for key, value in wish.step.presets.items() if "path" in wish.base else ():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        config = _merge(config, value)
+    return config
 
 
 def _merge(below: Any, above: Any) -> Any:
@@ -101,18 +129,48 @@ def _at(value: Any, dotted: str) -> Any:
 
 
 def notes(wish: Wish) -> list[str]:
-    """Says what could not be looked at, since it stands in a base configuration inside the image."""
+    """What became of the shape, and what could not be looked at: it stands in a base configuration in the image."""
     known = settings(wish)
+    said = [_shape_note(wish, known)] if world_size(wish) > 1 else []
     unknown = [key for role, key in wish.step.roles.items() if role in COUNTS and role not in known]
-    if "path" not in wish.base or not unknown:
-        return []
-    return [f"note: not checked, only the image's {wish.base['path']} may say it: {', '.join(unknown)}"]
+    if "path" in wish.base and unknown:
+        said.append(f"note: not checked, only the image's {wish.base['path']} may say it: {', '.join(unknown)}")
+    return said
+
+
+def _shape_note(wish: Wish, known: Known) -> str:
+    """The shape as torchrun's arguments and as the library's keys, and what is left for data parallelism."""
+    world, shape = world_size(wish), sizes(wish, known)
+    text = f"shape: torchrun --nnodes={wish.nodes} --nproc-per-node={wish.procs}: {world} processes"
+    if wish.step.launcher == "ray":
+        text = f"shape: Ray with {wish.nodes} x {wish.procs} workers"
+    keys = [f"{key}={known[role]}" for role, key in wish.step.roles.items() if role in known and role in SIZES]
+    text += f"; {', '.join(keys)}" if keys else ""
+    if shape and world % math.prod(shape.values()) == 0:
+        data = world // math.prod(shape.values())
+        text += f"; data parallel {data}"
+        batch, micro = known.get("global_batch"), known.get("micro_batch")
+        if batch and micro and batch % (data * micro) == 0:
+            text += f"; a batch of {batch} is {data} x {micro} x {batch // (data * micro)} accumulated"
+    return text
 
 
 def word(step: Step, role: Role) -> str:
     """What sets a role on the command line: the parameter, else the key."""
     key = step.roles[role]
     return next((n for n, p in step.parameters.items() if key in p.keys), key)
+
+
+def setting(wish: Wish, key: str) -> str:
+    """`parameter=value` or `key=value`, whichever words say it."""
+    names = [n for n, p in wish.step.parameters.items() if n in wish.words.parameters and key in {*p.keys, *_of(p)}]
+    if names:
+        return f"{names[0]}={str(wish.words.parameters[names[0]]).lower()}"
+    return f"{key}={str(value_of(wish, key)).lower()}"
+
+
+def _of(parameter: Parameter) -> set[str]:
+    return {key for sets in parameter.values.values() for key in sets}
 
 
 def converting(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> tuple[Step, str] | None:

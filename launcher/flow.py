@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,20 @@ import msgspec
 
 from images import lock as locks
 from images.model import Flavour
-from launcher import artifacts, catalogue, engines, fit, memory, observe, profiles, records, rules
+from launcher import (
+    artifacts,
+    catalogue,
+    engines,
+    fit,
+    hub,
+    hubcache,
+    memory,
+    observe,
+    profiles,
+    records,
+    releases,
+    rules,
+)
 from launcher import code as codes
 from launcher.plan import Finding, Plan, Wish, make_plan
 from launcher.words import parse
@@ -51,7 +65,7 @@ class Prepared:
     """A plan, what the rules found, and the request that would be (and will be) submitted.
 
     `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
-    of --code into a folder.
+    of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before.
     """
 
     plan: Plan
@@ -63,6 +77,7 @@ class Prepared:
     argv: tuple[str, ...]
     files: dict[str, Path]
     code: Mapping[str, Callable[[Path], None]]
+    hub: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def engine(self) -> engines.Engine:
@@ -73,7 +88,6 @@ def prepare(root: Root, options: Options) -> Prepared:
     """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
     step = catalogue.find_step(root, options.step)
     profile = profiles.find_profile(root, options.profile)
-    words = parse(step, options.words)
     overlays = [(n, catalogue.overlay(step, n)) for n in ("default", *options.overlays)]
     env = _environment(options.env)
     lock = locks.load_lock(root)
@@ -83,8 +97,11 @@ def prepare(root: Root, options: Options) -> Prepared:
     found = observe.engine(root, profile)
     flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
     entry = locks.select(lock, step.library, flavour, options.release)
+    program = catalogue.choose_command(step, entry).program
+    step = releases.at_release(step, entry)
+    words = parse(step, options.words)
     runs = records.runs_dir(root, options.runs_dir, profile.runs)
-    seen = observe.everything(root, profile, entry, words, found, runs)
+    seen = observe.everything(root, profile, entry, words, found, runs, observe.columns(step, words))
     rows = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
     gpus = options.gpus if options.gpus is not None else 0 if flavour == "cpu" else step.shape.gpus
@@ -95,7 +112,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         words=words,
         overlays=overlays,
         base=catalogue.base_config(step, entry),
-        program=catalogue.choose_command(step, entry).program,
+        program=program,
         nodes=options.nodes or step.shape.nodes,
         gpus=gpus,
         procs=options.procs or gpus or 1,
@@ -104,19 +121,39 @@ def prepare(root: Root, options: Options) -> Prepared:
         allow_drift=options.allow_drift,
         lock_checksum=sha256_file(root.lock),
         code={name: found.code for name, found in checkouts.items()},
+        wired=releases.wired(step, seen.artifacts),
     )
+    wish = fit.with_backend(wish)
     engine = engines.of(profile.kind)
-    files = _files(root, step.library, engine)
-    if f"steps/{wish.program}" not in files:
-        there = [n.removeprefix("steps/") for n in files if n.startswith("steps/")]
-        what = f"{step.id}: there is no step program {wish.program!r} in entrypoints/steps"
-        raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=nearest(wish.program, there))
+    files = _files(root, step, program, engine)
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = [*rules.check(wish, seen, observe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
     findings += codes.check(wish, checkouts, rows)
-    notes = [why, *fit.notes(wish), *memory.notes(wish, seen)]
+    notes = [
+        why,
+        *(h.note for h in seen.hub.values() if h.note),
+        *wish.wired.notes,
+        *fit.notes(wish),
+        *memory.notes(wish, seen),
+    ]
     writers = {name: found.write for name, found in checkouts.items()}
-    return Prepared(plan, findings, engine.render(plan), runs, notes, found.address, options.argv, files, writers)
+    absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
+    request = engine.render(plan)
+    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent)
+
+
+def fetched(root: Root, options: Options, prepared: Prepared) -> Prepared:
+    """The launch anew, with its inputs of the hub in HF_HOME; as it is where something else stops it anyway."""
+    ours = {f"{name}={at}" for name, at in prepared.hub.items()}
+    stopped = any(f.severity == "error" and f.where not in ours for f in prepared.findings)
+    if stopped or not prepared.hub:
+        return prepared
+    for at in sorted(set(prepared.hub.values())):
+        hub.fetch(hubcache.parse(at), observe.hf_home(prepared.plan.profile))
+    named = [(word.partition("=")[0], word) for word in options.words]
+    words = tuple(f"{n}={prepared.hub[n]}" if n in prepared.hub else word for n, word in named)
+    again = prepare(root, replace(options, words=words))
+    return replace(again, notes=list(dict.fromkeys([*prepared.notes, *again.notes])))
 
 
 def _flavour(asked: Flavour | None, profile: str, gpus: int) -> tuple[Flavour, str]:
@@ -140,12 +177,29 @@ def _environment(words: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def _files(root: Root, library: str, engine: engines.Engine) -> dict[str, Path]:
-    """What the run's slipway/ folder gets beside plan.json."""
+def _files(root: Root, step: catalogue.Step, program: str, engine: engines.Engine) -> dict[str, Path]:
+    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 where there is no such program."""
     folder = root.path / "entrypoints"
-    files = {"entrypoint.sh": folder / f"{library}.sh"}
-    files |= {n: folder / n for n in ("common.sh", "verify.py", *engine.FILES)}
-    return files | {f"steps/{p.name}": p for p in sorted((folder / "steps").glob("*.py"))}
+    files = {"entrypoint.sh": folder / f"{step.library}.sh"}
+    ray = ("ray.sh", "ray_node.py") if step.launcher == "ray" else ()
+    files |= {n: folder / n for n in ("common.sh", "verify.py", *ray, *engine.FILES)}
+    there = {p.stem: p for p in (folder / "steps").glob("*.py")}
+    if Path(program).stem not in there:
+        what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
+        remedy = nearest(program, [f"{name}.py" for name in there])
+        raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
+    return files | {f"steps/{n}.py": there[n] for n in sorted(_imported(there, Path(program).stem))}
+
+
+def _imported(there: Mapping[str, Path], name: str) -> set[str]:
+    """A step program, and those beside it that it imports: another one's change is no change of this plan."""
+    found, to_read = {name}, [name]
+    while to_read:
+        text = read_text(there[to_read.pop()])
+        new = {m for m in re.findall(r"^\s*(?:import|from) (\w+)", text, re.M) if m in there} - found
+        found |= new
+        to_read += new
+    return found
 
 
 def write_run_files(prepared: Prepared, path: Path) -> None:
@@ -158,8 +212,9 @@ def write_run_files(prepared: Prepared, path: Path) -> None:
     (path / "logs").mkdir(exist_ok=True)
     for name, write in prepared.code.items():
         write(path / "code" / name)
-    write_atomic(path / "slipway" / "plan.json", canonical.pretty(prepared.plan))
     write_atomic(path / "plan.json", canonical.pretty(prepared.plan))
+    with cannot_write(path):
+        shutil.copyfile(path / "plan.json", path / "slipway" / "plan.json")
     engine = prepared.engine
     write_atomic(path / engine.REQUEST, engine.request_text(prepared.request))
 
@@ -194,7 +249,7 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
     for name, tree in plan.code.items():
         codes.check_written(tree, path / "code" / name, Exit.DATA, "was changed since it was written")
     for name, planned in plan.inputs.items():
-        if artifacts.inspect(name, Path(planned.path)) != planned:
+        if artifacts.inspect(name, Path(planned.path), planned.named) != planned:
             raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
     output = Path(plan.output)
     if output.is_dir() and any(output.iterdir()) and not plan.resume:

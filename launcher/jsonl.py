@@ -11,7 +11,7 @@ import gzip
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,11 @@ _NOT = {
     "chat_jsonl": "not a conversation", "preference_jsonl": "not a preference", "prompt_jsonl": "not a prompt",
 }  # fmt: skip
 
+_COLUMNS = {
+    "chat_jsonl": ("messages",), "preference_jsonl": ("prompt", "chosen", "rejected", "context", "completions"),
+    "prompt_jsonl": ("input", "output"),
+}  # fmt: skip
+
 Problem = tuple[Severity, str]
 Check = Callable[[bytes], Problem | None]
 
@@ -39,12 +44,15 @@ Check = Callable[[bytes], Problem | None]
 class Shape(NamedTuple):
     """What a file's lines should be. `keys`, `inner`: further keys of a row and of a message, as first seen.
 
+    `named`: a column's usual name and its name here, where that is another.
+
     They are declared to the decoder because it does not look for invalid UTF-8 in what it was not told of.
     """
 
     type: str
     keys: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
+    named: tuple[tuple[str, str], ...] = ()
 
 
 class Scan(NamedTuple):
@@ -59,7 +67,7 @@ class Scan(NamedTuple):
         return [fault(f"{path}:{before + n}", what, severity) for n, severity, what in self.problems]
 
 
-def detect(lines: Iterable[bytes], name: str) -> tuple[Shape | None, str]:
+def detect(lines: Iterable[bytes], name: str, named: Mapping[str, str] | None = None) -> tuple[Shape | None, str]:
     """The shape that the first lines show, else None and what they look like. A file's name decides only in doubt."""
     rows = [_parsed(line.removeprefix(_BOM)) for line in lines]
     row = next((r for r in rows if isinstance(r, dict | list)), None)
@@ -67,12 +75,18 @@ def detect(lines: Iterable[bytes], name: str) -> tuple[Shape | None, str]:
         return None, "a JSON array, not one object a line; this makes lines of it: jq -c '.[]'"
     if row is None:
         return (Shape("chat_jsonl"), "") if name.endswith(SUFFIXES) else (None, "no JSON on its first line")
-    type_ = _type_of(row, name)
+    type_ = _type_of(_usual(row, named or {}), name)
     if not type_:
         return None, f"JSON lines with {', '.join(sorted(row))}"
     dicts = [r for r in rows if isinstance(r, dict)]
     messages = [m for r in dicts for v in r.values() if isinstance(v, list) for m in v if isinstance(m, dict)]
-    return Shape(type_, _keys(dicts), _keys(messages)), ""
+    other = {c: n for c, n in (named or {}).items() if n in row and c in _COLUMNS.get(type_, ())}
+    return Shape(type_, _keys(dicts), _keys(messages), tuple(other.items())), ""
+
+
+def _usual(row: dict[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
+    """The row with its columns under their usual names."""
+    return row | {column: row[name] for column, name in named.items() if name in row}
 
 
 def _type_of(row: dict[str, Any], name: str) -> str:
@@ -178,7 +192,7 @@ def checker(shape: Shape) -> Check:
     """A function of a line that says what is wrong with it."""
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(_strict(shape)).decode
     good = _good_preference if shape.type == "preference_jsonl" else bool
-    carefully, orders = partial(_carefully, shape.type), _Orders()
+    carefully, orders = partial(_carefully, shape), _Orders()
 
     def check_chat(line: bytes) -> Problem | None:  # check, with its calls written out: they cost a tenth of the time
         try:
@@ -222,13 +236,16 @@ def _strict(shape: Shape) -> type[msgspec.Struct]:
         "preference_jsonl": {"prompt": _Text | messages, "chosen": _Text, "rejected": _Text},
         "prompt_jsonl": {"input": _Text, "output": _Text},
     }
-    return _struct(fields[shape.type], shape.keys)
+    return _struct(fields[shape.type], shape.keys, shape.named)
 
 
-def _struct(fields: dict[str, Any], more: tuple[str, ...]) -> type[msgspec.Struct]:
-    names = {f"more{i}": key for i, key in enumerate(more) if key not in fields}
+def _struct(
+    fields: dict[str, Any], more: tuple[str, ...], named: tuple[tuple[str, str], ...] = ()
+) -> type[msgspec.Struct]:
+    called = {column: dict(named).get(column, column) for column in fields}
+    names = {f"more{i}": key for i, key in enumerate(more) if key not in called.values()}
     members: list[Any] = [*fields.items(), *((name, Any, None) for name in names)]
-    return msgspec.defstruct("Row", members, rename=names, forbid_unknown_fields=True, gc=False)
+    return msgspec.defstruct("Row", members, rename=called | names, forbid_unknown_fields=True, gc=False)
 
 
 def _good_preference(row: Any) -> bool:
@@ -243,7 +260,8 @@ def _roles(roles: tuple[str, ...]) -> Problem | None:
     return None
 
 
-def _carefully(type_: str, line: bytes) -> Problem | None:
+def _carefully(shape: Shape, line: bytes) -> Problem | None:
+    type_, named = shape.type, dict(shape.named)
     if not line.strip():
         return "error", "an empty line"
     if line.startswith(_BOM):
@@ -259,9 +277,12 @@ def _carefully(type_: str, line: bytes) -> Problem | None:
     if not isinstance(row, dict):
         return "error", f"{_NOT[type_]}: {_kind(row)}, not an object"
     if type_ == "chat_jsonl":
-        wrong = _turns(row, "messages")
-        return ("error", wrong) if wrong else _roles(tuple(m["role"] for m in row["messages"]))
-    wrong = _prompt(row) if type_ == "prompt_jsonl" else _preference(row)
+        messages = named.get("messages", "messages")
+        wrong = _turns(row, messages)
+        return ("error", wrong) if wrong else _roles(tuple(m["role"] for m in row[messages]))
+    wrong = _prompt(_usual(row, named)) if type_ == "prompt_jsonl" else _preference(_usual(row, named))
+    for column, name in named.items():
+        wrong = wrong.replace(f"`{column}`", f"`{name}`")
     return ("error", wrong) if wrong else None
 
 

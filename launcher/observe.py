@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from images.model import Entry
-from launcher import artifacts, catalogue, engines
+from launcher import artifacts, catalogue, engines, hub, hubcache
 from launcher.artifacts import Artifact
 from launcher.catalogue import Step
-from launcher.plan import EngineSeen, HostSeen, Observed, OutputSeen
+from launcher.plan import EngineSeen, Finding, HostSeen, HubSeen, Observed, OutputSeen
 from launcher.profiles import Profile
 from launcher.words import Words
-from slipway.errors import SlipwayError
+from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
 
@@ -22,15 +23,58 @@ def engine(root: Root, profile: Profile) -> EngineSeen:
     return engines.of(profile.kind).probe(root, profile)
 
 
-def everything(root: Root, profile: Profile, entry: Entry, words: Words, found: EngineSeen, runs: Path) -> Observed:
-    """Looks at all that rules and plan need, once."""
+def everything(
+    root: Root,
+    profile: Profile,
+    entry: Entry,
+    words: Words,
+    found: EngineSeen,
+    runs: Path,
+    named: Mapping[str, dict[str, str]] | None = None,
+) -> Observed:
+    """Looks at all that rules and plan need, once. `named`: of an input's rows, as `columns` has it."""
+    called = {n: (named or {}).get(n, {}) for n in words.inputs}
+    seen = {n: _hub(n, v, profile, called[n]) for n, v in words.inputs.items() if v.startswith("hf://")}
+    found_here = {n: artifacts.inspect(n, Path(v), called[n]) for n, v in words.inputs.items() if n not in seen}
     return Observed(
-        artifacts={name: artifacts.inspect(name, Path(value)) for name, value in words.inputs.items()},
+        artifacts={name: seen[name][0] if name in seen else found_here[name] for name in words.inputs},
+        hub={name: of_hub for name, (_, of_hub) in seen.items()},
         output=_output(Path(words.output)) if words.output else None,
         engine=found,
         image=engines.of(profile.kind).find_image(root, entry, profile, found),
         host=_host(profile, runs),
     )
+
+
+def hf_home(profile: Profile) -> Path:
+    """HF_HOME on the host: the profile's, the shell's, or the usual one."""
+    named = profile.hf_home or os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface"
+    return Path(named).expanduser().absolute()
+
+
+def _hub(name: str, text: str, profile: Profile, named: dict[str, str]) -> tuple[Artifact, HubSeen]:
+    """An input of the hub: its snapshot in the cache, or why there is none."""
+    asked, home, offline = hubcache.parse(text), hf_home(profile), profile.offline or hub.is_offline()
+    try:
+        found = hub.look(asked, home, offline)
+    except SlipwayError as e:
+        wrong = Finding(severity="error", where=f"{name}={e.where}", what=e.what, remedy=e.remedy, code=int(e.code))
+        return Artifact(name=name, path=text, kind="missing"), HubSeen(id=text, finding=wrong)
+    path, at = found.id.snapshot(home) / found.id.below, str(found.id)
+    if not found.missing:
+        return artifacts.inspect(name, path, named), HubSeen(id=at, note=found.note)
+    wrong = Finding(
+        severity="error", where=f"{name}={at}", what=found.missing, remedy=hub.remedy(found.id, home),
+        code=int(Exit.NO_INPUT),
+    )  # fmt: skip
+    absent = Artifact(name=name, path=str(path), kind="missing", fingerprint=found.id.revision, facts={"hub": at})
+    return absent, HubSeen(id=at, note=found.note, fetch=not offline, finding=wrong)
+
+
+def columns(step: Step, words: Words) -> dict[str, dict[str, str]]:
+    """Of each input's rows: what the library calls a column -> the name that a parameter gives for it."""
+    said = words.parameters
+    return {n: {column: said[p] for column, p in i.columns.items() if p in said} for n, i in step.inputs.items()}
 
 
 def converters(root: Root, step: Step, found: dict[str, Artifact]) -> list[Step]:
@@ -63,12 +107,11 @@ def _nearest(path: Path) -> Path:
 
 
 def _host(profile: Profile, runs: Path) -> HostSeen:
-    hf_home = profile.hf_home or os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface"
     return HostSeen(
         uid=os.getuid(),
         gid=os.getgid(),
         cpus=len(os.sched_getaffinity(0)),
-        hf_home=str(Path(hf_home).expanduser().absolute()),
+        hf_home=str(hf_home(profile)),
         runs=str(runs),
         runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
         runs_free=shutil.disk_usage(_nearest(runs)).free,

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from images.model import Entry, Flavour
+from launcher import hubcache
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
 from launcher.profiles import DockerProfile, Profile, SlurmProfile
+from launcher.releases import Wired
 from launcher.words import Words
 from slipway import canonical
 from slipway.errors import Exit
@@ -104,6 +106,18 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     missing_secrets: dict[str, str] = {}
 
 
+class HubSeen(Noun, frozen=True, kw_only=True):
+    """An input of the hub. `id`: at its commit, where that is known; `note`: how it is; `fetch`: a launch can bring it.
+
+    `finding`: why it is not there.
+    """
+
+    id: str
+    note: str = ""
+    fetch: bool = False
+    finding: Finding | None = None
+
+
 class Observed(Noun, frozen=True, kw_only=True):
     """Everything that was looked at, once, before rules and plan."""
 
@@ -112,6 +126,7 @@ class Observed(Noun, frozen=True, kw_only=True):
     engine: EngineSeen
     image: ImageSeen
     host: HostSeen
+    hub: dict[str, HubSeen] = {}
 
 
 class Code(Noun, frozen=True, kw_only=True):
@@ -130,7 +145,7 @@ class Code(Noun, frozen=True, kw_only=True):
 
 
 class Wish(Noun, frozen=True, kw_only=True):
-    """What was asked for, resolved against step, profile and lock."""
+    """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it."""
 
     step: Step
     profile: Profile
@@ -147,6 +162,7 @@ class Wish(Noun, frozen=True, kw_only=True):
     allow_drift: bool
     lock_checksum: str
     code: dict[str, Code] = {}
+    wired: Wired = Wired()
 
 
 class Mount(Noun, frozen=True, kw_only=True):
@@ -270,19 +286,24 @@ def container_path(artifact: Artifact) -> str:
     """Where an input stands in the container: `/inputs/<name>-<key>`, a file under its own name inside.
 
     Several files stand side by side, under the pattern that named them; a .bin and its .idx under what both begin with,
-    as Megatron names them, and several such pairs under their folder.
+    as Megatron names them, and several such pairs under their folder. Of a snapshot the repository is mounted, since
+    its files are links into blobs/, and the path goes on inside.
     """
-    folder = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}"
-    if artifact.kind == "folder":
-        return folder
-    if artifact.type != "binidx":
-        return posixpath.join(folder, Path(artifact.path).name)
+    path, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hubcache.place(artifact.path)
+    if place:
+        path = posixpath.join(path, Path(artifact.path).relative_to(place.repository))
+    elif artifact.kind != "folder":
+        path = posixpath.join(path, Path(artifact.path).name)
+    if artifact.type != "binidx" or artifact.kind == "folder":
+        return path
     stems = {Path(file).stem for file in artifact.files or [artifact.path]}
-    return posixpath.join(folder, *stems) if len(stems) == 1 else folder
+    return posixpath.join(posixpath.dirname(path), *(stems if len(stems) == 1 else ()))
 
 
 def _input_mounts(artifact: Artifact) -> list[Mount]:
-    folder = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}"
+    folder, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hubcache.place(artifact.path)
+    if place:
+        return [Mount(source=str(place.repository), target=folder, readonly=True)]
     if not artifact.files:
         return [Mount(source=artifact.path, target=container_path(artifact), readonly=True)]
     return [Mount(source=f, target=posixpath.join(folder, Path(f).name), readonly=True) for f in artifact.files]
@@ -290,17 +311,23 @@ def _input_mounts(artifact: Artifact) -> list[Mount]:
 
 def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
     """What the step program merges: base, layers, then what goes, then what is set (parameters, overrides, wiring)."""
-    step, words = wish.step, wish.words
-    remove = [k for n, i in step.inputs.items() if n not in words.inputs for k in i.without]
+    step, words, wired = wish.step, wish.words, wish.wired
+    remove = [k for n, i in step.inputs.items() if n not in words.inputs for k in i.without] + wired.remove
     gone = [f"{k}." for k in remove]
-    assign: list[list[Any]] = []
+    assign: list[list[Any]] = [[k, v] for k, v in wired.set.items()]
     for name, value in words.parameters.items():
-        assign += [[k, value] for k in step.parameters[name].keys if not k.startswith(tuple(gone))]
+        sets = step.parameters[name].sets(value)
+        assign += [[k, v] for k, v in sets.items() if not k.startswith(tuple(gone))]
     assign += [[k, v] for k, v in words.overrides.items()]
-    assign += [[step.inputs[n].key, container_path(a)] for n, a in seen.artifacts.items()]
+    assign += [[step.inputs[n].key, container_path(a)] for n, a in seen.artifacts.items() if step.inputs[n].key]
+    assign += [[k, container_path(seen.artifacts[n])] for k, n in wired.paths.items()]
+    shape = {"nodes": wish.nodes, "gpus": wish.procs}
+    assign += [[key, shape[name]] for name, key in step.shape.keys.items()]
     assign.append([step.output.key, "/output"])
     layers = [{"name": n, "values": v} for n, v in wish.overlays]
-    config = {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
+    config: dict[str, Any] = {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
+    if step.script:
+        config["script"] = step.script
     if step.resume:  # of a run that goes on: before what is set, where an override may name another checkpoint
         config["resume"] = {
             "where": f"/output/{step.resume.where}",
@@ -320,11 +347,13 @@ def _environment(wish: Wish) -> dict[str, Variable]:
     graceful = wish.step.graceful
     if isinstance(wish.profile, SlurmProfile):
         result["SLIPWAY_MOUNT_WAIT"] = Variable(value=str(wish.profile.mount_wait), by="launcher")
+    if wish.step.launcher == "ray":
+        result["SLIPWAY_RAY_WAIT"] = Variable(value=str(wish.profile.ray_wait), by="launcher")
     ours = {
         "HF_HOME": "/cache/hf",
         "HF_HUB_OFFLINE": "1",  # every input is mounted: a missing file must not become a request to the hub
         "HF_TOKEN_PATH": "/run/secrets/HF_TOKEN",  # away from a token that a mounted HF_HOME would expose
-        "SLIPWAY_LAUNCHER": wish.step.launcher if wish.procs * wish.nodes > 1 else "python",
+        "SLIPWAY_LAUNCHER": launcher(wish),
         "SLIPWAY_NODES": str(wish.nodes),
         "SLIPWAY_PROCS": str(wish.procs),
         "SLIPWAY_RUN": RUN_ID,
@@ -336,6 +365,12 @@ def _environment(wish: Wish) -> dict[str, Variable]:
         "SLIPWAY_STOP_TO": graceful.to,
     }
     return result | {k: Variable(value=v, by="launcher") for k, v in ours.items()}
+
+
+def launcher(wish: Wish) -> str:
+    """What starts the step program: torchrun only for more than one process, Ray always."""
+    one = wish.procs * wish.nodes == 1 and wish.step.launcher != "ray"
+    return "python" if one else wish.step.launcher
 
 
 def _mounts(wish: Wish, seen: Observed) -> list[Mount]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from launcher import fit, memory
+from launcher import fit, memory, rlrules
 from launcher.artifacts import Artifact
-from launcher.catalogue import Step
+from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
 from launcher.fit import warning as _warning
 from launcher.plan import Finding, Observed, Wish
@@ -36,7 +36,7 @@ def check(wish: Wish, seen: Observed, steps: Sequence[Step] = ()) -> list[Findin
     `steps`: among which one that converts a wrong input is looked for.
     """
     findings = [*_inputs(wish, seen, steps), *_output(wish, seen), *_environment(wish), *_mounts(wish, seen)]
-    findings += [*_shape(wish, seen), *fit.check(wish, seen), *memory.check(wish, seen)]
+    findings += [*_shape(wish, seen), *fit.check(wish, seen), *rlrules.check(wish, seen), *memory.check(wish, seen)]
     return [*findings, *_engine(wish, seen), *_image(wish, seen)]
 
 
@@ -47,17 +47,22 @@ def first_error(findings: list[Finding]) -> Finding | None:
 
 def _inputs(wish: Wish, seen: Observed, steps: Sequence[Step]) -> Iterator[Finding]:
     for name, found in seen.artifacts.items():
-        yield from _input(name, wish.step.inputs[name].types, found, steps)
+        if name in seen.hub and (absent := seen.hub[name].finding):
+            yield absent
+            continue
+        yield from _input(name, wish.step.inputs[name], found, steps)
 
 
-def _input(name: str, types: Sequence[str], found: Artifact, steps: Sequence[Step]) -> Iterator[Finding]:
+def _input(name: str, asked: Input, found: Artifact, steps: Sequence[Step]) -> Iterator[Finding]:
+    types = asked.types
     where, wanted = f"{name}={found.path}", " or ".join(types)
     if found.kind == "missing":
         yield _error(Exit.NO_INPUT, where, "there is nothing there", f"expected: {wanted}")
     elif found.type not in types and (found.type or found.note):
         what = found.type or found.note
         remedy = fit.converter(steps, found, types) or f"expected: {_shape_of(types)}"
-        yield _error(Exit.DATA, where, f"is no {wanted}: found {what}", remedy)
+        why = f" ({asked.why})" if asked.why else ""
+        yield _error(Exit.DATA, where, f"is no {wanted}: found {what}{why}", remedy)
     for fault in found.faults:
         warns = fault.severity == "warning"
         yield _warning(fault.where, fault.what) if warns else _error(Exit.DATA, fault.where, fault.what)

@@ -89,6 +89,23 @@ def logs(run: Run, follow: bool) -> None:
     sys.stdout.buffer.flush()
 
 
+def ray_logs(run: Run) -> None:
+    """What Ray has written, by node and file, and the log, which is the driver's. Raises SlipwayError 66: no Ray."""
+    life.refresh(run)
+    nodes = sorted(run.path.glob("container/*/ray"), key=lambda path: int(path.parent.name))
+    if not nodes:
+        raise SlipwayError(Exit.NO_INPUT, "this run has started no Ray", where=str(run.path))
+    for node in nodes:
+        host = read_text(node / "host").strip() if (node / "host").is_file() else node.parent.name
+        for path in sorted(node.rglob("*.*")):
+            if path.is_file() and path.stat().st_size:
+                click.echo(f"\n==> {host} {path.relative_to(node)} <==")
+                with path.open("rb") as f:
+                    shutil.copyfileobj(f, sys.stdout.buffer)
+    click.echo("\n==> driver <==")
+    logs(run, follow=False)
+
+
 def follow(run: Run) -> Record:
     """The log until the run's end, then the lines about it; returns the record. Ctrl-C leaves the run alone."""
     logs(run, follow=True)

@@ -11,7 +11,7 @@ import msgspec
 
 from images import lock as locks
 from images.model import Entry, Flavour, Lock, Matrix
-from launcher import catalogue, profilelist
+from launcher import catalogue, profilelist, releases
 from launcher.catalogue import ArtifactType, Input, Step
 from launcher.plan import Plan
 from launcher.profiles import Profile
@@ -69,7 +69,7 @@ def _flow(step: Step) -> str:
 def default_entry(lock: Lock, step: Step) -> Entry | None:
     """The lock's entry of the default release, with CUDA where the step runs on it; None where there is none."""
     library = lock.libraries.get(step.library)
-    flavour: Flavour = "cuda" if any(b.flavour == "cuda" for b in step.base) else "cpu"
+    flavour: Flavour = "cuda" if any(b.flavour in (None, "cuda") for b in step.base) else "cpu"
     return locks.select(lock, step.library, flavour) if library and flavour in library.default else None
 
 
@@ -91,12 +91,12 @@ def details(root: Root, name: str) -> str:
     sections = {
         "inputs": [_input(n, i) for n, i in step.inputs.items()],
         "output": [f"{step.output.type}: {step.output.help}"],
-        "parameters": [f"{n}: {_type(p)}: {p.help} ({', '.join(p.keys)})" for n, p in step.parameters.items()],
+        "parameters": [_parameter(n, p) for n, p in step.parameters.items()],
         "configurations (-c)": configurations,
         "configuration roots": [", ".join(step.config_roots)],
         "wired by the launcher": [f"{k}{f' (by {word})' if word else ''}" for k, word in step.owned().items()],
         "environment": [f"{n}={v}" for n, v in step.env.items()],
-        "starts from": [f"{b.flavour}: {b.path or b.file}" for b in step.base],
+        "starts from": [_base(b) for b in step.base],
         "with --resume": [f"{k}={v}" for k, v in (step.resume.set if step.resume else {}).items()],
         "roles": [f"{role}: {key}" for role, key in step.roles.items()],
         "runs": [f"by {step.launcher}, {shape} unless told otherwise; stopped by {stop}"],
@@ -114,15 +114,26 @@ def _input(name: str, wanted: Input) -> str:
     return f"{name}{' (optional)' if wanted.optional else ''}: {' or '.join(wanted.types)}: {wanted.help}"
 
 
+def _parameter(name: str, parameter: catalogue.Parameter) -> str:
+    keys = ", ".join(dict.fromkeys([*parameter.keys, *(k for s in parameter.values.values() for k in s)]))
+    return f"{name}: {_type(parameter)}: {parameter.help} ({keys or 'by release'})"
+
+
+def _base(base: catalogue.BaseConfig) -> str:
+    when = "".join(f" with {n} {v}" for n, v in base.when.items())
+    return f"{base.flavour or 'both'}{when}: {base.path or base.file}"
+
+
 def _type(parameter: catalogue.Parameter) -> str:
-    return " | ".join(parameter.choices) or parameter.type
+    return " | ".join(parameter.choices or parameter.values) or parameter.type
 
 
 def _entry(step: Step, entry: Entry) -> str:
     """Whether the step runs in an entry, and by which program."""
     try:
         catalogue.base_config(step, entry)
-        return f"{entry.name}: {catalogue.choose_command(step, entry).program}"
+        script = releases.at_release(step, entry).script
+        return f"{entry.name}: {catalogue.choose_command(step, entry).program}{f' ({script})' if script else ''}"
     except SlipwayError as e:
         return f"{entry.name}: no: {e.what}"
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from launcher import hubcache
 from launcher.catalogue import Parameter, Step, owned_error
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
@@ -37,8 +38,9 @@ def parse(step: Step, words: tuple[str, ...]) -> Words:
             raise SlipwayError(Exit.WORDS, f"{key} is given twice", where=word)
         seen.add(key)
         if key in step.inputs:
-            inputs[key] = _path(word, value)
+            inputs[key] = _input(word, value)
         elif key in step.parameters:
+            _check_parameter(step, word, key, words)
             parameters[key] = _typed(word, value, step.parameters[key])
         elif key == "output":
             output = _path(word, value)
@@ -54,6 +56,15 @@ def parse(step: Step, words: tuple[str, ...]) -> Words:
         needed = "; ".join(f"{n}=PATH ({' or '.join(step.inputs[n].types)}: {step.inputs[n].help})" for n in missing)
         raise SlipwayError(Exit.WORDS, f"{step.id} needs {needed}")
     return Words(inputs=inputs, output=output, parameters=parameters, overrides=overrides)
+
+
+def _check_parameter(step: Step, word: str, name: str, words: tuple[str, ...]) -> None:
+    parameter = step.parameters[name]
+    if not parameter.keys and not parameter.values:
+        raise SlipwayError(Exit.WORDS, f"{step.id} has no such setting in this release", where=word)
+    if parameter.instead_of and any(w.startswith(f"{parameter.instead_of}=") for w in words):
+        what = f"{name}= takes the place of {parameter.instead_of}=, which is given, too"
+        raise SlipwayError(Exit.WORDS, what, where=word, remedy="give one of them")
 
 
 def _check_absent(step: Step, inputs: dict[str, str], overrides: dict[str, Any]) -> None:
@@ -84,17 +95,21 @@ def _path(word: str, value: str) -> str:
     if not value:
         raise SlipwayError(Exit.WORDS, "a path is missing behind the =", where=word)
     if value.startswith("hf://"):
-        raise SlipwayError(Exit.WORDS, "hf:// is not supported yet", where=word, remedy="download it, name its folder")
+        raise SlipwayError(Exit.WORDS, "hf:// is for inputs", where=word, remedy="name a folder of this machine")
     return value
+
+
+def _input(word: str, value: str) -> str:
+    """A path, or the whole name of something on the hub."""
+    return str(hubcache.parse(value)) if value.startswith("hf://") else _path(word, value)
 
 
 def _typed(word: str, value: str, parameter: Parameter) -> Any:
     """The value as its parameter's type, by YAML's rules (so `1.0e-5`, `1e-5` and `true` are what they look like)."""
     if parameter.type == "str":
-        if parameter.choices and value not in parameter.choices:
-            raise SlipwayError(
-                Exit.WORDS, f"{value!r} is not allowed", where=word, remedy=nearest(value, parameter.choices)
-            )
+        choices = [*parameter.choices, *(v for v in parameter.values if v not in parameter.choices)]
+        if choices and value not in choices:
+            raise SlipwayError(Exit.WORDS, f"{value!r} is not allowed", where=word, remedy=nearest(value, choices))
         return value
     convert: dict[str, Any] = {"int": int, "float": _finite, "bool": {"true": True, "false": False}.__getitem__}
     try:

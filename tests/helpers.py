@@ -147,9 +147,9 @@ Tree = dict[str, tuple[int, bytes]]
 
 
 def errors(stderr: str) -> str:
-    """What a launch said, less the line that tells the flavour and warnings: those depend on the machine."""
+    """What a launch said, less the lines that tell flavour and shape, and warnings."""
     lines = stderr.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith(("warning: ", "flavour ")))
+    return "".join(line for line in lines if not line.startswith(("warning: ", "flavour ", "shape: ")))
 
 
 def tree(folder: Path) -> Tree:

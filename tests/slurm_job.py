@@ -22,7 +22,7 @@ from launcher.profiles import SlurmProfile
 PATIENCE = 30  # seconds until a test that waits in vain fails
 RUN_ID = "20260101T000000Z-sft.automodel-abcdef"
 # All that batch.sh, and what stands in for Slurm, find beside Slurm's commands.
-TOOLS = ("bash", "cat", "env", "grep", "mkdir", "od", "rm", "sed", "sleep", "touch", "tr", "uname")
+TOOLS = ("bash", "cat", "date", "env", "grep", "mkdir", "od", "rm", "sed", "sleep", "touch", "tr", "uname")
 COMMANDS = ("sbatch", "scontrol", "scancel", "squeue", "sacct", "srun")
 PROFILE = SlurmProfile(schema=1, name="site", file="/project/slipway.d/profiles/site.yaml")
 # What a step leaves that ran to its end on every node.
@@ -84,7 +84,7 @@ class Job(Commands):
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "n[1-2]",
         }
-        self.job_is("JobState=RUNNING Restarts=0 ")
+        self.job_is("JobState=RUNNING Restarts=0 EndTime=2026-01-01T00:20:00 ")
         self.step(STEP)
 
     def plan(self, profile: dict[str, Any] | None = None, output: str = "", **wish: Any) -> Plan:
@@ -116,6 +116,7 @@ class Job(Commands):
             f"""case "$1 $2" in
             "show hostnames") printf '%s\\n' n1 n2 ;;
             "show node") echo "NodeName=$3 Arch=x86_64 NodeAddr=10.0.0.${{3#n}} NodeHostName=$3" ;;
+            "show step") touch asked; [[ -e running ]] || exit 1 ;;
             "show job") echo "   JobState=? {facts}" ;;
             esac
             {then}""",

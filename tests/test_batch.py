@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -66,6 +67,20 @@ def test_a_step_that_ends_well(job: Job) -> None:
     assert env["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert (job.root / "out").is_dir() and (job.root / "hf").is_dir()
     assert not job.calls("scancel")
+
+
+def test_the_step_is_told_when_the_job_will_be_ended(job: Job) -> None:
+    job.job_is("StartTime=2026-01-01T00:00:00 EndTime=2026-01-01T00:20:00 Deadline=N/A")
+    job.write()
+    assert job.run(TZ="UTC") == 0, job.err
+    assert job.srun.env["SLIPWAY_DEADLINE"] == "1767226800"
+
+
+def test_a_job_without_a_limit_has_no_deadline(job: Job) -> None:
+    job.job_is("StartTime=2026-01-01T00:00:00 EndTime=Unknown Deadline=N/A")
+    job.write()
+    assert job.run() == 0, job.err
+    assert "SLIPWAY_DEADLINE" not in job.srun.env
 
 
 def test_with_gpus_the_devices_are_slurms(job: Job) -> None:
@@ -135,17 +150,59 @@ def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job)
 
 
 def test_a_step_that_does_not_exist_yet_is_told_once_it_does(job: Job) -> None:
-    """The signal comes while the setup lines run; scancel knows no step then."""
-    job.write(job.plan(profile={"setup": ["touch setting; until [[ -e go ]]; do read -rt 0.01 <> <(:); done; true"]}))
+    """The signal comes while the setup lines run; scancel would send nothing then, and succeed."""
+    setup = ["touch setting; until [[ -e asked ]]; do read -rt 0.01 <> <(:); done; true"]
+    job.write(job.plan(profile={"setup": setup}))
     job.step(WAITS)
-    job.does("scancel", "[[ -e running ]] && touch told")
+    job.does("scancel", "[[ ! -e running ]] || touch told")
     job.job_is("Restarts=0 ", REQUEUES)
     process = job.start()
     wait_for((job.path / "setting").exists)
     process.send_signal(signal.SIGUSR1)
-    (job.path / "go").touch()
     assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
     assert job.attempts[-1]["why"] == "time limit"
+
+
+def test_nobody_goes_on_asking_for_a_step_that_will_not_come(job: Job) -> None:
+    setup = ["touch setting; until [[ -e asked ]]; do read -rt 0.01 <> <(:); done; false"]
+    job.write(job.plan(profile={"setup": setup}))
+    process = job.start()
+    wait_for((job.path / "setting").exists)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(PATIENCE) == 78
+    wait_for(lambda: not group(process.pid))
+
+
+def group(leader: int) -> bool:
+    """Whether a group has processes."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("reason", "again"), [("None", False), ("TimeLimit", True)], ids=["cancelled", "over the limit"]
+)
+def test_what_is_cancelled_near_the_limit_is_not_requeued(job: Job, reason: str, again: bool) -> None:
+    """Seen on a real Slurm: `scontrol requeue` puts a job back that was cancelled."""
+    job.job_is(f"Restarts=0 Reason={reason} ", REQUEUES)
+    process = start_waiting(job)
+    job.does("scancel", "touch near")  # the step takes its time
+    process.send_signal(signal.SIGUSR1)
+    wait_for((job.path / "near").exists)
+    process.terminate()
+    wait_for(lambda: not pending(process.pid, signal.SIGTERM))
+    (job.path / "told").touch()
+    assert process.wait(PATIENCE) == (-signal.SIGKILL if again else 143), job.err
+    assert job.attempts[-1]["requeued"] == ("true" if again else "false")
+
+
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal has not reached its process yet."""
+    (mask,) = (line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line[:6] == "ShdPnd")
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_a_step_that_ends_well_after_it_was_told_is_done(job: Job) -> None:
@@ -311,13 +368,25 @@ def test_setup_lines_are_taken_as_a_shell_takes_them(job: Job) -> None:
     assert (job.srun.env["SITE"], job.srun.env["MORE"], job.srun.cwd) == ("a b", "yes", str(job.path))
 
 
-@pytest.mark.parametrize(
-    "name", ["GPUS", "NODES", "ATTEMPTS", "RUN_ID", "RUN_DIR", "SRUN", "ENV", "IFS", "PATH", "UID"]
-)
-def test_a_steps_variable_is_the_steps_alone(job: Job, name: str) -> None:
-    job.write(job.plan(env={name: "the step's"}))
+def test_a_steps_variables_are_the_steps_alone(job: Job) -> None:
+    """Names that are the script's own, the shell's, or where srun is found."""
+    names = (
+        "GPUS",
+        "NODES",
+        "ATTEMPTS",
+        "REQUEUE",
+        "RUN_ID",
+        "RUN_DIR",
+        "SRUN",
+        "SECRETS",
+        "ENV",
+        "IFS",
+        "PATH",
+        "UID",
+    )
+    job.write(job.plan(env=dict.fromkeys(names, "the step's")))
     assert job.run() == 0, job.err
-    assert job.srun.env[name] == "the step's"
+    assert {name: job.srun.env[name] for name in names} == dict.fromkeys(names, "the step's")
     assert job.srun.env["SLIPWAY_RUN"] == job.path.name
     assert f"{job.path}/container:/run/slipway:rw" in job.srun.option("container-mounts")
 

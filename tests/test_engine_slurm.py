@@ -85,6 +85,13 @@ def test_the_sites_keys_become_directives(plan_of: Any) -> None:
     }  # fmt: skip
 
 
+def test_options_are_sorted_wherever_they_come_from(plan_of: Any) -> None:
+    plan = plan_of(sbatch={"hold": True, "beta": 1}, srun={"quiet": True, "bcast": "x"})
+    for option in (r"^#SBATCH --([\w-]+)", r"^    --([\w-]+)"):
+        names = re.findall(option, script(plan), re.M)
+        assert len(names) > 8 and names == sorted(names)
+
+
 def test_what_a_profile_does_not_say_is_not_asked_for(plan_of: Any) -> None:
     assert not {"account", "partition", "time", "mem", "cpus-per-task", "exclusive", "gres"} & set(directive(plan_of()))
 
@@ -187,7 +194,7 @@ def test_every_variable_that_is_set_is_named_twice_but_those_of_each_rank(job: J
     assert not {"RANK", "LOCAL_RANK"} & set(shown)
     ours = {n for n in call.env if n.startswith(("SLIPWAY_", "HF_")) or n in ("A", "HOME", "NVIDIA_VISIBLE_DEVICES")}
     assert len(ours) > 15 and ours <= set(shown)
-    assert set(shown) <= {*call.env}, "what is named has to be set"
+    assert set(shown) <= {*call.env, *slurm.FOUND}, "what is named has to be set, or to come from the job"
 
 
 def test_a_rank_is_never_named(plan_of: Any) -> None:
@@ -355,6 +362,12 @@ def test_the_launchers_own_options_are_refused(plan_of: Any, key: str, name: str
 def test_what_is_no_option_is_refused(plan_of: Any, key: str, name: str, value: str) -> None:
     where = f"{PROFILE.file}: {key}.{name}"
     assert found_in(plan_of(**{key: {name: value}})) == [(where, "is no long option of one line, without its dashes")]
+
+
+@pytest.mark.parametrize("name", ["ALL", "NONE", "NIL"])
+def test_a_variable_that_means_something_else_to_srun_is_refused(plan_of: Any, name: str) -> None:
+    found = found_in(plan_of(wish={"env": {name: "1"}}))
+    assert found == [(f"variable {name}", "is no name that Slurm's --export can say")]
 
 
 @pytest.mark.parametrize("key", ["account", "partition", "qos", "reservation", "constraint", "mem"])

@@ -91,7 +91,10 @@ def test_a_wrong_type_is_answered_with_the_command_to_run_first(wish_of: WishOf)
     found = Found(wish_of, SFT, given=[artifact("model", "checkpoint_hf", **SIZES)])
     (finding,) = rules.check(found.wish, found.seen, catalogue.all_steps(ROOT))[:1]
     assert finding.what == "is no checkpoint_megatron: found checkpoint_hf"
-    assert finding.remedy == "say --convert, or run first: launch convert/hf_to_megatron model=/model output=NEW; then say model=NEW"
+    assert (
+        finding.remedy
+        == "say --convert, or run first: launch convert/hf_to_megatron model=/model output=NEW; then say model=NEW"
+    )
     assert rules.check(found.wish, found.seen)[0].remedy.startswith("expected: a folder with latest_checkpointed")
 
 
@@ -233,16 +236,27 @@ def test_what_only_the_image_knows_is_said_and_not_guessed(wish_of: WishOf) -> N
     said = ("global_batch_size=7", "local_batch_size=2")
     found = Found(wish_of, "sft/automodel", *said)
     assert found.findings == []
-    (note,) = fit.notes(found.wish)
+    _, note = fit.notes(found.wish)
     assert note.endswith(".yaml may say it: distributed.tp_size, distributed.pp_size, distributed.cp_size")
     sizes = [("mine", {"distributed": {"tp_size": 1, "pp_size": 1, "cp_size": 1}})]
     known = Found(wish_of, "sft/automodel", *said, over=sizes)
-    assert fit.notes(known.wish) == []
+    assert len(fit.notes(known.wish)) == 1
     assert known.told == [("global_batch_size=7", "is no multiple of 2 (batch of a process) x 8 (data parallel) = 16")]
     ours = Found(wish_of, "sft/automodel", *said, flavour="cpu", gpus=0, procs=2)
     assert ours.told == [("global_batch_size=7", "is no multiple of 2 (batch of a process) x 2 (data parallel) = 4")]
-    assert fit.notes(ours.wish) == []
-    assert fit.notes(Found(wish_of, SFT).wish) == [], "what our own base leaves out is the library's default"
+    assert len(fit.notes(ours.wish)) == 1
+    assert len(fit.notes(Found(wish_of, SFT).wish)) == 1, "what our own base leaves out is the library's default"
+
+
+def test_it_is_said_what_became_of_the_shape(wish_of: WishOf) -> None:
+    sizes = [("mine", {"distributed": {"tp_size": 2, "pp_size": 1, "cp_size": 1}})]
+    said = ("global_batch_size=64", "local_batch_size=2")
+    found = Found(wish_of, "sft/automodel", *said, over=sizes, nodes=2)
+    assert fit.notes(found.wish) == [
+        "shape: torchrun --nnodes=2 --nproc-per-node=8: 16 processes; distributed.tp_size=2, distributed.pp_size=1, "
+        "distributed.cp_size=1; data parallel 8; a batch of 64 is 8 x 2 x 4 accumulated"
+    ]
+    assert fit.notes(Found(wish_of, "sft/automodel", *said, flavour="cpu", gpus=0, procs=1).wish) == []
 
 
 @pytest.mark.parametrize("name", ["sft/automodel", "peft/automodel", "pretrain/automodel"])

@@ -220,7 +220,7 @@ def test_the_command_ends_with_a_code_for_what_is_wrong(
 def test_what_lies_on_a_hub_is_no_path(project: Project) -> None:
     done = project.launch("check", "hf://org/model")
     assert (done.code, done.stdout) == (64, "")
-    assert done.stderr == "error: hf://org/model: hf:// is not a path\n  download it, name its folder\n"
+    assert done.stderr == "error: hf://org/model: hf:// is not a path\n  launch fetch prints one\n"
 
 
 def test_a_bar_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
 from images.model import Environment
-from launcher import catalogue, profiles
+from launcher import catalogue, profiles, releases
 from launcher.artifacts import Artifact
 from launcher.catalogue import Step
 from launcher.engines import docker, slurm
@@ -36,6 +36,7 @@ ACCEPT = "SLIPWAY_ACCEPT=1 pytest tests/test_golden.py"
 FILES = {name: n * 64 for name, n in (("common.sh", "1"), ("entrypoint.sh", "2"), ("verify.py", "3"))}
 SHAPES: dict[str, dict[str, Any]] = {"cpu": {"gpus": 0, "procs": 2}, "cuda": {"gpus": 4, "procs": 4}}
 LARGE: dict[str, Any] = {"nodes": 4, "gpus": 8, "procs": 8}
+HASH = "0" * 64
 STEPS = sorted(catalogue.step_folders(Root(REPO)))
 
 
@@ -68,7 +69,7 @@ def plan(request: pytest.FixtureRequest, shape: str, wish_of: WishOf) -> Plan:
 
 
 def has_base(step: Step, flavour: str) -> bool:
-    return any(base.flavour == flavour for base in step.base)
+    return any(base.flavour in (None, flavour) for base in step.base)
 
 
 def plan_of(step: Step, flavour: str, wish_of: WishOf, image: str = "", **changes: Any) -> Plan:
@@ -76,11 +77,14 @@ def plan_of(step: Step, flavour: str, wish_of: WishOf, image: str = "", **change
     main = Environment(python="/opt/venv/bin/python", packages=VERSIONS[step.library])
     entry = entry_of(flavour, library=step.library, environments={"main": main})
     program = catalogue.choose_command(step, entry).program
+    step = releases.at_release(step, entry)
     overlays = [(name, catalogue.overlay(step, name)) for name in ("default", "tiny")]
     artifacts = {name: artifact(name, i.types[0]) for name, i in step.inputs.items() if not i.optional}
     words = Words(inputs={n: a.path for n, a in artifacts.items()}, output="/data/out")
     base = catalogue.base_config(step, entry)
-    wish = wish_of(step=step, entry=entry, program=program, overlays=overlays, base=base, words=words, **changes)
+    wired = releases.wired(step, artifacts)
+    facts = {"program": program, "overlays": overlays, "base": base, "words": words, "wired": wired}
+    wish = wish_of(step=step, entry=entry, **facts, **changes)
     engine, found = engine_of(gpus=4, gpu_support=True), ImageSeen(id=IMAGE, source=image, recorded=1)
     return make_plan(wish, seen_of(artifacts=artifacts, engine=engine, image=found, output=output_of()), FILES)
 
@@ -128,7 +132,10 @@ def test_the_script_is_the_golden_one(step: str, flavour: str, shape: dict[str, 
     profile = msgspec.structs.replace(profile, file="/project/launcher/profiles/slurm-pyxis.yaml")
     found = catalogue.find_step(Root(REPO), step)
     plan = plan_of(found, flavour, wish_of, image="/shared/squash/image.sqsh", profile=profile, **shape)
-    compare(script_file(step, flavour, shape), slurm.render(plan)["script"])
+    text = str(slurm.render(plan)["script"])
+    assert f"PLAN={plan.hash}\n" in text
+    text = text.replace(plan.hash, HASH).replace(plan.hash[:12], HASH[:12])  # a change of plan.json alone is seen there
+    compare(script_file(step, flavour, shape), text)
 
 
 def test_shellcheck_has_nothing_to_say_of_any_script(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_fast_look_lets_nothing_pass_that_the_careful_one_refuses() -> None:
         line = bytearray(json.dumps(row, ensure_ascii=False).encode())
         for _ in range(chance.choice([0, 1, 2])):
             line[chance.randrange(len(line))] = chance.choice([*b'\xff\xe2"{}[]: \n', chance.getrandbits(8)])
-        told = jsonl._carefully(shape.type, bytes(line))
+        told = jsonl._carefully(shape, bytes(line))
         assert jsonl.checker(shape)(bytes(line)) == told
         differ += told is not None
     assert 1000 < differ < 4000
@@ -205,3 +205,20 @@ def test_of_many_problems_the_first_are_kept_and_all_are_counted() -> None:
     scan = jsonl.scan(io.BytesIO(warning * 100 + b"{}\n" * 50), jsonl.checker(CHAT))
     assert scan.counts == {"error": 50, "warning": 100} and scan.lines == 150
     assert [n for n, _, _ in scan.problems] == [*range(1, 21), *range(101, 121)]
+
+
+@pytest.mark.parametrize(
+    ("named", "row", "type_", "told"),
+    [
+        ({"input": "Q", "output": "A"}, {"Q": "2+2", "A": "4"}, "prompt_jsonl", None),
+        ({"input": "Q", "output": "A"}, {"Q": "2+2", "A": ""}, "prompt_jsonl", ("error", "`A` is empty")),
+        ({"input": "Q"}, {"Q": "2+2"}, "prompt_jsonl", ("error", "`output` is missing")),
+        ({"chosen": "good"}, {"prompt": "q", "good": "a", "rejected": "b"}, "preference_jsonl", None),
+        ({"messages": "talk"}, {"talk": [{"role": "assistant", "content": "a"}]}, "chat_jsonl", None),
+    ],
+)
+def test_columns_may_have_other_names(named: dict[str, str], row: Any, type_: str, told: Any) -> None:
+    line = json.dumps(row).encode()
+    shape, _ = jsonl.detect([line], "a.jsonl", named)
+    assert shape is not None and shape.type == type_
+    assert jsonl.checker(shape)(line) == told

@@ -1,4 +1,4 @@
-"""entrypoints/steps/rl_prep.py, run as a program: how rows are split, ordered and refused."""
+"""entrypoints/steps/{rl_prep,nemo_rl_train,nemo_rl_convert}.py, run as programs: rows, configuration, results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,214 @@ def test_broken_packing_is_refused(prep: Prep, tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl.gz", ROWS)
     source.write_bytes(source.read_bytes()[:-20])
     assert "rows.jsonl.gz: the gzip data is broken" in prep.refused(source)
+
+
+STEPS_FOLDER = PROJECT / "entrypoints" / "steps"
+SCRIPT = """
+import json, os, sys, threading
+from pathlib import Path
+import yaml
+import nemo_rl
+config = yaml.safe_load(Path(sys.argv[2]).read_text())
+seen = {"argv": sys.argv, "cwd": os.getcwd(), "library": nemo_rl.__file__, "config": config}
+Path(os.environ["SEEN"]).write_text(json.dumps(seen))
+threading.Thread(target=threading.Event().wait).start()  # what NeMo RL's driver leaves behind: it never ends by itself
+for step in json.loads(os.environ.get("STEPS", "[2, 10]")):
+    folder = Path(config["checkpointing"]["checkpoint_dir"], f"step_{step}")
+    folder.mkdir(parents=True)
+    folder.joinpath("training_info.json").write_text('{"total_steps": 10, "val:loss": 0.5, "names": ["x"]}')
+exec(os.environ.get("END", ""))
+"""
+
+
+class Train:
+    """Runs of nemo_rl_train.py on a repository whose script writes down what it sees."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.repository = root, root / "repository"
+        for folder in ("slipway", "state/0/ranks", "repository/examples", "repository/nemo_rl"):
+            (root / folder).mkdir(parents=True)
+        (self.repository / "nemo_rl" / "__init__.py").write_text("")
+        self.script = self.repository / "examples" / "run_boats.py"
+        self.script.write_text(SCRIPT)
+
+    def run(self, resume: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
+        values = {"checkpointing": {"checkpoint_must_save_by": None}, "prompt": "${a.b}", "deadline": {"margin": 100}}
+        config = {
+            "base": {"values": values}, "layers": [], "remove": [], "script": str(self.script),
+            "set": [["checkpointing.checkpoint_dir", str(self.root / "output")]],
+            "resume": {"where": str(self.root / "output" / "step_*"), "set": [["checkpointing.goes_on", True]]},
+        }  # fmt: skip
+        (self.root / "slipway" / "plan.json").write_text(json.dumps({"config": config, "resume": resume}))
+        where = {"SLIPWAY_DIR": str(self.root / "slipway"), "SLIPWAY_STATE_DIR": str(self.root / "state")}
+        where |= {"SEEN": str(self.root / "seen.json"), "PYTHONPATH": str(self.repository)}
+        program = ["timeout", "60", sys.executable, STEPS_FOLDER / "nemo_rl_train.py"]  # 124: it did not end
+        return subprocess.run(program, env=os.environ | where | env, capture_output=True, text=True, check=False)
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        return dict(json.loads((self.root / "seen.json").read_text()))
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return dict(json.loads((self.root / "state" / "result.json").read_text()))
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    return Train(tmp_path)
+
+
+def test_the_script_gets_its_configuration_in_its_repository(train: Train) -> None:
+    done = train.run()
+    assert done.returncode == 0, done.stderr
+    assert train.seen["argv"] == [str(train.script), "--config", str(train.root / "state" / "config.yaml")]
+    assert train.seen["cwd"] == str(train.repository)
+    assert train.seen["library"] == str(train.repository / "nemo_rl" / "__init__.py")  # not one of the step programs
+    assert train.seen["config"] == {
+        "checkpointing": {"checkpoint_must_save_by": None, "checkpoint_dir": str(train.root / "output")},
+        "prompt": "${a.b}",
+    }  # fmt: skip
+    assert train.result == {
+        "checkpoint": str(train.root / "output" / "step_10"), "type": "checkpoint_nemo_rl", "steps": 10,
+        "training_info": {"total_steps": 10, "val:loss": 0.5},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "reason"),
+    [
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('no')", 1, ""),
+        ("raise ValueError('not both')", 1, "ValueError: not both\n"),
+    ],
+)
+def test_the_scripts_end_is_the_programs(train: Train, end: str, code: int, reason: str) -> None:
+    done = train.run(END=end)
+    assert done.returncode == code, done.stderr
+    left = train.root / "state" / "0" / "reason"
+    assert (left.read_text() if left.exists() else "") == reason
+    assert (train.root / "state" / "result.json").exists() == (code == 0)
+
+
+def test_a_run_that_saved_nothing_is_none(train: Train) -> None:
+    done = train.run(STEPS="[]")
+    assert done.returncode == 1
+    assert "no step_* checkpoint was written" in (train.root / "state" / "0" / "reason").read_text()
+
+
+def test_a_checkpoint_of_an_earlier_attempt_is_gone_on_from(train: Train) -> None:
+    assert train.run(resume=True).returncode == 0
+    assert "goes_on" not in train.seen["config"]["checkpointing"]
+    assert train.run(resume=True, STEPS="[12]").returncode == 0
+    assert train.seen["config"]["checkpointing"]["goes_on"] is True and train.result["steps"] == 12
+
+
+def test_a_time_limit_becomes_the_duration_that_nemo_rl_reads(train: Train) -> None:
+    assert train.run(SLIPWAY_DEADLINE=str(time.time() + 90_000 + 100)).returncode == 0
+    told = train.seen["config"]["checkpointing"]["checkpoint_must_save_by"]
+    days, hours, minutes, seconds = map(int, told.split(":"))
+    assert 89_900 < ((days * 24 + hours) * 60 + minutes) * 60 + seconds <= 90_000 and days == 1
+    assert train.run(SLIPWAY_DEADLINE="soon", STEPS="[11]").returncode == 78
+
+
+@pytest.mark.parametrize(
+    ("left", "margin", "seconds"), [(10_000, 900, 9_100), (1_000, 900, 500), (100, 900, 60), (-5, 900, 60)]
+)
+def test_a_margin_is_kept_where_there_is_time_for_one(
+    monkeypatch: pytest.MonkeyPatch, left: float, margin: float, seconds: int
+) -> None:
+    monkeypatch.syspath_prepend(str(STEPS_FOLDER))
+    import nemo_rl_train
+
+    assert nemo_rl_train.must_save_by(left, margin) == seconds
+    assert nemo_rl_train.as_duration(seconds + 86_400) == f"01:{seconds // 3600:02d}" + time.strftime(
+        ":%M:%S", time.gmtime(seconds)
+    )
+
+
+def test_an_image_without_the_script_is_refused(train: Train) -> None:
+    train.script.unlink()
+    done = train.run()
+    assert done.returncode == 78 and f"{train.script}: the image does not have this script" in done.stderr
+
+
+CONVERTER = """
+import json, os, sys
+from pathlib import Path
+import yaml
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+config = yaml.safe_load(Path(words["--config"]).read_text())
+Path(os.environ["SEEN"]).write_text(json.dumps([Path(sys.argv[0]).stem, words, config]))
+target = Path(words["--hf-ckpt-path"])
+target.mkdir()  # as theirs, which refuse one that is there
+for name in ("config.json", "model.safetensors"):
+    (target / name).write_text(name)
+"""
+
+
+class Convert(Train):
+    """Runs of nemo_rl_convert.py on a checkpoint with weights of one kind."""
+
+    def checkpoint(self, *weights: str) -> Path:
+        root = self.root / "run"
+        for step in (2, 10):
+            for name in (*weights, "../tokenizer/tokenizer.json"):
+                path = root / f"step_{step}" / "policy" / "weights" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("x")
+            config = {"policy": {"model_name": "/inputs/policy-0", "tokenizer": {"name": "/inputs/policy-0"}}}
+            (root / f"step_{step}" / "config.yaml").write_text(yaml.safe_dump(config))
+        return root
+
+    def convert(self, source: Path) -> subprocess.CompletedProcess[str]:
+        scripts = {kind: str(self.repository / "examples" / f"{kind}.py") for kind in ("dcp", "megatron")}
+        for path in scripts.values():
+            Path(path).write_text(CONVERTER)
+        (self.root / "output").mkdir()
+        values = {"scripts": scripts, "output": {"path": str(self.root / "output"), "shard_size": "5GB"}}
+        values |= {"input": {"path": str(source), "config": "/inputs/config-0"}}
+        config = {"base": {"values": values}, "layers": [], "remove": [], "set": []}
+        (self.root / "slipway" / "plan.json").write_text(json.dumps({"config": config}))
+        where = {"SLIPWAY_DIR": str(self.root / "slipway"), "SLIPWAY_STATE_DIR": str(self.root / "state")}
+        program = [sys.executable, STEPS_FOLDER / "nemo_rl_convert.py"]
+        env = os.environ | where | {"SEEN": str(self.root / "seen.json")}
+        return subprocess.run(program, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "word", "path"),
+    [
+        (".metadata", "dcp", "--dcp-ckpt-path", ""),
+        ("model/.metadata", "dcp", "--dcp-ckpt-path", ""),
+        ("iter_0000000/metadata.json", "megatron", "--megatron-ckpt-path", "/iter_0000000"),
+    ],
+)
+def test_what_is_inside_chooses_the_converter(tmp_path: Path, weights: str, kind: str, word: str, path: str) -> None:
+    convert = Convert(tmp_path)
+    source = convert.checkpoint(weights)
+    done = convert.convert(source)
+    assert done.returncode == 0, done.stderr
+    script, words, config = json.loads((tmp_path / "seen.json").read_text())
+    last = source / "step_10"
+    assert (script, words[word]) == (kind, f"{last}/policy/weights{path}")
+    assert config["policy"] == {"model_name": "/inputs/config-0", "tokenizer": {"name": f"{last}/policy/tokenizer"}}
+    made = sorted(p.name for p in (tmp_path / "output").iterdir())
+    assert made == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert convert.result == {"checkpoint": str(tmp_path / "output"), "type": "checkpoint_hf", "step": "step_10"}
+
+
+def test_one_step_may_be_named_and_consolidated_weights_are_taken_as_they_are(tmp_path: Path) -> None:
+    convert = Convert(tmp_path)
+    source = convert.checkpoint("model/consolidated/config.json", "model/consolidated/model.safetensors")
+    done = convert.convert(source / "step_2")
+    assert done.returncode == 0, done.stderr
+    assert convert.result["step"] == "step_2" and not (tmp_path / "seen.json").exists()
+
+
+def test_what_no_converter_reads_is_refused_with_what_to_train_with(tmp_path: Path) -> None:
+    convert = Convert(tmp_path)
+    done = convert.convert(convert.checkpoint("model/shard-00001.safetensors"))
+    assert done.returncode == 78 and "checkpointing.save_consolidated=true" in done.stderr
+    assert not any((tmp_path / "output").iterdir())

@@ -119,6 +119,28 @@ def test_a_log_that_was_collected_is_printed_byte_by_byte(project: Project, tmp_
     assert project.launch(*words).stdout == log.read_text()
 
 
+@pytest.mark.usefixtures("ended")
+def test_what_ray_wrote_is_printed_by_node_before_the_drivers_log(project: Project) -> None:
+    run = project.path / "runs" / IDS[2]
+    (run / "logs" / "step.log").write_text("step 2/2\n")
+    for rank, host in ((0, "n1"), (10, "n11"), (2, "n3")):
+        folder = run / "container" / str(rank) / "ray"
+        folder.mkdir(parents=True)
+        (folder / "host").write_text(f"{host}\n")
+        (folder / "raylet.out").write_text(f"raylet of {host}")  # its last line has no end
+        (folder / "worker-1.err").write_text("")
+    done = project.launch("logs", "last", "--ray")
+    said = [f"\n==> {host} raylet.out <==\nraylet of {host}" for host in ("n1", "n3", "n11")]
+    assert (done.code, done.stdout) == (0, "".join(said) + "\n==> driver <==\nstep 2/2\n")
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_run_without_ray_and_a_log_that_is_followed_are_refused(project: Project) -> None:
+    done = project.launch("logs", IDS[0], "--ray")
+    assert (done.code, done.stdout) == (66, "") and "this run has started no Ray" in done.stderr
+    assert project.launch("logs", IDS[0], "--ray", "-f").code == 64
+
+
 @pytest.mark.parametrize("words", [["runs"], ["show"], ["show", "--json"], ["logs"], ["cancel", "last"]])
 @pytest.mark.usefixtures("ended")
 def test_looking_changes_nothing(project: Project, tmp_path: Path, words: list[str]) -> None:

@@ -20,7 +20,7 @@ from slipway.errors import Exit, SlipwayError
 NAME = f"slipway-{RUN_ID}"
 FORGOTTEN = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
 AWAY = 'echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
-HANGS = "echo $$ >pid; exec sleep 600"
+HANGS = 'echo $$ >"${0%/*}/pid"; exec sleep 600'
 
 
 @pytest.fixture
@@ -123,9 +123,8 @@ def test_a_machine_without_slurm(slurm: Commands, run: Run) -> None:
 
 @pytest.mark.parametrize("command", ["sbatch", "scontrol", "scancel"])
 def test_a_command_that_hangs_is_ended_and_named(
-    slurm: Commands, job: Run, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    slurm: Commands, job: Run, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(slurmjobs, "TIMEOUT", 0.3)
     knows(slurm)
     slurm.does(command, HANGS)
@@ -137,9 +136,8 @@ def test_a_command_that_hangs_is_ended_and_named(
     with pytest.raises(SlipwayError, match=f"{command} did not answer within 0.3 s") as e:
         verbs[command]()
     assert e.value.code == Exit.UNAVAILABLE
-    for file in tmp_path.rglob("pid"):
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(file.read_text()), 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((slurm.folder / "pid").read_text()), 0)
 
 
 # The job's id
@@ -249,6 +247,13 @@ def test_the_step_is_told_and_a_job_without_one_is_cancelled(
     knows(slurm, state)
     jobs().signal(job, name)
     assert [c.words for c in slurm.calls("scancel")] == [words]
+
+
+def test_a_job_that_has_no_step_yet_is_cancelled(slurm: Commands, job: Run) -> None:
+    """scancel would say that it has told the step."""
+    slurm.does("scontrol", f"case $* in *'show step'*) exit 1 ;; esac\ncat <<'END'\n{shown()}\nEND")
+    jobs().signal(job, "TERM")
+    assert [c.words for c in slurm.calls("scancel")] == [["7"]]
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "CANCELLED"])

@@ -96,7 +96,7 @@ def test_an_override_is_what_it_looks_like_in_yaml(step: Step, text: str, value:
         ("optimizer.lr=2", "optimizer.lr is given twice", ""),
         ("validation=", "a path is missing behind the =", ""),
         ("output=", "a path is missing behind the =", ""),
-        ("validation=hf://org/data", "hf:// is not supported yet", "download it, name its folder"),
+        ("output=hf://org/data", "hf:// is for inputs", "name a folder of this machine"),
     ],
 )
 def test_a_word_that_fits_nothing_is_named_with_what_was_meant(wider: Step, word: str, what: str, remedy: str) -> None:

@@ -58,9 +58,14 @@ def load_plan() -> dict[str, Any]:
     return json.loads((SLIPWAY / "plan.json").read_text(encoding="utf-8"))
 
 
-def merge_config(config: dict[str, Any]) -> dict[str, Any]:
-    """base, then layers in order, `remove`, `resume`, `set`, as the plan's `config` has them. Raises ConfigError."""
-    merged = load_base(config["base"])
+def merge_config(
+    config: dict[str, Any], load: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """base, then layers in order, `remove`, `resume`, `set`, as the plan's `config` has them. Raises ConfigError.
+
+    `load`: reads the base, where the library has a way of its own.
+    """
+    merged = (load or load_base)(config["base"])
     for layer in config["layers"]:
         merged = merge(merged, layer["values"])
     merged = copy.deepcopy(merged)  # what follows changes it in place
@@ -76,7 +81,8 @@ def goes_on(config: dict[str, Any]) -> bool:
     """Whether this run continues another (`--resume`) or an earlier attempt of its own that left a checkpoint."""
     if "resume" not in config or not (os.environ.get("SLIPWAY_ATTEMPT", "0") != "0" or load_plan()["resume"]):
         return False
-    found = Path(config["resume"]["where"]).exists()
+    where = Path(config["resume"]["where"])
+    found = any(where.parent.glob(where.name))
     if not found and rank() == 0:
         print(f"slipway: there is no {config['resume']['where']} to go on from: starting anew", file=sys.stderr)
     return found

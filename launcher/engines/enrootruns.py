@@ -72,14 +72,13 @@ class EnrootRuns:
         if self._over(run):
             return
         process = _read(run.path / "process")
-        number = signal.Signals[f"SIG{name}"]
-        pids = [process["pid"]] if name != "KILL" and _alive(process) else _members(process)
-        while pids:  # what is killed may have started something meanwhile
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        if name != "KILL":
+            _send([process["pid"]] if _alive(process) else _members(process), signal.Signals[f"SIG{name}"])
+            return
+        while pids := _members(process):  # also what they have started meanwhile
+            _send(pids, signal.SIGSTOP)  # the entrypoint is not to see its step die, and end in an orderly way
+            _send(pids, signal.SIGKILL)
             time.sleep(POLL)
-            pids = _members(process) if name == "KILL" else []
 
     def wait(self, run: Claimed, seconds: float | None = None) -> bool:
         """Looks at the files ten times a second."""
@@ -124,3 +123,9 @@ def _members(process: dict[str, Any]) -> list[int]:
             if mark in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found if process["boot"] == BOOT else []
+
+
+def _send(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -29,10 +29,11 @@ ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"
 FILES = ("batch.sh",)
 EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
 # What batch.sh finds out in the job; the entrypoint needs it.
-FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_HEAD", "SLIPWAY_NODE_NAMES", "SLIPWAY_NONCE")
+FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_DEADLINE", "SLIPWAY_HEAD", "SLIPWAY_NODE_NAMES",
+         "SLIPWAY_NONCE")  # fmt: skip
 # Options that would make another job of it than one script, from its own directory, with one task a node.
-_OURS = frozenset({"array", "chdir", "dependency", "error", "export-file", "het-group", "input", "job-name", "multi-prog",
-                   "ntasks", "parsable", "test-only", "wait", "wrap"})  # fmt: skip
+_OURS = frozenset({"array", "chdir", "dependency", "error", "export-file", "het-group", "input", "job-name",
+                   "multi-prog", "ntasks", "parsable", "test-only", "wait", "wrap"})  # fmt: skip
 _BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
 
 Value = str | int | bool | None
@@ -78,6 +79,8 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
     if plan.shape.nodes > 1 and not profile.shared:
         what = "names no shared folders: whether all nodes see the same is only known when the job starts"
         yield Finding(severity="warning", where=f"{profile.file}: shared", what=what)
+    for name in sorted({"ALL", "NIL", "NONE"} & plan.env.keys()):
+        yield _error(Exit.CONFIG, f"variable {name}", "is no name that Slurm's --export can say")
     for key, value in directives(plan).items():
         if "\n" in str(value):
             yield _error(Exit.CONFIG, f"{profile.file}: {key}", f"{value!r} is more than one line")

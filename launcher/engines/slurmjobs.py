@@ -21,6 +21,7 @@ from slipway.files import write_atomic
 TIMEOUT = 60  # seconds that one command of Slurm may take: a controller that fails over lets its clients wait
 POLL = 1.0  # seconds between two questions to the controller
 # What would change a job behind its script's back; SLURM_CONF says where the cluster is.
+_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 _FOREIGN = re.compile(r"(PYXIS|SBATCH|SLURM|SQUEUE|SCANCEL)_")
 
 
@@ -90,12 +91,15 @@ class SlurmJobs:
         return ask
 
     def signal(self, run: Claimed, name: str) -> None:
-        """TERM and INT go to the step alone, which may save; the batch script then ends with it. KILL ends the job."""
+        """TERM and INT go to the step alone, which may save; the batch script then ends with it. KILL ends the job.
+
+        A job without a step has nothing to save; of a signal to a step that is not there, scancel would say nothing.
+        """
         job = self.job(run)
         status = self.status(run)
         if job is None or status.state in ("exited", "missing"):
             return
-        if name == "KILL" or status.state == "pending":
+        if name == "KILL" or status.state == "pending" or _call(["scontrol", "show", "step", f"{job}.0"]).returncode:
             done = _call(["scancel", job])
         else:
             done = _call(["scancel", f"--signal={name}", f"{job}.0"])
@@ -121,7 +125,7 @@ def name(run: Claimed) -> str:
 
 
 def _call(words: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if not _FOREIGN.match(k) or k == "SLURM_CONF"}
+    env = {k: v for k, v in os.environ.items() if not _FOREIGN.match(k) or k in _CLUSTER}
     try:
         return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except FileNotFoundError as e:

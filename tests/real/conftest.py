@@ -160,8 +160,13 @@ def variant(docker: Any, address: str, request: pytest.FixtureRequest) -> Iterat
 
 @pytest.fixture(scope="session")
 def squashed(project: Tree, address: str) -> Path:
-    """The .sqsh of the cpu image, in the project's own folder of such files; made once for this checkout."""
-    command = [str(Path(sys.executable).parent / "images"), "squash", "automodel/0.7.0-cpu"]
+    """The .sqsh of the cpu image, in the project's own folder of such files."""
+    return squash("automodel/0.7.0-cpu", project, address)
+
+
+def squash(name: str, project: Tree, address: str) -> Path:
+    """The .sqsh of an image, in a project's own folder of such files; made once for this checkout."""
+    command = [str(Path(sys.executable).parent / "images"), "squash", name]
     env = {**os.environ, "DOCKER_HOST": address}
     made = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     folder = project.path / ".slipway" / "squash"

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ NASTY = '"it\'s here" $HOME `id`\n\\ *"'
 @pytest.fixture(scope="module")
 def machine(project: Tree, squashed: Path, ground: Path) -> Tree:
     """The project on a machine with enroot."""
+    assert squashed.is_file()
     folder = ground / "enroot"
     (folder / "bin").mkdir(parents=True)
     program = shlex.quote(REAL) if REAL else f"{sys.executable} -IS {STANDIN} {folder}"
@@ -63,22 +63,34 @@ def process(run: Run) -> dict[str, Any]:
     return dict(json.loads(file.read_text() or "{}")) if file.exists() else {}
 
 
-def members(run: Run) -> list[int]:
-    """Every process of the container."""
-    mark, found = f"SLIPWAY_CONTAINER={process(run).get('mark')}".encode(), []
+def members(run: Run) -> dict[int, bytes]:
+    """Every process of the container: pid -> its words."""
+    mark, found = f"SLIPWAY_CONTAINER={process(run).get('mark')}".encode(), {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+                found[int(folder.name)] = (folder / "cmdline").read_bytes()
     return found
 
 
+def one(run: Run, words: bytes) -> int:
+    """The one process of the container whose words begin so."""
+    (pid,) = (pid for pid, said in members(run).items() if re.match(words, said))
+    return pid
+
+
+def session(run: Run) -> list[int]:
+    """Every process of the session that the run's script began."""
+    stats = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            stats[int(file.parent.name)] = file.read_text().rpartition(")")[2].split()
+    return [pid for pid, stat in stats.items() if stat[3] == str(process(run).get("pid")) and stat[0] != "Z"]
+
+
 def end(run: Run) -> None:
-    """kill -9 of the run's script and of all in its container."""
-    if process(run) and not (run.path / "ended").exists():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process(run)["pid"], signal.SIGKILL)
-    for pid in members(run):
+    """kill -9 of the run's script, first, and of all that it has started."""
+    for pid in [*session(run), *members(run)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -110,7 +122,7 @@ def test_the_dry_run_is_the_run(site: Tree, work: Work, place: Path) -> None:
     assert run.outcome["result"]["steps"] == 2 and saved_steps(place / "output") == [2]
     assert done.out == run.log == site.launch("logs", run.id).out
     assert run.record["versions"]["environments"]
-    assert members(run) == [] and "ended" in run.events
+    assert members(run) == {} and "ended" in run.events
 
 
 def test_what_the_container_is_given(site: Tree, place: Path) -> None:
@@ -120,10 +132,10 @@ def test_what_the_container_is_given(site: Tree, place: Path) -> None:
     seen = facts(launched.out)
     assert (seen["uid"], seen["gid"]) == (os.getuid(), os.getgid())
     assert seen["variables"]["HOME"].startswith("/tmp/slipway-home.") and all(seen["writable"].values())
-    (step,) = (pid for pid in members(site.run_of(launched)) if b"toy.py" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    step = one(site.run_of(launched), rb"/\S+python\0/slipway/steps/toy.py")
     environment = Path(f"/proc/{step}/environ").read_bytes().decode().split("\0")
     assert f"NASTY={NASTY}" in environment and "NVIDIA_VISIBLE_DEVICES=void" in environment
-    assert str(Path(f"/proc/{step}/cwd").readlink()) == "/run/slipway"
+    assert str(Path(f"/proc/{step}/cwd").readlink()).endswith("/run/slipway")
     mounts = [line.split() for line in Path(f"/proc/{step}/mounts").read_text().splitlines()]
     options = {target: words.split(",") for _, target, _, words, *_ in mounts}
     assert "ro" in options["/"] and "ro" in options["/slipway"] and "rw" in options["/output"]
@@ -165,7 +177,7 @@ def test_the_third_signal_kills(site: Tree, place: Path) -> None:
     done = launched.finish()
     assert done.code == 137
     run = site.run_of(done)
-    assert run.ended == (137, "signal") and members(run) == []
+    assert run.ended == (137, "signal") and members(run) == {}
 
 
 def test_detached_followed_and_cancelled(site: Tree, place: Path) -> None:
@@ -178,7 +190,7 @@ def test_detached_followed_and_cancelled(site: Tree, place: Path) -> None:
     assert following.finish().out == run.log
     assert run.ended == (143, "cancelled")
     assert (place / "output" / "saved").exists(), "it was asked, not killed"
-    assert members(run) == []
+    assert members(run) == {}
 
 
 def test_a_killed_launcher_leaves_a_run_that_is_collected(site: Tree, place: Path) -> None:
@@ -200,10 +212,10 @@ def test_the_end_of_the_entrypoint_is_the_end_of_all(site: Tree, place: Path) ->
     launched = site.start("launch", *toy(place / "output", "wait=true"))
     launched.await_line("waiting")
     run = site.run_of(launched)
-    (pid,) = (p for p in members(run) if Path(f"/proc/{p}/cmdline").read_bytes().startswith(b"bash\0/slipway/entry"))
+    pid = one(run, rb"bash\0/slipway/entrypoint.sh")
     os.kill(pid, signal.SIGKILL)
     assert launched.finish().code == 137
-    assert run.ended[0] == 137 and members(run) == []
+    assert run.ended[0] == 137 and members(run) == {}
 
 
 def test_the_scripts_end_is_not_the_containers(site: Tree, place: Path) -> None:
@@ -249,7 +261,7 @@ def test_ctrl_c_while_the_image_is_unpacked(site: Tree, place: Path) -> None:
     launched.signal(signal.SIGINT)
     done = launched.finish()
     assert done.code == 130
-    assert site.run_of(done).ended == (130, "signal") and members(site.run_of(done)) == []
+    assert site.run_of(done).ended == (130, "signal") and members(site.run_of(done)) == {}
     assert not list((place / "data").glob("automodel-*"))
 
 
@@ -260,7 +272,7 @@ def test_a_writable_root_is_the_runs_own(site: Tree, place: Path) -> None:
     run = site.run_of(launched)
     (root,) = (p for p in data.iterdir() if p.is_dir())
     assert root.name.endswith(run.id)
-    (pid,) = (p for p in members(run) if Path(f"/proc/{p}/cmdline").read_bytes().startswith(b"bash\0/slipway/entry"))
+    pid = one(run, rb"bash\0/slipway/entrypoint.sh")
     Path(f"/proc/{pid}/root/opt/mine").touch()
     assert (root / "opt" / "mine").exists()
     (place / "output" / "go").touch()
@@ -291,6 +303,4 @@ def test_a_directory_can_be_run_by_hand(site: Tree, place: Path) -> None:
     (place / "output" / "written").unlink()
     submitted = site.launch("submit", str(place / "run"))
     assert submitted.code == 3 and "line 3\n" in submitted.out, submitted
-    assert (
-        subprocess.run(["diff", place / "run" / "script.sh", site.run_of(submitted).path / "script.sh"]).returncode == 0
-    )
+    assert (site.run_of(submitted).path / "script.sh").read_text() == (place / "run" / "script.sh").read_text()

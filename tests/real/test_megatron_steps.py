@@ -81,7 +81,7 @@ def test_a_packing_for_another_step_names_what_is_wanted(dock: Tree, voyage: Pat
     assert "is no chat_jsonl: found packed_parquet" in done.err
 
 
-def test_what_has_to_be_converted_first_is_converted_once(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+def test_what_has_to_be_converted_first_is_converted_once(dock: Tree, work: Work, place: Path) -> None:
     words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", "--convert", f"train={work.train}", "max_steps=1"]
     words += [f"model={work.model}", f"tokenizer={work.model}"]
     planned = dock.launch(*words, "--dry-run")

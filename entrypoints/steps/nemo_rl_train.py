@@ -1,0 +1,137 @@
+"""Runs one of NeMo RL's own scripts as the driver, where Ray is up already (RAY_ADDRESS).
+
+It adds: the configuration comes merged from the plan, its base read by NeMo RL's own loader (examples inherit from one
+another); a job's time limit becomes checkpoint_must_save_by; result.json names the last checkpoint; and the process
+ends when the script does, which NeMo RL's own does not after an error.
+
+It must not be called nemo_rl.py: its folder comes first on the path, and would hide the library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import runpy
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import slipway_step
+
+MARGIN = 900  # seconds before a time limit; NeMo RL starts to count when training starts, after its set-up
+LEAST = 60
+
+
+def main() -> None:
+    plan = slipway_step.load_plan()["config"]
+    script = Path(plan["script"])
+    repository = script.parents[1]
+    if not script.is_file():
+        raise slipway_step.ConfigError(f"{script}: the image does not have this script")
+    config = slipway_step.merge_config(plan, lambda base: load_base(base, repository))
+    set_deadline(config, config.pop("deadline", None) or {})
+    os.chdir(repository)  # its configurations name prompts relative to it
+    code = 0
+    with slipway_step.config_file(config) as path:
+        code = run_script(script, ["--config", str(path)])
+    leave(code or finish(Path(config["checkpointing"]["checkpoint_dir"])))
+
+
+def finish(output: Path) -> int:
+    """Writes result.json; 1 where there is nothing to name, whatever the script said."""
+    try:
+        slipway_step.write_result(result(output))
+    except (OSError, ValueError, RuntimeError) as e:
+        slipway_step.leave("reason", f"{type(e).__name__}: {e}")
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def load_base(base: dict[str, Any], repository: Path) -> dict[str, Any]:
+    """An example of the repository with all that it inherits; interpolations stay as they are."""
+    if "path" not in base:
+        return slipway_step.load_base(base)
+    path = Path(base["path"])
+    if not path.is_file():
+        raise slipway_step.ConfigError(f"{path}: the step starts from this file, and the image does not have it")
+    from omegaconf import OmegaConf
+
+    loader = repository / "nemo_rl" / "utils" / "config.py"  # by its path: the package's own import starts much more
+    spec = importlib.util.spec_from_file_location("slipway_nemo_rl_config", loader)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loaded = OmegaConf.to_container(module.load_config(path), resolve=False)
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
+
+
+def set_deadline(config: dict[str, Any], deadline: dict[str, Any]) -> None:
+    """checkpoint_must_save_by from SLIPWAY_DEADLINE (epoch seconds), unless the configuration has one. ConfigError."""
+    until = os.environ.get("SLIPWAY_DEADLINE", "")
+    if not until or config["checkpointing"].get("checkpoint_must_save_by"):
+        return
+    try:
+        left, margin = float(until) - time.time(), float(deadline.get("margin") or MARGIN)
+    except (TypeError, ValueError) as e:
+        raise slipway_step.ConfigError(
+            f"SLIPWAY_DEADLINE={until}, deadline.margin={deadline.get('margin')}: {e}"
+        ) from e
+    seconds = must_save_by(left, margin)
+    config["checkpointing"]["checkpoint_must_save_by"] = as_duration(seconds)
+    print(f"slipway: the job ends in {int(left)} s; NeMo RL is to save within {seconds} s of training", flush=True)
+
+
+def must_save_by(left: float, margin: float) -> int:
+    """Seconds of training after which to save: what is left less the margin, or half of it where that is little."""
+    return max(LEAST, int(left - margin if left > 2 * margin else left / 2))
+
+
+def as_duration(seconds: int) -> str:
+    """DD:HH:MM:SS, as all releases up to v0.7.0 read it."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days:02d}:{hours:02d}:{minutes:02d}:{seconds:02d}"
+
+
+def run_script(script: Path, arguments: list[str]) -> int:
+    """The script's exit code; what it raises is printed and left for the status."""
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException as e:  # noqa: BLE001 - whatever it is, the process has to end
+        slipway_step.leave("reason", f"{type(e).__name__}: {e}")
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def result(output: Path) -> dict[str, Any]:
+    """The last checkpoint and what NeMo RL wrote beside it. Raises RuntimeError where there is none."""
+    steps = {int(m[1]): p for p in output.glob("step_*") if (m := re.fullmatch(r"step_(\d+)", p.name))}
+    if not steps:
+        raise RuntimeError(f"{output}: no step_* checkpoint was written; is checkpointing.enabled true?")
+    last = steps[max(steps)]
+    info = json.loads((last / "training_info.json").read_text(encoding="utf-8"))
+    numbers = {k: v for k, v in info.items() if isinstance(v, (int, float))}
+    return {"checkpoint": str(last), "type": "checkpoint_nemo_rl", "steps": max(steps), "training_info": numbers}
+
+
+def leave(code: int) -> None:
+    """Ends the process at once: after an error an actor's __del__ asks Ray anew, and waits for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    slipway_step.run(main)

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# sft/automodel with automodel 1.0-cuda, plan 2c448256e56f; made by `launch`.
+# Run it from inside its own directory: bash script.sh
+
+set -u
+RUN_DIR=$PWD
+RUN_ID=${PWD##*/}
+PLAN=2c448256e56fa2ae76b62e17832614973890bd334ce8c4b7c90768cfd8ca7c70
+IMAGE=/squash/boats-1.0-cpu-111111111111.sqsh
+NAME=boats-1.0-cpu-111111111111
+DATA=/data/enroot
+WRITABLE=0
+FOLDERS=(/home/user/hf /data/out "${RUN_DIR}"/container)
+SECRETS=()
+export MELLANOX_VISIBLE_DEVICES=void
+export NVIDIA_VISIBLE_DEVICES=0,1,2,3
+export NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+START=(
+    --mount /home/user/hf:/cache/hf:none:x-create=auto,rbind,rw:0:0
+    --mount /data/llama:/inputs/model-bbbbbbbb:none:x-create=auto,rbind,ro:0:0
+    --mount /data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:none:x-create=auto,rbind,ro:0:0
+    --mount /data/out:/output:none:x-create=auto,rbind,rw:0:0
+    --mount "${RUN_DIR}"/container:/run/slipway:none:x-create=auto,rbind,rw:0:0
+    --mount "${RUN_DIR}"/slipway:/slipway:none:x-create=auto,rbind,ro:0:0
+    --env EMPTY=
+    --env HF_HOME=/cache/hf
+    --env HF_HUB_OFFLINE=1
+    --env HF_TOKEN_PATH=/run/secrets/HF_TOKEN
+    --env MELLANOX_VISIBLE_DEVICES=void
+    --env NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    --env NVIDIA_VISIBLE_DEVICES=0,1,2,3
+    --env OMP_NUM_THREADS=1
+    --env SLIPWAY_LAUNCHER=torchrun
+    --env SLIPWAY_NODES=1
+    --env SLIPWAY_PROCS=4
+    --env SLIPWAY_RUN="${RUN_ID}"
+    --env SLIPWAY_SECRETS=
+    --env SLIPWAY_SHARED=
+    --env SLIPWAY_STEP=sft/automodel
+    --env SLIPWAY_STOP_SECONDS=120
+    --env SLIPWAY_STOP_SIGNAL=TERM
+    --env SLIPWAY_STOP_TO=ranks
+)
+
+. slipway/enroot.sh
+main env --chdir=/run/slipway 'NASTY="it'"'"'s here", $HOME `id` \ *
+=;"' bash /slipway/entrypoint.sh python /slipway/steps/automodel_finetune.py

@@ -1,0 +1,149 @@
+"""Ray under one srun on a real three-node Slurm: its nodes, their environment, and what comes of it when one fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import squash
+from ..ray.site import RAY, driven, processes
+from ..support import Run, Tree, until
+from .conftest import Lab
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons and containers need root here"),
+]
+THREE = ("--nodes", "3", "--procs", "1")
+
+
+@pytest.fixture(scope="session")
+def _dock(_lab: Lab, _pier: Tree, address: str) -> Lab:
+    """The lab, in the project that has NeMo RL's image, as a .sqsh."""
+    lab = _lab.tree.path / "launcher" / "profiles" / "lab.yaml"
+    (_pier.path / "launcher" / "profiles" / "lab.yaml").write_text(lab.read_text())
+    squash("nemo-rl/v0.7.0-cpu", _pier, address)
+    return Lab(_lab.slurm, dataclasses.replace(_pier, env=_lab.tree.env))
+
+
+@pytest.fixture
+def dock(_dock: Lab) -> Iterator[Lab]:
+    yield _dock
+    _dock.slurm.call("scancel", "--user=root")
+    _dock.slurm.wait_for_idle()
+    _dock.tree.end_all()
+
+
+def texts(run: Run) -> str:
+    return "".join(path.read_text() for path in sorted((run.path / "logs").glob("*.log")))
+
+
+def seen(output: Path) -> dict[str, Any]:
+    return dict(json.loads((output / "seen.json").read_text()))
+
+
+def test_three_nodes_are_one_cluster(dock: Lab, place: Path) -> None:
+    canary = "canary-91ab"
+    dock.profile("declared", "secrets: {TOKEN: env}", f"setup: ['export CANARY={canary}']", "time: '20'")
+    done = dock.launch(
+        "--profile", "declared", *driven(place / "out"), *THREE, "--env", "ASKED=for", "--follow",
+        TOKEN="the-secret", OTHER_TOKEN=canary,
+    )  # fmt: skip
+    run = Run(dock.tree.runs / done.out.splitlines()[0])
+    assert (done.code, run.ended) == (0, (0, "step")), texts(run)
+    said = seen(place / "out")
+    nodes = {n["NodeName"]: n["Resources"] for n in said["nodes"]}
+    assert {name: (r["worker_units"], r["GPU"], r["topo_rank"]) for name, r in nodes.items()} == {
+        "n1": (1, 1, 1), "n2": (1, 1, 2), "n3": (1, 1, 3),
+    }  # fmt: skip
+    assert said["resources"]["slurm_managed_ray_cluster"] == 3
+    assert len({a["node"] for a in said["actors"]}) == 3
+    for actor in said["actors"]:
+        given = actor["env"]
+        assert (given["DECLARED"], given["ASKED"], given["TOKEN"]) == ("by the step", "for", "the-secret")
+        assert actor["sees"] == "by the driver\n" and actor["plan"] and actor["home"]
+        assert not {name for name, value in given.items() if canary in value}
+        assert abs(int(given["SLIPWAY_DEADLINE"]) - ends(dock, run)) <= 1
+    assert len(list((place / "out").glob("actor-*"))) == 3
+    shown = dock.launch("logs", run.id, "--ray")
+    heads = set(re.findall(r"^==> (.+) <==$", shown.out, re.M))
+    assert {"n1 gcs_server.out", "n1 raylet.out", "n2 raylet.out", "n3 raylet.out", "driver"} <= heads
+
+
+def ends(dock: Lab, run: Run) -> int:
+    """When the job would have been ended, in epoch seconds: 20 minutes after its start."""
+    start = dock.slurm.job(dock.job(run))["StartTime"]
+    return int(dock.slurm.call("date", "-d", start, "+%s").out) + 20 * 60
+
+
+def waiting(dock: Lab, place: Path, *words: str) -> Run:
+    """A job on three nodes whose driver waits."""
+    run = dock.submit(*driven(place / "out"), *THREE, "wait=true", *words)
+    dock.await_file(place / "out" / "waiting")
+    return run
+
+
+def on_node(pids: list[int], node: str) -> list[int]:
+    """Those of the processes that run on a node, which is a host name here."""
+    return [pid for pid in pids if f"SLURMD_NODENAME={node}".encode() in Path(f"/proc/{pid}/environ").read_bytes()]
+
+
+def test_a_worker_that_dies_ends_the_job_and_is_named(dock: Lab, place: Path) -> None:
+    run = waiting(dock, place)
+    (raylet,) = on_node(processes(run, RAY), "n3")
+    os.kill(raylet, signal.SIGKILL)
+    dock.await_end(run)
+    assert dock.collected(run).ended == (75, "entrypoint"), texts(run)
+    assert run.outcome["reason"] in ("Ray on n3 has ended: raylet [exit code=-9]", "Ray has lost n3")
+    assert processes(run) == []
+
+
+def test_a_host_that_does_not_come_is_named(dock: Lab, place: Path) -> None:
+    dock.profile("hasty", "ray_wait: 20")
+    done = dock.launch("--profile", "hasty", *driven(place / "out"), *THREE)
+    run = Run(dock.tree.runs / done.out.strip())
+    frozen = until("n3's entrypoint", lambda: on_node(entrypoints(run), "n3"))
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    dock.await_end(run)
+    assert dock.collected(run).ended == (75, "entrypoint"), texts(run)
+    wanted = "1 of 3 node(s) did not join Ray: n3: not there within 20 s (profile: ray_wait)"
+    assert run.outcome["reason"] == wanted
+
+
+def entrypoints(run: Run) -> list[int]:
+    """The entrypoints of a run that have begun."""
+    return [pid for pid in processes(run, "entrypoint.sh", marked=False) if (run.path / "container" / "0").exists()]
+
+
+def test_a_container_that_does_not_start_ends_the_job(dock: Lab, place: Path) -> None:
+    """Of a disk that one node has not: no node waits for it."""
+    disk = dock.slurm.local / "disk"
+    for node in ("n1", "n2"):
+        dock.slurm.write_local(node, "disk/there", "")
+    disk.mkdir(exist_ok=True)  # so that it can be planned
+    dock.profile("partial", "shared: []", f"mounts: [{{source: {disk}, target: /disk}}]")
+    done = dock.launch("--profile", "partial", *driven(place / "out"), *THREE, "--follow")
+    run = Run(dock.tree.runs / done.out.splitlines()[0])
+    assert done.code not in (0, 75) and run.outcome["cause"] in ("engine", "signal"), texts(run)
+    assert f"source path does not exist: {disk}" in texts(run)
+    assert processes(run) == []
+
+
+def test_cancel_ends_the_job_in_time(dock: Lab, place: Path) -> None:
+    """Slurm tells every process of the step, Ray's with them: what the driver saves then, it has to save without."""
+    run = waiting(dock, place)
+    done = dock.launch("cancel", run.id)
+    assert done.code == 0 and run.ended == (143, "cancelled"), done
+    assert processes(run) == []
+    assert [json.loads(line)["requeued"] for line in (run.path / "attempts.jsonl").read_text().splitlines()[1:]] == [
+        "false"
+    ]

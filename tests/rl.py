@@ -1,0 +1,86 @@
+"""What the tests of reinforcement learning plan with: inputs, and a launch of a step at a release, without disk."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from helpers import REPO, WishOf, engine_of, output_of, seen_of
+
+from images import lock as locks
+from launcher import catalogue, fit, releases, rules, words
+from launcher.artifacts import Artifact
+from launcher.plan import Finding, Observed, Plan, Wish, make_plan
+from slipway.project import Root
+
+ROOT = Root(REPO)
+RELEASES = ("v0.4.0", "v0.5.0", "v0.6.0", "v0.7.0")
+FLAT, SECTIONS = RELEASES[:2], RELEASES[2:]
+STEPS = ("grpo", "dapo", "dpo", "rm", "sft", "distillation", "rlhf")
+TEXT: dict[str, str | int] = {"tokenizer": "a" * 64, "template": "b" * 64}
+COLUMNS = {"prompt_jsonl": "input,output,task_name", "preference_jsonl": "chosen,prompt,rejected", "chat_jsonl": ""}
+
+
+def rows(name: str, type_: str = "prompt_jsonl", columns: str | None = None) -> Artifact:
+    facts: dict[str, str | int] = {"columns": COLUMNS[type_] if columns is None else columns}
+    return Artifact(
+        name=name, path=f"/data/{name}.jsonl", kind="file", type=type_, fingerprint="c" * 64,
+        facts=facts if type_ != "chat_jsonl" else {},
+    )  # fmt: skip
+
+
+def model(name: str, type_: str = "checkpoint_hf", **facts: str | int) -> Artifact:
+    return Artifact(
+        name=name, path=f"/data/{name}", kind="folder", type=type_, fingerprint="d" * 64, facts=TEXT | facts
+    )
+
+
+def usual(step: str) -> list[Artifact]:
+    """Every input of a step, but config."""
+    data = {"sft": "chat_jsonl", "dpo": "preference_jsonl", "rm": "preference_jsonl"}.get(step, "prompt_jsonl")
+    names = {"rm": ["model"], "distillation": ["student", "teacher"], "rlhf": ["policy", "reward_model"]}
+    return [rows("train", data), rows("validation", data), *map(model, names.get(step, ["policy"]))]
+
+
+class Launch(NamedTuple):
+    wish: Wish
+    seen: Observed
+    plan: Plan
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the plan sets, key by key, as the step program sees it at last."""
+        return dict(self.plan.config["set"])
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Of the rules, less what engine and image are to blame for."""
+        found = rules.check(self.wish, self.seen, catalogue.all_steps(ROOT))
+        return [f for f in found if not f.where.startswith(("image of", "fake"))]
+
+    @property
+    def told(self) -> list[tuple[str, str, str]]:
+        return [(f.severity, f.where, f.what) for f in self.findings]
+
+
+def launch(
+    wish_of: WishOf, name: str, release: str, given: list[Artifact], *said: str, flavour: str = "cuda", **changes: Any
+) -> Launch:
+    """A launch of rl/nemo_rl/NAME on eight GPUs (one process on cpu), planned as flow.prepare does."""
+    entry = locks.load_lock(ROOT).entries[f"nemo-rl/{release}-{flavour}"]
+    step = catalogue.find_step(ROOT, name if "/" in name else f"rl/nemo_rl/{name}")
+    program = catalogue.choose_command(step, entry).program
+    base, over = (
+        catalogue.base_config(step, entry),
+        [(n, catalogue.overlay(step, n)) for n in changes.pop("over", ["default"])],
+    )
+    step = releases.at_release(step, entry)
+    artifacts = {a.name: a for a in given}
+    asked = words.parse(step, (*(f"{a.name}={a.path}" for a in given), *said, "output=/data/out"))
+    shape = {"gpus": 8, "procs": 8} if flavour == "cuda" else {"gpus": 0, "procs": 1}
+    wish = wish_of(
+        step=step, entry=entry, program=program, base=base, overlays=over, words=asked,
+        wired=releases.wired(step, artifacts), **(shape | changes),
+    )  # fmt: skip
+    wish = fit.with_backend(wish)
+    seen = seen_of(artifacts=artifacts, output=output_of(), engine=engine_of(gpus=8, gpu_support=True, nodes=True))
+    return Launch(wish, seen, make_plan(wish, seen, {}))
