@@ -189,6 +189,7 @@ class Step(Noun, frozen=True, kw_only=True):
     resume: Resume | None = None  # without it a run that was ended starts anew, and is not requeued
     commands: list[Command]
     base: list[BaseConfig]
+    caches: list[Literal["megatron"]] = []  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs
     backends: dict[str, Backend] = {}
     wires: list[Wire] = []

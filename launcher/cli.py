@@ -67,6 +67,9 @@ def _runs_dir(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--code", multiple=True, metavar="NAME=DIR[@REV]", help="Your tree over the image's NAME; repeatable.")
 @click.option("--allow-dirty", is_flag=True, help="With --code: pack changes that are not committed; recorded.")
 @click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
+@click.option(
+    "--megatron-cache", metavar="DIR", help="NRL_MEGATRON_CHECKPOINT_DIR; the profile's or usual one otherwise."
+)
 @click.option("--resume", is_flag=True, help="Continue the run whose output is in output=.")
 @click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded.")
 @click.option("--detach", is_flag=True, help="Submit and return: what Slurm always does without --follow.")

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from images import lock as locks
-from images.model import Flavour
+from images.model import Entry, Flavour
 from launcher import (
     artifacts,
     catalogue,
@@ -22,6 +22,7 @@ from launcher import (
     fit,
     hub,
     hubcache,
+    megatroncache,
     memory,
     observe,
     profiles,
@@ -30,6 +31,7 @@ from launcher import (
     rules,
 )
 from launcher import code as codes
+from launcher.megatroncache import MegatronCache
 from launcher.plan import Finding, Plan, Wish, make_plan
 from launcher.words import parse
 from slipway import canonical
@@ -54,6 +56,7 @@ class Options:
     env: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     allow_dirty: bool = False
+    megatron_cache: str | None = None
     resume: bool = False
     allow_drift: bool = False
     runs_dir: str | None = None
@@ -120,6 +123,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         resume=options.resume,
         allow_drift=options.allow_drift,
         lock_checksum=sha256_file(root.lock),
+        megatron_cache=_megatron_cache(options, profile, step, entry, seen.host.hf_home),
         code={name: found.code for name, found in checkouts.items()},
         wired=releases.wired(step, seen.artifacts),
     )
@@ -133,6 +137,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         why,
         *(h.note for h in seen.hub.values() if h.note),
         *wish.wired.notes,
+        *([f"{megatroncache.NAME}: {c.path} ({c.rule})"] if (c := wish.megatron_cache) else []),
         *fit.notes(wish),
         *memory.notes(wish, seen),
     ]
@@ -154,6 +159,14 @@ def fetched(root: Root, options: Options, prepared: Prepared) -> Prepared:
     words = tuple(f"{n}={prepared.hub[n]}" if n in prepared.hub else word for n, word in named)
     again = prepare(root, replace(options, words=words))
     return replace(again, notes=list(dict.fromkeys([*prepared.notes, *again.notes])))
+
+
+def _megatron_cache(
+    options: Options, profile: profiles.Profile, step: catalogue.Step, entry: Entry, hf_home: str
+) -> MegatronCache | None:
+    if "megatron" not in step.caches:
+        return None
+    return megatroncache.choose(options.megatron_cache, profile.megatron_cache, os.environ, hf_home, entry)
 
 
 def _flavour(asked: Flavour | None, profile: str, gpus: int) -> tuple[Flavour, str]:

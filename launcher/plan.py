@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from images.model import Entry, Flavour
-from launcher import hubcache
+from launcher import hubcache, megatroncache
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
+from launcher.megatroncache import MegatronCache
 from launcher.profiles import DockerProfile, Profile, SlurmProfile
 from launcher.releases import Wired
 from launcher.words import Words
@@ -19,7 +20,6 @@ from slipway.yamldoc import Noun
 
 RUN_ID, RUN_DIR = "${RUN_ID}", "${RUN_DIR}"  # what submit fills in; they stand literally in plans and requests
 SECRETS = f"{RUN_DIR}/../.secrets/{RUN_ID}"  # beside the runs: a run directory is for showing around
-SHARED = ("/output", "/cache/hf")  # mounts below which every node must see what another writes
 UNRESOLVED = "UNRESOLVED"
 ENTRYPOINT = "/slipway/entrypoint.sh"
 STATE = "/run/slipway"
@@ -163,6 +163,7 @@ class Wish(Noun, frozen=True, kw_only=True):
     lock_checksum: str
     code: dict[str, Code] = {}
     wired: Wired = Wired()
+    megatron_cache: MegatronCache | None = None
 
 
 class Mount(Noun, frozen=True, kw_only=True):
@@ -358,13 +359,20 @@ def _environment(wish: Wish) -> dict[str, Variable]:
         "SLIPWAY_PROCS": str(wish.procs),
         "SLIPWAY_RUN": RUN_ID,
         "SLIPWAY_SECRETS": " ".join(sorted(wish.profile.secrets)),
-        "SLIPWAY_SHARED": " ".join(SHARED) if wish.nodes > 1 else "",
+        "SLIPWAY_SHARED": " ".join(_shared(wish)) if wish.nodes > 1 else "",
         "SLIPWAY_STEP": wish.step.id,
         "SLIPWAY_STOP_SECONDS": str(graceful.seconds),
         "SLIPWAY_STOP_SIGNAL": graceful.signal,
         "SLIPWAY_STOP_TO": graceful.to,
     }
-    return result | {k: Variable(value=v, by="launcher") for k, v in ours.items()}
+    if wish.megatron_cache:  # the lock of its configurations ignores HF_HOME
+        ours |= {megatroncache.NAME: megatroncache.TARGET, "MEGATRON_CONFIG_LOCK_DIR": megatroncache.TARGET}
+    return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}
+
+
+def _shared(wish: Wish) -> list[str]:
+    """Mounts below which every node must see what another writes."""
+    return ["/output", "/cache/hf", *([megatroncache.TARGET] if wish.megatron_cache else [])]
 
 
 def launcher(wish: Wish) -> str:
@@ -384,6 +392,8 @@ def _mounts(wish: Wish, seen: Observed) -> list[Mount]:
         Mount(source=f"{RUN_DIR}/slipway", target="/slipway", readonly=True),
         Mount(source=f"{RUN_DIR}/container", target=STATE, readonly=False),
     ]
+    if wish.megatron_cache:
+        mounts.append(Mount(source=wish.megatron_cache.path, target=megatroncache.TARGET, readonly=False))
     if wish.profile.secrets:
         mounts.append(Mount(source=SECRETS, target="/run/secrets", readonly=True))
     return sorted(mounts, key=lambda m: m.target)

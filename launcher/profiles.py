@@ -44,7 +44,8 @@ class ExtraMount(Noun, frozen=True, kw_only=True):
 
 
 class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
-    """`extends`: a profile whose keys count where this one has none. `runs`, `hf_home`: folders of the host.
+    """`extends`: a profile whose keys count where this one has none. `runs`, `hf_home`, `megatron_cache`:
+    folders of the host.
 
     `offline`: the hub is not asked, its inputs are those in `hf_home`. `secrets`: name -> `env` (this shell's variable)
     or `file:PATH`; they reach the container as files. `ray_wait`: seconds that a step with Ray waits for its nodes.
@@ -58,6 +59,7 @@ class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
     mounts: list[ExtraMount] = []
     runs: str | None = None
     hf_home: str | None = None
+    megatron_cache: str | None = None
     offline: bool = False
     gpu: Gpu | None = None
     ray_wait: Annotated[int, msgspec.Meta(ge=1)] = 300

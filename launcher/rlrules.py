@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from launcher import fit, releases
+from launcher import fit, megatroncache, releases
 from launcher.fit import Known, error, setting, value_of, warning, word
 from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
@@ -99,6 +99,9 @@ def _backends(wish: Wish, seen: Observed) -> Iterator[Finding]:
         yield error(Exit.CONFIG, where, "no backend is switched on", remedy)
     elif len(on) == 1:
         backend = wish.step.backends[on[0]]
+        if on[0] in wish.step.caches:
+            what = "NeMo RL converts the model there by itself, without a lease: two first runs at once would mix"
+            yield warning(megatroncache.NAME, what, "let the first run of a model convert it before others start")
         starts = [b for b in wish.step.backends.values() if b is not backend]
         taken = [a for n, a in seen.artifacts.items() if a.type in wish.step.inputs[n].types]
         for found in taken:

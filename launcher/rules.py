@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from launcher import fit, memory, rlrules
+from launcher import fit, megatroncache, memory, rlrules
 from launcher.artifacts import Artifact
 from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
@@ -14,7 +14,9 @@ from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
-RESERVED_ENV = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
+RESERVED_ENV = frozenset(
+    {"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", megatroncache.NAME}
+)
 _ENGINE = "start one, set DOCKER_HOST, or run: images engine up"
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",

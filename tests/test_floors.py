@@ -23,7 +23,7 @@ LAUNCHER = [
     {"memory", "rlrules"},
     {"fit"},
     {"plan"},
-    {"words", "releases"},
+    {"words", "releases", "megatroncache"},
     {"catalogue", "profiles", "fullcheck"},
     {"artifacts", "hub"},
     {"hubcache"},

@@ -17,7 +17,7 @@ import pytest
 from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
 from images.model import Environment
-from launcher import catalogue, profiles, releases
+from launcher import catalogue, megatroncache, profiles, releases
 from launcher.artifacts import Artifact
 from launcher.catalogue import Step
 from launcher.engines import docker, slurm
@@ -84,7 +84,8 @@ def plan_of(step: Step, flavour: str, wish_of: WishOf, image: str = "", **change
     base = catalogue.base_config(step, entry)
     wired = releases.wired(step, artifacts)
     facts = {"program": program, "overlays": overlays, "base": base, "words": words, "wired": wired}
-    wish = wish_of(step=step, entry=entry, **facts, **changes)
+    cache = megatroncache.choose("/data/megatron", None, {}, "", entry) if step.caches else None
+    wish = wish_of(step=step, entry=entry, megatron_cache=cache, **facts, **changes)
     engine, found = engine_of(gpus=4, gpu_support=True), ImageSeen(id=IMAGE, source=image, recorded=1)
     return make_plan(wish, seen_of(artifacts=artifacts, engine=engine, image=found, output=output_of()), FILES)
 

@@ -1,0 +1,77 @@
+"""launcher/megatroncache.py: which folder it is, which rule chose it, and that libraries have one each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import REPO, Project, WishOf, entry_of, seen_of
+
+from images.model import Environment
+from launcher import catalogue, flow, megatroncache, rules
+from launcher.megatroncache import NAME
+from launcher.plan import make_plan
+from slipway.project import Root
+
+MAIN = Environment(python="/opt/venv/bin/python", packages={"megatron-core": "0.15.0", "megatron-bridge": ">=0.2,<0.3"})
+ENTRY = entry_of("cuda", library="nemo-rl", release="v0.7.0", environments={"main": MAIN})
+
+
+@pytest.mark.parametrize(
+    ("option", "profile", "environ", "folder", "rule"),
+    [
+        ("/o", "/p", {NAME: "/v", "HF_HOME": "/hf"}, "/o", "--megatron-cache"),
+        (None, "/p", {NAME: "/v", "HF_HOME": "/hf"}, "/p", "the profile's megatron_cache"),
+        (None, None, {NAME: "/v", "HF_HOME": "/hf"}, "/v", f"{NAME} of this shell"),
+        (None, None, {NAME: "  ", "HF_HOME": "/hf"}, "/hf/nemo_rl", "HF_HOME"),
+        (None, None, {NAME: "", "HF_HOME": " "}, "~/.cache/huggingface/nemo_rl", "the usual place"),
+        (None, None, {}, "~/.cache/huggingface/nemo_rl", "the usual place"),
+    ],
+)
+def test_the_highest_that_is_set_counts(
+    option: str | None, profile: str | None, environ: dict[str, str], folder: str, rule: str
+) -> None:
+    found = megatroncache.choose(option, profile, environ, "/hf", ENTRY)
+    assert found.path == str(Path(folder).expanduser() / "v0.7.0-0.15.0-_0.2_0.3")
+    assert found.rule == rule
+
+
+def test_other_libraries_have_another_folder() -> None:
+    other = Environment(python="/opt/venv/bin/python", packages={"megatron-core": "0.16.0"})
+    keys = {megatroncache.key(e) for e in (ENTRY, entry_of("cuda", environments={"main": other}), entry_of("cuda"))}
+    assert len(keys) == 3 and "1.0-0.16.0-unknown" in keys
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_it_is_mounted_exported_and_shared(wish_of: WishOf, nodes: int) -> None:
+    cache = megatroncache.choose("/caches", None, {}, "/hf", ENTRY)
+    plan = make_plan(wish_of(megatron_cache=cache, nodes=nodes), seen_of(), {})
+    (mount,) = (m for m in plan.mounts if m.target == "/cache/megatron")
+    assert (mount.source, mount.readonly) == (cache.path, False)
+    assert plan.env[NAME].value == plan.env["MEGATRON_CONFIG_LOCK_DIR"].value == "/cache/megatron"
+    assert plan.env["SLIPWAY_SHARED"].value == ("/output /cache/hf /cache/megatron" if nodes > 1 else "")
+    without = make_plan(wish_of(), seen_of(), {})
+    assert NAME not in without.env and all(m.target != "/cache/megatron" for m in without.mounts)
+
+
+def test_only_steps_that_convert_have_it() -> None:
+    steps = {s.id: s.caches for s in catalogue.all_steps(Root(REPO))}
+    have = {name for name, caches in steps.items() if caches}
+    assert have == {n for n in steps if n.startswith("rl/nemo_rl/")}
+
+
+def test_nobody_else_may_set_it(wish_of: WishOf) -> None:
+    wish = wish_of(env={NAME: "/elsewhere"})
+    told = [(f.where, f.what) for f in rules.check(wish, seen_of())]
+    assert (f"--env: {NAME}", "is set by the launcher") in told
+
+
+def test_the_launch_says_which_and_why(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME, str(tmp_path / "mine"))
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text('{"input": "1+1", "output": "2"}\n' * 4)
+    words = (f"train={rows}", f"policy={tmp_path}", "backend=megatron")
+    found = flow.prepare(project.root, flow.Options("rl/grpo", words, flavour="cuda"))
+    (note,) = (n for n in found.notes if n.startswith(NAME))
+    assert note.startswith(f"{NAME}: {tmp_path}/mine/") and note.endswith(f"({NAME} of this shell)")
+    assert any(f.where == NAME and "without a lease" in f.what for f in found.findings)
