@@ -166,6 +166,7 @@ def test_ctrl_c_saves_and_resume_goes_on(site: Tree, work: Work, place: Path) ->
     assert saved_steps(output) == [saved, total]
 
 
+@pytest.mark.long
 def test_the_third_signal_kills(site: Tree, place: Path) -> None:
     launched = site.start("launch", *toy(place / "output", "wait=true", "deaf=true"))
     launched.await_line("waiting")
@@ -207,6 +208,7 @@ def test_a_killed_launcher_leaves_a_run_that_is_collected(site: Tree, place: Pat
     assert run.ended == (3, "step") and "line 3\n" in run.log
 
 
+@pytest.mark.long
 def test_the_end_of_the_entrypoint_is_the_end_of_all(site: Tree, place: Path) -> None:
     """As a container's first process takes all others along."""
     launched = site.start("launch", *toy(place / "output", "wait=true"))
@@ -218,6 +220,7 @@ def test_the_end_of_the_entrypoint_is_the_end_of_all(site: Tree, place: Path) ->
     assert run.ended[0] == 137 and members(run) == {}
 
 
+@pytest.mark.long
 def test_the_scripts_end_is_not_the_containers(site: Tree, place: Path) -> None:
     """Whatever kills the script alone: the run goes on, can be told to stop, and its step's word counts."""
     launched = site.start("launch", *toy(place / "output", "wait=true"))
@@ -240,6 +243,7 @@ def test_two_runs_make_one_root_file_system(site: Tree, place: Path) -> None:
     assert (root / "etc" / "slipway" / "entry.json").is_file()
 
 
+@pytest.mark.long
 def test_a_killed_unpacking_leaves_nothing_that_is_taken_for_whole(site: Tree, place: Path) -> None:
     name, data = profile(site, "killed", data=str(place / "data")), place / "data"
     launched = site.start("launch", "--profile", name, *toy(place / "output"))
@@ -254,6 +258,7 @@ def test_a_killed_unpacking_leaves_nothing_that_is_taken_for_whole(site: Tree, p
     assert [p.name for p in data.iterdir() if p.is_dir()] == [p.name for p in data.glob("automodel-*")]
 
 
+@pytest.mark.long
 def test_ctrl_c_while_the_image_is_unpacked(site: Tree, place: Path) -> None:
     name = profile(site, "stopped", data=str(place / "data"))
     launched = site.start("launch", "--profile", name, *toy(place / "output"))
@@ -265,6 +270,7 @@ def test_ctrl_c_while_the_image_is_unpacked(site: Tree, place: Path) -> None:
     assert not list((place / "data").glob("automodel-*"))
 
 
+@pytest.mark.long
 def test_a_writable_root_is_the_runs_own(site: Tree, place: Path) -> None:
     name, data = profile(site, "writable", data=str(place / "data"), writable=True), place / "data"
     launched = site.start("launch", "--profile", name, *toy(place / "output", "wait=true"))

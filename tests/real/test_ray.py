@@ -82,6 +82,7 @@ def test_cancel_tells_the_driver_while_its_actors_are_there(pier: Tree, place: P
     assert processes(run) == []
 
 
+@pytest.mark.long
 def test_a_raylet_that_dies_ends_the_run(pier: Tree, place: Path) -> None:
     done = pier.launch(*driven(place / "out"), "wait=true", "--detach")
     run = Run(pier.runs / done.out.strip())

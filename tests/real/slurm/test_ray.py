@@ -96,6 +96,7 @@ def on_node(pids: list[int], node: str) -> list[int]:
     return [pid for pid in pids if f"SLURMD_NODENAME={node}".encode() in Path(f"/proc/{pid}/environ").read_bytes()]
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_ends_the_job_and_is_named(dock: Lab, place: Path) -> None:
     run = waiting(dock, place)
     (raylet,) = on_node(processes(run, RAY), "n3")
@@ -124,6 +125,7 @@ def entrypoints(run: Run) -> list[int]:
     return [pid for pid in processes(run, "entrypoint.sh", marked=False) if (run.path / "container" / "0").exists()]
 
 
+@pytest.mark.long
 def test_a_container_that_does_not_start_ends_the_job(dock: Lab, place: Path) -> None:
     """Of a disk that one node has not: no node waits for it."""
     disk = dock.slurm.local / "disk"
@@ -138,6 +140,7 @@ def test_a_container_that_does_not_start_ends_the_job(dock: Lab, place: Path) ->
     assert processes(run) == []
 
 
+@pytest.mark.long
 def test_cancel_ends_the_job_in_time(dock: Lab, place: Path) -> None:
     """Slurm tells every process of the step, Ray's with them: what the driver saves then, it has to save without."""
     run = waiting(dock, place)
