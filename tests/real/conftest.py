@@ -104,9 +104,9 @@ def yard(project: Tree, ground: Path, address: str) -> Tree:
 
 
 def link_tar(source: str, target: str) -> None:
-    """Copies a file; a tar, which nobody changes, gets a second name where that can be."""
+    """Copies a file; a tar or .sqsh, which nobody changes, gets a second name where that can be."""
     try:
-        if not source.endswith(".tar"):
+        if not source.endswith((".tar", ".sqsh")):
             raise OSError
         os.link(source, target)
     except OSError:

@@ -40,6 +40,9 @@ def machine(project: Tree, squashed: Path, ground: Path) -> Tree:
     program = shlex.quote(REAL) if REAL else f"{sys.executable} -IS {STANDIN} {folder}"
     (folder / "bin" / "enroot").write_text(f'#!/bin/sh\nexec {program} "$@"\n')
     (folder / "bin" / "enroot").chmod(0o755)
+    profile = project.path / "launcher" / "profiles" / "enroot.yaml"
+    # Not in the project, of which other tests make copies.
+    profile.write_text(f"{profile.read_text()}data: {folder}/data\n")
     path = f"{folder}/bin:{project.env['PATH']}"
     env = project.env | {"PATH": path, "SLIPWAY_PROFILE": "enroot", "SLIPWAY_RUNS": str(folder / "runs")}
     return dataclasses.replace(project, runs=folder / "runs", env=env, _started=[])
