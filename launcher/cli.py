@@ -29,7 +29,7 @@ class _Launch(Group):
 
 _TAKES_VALUE = (
     "--profile", "--release", "--flavour", "--nodes", "--gpus", "--procs", "--env", "--code", "--runs-dir",
-    "-c", "-o",
+    "--megatron-cache", "-c", "-o",
 )  # fmt: skip
 
 
