@@ -5,11 +5,8 @@
 # Exit codes: the step's own, of whichever node failed first (srun hides it behind the 143 of those it ended);
 # 69 the step was never launched; 77 a declared secret is missing; 78 refused. Every attempt leaves its lines in attempts.jsonl.
 
-UNAVAILABLE=69
-NOT_PERMITTED=77
-REFUSED=78
-# shellcheck disable=SC2153 # set by script.sh
-SECRETS_DIR=../.secrets/$RUN_ID
+# shellcheck source-path=SCRIPTDIR source=outside.sh
+. slipway/outside.sh || return
 
 ATTEMPT=0
 SRUN_PID=''
@@ -29,18 +26,11 @@ main() {
     # shellcheck disable=SC2153 # set by script.sh
     ((ATTEMPT < ATTEMPTS)) || refuse "started $((ATTEMPT + 1)) times, the profile allows $ATTEMPTS (attempts)"
     check_secrets
-    mkdir -p container logs "${FOLDERS[@]}" || refuse "cannot make the folders that are mounted: ${FOLDERS[*]}"
+    make_folders
     rm -f container/failed container/*/status.json
     describe_job
     set_up
     run_step "$@"
-}
-
-say() { printf 'slipway: %s\n' "$*" >&2; }
-
-refuse() {
-    say "refused: $*"
-    exit "$REFUSED"
 }
 
 # The script finds everything beside itself, and pyxis has no way to write a comma or a colon. Until this is known to be
@@ -58,17 +48,8 @@ check_place() {
 }
 
 check_image() {
-    [[ $IMAGE != UNRESOLVED ]] || refuse "the image was not resolved when this script was written; write it again"
+    check_resolved
     [[ $IMAGE != /* || -f $IMAGE ]] || refuse "$IMAGE: there is no such file on $(uname -n)"
-}
-
-check_secrets() {
-    local name
-    for name in "${SECRETS[@]}"; do
-        [[ -r $SECRETS_DIR/$name ]] && continue
-        say "refused: the secret $name is not in $SECRETS_DIR; submit this directory with: launch submit ${PWD@Q}"
-        exit "$NOT_PERMITTED"
-    done
 }
 
 # What only the job knows.
@@ -191,7 +172,7 @@ finish() {
 record() {
     local pair line value
     line=$(printf '{"event": "%s", "attempt": %s, "job": "%s", "time": "%s"' \
-        "$1" "$ATTEMPT" "$SLURM_JOB_ID" "$(TZ=UTC0 printf '%(%Y-%m-%dT%H:%M:%SZ)T' -1)")
+        "$1" "$ATTEMPT" "$SLURM_JOB_ID" "$(now)")
     for pair in "${@:2}"; do
         value=${pair#*=}
         value=${value//\\/\\\\}

@@ -46,6 +46,7 @@ main() {
     # shellcheck source-path=SCRIPTDIR source=ray.sh
     [[ ${SLIPWAY_LAUNCHER:-} != ray ]] || . "$SLIPWAY_DIR/ray.sh"
     meet_nodes
+    find_converted
     build_command "$@"
     run_step
 }
@@ -169,6 +170,22 @@ ${SLIPWAY_MOUNT_WAIT:-90} s ago: it is not the same storage on both"
             ls "$place" >/dev/null 2>&1 # asks the server again
         done
     done
+}
+
+# What was converted for this run, by another one, ends with a marker. NFS may show it late. Without it the library
+# would convert by itself, on every node at once.
+find_converted() {
+    local folder place=${NRL_MEGATRON_CHECKPOINT_DIR:-}
+    local deadline=$((SECONDS + ${SLIPWAY_MOUNT_WAIT:-0}))
+    [[ -n ${SLIPWAY_CONVERTED:-} ]] || return 0
+    while read -r folder; do
+        until [[ -s $place/$folder/slipway.json ]]; do
+            ((SECONDS < deadline)) || refuse "$place/$folder: the model is not there, or not whole: its conversion did \
+not finish; see \`launch cache list\`, and launch this anew"
+            sleep 0.2
+            ls "$place/$folder" >/dev/null 2>&1 # asks the server again
+        done
+    done <<<"$SLIPWAY_CONVERTED"
 }
 
 # node_name [RANK]: as the scheduler calls it.

@@ -6,12 +6,9 @@
 # Exit codes: the container's own; 69 there is no enroot; 73 the image could not be unpacked; 77 a declared secret is
 # missing; 78 refused; 130 or 143 when it was told to stop by INT or TERM before the entrypoint was there.
 
-UNAVAILABLE=69
+# shellcheck source-path=SCRIPTDIR source=outside.sh
+. slipway/outside.sh || return
 CANNOT_WRITE=73
-NOT_PERMITTED=77
-REFUSED=78
-# shellcheck disable=SC2153 # these are set by script.sh
-SECRETS_DIR=../.secrets/$RUN_ID
 
 # What a site's enroot.conf or the user's shell may say otherwise; the environment wins.
 export ENROOT_LOGIN_SHELL=n ENROOT_MOUNT_HOME=n ENROOT_REMAP_ROOT=n ENROOT_ROOTFS_WRITABLE=n
@@ -29,22 +26,10 @@ main() {
     trap finish EXIT
     check_place
     check_secrets
-    mkdir -p container logs "${FOLDERS[@]}" || refuse "cannot make the folders that are mounted: ${FOLDERS[*]}"
+    make_folders
     rm -rf container/failed container/0/ranks container/*/status.json
     run_container "$@"
 }
-
-say() { printf 'slipway: %s\n' "$*" >&2; }
-
-# fail CODE WORDS...
-fail() {
-    say "${*:2}"
-    exit "$1"
-}
-
-refuse() { fail "$REFUSED" "refused: $*"; }
-
-now() { TZ=UTC0 printf '%(%Y-%m-%dT%H:%M:%SZ)T' -1; }
 
 # A pid is used again, also after a restart of the machine; with its start and the boot it is one process.
 claim() {
@@ -68,15 +53,7 @@ check_place() {
     case $PWD in
         *[[:space:],:\\]*) refuse "$PWD: enroot cannot mount a path with white space, a comma, colon or backslash" ;;
     esac
-    [[ $IMAGE != UNRESOLVED ]] || refuse "the image was not resolved when this script was written; write it again"
-}
-
-check_secrets() {
-    local name
-    for name in "${SECRETS[@]}"; do
-        [[ -r $SECRETS_DIR/$name ]] ||
-            fail "$NOT_PERMITTED" "refused: the secret $name is not in $SECRETS_DIR; run this directory with: launch submit ${PWD@Q}"
-    done
+    check_resolved
 }
 
 # Starts the container and waits for its end, however often a signal interrupts the waiting.

@@ -20,6 +20,7 @@ from slipway.project import Root
 DEFAULT = "unix:///var/run/docker.sock"
 RECORD = "engine.json"  # in Root.state: the project's own engine, its URL under `address`
 _PATIENCE = 5.0  # seconds; a dead engine's socket refuses at once, only a busy engine takes longer
+_REMEDY = "start one, set DOCKER_HOST, or run: images engine up"
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ def engine_client(address: Address) -> Iterator[Any]:
             Exit.UNAVAILABLE,
             "no Docker engine answers",
             where=f"{address.url} (from {address.source})",
-            remedy="start one, set DOCKER_HOST, or run: images engine up",
+            remedy=_REMEDY,
         ) from e
     try:
         yield client
     except requests.exceptions.RequestException as e:
-        raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away: {e}", where=address.url) from e
+        raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away: {e}", where=address.url, remedy=_REMEDY) from e
     finally:
         client.close()
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from images import registry
+from images import clients
 from slipway.files import cannot_write
 
 _LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?")
@@ -18,13 +18,13 @@ _LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?")
 def ask(reference: str, *words: str, fds: Sequence[int] = (), **variables: str) -> bytes:
     """What skopeo prints; `reference` (REGISTRY/NAME…) is the image that `words` are about.
 
-    Raises SlipwayError 66, 69 or 77: what `registry.trouble` makes of skopeo's words.
+    Raises SlipwayError 66, 69 or 77: what `clients.trouble` makes of skopeo's words.
     """
     command = ["skopeo", "--insecure-policy", *words]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, pass_fds=fds)
     if done.returncode:
         host = reference.partition("/")[0]
-        raise registry.trouble(registry.DOCKER, done.stderr.decode(errors="replace"), reference, host)
+        raise clients.trouble(clients.DOCKER, done.stderr.decode(errors="replace"), reference, host)
     return done.stdout
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from images import clients
 from images.model import Entry, Repository
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
@@ -92,8 +93,8 @@ def _choose(entry: Entry, name: str, given: str | None) -> Source:
 def export(root: Root, source: Source, folder: Path, say: Callable[[str], None]) -> None:
     """Writes the source's tree into `folder`, which it makes; an empty folder where it is left out.
 
-    Files have the modes that git knows, whatever the umask. Submodules stay empty folders. Raises SlipwayError 69 where
-    the server does not give the commit, 65 where its tree is not the pinned one, 73.
+    Files have the modes that git knows, whatever the umask. Submodules stay empty folders. Raises SlipwayError 66,
+    69 or 77 where the server does not give the commit, 65 where its tree is not the pinned one, 73.
     """
     with cannot_write(folder):
         folder.mkdir(parents=True)
@@ -114,11 +115,12 @@ def export(root: Root, source: Source, folder: Path, say: Callable[[str], None])
 
 
 def resolve(url: str, tag: str) -> tuple[str, str]:
-    """The commit of `tag` in the repository at `url`, and that commit's tree. Raises SlipwayError 66 or 69."""
+    """The commit of `tag` in the repository at `url`, and that commit's tree. Raises what registry.git_tag does."""
     with tempfile.TemporaryDirectory(prefix="slipway-git-") as tmp:
         git = Git(Path(tmp), {"GIT_DIR": tmp})
         git("init", "--quiet", "--bare")
-        git.fetch(url, f"refs/tags/{tag}")
+        if not git.fetch(url, f"refs/tags/{tag}", where=f"{url} {tag}"):
+            raise clients.no_tag(url, tag)
         return git("rev-parse", "FETCH_HEAD^{commit}"), git("rev-parse", "FETCH_HEAD^{tree}")
 
 
@@ -132,13 +134,23 @@ def _fetched(root: Root, repository: Repository, say: Callable[[str], None]) -> 
     git("init", "--quiet", "--bare")
     if not git.has(commit):
         say(f"fetching {repository.url} at {commit[:12]} ({repository.tag})")
-        git.fetch(repository.url, commit)
+        _fetch(git, repository.url, commit)
     tree = git("rev-parse", f"{commit}^{{tree}}")
     if tree != repository.tree:
         raise SlipwayError(
             Exit.DATA, f"{commit} has the tree {tree}, the lock says {repository.tree}", where=repository.url
         )
     return store
+
+
+def _fetch(git: Git, url: str, commit: str) -> None:
+    way_out = "or name a checkout: --source NAME=DIR"
+    try:
+        there = git.fetch(url, commit, where=url)
+    except SlipwayError as e:
+        raise SlipwayError(e.code, e.what, where=e.where, remedy=f"{e.remedy}; {way_out}") from e
+    if not there:
+        raise SlipwayError(Exit.NO_INPUT, f"there is no commit {commit}", where=url, remedy=way_out)
 
 
 def _stands(folder: Path, where: str) -> tuple[str, str]:
@@ -196,20 +208,16 @@ class Git:
     def has(self, commit: str) -> bool:
         return self._run("cat-file", "-e", f"{commit}^{{tree}}").returncode == 0
 
-    def fetch(self, url: str, what: str) -> None:
-        """One commit without its history. Raises SlipwayError 66 (not there) or 69 (no answer)."""
+    def fetch(self, url: str, what: str, where: str) -> bool:
+        """One commit without its history; whether the server has it. Raises what clients.trouble makes of it."""
         try:
             done = self._run("fetch", "--quiet", "--depth=1", "--no-tags", url, what, seconds=_FETCH_SECONDS)
-        except subprocess.TimeoutExpired as e:
-            raise SlipwayError(Exit.UNAVAILABLE, f"does not answer within {_FETCH_SECONDS} s", where=url) from e
-        if done.returncode:
-            missing = "couldn't find remote ref" in done.stderr or "not our ref" in done.stderr
-            raise SlipwayError(
-                Exit.NO_INPUT if missing else Exit.UNAVAILABLE,
-                f"has no {what}" if missing else f"cannot be fetched: {done.stderr.strip()[-400:]}",
-                where=url,
-                remedy="" if missing else "where it is not reachable, name a checkout: --source NAME=DIR",
-            )
+            errors = (done.stderr or f"git ended with {done.returncode}") if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            errors = f"timed out after {_FETCH_SECONDS} s"
+        if errors and "couldn't find remote ref" not in errors and "not our ref" not in errors:
+            raise clients.trouble(clients.GIT, errors, where, clients.git_host(url))
+        return not errors
 
     def _run(self, *words: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
         command = ["git", "-c", f"safe.directory={self.folder}", "-c", "core.autocrlf=false", "-C", str(self.folder)]
@@ -224,7 +232,7 @@ class Git:
                 timeout=seconds,
             )
         except FileNotFoundError as e:
-            raise SlipwayError(Exit.UNAVAILABLE, "there is no git command") from e
+            raise SlipwayError(Exit.UNAVAILABLE, "there is no git command", remedy=clients.GIT.install) from e
 
 
 def write_out(git: Git, folder: Path) -> None:

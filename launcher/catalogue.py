@@ -170,6 +170,19 @@ class Backend(Noun, frozen=True, kw_only=True):
     roles: dict[Role, str] = {}
 
 
+class Cache(Noun, frozen=True, kw_only=True):
+    """Models that the library converts for itself and keeps: a backend of the same name reads them.
+
+    `inputs`: those that it would convert where they are of Hugging Face; `by`: flavour -> the step that does it ahead.
+    `forced_by`: keys that make the library convert anew; `rekeyed_by`: keys that are part of the library's own key.
+    """
+
+    inputs: list[str]
+    by: dict[Flavour, str]
+    forced_by: list[str] = []
+    rekeyed_by: list[str] = []
+
+
 class Step(Noun, frozen=True, kw_only=True):
     schema: Literal[1]
     title: str
@@ -189,7 +202,7 @@ class Step(Noun, frozen=True, kw_only=True):
     resume: Resume | None = None  # without it a run that was ended starts anew, and is not requeued
     commands: list[Command]
     base: list[BaseConfig]
-    caches: list[Literal["megatron"]] = []  # of the library's own, which stay between runs
+    caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs
     backends: dict[str, Backend] = {}
     wires: list[Wire] = []

@@ -31,8 +31,9 @@ from launcher import (
     rules,
 )
 from launcher import code as codes
-from launcher.megatroncache import MegatronCache
-from launcher.plan import Finding, Plan, Wish, make_plan
+from launcher.megatroncache import Converted, MegatronCache
+from launcher.plan import Finding, Plan, Wish
+from launcher.planner import make_plan
 from launcher.words import parse
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
@@ -61,6 +62,7 @@ class Options:
     allow_drift: bool = False
     runs_dir: str | None = None
     argv: tuple[str, ...] = ()
+    makes: Converted | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         megatron_cache=_megatron_cache(options, profile, step, entry, seen.host.hf_home),
         code={name: found.code for name, found in checkouts.items()},
         wired=releases.wired(step, seen.artifacts),
+        makes=options.makes,
     )
     wish = fit.with_backend(wish)
     engine = engines.of(profile.kind)
@@ -269,7 +272,7 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
         raise SlipwayError(Exit.CANNOT_WRITE, "is not empty any more", where=f"output={output}")
     found = observe.engine(root, plan.profile)
     if found.error:
-        raise SlipwayError(Exit.UNAVAILABLE, found.error, where=found.address)
+        raise SlipwayError(Exit.UNAVAILABLE, found.error, where=found.address, remedy=found.remedy)
     runs = records.runs_dir(root, runs_dir, plan.profile.runs)
     writers = {name: partial(codes.copy, tree, path / "code" / name) for name, tree in plan.code.items()}
     return Prepared(plan, [], request, runs, [], found.address, argv, files, writers)

@@ -175,7 +175,7 @@ def _read(piece: _Piece) -> _Result:
         return _Result(jsonl.Scan(0, [], {}), broken=datasets.unreadable(piece.file, e).what)
 
 
-def _scan(piece: _Piece, check: jsonl.Check) -> jsonl.Scan:
+def _scan(piece: _Piece, check: jsonl.Checker) -> jsonl.Scan:
     if piece.whole:
         with jsonl.opened(piece.file) as f:
             return jsonl.scan(f, check)

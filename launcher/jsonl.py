@@ -11,11 +11,12 @@ import gzip
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from io import BufferedIOBase, BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -23,9 +24,11 @@ from launcher.faults import MAX_FAULTS, Fault, Severity, fault
 
 MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is a fault, and is never held in memory
 BUFFER = 256 * 1024  # bytes per read: more no longer fits the processor's cache and is slower
+BLOCK = 64 * 1024  # bytes that are decoded at once, about, for the same reason
 MAX_ORDERS = 1024
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
+_OPEN, _CLOSED = b"{}"
 _BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _NOT = {
@@ -38,7 +41,7 @@ _COLUMNS = {
 }  # fmt: skip
 
 Problem = tuple[Severity, str]
-Check = Callable[[bytes], Problem | None]
+_UNDECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Shape(NamedTuple):
@@ -109,7 +112,7 @@ def _parsed(line: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[BufferedIOBase]:
     """The file's bytes, unpacked where they are gzip's or zstd's (by magic). Raises OSError for broken packing.
 
     zstd is the program: Python 3.11 has no module of it, and its pipe unpacks on another core meanwhile.
@@ -119,7 +122,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         f.seek(0)
         if magic.startswith(GZIP):
             with gzip.open(f) as unpacked, _broken(path):
-                yield cast(IO[bytes], unpacked)
+                yield unpacked
         elif magic == ZSTD:
             yield from _zstd(path)
         else:
@@ -140,14 +143,14 @@ def _broken(path: Path) -> Iterator[None]:
         raise OSError(0, f"the gzip data is broken: {e}", str(path)) from e
 
 
-def _zstd(path: Path) -> Iterator[IO[bytes]]:
+def _zstd(path: Path) -> Iterator[BufferedIOBase]:
     if not shutil.which("zstd"):
         raise OSError(0, "it is compressed with zstd, and there is no zstd program to unpack it", str(path))
     command = ["zstd", "-dcq", "--", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=BUFFER) as program:
         assert program.stdout is not None and program.stderr is not None
         try:
-            yield program.stdout
+            yield cast(BufferedIOBase, program.stdout)
             if not program.stdout.read(1) and program.wait():
                 why = program.stderr.read(1000).decode(errors="replace").strip().rpartition(": ")[2]
                 raise OSError(0, f"the zstd data is broken: {why}", str(path))
@@ -155,29 +158,66 @@ def _zstd(path: Path) -> Iterator[IO[bytes]]:
             program.kill()  # where the reader has seen enough
 
 
-def scan(stream: IO[bytes], check: Check, size: float = float("inf")) -> Scan:
-    """Checks the lines that begin within the next `size` bytes of `stream`, in memory of one line."""
-    problems: list[tuple[int, Severity, str]] = []
-    counts: dict[Severity, int] = {"error": 0, "warning": 0}
-    number = read = 0
-    for line in iter(partial(stream.readline, MAX_LINE), b"") if size > 0 else ():
-        number += 1
-        read += len(line)
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            read += skip_line(stream)
-            problem: Problem | None = ("error", f"a line of more than {MAX_LINE >> 20} MiB")
+def scan(stream: BufferedIOBase, check: Checker, size: float = float("inf")) -> Scan:
+    """Checks the lines that begin within the next `size` bytes of `stream`, in memory of one line.
+
+    Whole lines are decoded a block at a time, and line by line only where something in the block is not as usual.
+    """
+    found = _Found(check)
+    buffer, begun = bytearray(BUFFER), 0  # begun: bytes of a line whose end is not read yet
+    space = memoryview(buffer)
+    while size > 0 and (got := stream.readinto(space[begun : begun + int(min(BUFFER - begun, size))])):
+        at, end = 0, begun + got
+        while cut := buffer.rfind(b"\n", at, min(at + BLOCK, end)) + 1 or buffer.find(b"\n", at, end) + 1:
+            found.block(buffer, at, cut)
+            at = cut
+        begun = end - at
+        size -= got
+        if begun == BUFFER:
+            size -= found.rest(stream, bytes(buffer))
+            begun = 0
+        space[:begun] = space[at : at + begun]
+    if begun:
+        found.rest(stream, bytes(space[:begun]))
+    return Scan(found.lines, found.problems, found.counts)
+
+
+class _Found:
+    """What a scan has found until now."""
+
+    def __init__(self, check: Checker) -> None:
+        self.check, self.lines = check, 0
+        self.problems: list[tuple[int, Severity, str]] = []
+        self.counts: dict[Severity, int] = {"error": 0, "warning": 0}
+
+    def block(self, buffer: bytearray, start: int, end: int) -> None:
+        """Checks whole lines."""
+        if usual := self.check.usual(buffer, start, end):
+            self.lines += usual
         else:
-            problem = check(line)
+            for line in BytesIO(memoryview(buffer)[start:end]):
+                self.line(line)
+
+    def rest(self, stream: BufferedIOBase, begun: bytes) -> int:
+        """Checks a line that has begun; how many bytes of the stream that took."""
+        line = begun + stream.readline(MAX_LINE - len(begun))
+        self.line(line)
+        return len(line) - len(begun) + (skip_line(stream) if _cut(line) else 0)
+
+    def line(self, line: bytes) -> None:
+        problem = ("error", f"a line of more than {MAX_LINE >> 20} MiB") if _cut(line) else self.check(line)
+        self.lines += 1
         if problem:
-            counts[problem[0]] += 1
-            if counts[problem[0]] <= MAX_FAULTS:
-                problems.append((number, *problem))
-        if read >= size:
-            break
-    return Scan(number, problems, counts)
+            self.counts[problem[0]] += 1
+            if self.counts[problem[0]] <= MAX_FAULTS:
+                self.problems.append((self.lines, *problem))
 
 
-def skip_line(stream: IO[bytes]) -> int:
+def _cut(line: bytes) -> bool:
+    return len(line) == MAX_LINE and not line.endswith(b"\n")
+
+
+def skip_line(stream: BufferedIOBase) -> int:
     """Reads to the end of the line; how many bytes that was."""
     skipped = 0
     for piece in iter(partial(stream.readline, BUFFER), b""):
@@ -187,30 +227,43 @@ def skip_line(stream: IO[bytes]) -> int:
     return skipped
 
 
-@lru_cache(16)
-def checker(shape: Shape) -> Check:
-    """A function of a line that says what is wrong with it."""
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(_strict(shape)).decode
-    good = _good_preference if shape.type == "preference_jsonl" else bool
-    carefully, orders = partial(_carefully, shape), _Orders()
+class Checker:
+    """Says what is wrong with the lines of a shape."""
 
-    def check_chat(line: bytes) -> Problem | None:  # check, with its calls written out: they cost a tenth of the time
+    def __init__(self, shape: Shape) -> None:
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_strict(shape))
+        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
+        self._good, self._shape = (
+            {"chat_jsonl": _Orders().good, "preference_jsonl": _differ}.get(shape.type, all),
+            shape,
+        )
+
+    def __call__(self, line: bytes) -> Problem | None:
         try:
-            if orders[tuple([m.role for m in decode(line).messages])]:
+            if self._good([self._decode(line)]):
                 return None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except _UNDECODED:
             pass
-        return carefully(line)
+        return _carefully(self._shape, line)
 
-    def check(line: bytes) -> Problem | None:
+    def usual(self, buffer: bytearray, start: int, end: int) -> int:
+        """How many lines the range of the buffer has, which ends with one; 0 where one may not be the usual good line.
+
+        The decoder takes any space between objects for the end of a line. A newline between `}` and `{` is one.
+        """
         try:
-            if good(decode(line)):
-                return None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass
-        return carefully(line)
+            rows = self._decode_lines(memoryview(buffer)[start:end])
+        except _UNDECODED:
+            return 0
+        lines, at, find = 1, start - 1, buffer.find
+        while (at := find(b"\n", at + 1, end - 1)) >= 0:
+            if buffer[at - 1] != _CLOSED or buffer[at + 1] != _OPEN:
+                return 0
+            lines += 1
+        return lines if lines == len(rows) and self._good(rows) else 0
 
-    return check_chat if shape.type == "chat_jsonl" else check
+
+checker = lru_cache(16)(Checker)
 
 
 class _Orders(dict[tuple[str, ...], bool]):
@@ -221,6 +274,9 @@ class _Orders(dict[tuple[str, ...], bool]):
         if len(self) < MAX_ORDERS:
             self[roles] = good
         return good
+
+    def good(self, rows: list[Any]) -> bool:
+        return all([self[order] for order in {tuple([m.role for m in row.messages]) for row in rows}])
 
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -248,8 +304,8 @@ def _struct(
     return msgspec.defstruct("Row", members, rename=called | names, forbid_unknown_fields=True, gc=False)
 
 
-def _good_preference(row: Any) -> bool:
-    return bool(row.chosen != row.rejected)
+def _differ(rows: list[Any]) -> bool:
+    return all(row.chosen != row.rejected for row in rows)
 
 
 def _roles(roles: tuple[str, ...]) -> Problem | None:

@@ -10,13 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from launcher import engines, records
+from launcher import cachefolders, engines, records
 from launcher.engines import Connection, Status
 from launcher.flow import Prepared, write_run_files
 from launcher.plan import RUN_DIR, Plan
@@ -32,10 +32,12 @@ _SIGNAL_NAMES: dict[int, str] = {signal.SIGINT: "INT", signal.SIGTERM: "TERM"}
 
 
 @contextlib.contextmanager
-def submitted(prepared: Prepared) -> Iterator[tuple[Run, Connection]]:
+def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[Run, Connection]]:
     """Claims a run directory, writes it, starts the container, and holds the run's lock inside the block.
 
-    When the container cannot be started, whatever was made for it is removed again: nothing half-done is left.
+    `after`: jobs that have to end before it may start. What a run makes for a cache it makes under a lease: raises
+    Taken where another has that. When the container cannot be started, whatever was made for it is removed again:
+    nothing half-done is left.
     """
     made: list[Path] = []
     with prepared.engine.connect(prepared.address) as engine:
@@ -43,21 +45,33 @@ def submitted(prepared: Prepared) -> Iterator[tuple[Run, Connection]]:
         run = records.claim(prepared.runs, prepared.plan)
         with run.lock(wait=True):
             try:
+                _take_lease(prepared.plan, run)
                 write_run_files(prepared, run.path)
                 request = prepared.engine.fill(prepared.request, run)
                 _make_folders(prepared.plan, run, made)
                 run.write(_first_record(prepared, run, request))
                 run.event("prepared", launcher=os.getpid())
                 _write_secrets(prepared.plan.profile.secrets, run)
-                name = engine.submit(request, run)
+                name = engine.submit(request, run, after)
             except SlipwayError:
                 shutil.rmtree(run.path)
                 _remove_secrets(run)
+                _release(prepared.plan, run)
                 for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
                     folder.rmdir()
                 raise
-            run.event("started", name=name)
+            run.event("started", name=name, after=list(after))
             yield run, engine
+
+
+def _take_lease(plan: Plan, run: Run) -> None:
+    if plan.makes and (aside := cachefolders.take(Path(plan.output), run, plan.profile.kind)):
+        say(f"{plan.output} was not whole: it is in {aside} now")
+
+
+def _release(plan: Plan, run: Run) -> None:
+    if plan.makes:
+        cachefolders.release(Path(plan.output), run.id)
 
 
 def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Record:
@@ -183,6 +197,7 @@ def collect(run: Run, engine: Connection) -> Record:
         )
         run.write(record)
     _remove_secrets(run)
+    _release(record.plan, run)
     engine.remove(run)
     run.event("ended")
     return record

@@ -16,6 +16,18 @@ from slipway.yamldoc import Noun
 
 NAME = "NRL_MEGATRON_CHECKPOINT_DIR"
 TARGET = "/cache/megatron"
+MARKER = "slipway.json"  # in a folder that is whole; entrypoints/steps/slipway_step.py writes it
+
+
+class Converted(Noun, frozen=True, kw_only=True):
+    """A model in the cache: its folder there, the input that it is of, which step makes it, and in what parts."""
+
+    folder: str
+    input: str
+    model: str
+    fingerprint: str
+    by: str
+    parts: dict[str, int] = {}
 
 
 class MegatronCache(Noun, frozen=True, kw_only=True):
@@ -28,6 +40,12 @@ class MegatronCache(Noun, frozen=True, kw_only=True):
 def choose(
     option: str | None, profile: str | None, environ: Mapping[str, str], hf_home: str, entry: Entry
 ) -> MegatronCache:
+    """What `home` says, and in it the folder of these libraries."""
+    folder, rule = home(option, profile, environ, hf_home)
+    return MegatronCache(path=str(folder / key(entry)), rule=rule)
+
+
+def home(option: str | None, profile: str | None, environ: Mapping[str, str], hf_home: str) -> tuple[Path, str]:
     """The first that is set and not blank: command line, profile, this shell's variable, HF_HOME, the usual place."""
     named = [
         (option, "--megatron-cache"),
@@ -37,10 +55,15 @@ def choose(
         ("~/.cache/huggingface/nemo_rl", "the usual place"),
     ]
     folder, rule = next((path.strip(), rule) for path, rule in named if path and path.strip())
-    return MegatronCache(path=str(Path(folder).expanduser().absolute() / key(entry)), rule=rule)
+    return Path(folder).expanduser().absolute(), rule
 
 
 def key(entry: Entry) -> str:
     """`<release>-<Megatron-Core>-<Megatron-Bridge>`: what another version converts is another conversion."""
     versions = (entry.components.get(name, "unknown") for name in ("megatron-core", "megatron-bridge"))
     return "-".join([entry.release, *(re.sub(r"[^\w.+]+", "_", version) for version in versions)])
+
+
+def folder(path: str) -> str:
+    """NeMo RL's own name for a model at `path` in the container (nemo_rl/models/megatron/setup.py and before it)."""
+    return f"model_{path.replace('/', '_')}"

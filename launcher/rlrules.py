@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from launcher import fit, megatroncache, releases
+from launcher import fit, releases
+from launcher.catalogue import Cache
 from launcher.fit import Known, error, setting, value_of, warning, word
 from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
@@ -99,9 +100,8 @@ def _backends(wish: Wish, seen: Observed) -> Iterator[Finding]:
         yield error(Exit.CONFIG, where, "no backend is switched on", remedy)
     elif len(on) == 1:
         backend = wish.step.backends[on[0]]
-        if on[0] in wish.step.caches:
-            what = "NeMo RL converts the model there by itself, without a lease: two first runs at once would mix"
-            yield warning(megatroncache.NAME, what, "let the first run of a model convert it before others start")
+        if cache := wish.step.caches.get(on[0]):  # type: ignore[call-overload]
+            yield from _cached(wish, cache)
         starts = [b for b in wish.step.backends.values() if b is not backend]
         taken = [a for n, a in seen.artifacts.items() if a.type in wish.step.inputs[n].types]
         for found in taken:
@@ -109,6 +109,18 @@ def _backends(wish: Wish, seen: Observed) -> Iterator[Finding]:
                 other = next(n for n, b in wish.step.backends.items() if found.type in b.reads)
                 what = f"backend {on[0]} does not read a {found.type}"
                 yield error(Exit.CONFIG, f"{found.name}={found.path}", what, f"say backend={other}")
+
+
+def _cached(wish: Wish, cache: Cache) -> Iterator[Finding]:
+    """What would make the library convert by itself, on every node and without a lease."""
+    for key in cache.forced_by:
+        if value_of(wish, key) is True:
+            what = "the library would convert by itself while others may read"
+            yield error(Exit.CONFIG, setting(wish, key), what, "launch cache prune FOLDER, and leave this out")
+    for key in cache.rekeyed_by:
+        if value_of(wish, key) not in (None, msgspec.UNSET, {}):
+            what = "the library would look for a conversion of its own with these overrides"
+            yield error(Exit.CONFIG, setting(wish, key), what, "write them into the config.json of a copy of the model")
 
 
 def _training_shape(wish: Wish, known: Known) -> tuple[int, list[Finding]]:

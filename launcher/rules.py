@@ -17,7 +17,6 @@ ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkp
 RESERVED_ENV = frozenset(
     {"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", megatroncache.NAME}
 )
-_ENGINE = "start one, set DOCKER_HOST, or run: images engine up"
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
     "preference_jsonl": "a file with one JSON object a line that has `prompt`, `chosen` and `rejected`",
@@ -90,7 +89,7 @@ def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
         yield _error(Exit.CANNOT_WRITE, where, "is not a folder")
     elif not out.writable:
         yield _error(Exit.CANNOT_WRITE, where, f"cannot be written by uid {seen.host.uid} ({out.nearest})")
-    elif not out.empty and not wish.resume:
+    elif not out.empty and not wish.resume and not wish.makes:  # what is not whole in a cache goes aside first
         remedy = "continue that run with --resume, or name another folder"
         yield _error(Exit.CANNOT_WRITE, where, "is not empty: it holds an earlier run's output", remedy)
     elif out.empty and wish.resume:
@@ -151,7 +150,7 @@ def _engine(wish: Wish, seen: Observed) -> Iterator[Finding]:
     engine = seen.engine
     where = f"{engine.address} (from {engine.source})"
     if engine.error:
-        yield _error(Exit.UNAVAILABLE, where, engine.error, engine.remedy or _ENGINE)
+        yield _error(Exit.UNAVAILABLE, where, engine.error, engine.remedy)
         return
     if wish.gpus and not engine.gpu_support and wish.entry.flavour == "cuda":
         yield _error(Exit.UNAVAILABLE, where, "this engine cannot give GPUs to a container", "or: --flavour cpu")

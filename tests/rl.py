@@ -9,7 +9,8 @@ from helpers import REPO, WishOf, engine_of, output_of, seen_of
 from images import lock as locks
 from launcher import catalogue, fit, releases, rules, words
 from launcher.artifacts import Artifact
-from launcher.plan import Finding, Observed, Plan, Wish, make_plan
+from launcher.plan import Finding, Observed, Plan, Wish
+from launcher.planner import make_plan
 from slipway.project import Root
 
 ROOT = Root(REPO)

@@ -16,7 +16,8 @@ import msgspec
 from helpers import HERE, HOST, IMAGE, REPO, WishOf, output_of, seen_of
 
 from launcher.engines import slurm
-from launcher.plan import ImageSeen, Observed, Plan, make_plan
+from launcher.plan import ImageSeen, Observed, Plan
+from launcher.planner import make_plan
 from launcher.profiles import SlurmProfile
 
 PATIENCE = 30  # seconds until a test that waits in vain fails
@@ -101,7 +102,8 @@ class Job(Commands):
         """script.sh and what it needs beside itself."""
         (self.path / "slipway").mkdir(parents=True)
         (self.path / "logs").mkdir()
-        (self.path / "slipway" / "batch.sh").symlink_to(REPO / "entrypoints" / "batch.sh")
+        for name in slurm.FILES:
+            (self.path / "slipway" / name).symlink_to(REPO / "entrypoints" / name)
         (self.path / "slipway" / "plan.json").write_text("{}")
         (self.path / "script.sh").write_text(slurm.render(plan or self.plan())["script"])
 

@@ -51,7 +51,9 @@ def start_waiting(job: Job, **env: str) -> subprocess.Popen[bytes]:
 
 def test_shellcheck_has_nothing_to_say() -> None:
     program = str(Path(sys.executable).with_name("shellcheck"))
-    done = subprocess.run([program, REPO / "entrypoints" / "batch.sh"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, "-x", REPO / "entrypoints" / "batch.sh"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 

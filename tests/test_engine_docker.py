@@ -17,7 +17,7 @@ from helpers import MODEL, TRAIN, Engine, Project, WishOf, engine_of, entry_of, 
 
 from launcher import records
 from launcher.engines import docker
-from launcher.plan import make_plan
+from launcher.planner import make_plan
 from launcher.profiles import DockerProfile, ExtraMount, Profile
 from launcher.words import Words
 from slipway.errors import SlipwayError

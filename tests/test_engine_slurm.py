@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import HOST, IMAGE, TRAIN, WishOf, entry_of, output_of, record_image, seen_of
+from helpers import HOST, IMAGE, REPO, TRAIN, WishOf, entry_of, output_of, record_image, seen_of
 from slurm_job import PROFILE, RUN_ID, Job
 
 from launcher import records
 from launcher.engines import slurm
 from launcher.engines.shell import quote
-from launcher.plan import ImageSeen, Plan, make_plan
+from launcher.plan import ImageSeen, Plan
+from launcher.planner import make_plan
 from launcher.profiles import ExtraMount
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
@@ -142,8 +143,8 @@ def test_only_our_placeholders_are_left_to_the_shell(word: str, text: str) -> No
 @pytest.mark.parametrize("word", ["pip install", "pip3", "uv sync", "uv pip", "apt", "conda", "npm", "git clone"])
 def test_nothing_is_installed(plan_of: Any, word: str) -> None:
     text = script(plan_of(wish={"nodes": 4, "entry": entry_of("cuda"), "gpus": 8}))
-    batch = Path(__file__).parent.parent / "entrypoints" / "batch.sh"
-    assert not re.search(rf"\b{word}\b", text + batch.read_text())
+    text += "".join((REPO / "entrypoints" / name).read_text() for name in slurm.FILES)
+    assert not re.search(rf"\b{word}\b", text)
 
 
 # What srun gets, by running the script

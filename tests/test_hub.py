@@ -16,7 +16,7 @@ from helpers import SHARDS, Done, Engine, Project, errors, safetensors, script, 
 from hubs import Hub, hub_in
 
 from launcher.artifacts import Artifact
-from launcher.plan import container_path
+from launcher.planner import container_path
 from slipway.files import sha256_file
 
 BIG, CHUNK = "model.safetensors", 10 * 1024 * 1024  # the library writes as much at a time

@@ -13,8 +13,9 @@ from helpers import IMAGE, Engine, Inputs, Project, errors, record_image, tree
 
 from images import lock as locks
 from images.model import Entry
-from launcher import catalogue, cli
+from launcher import catalogue
 from launcher.catalogue import Step
+from launcher.cli import main, running
 from slipway.errors import SlipwayError
 
 STEP = "sft/automodel"
@@ -125,10 +126,12 @@ def test_words_and_options_may_stand_in_any_order(project: Project, inputs: Inpu
     assert all(other == first for other in others)
 
 
-def test_every_option_that_takes_a_value_may_stand_before_the_step() -> None:
-    """Its value is not taken for the step."""
-    options = [p for p in cli.run.params if isinstance(p, click.Option) and not p.is_flag]
-    assert set(cli._TAKES_VALUE) == {name for option in options for name in option.opts}
+@pytest.mark.parametrize("option", [o for p in running.run.params for o in p.opts if o.startswith("-")])
+def test_every_option_may_stand_before_the_step(option: str) -> None:
+    """Its value is not taken for a verb or for the step; a flag has none."""
+    flag = next(p for p in running.run.params if option in p.opts and isinstance(p, click.Option)).is_flag
+    given = [option, *([] if flag else ["show"]), "a/b"]
+    assert main.make_context("launch", list(given)).args == given
 
 
 @pytest.mark.usefixtures("built")

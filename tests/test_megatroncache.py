@@ -10,7 +10,7 @@ from helpers import REPO, Project, WishOf, entry_of, seen_of
 from images.model import Environment
 from launcher import catalogue, flow, megatroncache, rules
 from launcher.megatroncache import NAME
-from launcher.plan import make_plan
+from launcher.planner import make_plan
 from slipway.project import Root
 
 MAIN = Environment(python="/opt/venv/bin/python", packages={"megatron-core": "0.15.0", "megatron-bridge": ">=0.2,<0.3"})

@@ -11,7 +11,8 @@ import pytest
 from helpers import WishOf, seen_of
 
 from launcher import records
-from launcher.plan import Plan, make_plan
+from launcher.plan import Plan
+from launcher.planner import make_plan
 from launcher.records import Record, Run
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from helpers import IMAGE, Project, WishOf, seen_of, tree
 
-from launcher.plan import make_plan
+from launcher.planner import make_plan
 from launcher.records import Outcome, Record, Run
 
 DONE = Outcome(

@@ -87,7 +87,7 @@ def test_a_job_is_submitted_from_inside_its_directory_under_the_runs_name(slurm:
 def test_a_job_that_waits_for_others(slurm: Commands, run: Run) -> None:
     slurm.does("sbatch", "echo 9")
     jobs().submit({}, run, after=["7", "8"])
-    assert "--dependency=afterok:7:8" in slurm.calls("sbatch")[0].words
+    assert "--dependency=afterany:7:8" in slurm.calls("sbatch")[0].words
 
 
 def test_the_callers_shell_does_not_change_the_job(slurm: Commands, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

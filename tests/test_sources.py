@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from helpers import entry_of
 
-from images import sources
+from images import registry, sources
 from images.model import Entry, Repository
 from images.sources import Brought, Source
 from slipway.errors import Exit, SlipwayError
@@ -101,10 +101,18 @@ def test_what_was_fetched_once_is_not_fetched_again(entry: Entry, checkout: Path
 
 def test_a_server_that_is_not_there_is_named_with_the_way_out(entry: Entry, checkout: Path, tmp_path: Path) -> None:
     checkout.rename(tmp_path / "gone")
-    with pytest.raises(SlipwayError, match="cannot be fetched") as e:
+    with pytest.raises(SlipwayError) as e:
         export(tmp_path, chosen(entry))
-    assert (e.value.code, e.value.where) == (Exit.UNAVAILABLE, f"file://{checkout}")
-    assert "--source NAME=DIR" in e.value.remedy
+    assert (e.value.code, e.value.where) == (Exit.NO_INPUT, f"file://{checkout}")
+    assert e.value.remedy.endswith("; or name a checkout: --source NAME=DIR")
+
+
+def test_a_commit_that_its_server_does_not_have(entry: Entry, checkout: Path, tmp_path: Path) -> None:
+    source = chosen(entry)
+    gone = msgspec.structs.replace(source.repository, commit="1" * 40)
+    with pytest.raises(SlipwayError, match=f"there is no commit {'1' * 40}") as e:
+        export(tmp_path, Source(gone, source.brought))
+    assert (e.value.code, e.value.where) == (Exit.NO_INPUT, f"file://{checkout}")
 
 
 def test_a_commit_with_another_tree_than_the_pinned_one_is_refused(entry: Entry, tmp_path: Path) -> None:
@@ -198,9 +206,17 @@ def test_an_unresolved_commit_stops_unless_a_checkout_stands_in(checkout: Path) 
 def test_a_tag_is_resolved_to_commit_and_tree(checkout: Path) -> None:
     expected = git(checkout, "rev-parse", "v1^{commit}"), git(checkout, "rev-parse", "v1^{tree}")
     assert sources.resolve(f"file://{checkout}", "v1") == expected
-    with pytest.raises(SlipwayError, match="has no refs/tags/v2") as e:
-        sources.resolve(f"file://{checkout}", "v2")
-    assert e.value.code == Exit.NO_INPUT
+
+
+@pytest.mark.parametrize(("there", "what"), [(True, "there is no tag 'v2'"), (False, "has no such image, tag or repo")])
+def test_lock_and_its_check_say_the_same_of_the_same_trouble(checkout: Path, there: bool, what: str) -> None:
+    url = f"file://{checkout}" if there else f"file://{checkout}/none"
+    with pytest.raises(SlipwayError) as fetched:
+        sources.resolve(url, "v2")
+    with pytest.raises(SlipwayError) as asked:
+        registry.git_tag(url, "v2")
+    assert str(fetched.value) == str(asked.value) and what in fetched.value.what
+    assert fetched.value.code == asked.value.code == Exit.NO_INPUT
 
 
 def test_the_callers_own_git_variables_reach_no_checkout(

@@ -11,13 +11,16 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+OUTPUT = Path(os.environ.get("SLIPWAY_OUTPUT_DIR", "/output"))
 SLIPWAY = Path(os.environ.get("SLIPWAY_DIR", "/slipway"))
 STATE = Path(os.environ.get("SLIPWAY_STATE_DIR", "/run/slipway"))
 REFUSED = 78
+MARKER = "slipway.json"  # in a folder of a cache: it is whole
 
 
 class ConfigError(Exception):
@@ -39,6 +42,8 @@ def run(main: Callable[[], None]) -> None:
     write_atomic(node_dir() / "ranks" / f"{rank()}.pid", f"{os.getpid()}\n")  # whom to tell that it is time to stop
     try:
         main()
+        if rank() == 0:
+            seal(load_plan().get("makes"))
     except ConfigError as e:
         leave("refused", str(e))
         print(f"slipway: refused: {e}", file=sys.stderr, flush=True)
@@ -154,6 +159,35 @@ def config_file(config: dict[str, Any]) -> Iterator[Path]:
 def write_result(result: dict[str, Any]) -> None:
     """What the step made, for the record; rank 0 alone calls it."""
     write_atomic(STATE / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def seal(makes: dict[str, Any] | None) -> None:
+    """Ends what this run puts into a cache: all of it on disk, then the marker that says so, and with what sizes.
+
+    Whoever finds the marker may read the folder, on any node and after any crash.
+    """
+    if makes is None:
+        return
+    paths = sorted(OUTPUT.rglob("*"))
+    for path in [*(p for p in paths if p.is_file()), *(p for p in paths if p.is_dir()), OUTPUT]:
+        sync(path)
+    files = {str(p.relative_to(OUTPUT)): p.stat().st_size for p in paths if p.is_file()}
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    made = {**makes, "schema": 1, "run": os.environ.get("SLIPWAY_RUN", ""), "finished": finished, "files": files}
+    part = OUTPUT / f".{MARKER}.{os.getpid()}"
+    part.write_text(json.dumps(made, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    sync(part)
+    part.replace(OUTPUT / MARKER)
+    sync(OUTPUT)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or a folder's list of names, is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -1,15 +1,10 @@
 #!/usr/bin/env bash
 # Megatron-Bridge from conversations to Hugging Face checkpoints, on tiny real data, in its cpu image: packing,
 # conversion, fine-tuning in two processes, LoRA, merging, conversion back, pretraining on mock data; then a look at all.
-# DATA holds train.jsonl and validation.jsonl, MODEL is a Hugging Face checkpoint (the quickstart makes both).
+# Arguments: DATA MODEL WORK; see job.sh, which has `step` and `verify` too.
 set -euo pipefail
-[ $# -eq 3 ] || { echo "usage: $0 DATA MODEL WORK" >&2; exit 2; }
-here=$(cd "$(dirname "$0")" && pwd)
-data=$(realpath "$1") model=$(realpath "$2")
-mkdir -p "$3"
-work=$(realpath "$3")
-
-step() { launch --profile docker "$1" --flavour cpu -c tiny "${@:2}"; }
+# shellcheck source=examples/job.sh
+. "$(dirname "$0")/../job.sh"
 
 head -n 200 "$data/train.jsonl" >"$work/train.jsonl"
 head -n 40 "$data/validation.jsonl" >"$work/validation.jsonl"
@@ -26,5 +21,4 @@ step convert/megatron_to_hf model="$work/base" config="$model" output="$work/bac
 step convert/megatron_to_hf model="$work/sft" config="$model" output="$work/tuned"
 step pretrain/megatron_bridge output="$work/pretrained"
 
-images run megatron-bridge --flavour cpu --mount "$work" --mount "$model" --mount "$here" -- \
-    python "$here/verify.py" "$model" "$work"
+verify megatron-bridge "$model" "$work"

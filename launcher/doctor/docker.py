@@ -17,7 +17,7 @@ def _engine(site: Site) -> Iterator[Result]:
     where = f"{seen.address} (from {seen.source})"
     if seen.error:
         site.down = f"{where}: {seen.error}"
-        yield failed(site.down, "start one, set DOCKER_HOST, or run: images engine up")
+        yield failed(site.down, seen.remedy)
         return
     yield ok(f"Docker {seen.version} at {where}")
     if not seen.gpus and site.profile.flavour == "cuda":

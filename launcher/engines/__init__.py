@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,11 @@ class Claimed(Protocol):
 class Connection(Protocol):
     """The verbs that need the engine; each works from any process, at any time, and twice."""
 
-    def submit(self, request: dict[str, Any], run: Claimed) -> str:
-        """Starts the run, or puts it into the queue; returns the engine's own name for it. Leaves nothing on errors."""
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
+        """Starts the run, or puts it into the queue; returns the engine's own name for it. Leaves nothing on errors.
+
+        `after`: names of what has to end first, however; only where there is a queue.
+        """
 
     def status(self, run: Claimed) -> Status: ...
 
@@ -76,7 +79,7 @@ class Engine(Protocol):
     FILES: tuple[str, ...]
 
     def probe(self, root: Root, profile: Any) -> EngineSeen:
-        """Looks at the engine; one that cannot be used is seen with its error."""
+        """Looks at the engine; one that cannot be used is seen with its error, and what to do about it."""
 
     def find_image(self, root: Root, entry: Entry, profile: Any, found: EngineSeen) -> ImageSeen:
         """The image of `entry` that the engine would run, by its records."""

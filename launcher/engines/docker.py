@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ def probe(root: Root, profile: DockerProfile) -> EngineSeen:
         with dockerhost.engine_client(address) as client:
             info, version = client.info(), client.version()
     except SlipwayError as e:
-        return EngineSeen(kind="docker", address=address.url, source=address.source, error=e.what)
+        return EngineSeen(
+            kind="docker", address=address.url, source=address.source, error=e.what, remedy=e.remedy
+        )
     podman = any("podman" in c.get("Name", "").lower() for c in version.get("Components") or [])
     gpus = _gpu_count() if "nvidia" in (info.get("Runtimes") or {}) and not podman else 0
     return EngineSeen(
@@ -180,7 +182,7 @@ class DockerRun:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def submit(self, request: dict[str, Any], run: Claimed) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
         """Creates and starts; returns the container's id. Raises SlipwayError 69 or 66 and leaves nothing."""
         import docker.errors
 
@@ -218,13 +220,19 @@ class DockerRun:
         )
 
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
-        """stdout and stderr in pieces as they come; ends with the container where `follow`."""
+        """stdout and stderr in pieces as they come; ends with the container where `follow`.
+
+        Nothing, or no more, of a container that somebody removes meanwhile: its log has been collected by then.
+        """
+        import docker.errors
         import requests.exceptions
         import urllib3.exceptions
 
-        container = self._client.containers.get(container_name(run.id))
         try:
-            yield from container.logs(stream=True, follow=follow)
+            yield from self._client.containers.get(container_name(run.id)).logs(stream=True, follow=follow)
+        except docker.errors.APIError as e:
+            if e.status_code not in (404, 409):  # 409: "dead or marked for removal"
+                raise SlipwayError(Exit.UNAVAILABLE, f"cannot read the container's log: {e.explanation}") from e
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as e:
             raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away while its log was read: {e}") from e
 

@@ -28,7 +28,7 @@ from slipway.errors import Exit
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = True, False, "script.sh"
-FILES = ("enroot.sh",)
+FILES = ("enroot.sh", "outside.sh")
 PATIENCE = 10  # seconds that `enroot version` may take
 _NO_MOUNT = re.compile(r"[\s:,\\]")
 _NO_ENV = re.compile(r"ENROOT_.*|.*\n.*|\w+=[\"'].*[\"']\s*", re.S)

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from images import rootfs
-from launcher.engines import Claimed, Status, logfiles
+from launcher.engines import Claimed, Status, logfiles, polling
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
 
@@ -30,7 +30,7 @@ def connect(address: str) -> AbstractContextManager[EnrootRuns]:
 class EnrootRuns:
     """What a run directory's process is asked and told. `process` names it, `ended` has its exit code."""
 
-    def submit(self, request: dict[str, Any], run: Claimed) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
         """Starts script.sh in a session of its own; returns its pid once it has the run directory."""
         log_file = run.path / "logs" / "step.log"
         with cannot_write(log_file), log_file.open("ab") as log:
@@ -82,12 +82,7 @@ class EnrootRuns:
 
     def wait(self, run: Claimed, seconds: float | None = None) -> bool:
         """Looks at the files ten times a second."""
-        end = None if seconds is None else time.monotonic() + seconds
-        while not self._over(run):
-            if end is not None and time.monotonic() > end:
-                return False
-            time.sleep(POLL)
-        return True
+        return polling.wait(lambda: self._over(run), POLL, seconds)
 
     def remove(self, run: Claimed) -> None:
         """What a script that was killed has left; one that has not yet begun will find its place taken."""

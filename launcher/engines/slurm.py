@@ -25,7 +25,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"
-FILES = ("batch.sh",)
+FILES = ("batch.sh", "outside.sh")
 EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
 # What batch.sh finds out in the job; the entrypoint needs it.
 FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_DEADLINE", "SLIPWAY_HEAD", "SLIPWAY_NODE_NAMES",

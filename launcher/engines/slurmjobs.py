@@ -8,18 +8,19 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher.engines import Claimed, Status, logfiles, slurmwords
+from launcher.engines import Claimed, Status, logfiles, polling, slurmwords
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
 from slipway.files import write_atomic
 
 TIMEOUT = 60  # seconds that one command of Slurm may take: a controller that fails over lets its clients wait
 POLL = 1.0  # seconds between two questions to the controller
+_OVER = ("exited", "missing")
 # What would change a job behind its script's back; SLURM_CONF says where the cluster is.
 _CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 _FOREIGN = re.compile(r"(PYXIS|SBATCH|SLURM|SQUEUE|SCANCEL)_")
@@ -34,10 +35,10 @@ def connect(address: str) -> Iterator[SlurmJobs]:
 class SlurmJobs:
     """What a run directory's job is asked and told. Its id is in the file `job`, and its name is the run's."""
 
-    def submit(self, request: dict[str, Any], run: Claimed, after: list[str] | None = None) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
         """sbatch from inside the run directory; returns the job id. Raises SlipwayError 69 with sbatch's own words."""
         words = ["sbatch", "--parsable", f"--job-name={name(run)}"]
-        words += [f"--dependency=afterok:{':'.join(after)}"] if after else []
+        words += [f"--dependency=afterany:{':'.join(after)}"] if after else []
         done = _call([*words, "script.sh"], cwd=run.path)
         if done.returncode:
             said = slurmwords.refusal(done.stderr)
@@ -82,7 +83,7 @@ class SlurmJobs:
             if over or time.monotonic() - asked < POLL:
                 return over
             status = self.status(run)
-            asked, over = time.monotonic(), status.state in ("exited", "missing")
+            asked, over = time.monotonic(), status.state in _OVER
             if status.detail and status.detail != told:
                 told = status.detail
                 say(f"pending: {told}")
@@ -97,23 +98,18 @@ class SlurmJobs:
         """
         job = self.job(run)
         status = self.status(run)
-        if job is None or status.state in ("exited", "missing"):
+        if job is None or status.state in _OVER:
             return
         if name == "KILL" or status.state == "pending" or _call(["scontrol", "show", "step", f"{job}.0"]).returncode:
             done = _call(["scancel", job])
         else:
             done = _call(["scancel", f"--signal={name}", f"{job}.0"])
-        if done.returncode and self.status(run).state not in ("exited", "missing"):
+        if done.returncode and self.status(run).state not in _OVER:
             raise SlipwayError(Exit.UNAVAILABLE, f"scancel: {done.stderr.strip()}", where=f"job {job}")
 
     def wait(self, run: Claimed, seconds: float | None = None) -> bool:
         """Asks the controller once a second."""
-        end = None if seconds is None else time.monotonic() + seconds
-        while self.status(run).state not in ("exited", "missing"):
-            if end is not None and time.monotonic() > end:
-                return False
-            time.sleep(POLL)
-        return True
+        return polling.wait(lambda: self.status(run).state in _OVER, POLL, seconds)
 
     def remove(self, run: Claimed) -> None:
         """Slurm holds nothing of an ended job."""

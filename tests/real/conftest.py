@@ -28,6 +28,7 @@ from .support import PROJECT, Proxy, Tree
 
 DATA = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
 TOY = Path(__file__).parent / "toy"
+CACHE = Path(__file__).parent / "cache"
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +69,7 @@ def ground() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
-    """A copy of this project with the step test/toy beside its own, and the record of the cpu image."""
+    """A copy of this project with the tests' steps beside its own, and the record of the cpu image."""
     path = ground / "project"
     for name in DATA:
         source, target = PROJECT / name, path / name
@@ -81,6 +82,10 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
             shutil.copy(source, target)
     shutil.copytree(TOY / "step", path / "launcher" / "steps" / "test" / "toy")
     shutil.copy(TOY / "toy.py", path / "entrypoints" / "steps")
+    for step in CACHE.glob("*/step.yaml"):
+        shutil.copytree(step.parent, path / "launcher" / "steps" / "test" / step.parent.name)
+    for program in CACHE.glob("cache_*.py"):
+        shutil.copy(program, path / "entrypoints" / "steps")
     shutil.copytree(PROJECT / ".slipway" / "base", path / ".slipway" / "base", copy_function=link_tar)
     (record,) = (PROJECT / ".slipway" / "images").glob(f"*/{built.removeprefix('sha256:')}.json")
     (path / record.parent.relative_to(PROJECT)).mkdir(parents=True)

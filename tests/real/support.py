@@ -86,13 +86,20 @@ class Running:
 
     def await_line(self, pattern: str) -> re.Match[str]:
         """The first line on stdout that matches, as soon as it is there."""
+        return self._await(pattern, "out")
+
+    def await_told(self, pattern: str) -> re.Match[str]:
+        """The same of stderr."""
+        return self._await(pattern, "err")
+
+    def _await(self, pattern: str, stream: str) -> re.Match[str]:
         wanted = re.compile(f"^.*{pattern}.*$", re.M)
 
         def look() -> re.Match[str] | None:
             over = self.process.poll() is not None
             if over:
                 self._join()
-            found = wanted.search(self.out)
+            found = wanted.search(self._texts[stream].decode(errors="replace"))
             assert found or not over, f"ended without {pattern!r}:\n{self.out[-2000:]}\n{self.err}"
             return found
 
@@ -173,8 +180,8 @@ class Tree:
         return self.start("images", *words, **env).finish()
 
     def all_runs(self) -> list[Run]:
-        """Oldest first."""
-        return [Run(p) for p in sorted(self.runs.iterdir())] if self.runs.is_dir() else []
+        """Oldest first. What was converted for runs stands beside them, below a name that begins with a dot."""
+        return [Run(p) for p in sorted(self.runs.glob("[!.]*"))]
 
     def run_of(self, command: Running | Done) -> Run:
         """The run that a launch in the foreground has announced."""

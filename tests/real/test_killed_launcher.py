@@ -148,6 +148,29 @@ def test_a_second_look_meets_a_collector(
     assert tree.container(run) is None
 
 
+@pytest.mark.parametrize(
+    ("path", "skip"), [(INSPECT, 1), (r"/logs.*follow=0", 0)], ids=["before it is found", "before it is read"]
+)
+def test_a_log_that_is_read_while_the_container_is_removed(
+    tree: Tree, place: Path, proxy: Proxy, path: str, skip: int
+) -> None:
+    """The reader has seen the container, which is gone when it asks for the log: all of it is told from the file."""
+    run = detached(tree, place, f"lines={LINES}", "code=3", DOCKER_HOST=proxy.url)
+    tree.await_exit(run)
+    with proxy.hold("GET", r"/logs.*follow=0") as collecting:
+        collector = tree.start("launch", "show", run.id)
+        collecting.wait()
+        with proxy.hold("GET", path, skip=skip) as reading:
+            reader = tree.start("launch", "logs", run.id)
+            reading.wait()
+            collecting.release()
+            assert "exit 3 (step: " in collector.finish().out
+            assert tree.container(run) is None
+    done = reader.finish()
+    assert (done.code, done.err) == (0, "") and done.out == run.log
+    assert f"line {LINES}\n" in run.log
+
+
 def detached(tree: Tree, place: Path, *words: str, **env: str) -> Run:
     done = tree.launch(*toy(place / "output", *words), "--detach", **env)
     assert done.code == 0, done

@@ -219,8 +219,9 @@ def test_a_secret_reaches_the_step_and_nothing_else(lab: Lab, place: Path) -> No
     lab.await_end(run)
     assert lab.collected(run).ended == (0, "step")
     assert not secret.exists()
-    token = facts((run.path / "logs" / "node-0.log").read_text())["token"]
-    assert token == hashlib.sha256(canary.encode()).hexdigest()
+    digest = hashlib.sha256(canary.encode()).hexdigest()
+    seen = facts((run.path / "logs" / "node-0.log").read_text())["secrets"]
+    assert seen == {"TOKEN": {"file": digest, "variable": digest, "mode": "600"}}
     found = subprocess.run(
         ["grep", "-rl", canary, str(run.path), str(planned), str(place)], capture_output=True, text=True
     )

@@ -41,10 +41,17 @@ def facts() -> dict:
         "writable": {name: os.access(os.environ[name], os.W_OK) for name in SEEN if "/" in os.environ.get(name, "")},
         "limits": limits,
         "given": {name: os.environ.get(name) for name in GIVEN},
-        "token": hashlib.sha256(os.environ.get("TOKEN", "").encode()).hexdigest(),
+        "secrets": {file.name: secret(file) for file in Path("/run/secrets").glob("*")},
         "shm": shm.f_blocks * shm.f_frsize,
         "code": {name: code(Path(item["path"])) for name, item in slipway_step.load_plan()["code"].items()},
     }
+
+
+def secret(file: Path) -> dict:
+    """What is told of a secret without telling it."""
+    texts = {"file": file.read_text(), "variable": os.environ.get(file.name, "")}
+    seen = {where: hashlib.sha256(text.encode()).hexdigest() for where, text in texts.items()}
+    return seen | {"mode": f"{file.stat().st_mode & 0o777:o}"}
 
 
 def code(folder: Path) -> dict:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# sft/automodel with automodel 1.0-cpu, plan 840229b989c0; made by `launch`.
+# sft/automodel with automodel 1.0-cpu, plan 000000000000; made by `launch`.
 # Run it from inside its own directory: bash script.sh
 
 set -u
 RUN_DIR=$PWD
 RUN_ID=${PWD##*/}
-PLAN=840229b989c0976b679cfb1c0dc2235e1cba59ab8b30cd89bb88e5f9ca2b125d
+PLAN=0000000000000000000000000000000000000000000000000000000000000000
 IMAGE=/squash/boats-1.0-cpu-111111111111.sqsh
 NAME=boats-1.0-cpu-111111111111
 DATA=/data/enroot

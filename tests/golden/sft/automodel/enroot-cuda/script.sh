@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# sft/automodel with automodel 1.0-cuda, plan cf8ac1750720; made by `launch`.
+# sft/automodel with automodel 1.0-cuda, plan 000000000000; made by `launch`.
 # Run it from inside its own directory: bash script.sh
 
 set -u
 RUN_DIR=$PWD
 RUN_ID=${PWD##*/}
-PLAN=cf8ac1750720c3259920cb53be3b8d63dc17f8035a5c012737084689a3614f23
+PLAN=0000000000000000000000000000000000000000000000000000000000000000
 IMAGE=/squash/boats-1.0-cpu-111111111111.sqsh
 NAME=boats-1.0-cpu-111111111111
 DATA=/data/enroot

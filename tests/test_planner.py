@@ -1,4 +1,4 @@
-"""launcher/plan.py: from what was wished and seen to a plan. Pure, so every test is a table."""
+"""launcher/planner.py: from what was wished and seen to a plan. Pure, so every test is a table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from helpers import HOST, IMAGE, MODEL, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
 from images.model import Environment
-from launcher import plan as plans
+from launcher import planner
 from launcher.catalogue import Step
-from launcher.plan import ImageSeen, Mount, Observed, Plan, Variable, make_plan
+from launcher.plan import ImageSeen, Mount, Observed, Plan, Variable
+from launcher.planner import make_plan
 from launcher.profiles import ExtraMount, Profile
 from launcher.words import Words
 
@@ -34,7 +35,7 @@ def test_the_same_wish_and_sight_give_the_same_plan(wish_of: WishOf) -> None:
 
 def test_a_plan_is_read_back_from_its_json(wish_of: WishOf) -> None:
     plan = make_plan(wish_of(), seen_of(), {})
-    assert msgspec.json.decode(msgspec.json.encode(plan), type=plans.Plan) == plan
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
 
 
 @pytest.mark.parametrize(
@@ -223,14 +224,14 @@ def test_the_plan_carries_what_the_entrypoint_compares(wish_of: WishOf) -> None:
 
 
 def test_a_file_keeps_its_own_name_and_a_folder_is_its_mount() -> None:
-    assert plans.container_path(TRAIN) == "/inputs/train-aaaaaaaa/chats.jsonl"
-    assert plans.container_path(MODEL) == "/inputs/model-bbbbbbbb"
-    assert Path(plans.container_path(TRAIN)).name == Path(TRAIN.path).name
+    assert planner.container_path(TRAIN) == "/inputs/train-aaaaaaaa/chats.jsonl"
+    assert planner.container_path(MODEL) == "/inputs/model-bbbbbbbb"
+    assert Path(planner.container_path(TRAIN)).name == Path(TRAIN.path).name
 
 
 def test_an_observation_without_an_output_is_planned_into_the_run_directory() -> None:
     seen: Observed = seen_of(output=None)
-    assert plans.output_path(seen) == "${RUN_DIR}/output"
+    assert planner.output_path(seen) == "${RUN_DIR}/output"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,24 @@
+"""Converts a Hugging Face checkpoint with the Bridge of NeMo RL's image, which has an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import megatron_convert
+import slipway_step
+
+
+def main() -> None:
+    """Starts itself anew with the interpreter that has Megatron-Bridge, then converts."""
+    wanted = slipway_step.merge_config(slipway_step.load_plan()["config"])["interpreter"]
+    if sys.executable == wanted:
+        megatron_convert.main()
+        return
+    if not os.access(wanted, os.X_OK):
+        raise slipway_step.ConfigError(f"{wanted}: the image has no environment for Megatron's workers")
+    os.execv(wanted, [wanted, *sys.argv])
+
+
+if __name__ == "__main__":  # the processes that write a checkpoint import this file again
+    slipway_step.run(main)

@@ -1,0 +1,187 @@
+"""`launch cache`: what is in a cache of converted models, whether it is whole, what may go, what may come in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from images import lock as locks
+from images.model import Flavour
+from launcher import artifacts, cachefolders, catalogue, conversions, megatroncache, observe, planner, profiles
+from launcher.cachefolders import LEASES, QUARANTINE
+from launcher.megatroncache import MARKER, Converted
+from slipway import yamldoc
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import cannot_write, read_text
+from slipway.project import Root
+from slipway.yamldoc import Noun
+
+State = Literal["whole", "being made", "unfinished", "quarantined"]
+# What Megatron-Bridge writes of a model's shape (run_config.yaml) -> what its config.json calls it.
+SHAPE = {
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "num_query_groups": "num_key_value_heads",
+    "ffn_hidden_size": "intermediate_size",
+}
+
+
+class Item(Noun, frozen=True, kw_only=True):
+    """A folder of a cache. `libraries`: release and versions that it is of; `bytes`: of its files; `run`: who makes or
+    has made it."""
+
+    libraries: str
+    folder: str
+    path: str
+    state: State
+    bytes: int
+    model: str = ""
+    run: str = ""
+    finished: str = ""
+
+
+def home(profile: profiles.Profile, option: str | None, environ: Mapping[str, str]) -> Path:
+    """The folder in which each set of libraries has its own."""
+    return megatroncache.home(option, profile.megatron_cache, environ, str(observe.hf_home(profile)))[0]
+
+
+def items(where: Path) -> list[Item]:
+    """Everything in the cache, by libraries and name: NeMo RL's folders of models, leases of what is to come, and what
+    went aside. The libraries' own locks of configurations lie there, too."""
+    found: list[Item] = []
+    for libraries in sorted(p for p in where.glob("*") if p.is_dir()):
+        names = {p.name for p in (*libraries.glob("model_*"), *(libraries / LEASES).glob("model_*")) if p.is_dir()}
+        found += (_item(libraries / name) for name in sorted(names))
+        found += (_item(p, "quarantined") for p in sorted((libraries / QUARANTINE).glob("*")))
+    return found
+
+
+def _item(path: Path, state: State | None = None) -> Item:
+    made = cachefolders.marker(path) if state is None else None
+    held = cachefolders.holder(path) if state is None and not made else None
+    busy = held is not None and conversions.lives(held)
+    libraries = path.parent.parent if state else path.parent
+    return Item(
+        libraries=libraries.name,
+        folder=path.name,
+        path=str(path),
+        state=state or ("whole" if made else "being made" if busy else "unfinished"),
+        bytes=sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
+        model=made.model if made else "",
+        run=made.run if made else held.run if held else "",
+        finished=made.finished if made else "",
+    )
+
+
+def table(found: Sequence[Item]) -> str:
+    """For people: a line each."""
+    lines = [f"{i.libraries}  {i.state:<11}  {i.bytes / 2**30:8.2f} GiB  {i.folder}" + _more(i) for i in found]
+    return "\n".join(lines or ["nothing has been converted there"]) + "\n"
+
+
+def _more(item: Item) -> str:
+    of = f"  of {item.model}" if item.model else ""
+    by = f", run {item.run}" if item.run else ""
+    return f"{of}{by}{', ' + item.finished if item.finished else ''}"
+
+
+def choose(found: Sequence[Item], names: Sequence[str]) -> list[Item]:
+    """Those with these folder names. Raises SlipwayError 66 for a name that is not there."""
+    for name in names:
+        if name not in {i.folder for i in found}:
+            remedy = nearest(name, [i.folder for i in found])
+            raise SlipwayError(Exit.NO_INPUT, f"there is no {name!r} in the cache", remedy=remedy)
+    return [i for i in found if i.folder in names]
+
+
+def verify(found: Sequence[Item]) -> Iterator[str]:
+    """Everything that is wrong: against the markers, and against what a checkpoint of Megatron has to have."""
+    for item in found:
+        path = Path(item.path)
+        if item.state in ("unfinished", "quarantined"):
+            yield f"{path}: is not whole: {item.state}"
+        elif made := cachefolders.marker(path):
+            yield from cachefolders.faults(path, made)
+            yield from _checkpoint_faults(path)
+
+
+def _checkpoint_faults(path: Path) -> Iterator[str]:
+    seen = artifacts.inspect("model", path)
+    if seen.type != "checkpoint_megatron":
+        yield f"{path}: is no checkpoint of Megatron: found {seen.type or seen.note}"
+    yield from (f"{fault.where}: {fault.what}" for fault in seen.faults)
+
+
+def prune(found: Sequence[Item], names: Sequence[str], force: bool) -> list[Item]:
+    """Removes what is named, else all that is not whole and is not being made; returns it.
+
+    Raises SlipwayError 75 where a named one is being made, unless `force`.
+    """
+    chosen = choose(found, names) if names else [i for i in found if i.state in ("unfinished", "quarantined")]
+    busy = [i for i in chosen if i.state == "being made"]
+    if busy and not force:
+        what = f"run {busy[0].run} makes it now"
+        raise SlipwayError(Exit.TRY_AGAIN, what, where=busy[0].path, remedy=f"launch cancel {busy[0].run}")
+    for item in chosen:
+        path = Path(item.path)
+        with cannot_write(path):
+            (path / MARKER).unlink(missing_ok=True)  # from now on it is not whole, whatever happens
+            if path.is_dir():
+                shutil.rmtree(path)
+        if item.state != "quarantined" and (held := cachefolders.holder(path)):
+            cachefolders.release(path, held.run)
+    return chosen
+
+
+def adopt(
+    root: Root, where: Path, source: Path, step_name: str, word: str, flavour: Flavour, release: str | None
+) -> Path:
+    """A conversion that NeMo RL has made elsewhere becomes the one of the model in `word` (input=PATH) for a step.
+
+    Raises SlipwayError 64 where the step keeps no such model, 65 where it is not whole or not of that model, 73 where
+    there is one already.
+    """
+    step = catalogue.find_step(root, step_name)
+    entry = locks.select(locks.load_lock(root), step.library, flavour, release)
+    name, _, path = word.partition("=")
+    inputs = [i for cache in step.caches.values() for i in cache.inputs]
+    if name not in inputs or not path:
+        raise SlipwayError(
+            Exit.WORDS, f"{step.id} keeps no converted {name!r}", remedy=f"one of: {', '.join(inputs) or 'none'}"
+        )
+    model = artifacts.inspect(name, Path(path))
+    if model.type != "checkpoint_hf":
+        raise SlipwayError(Exit.DATA, f"is no checkpoint_hf: found {model.type or model.note or 'nothing'}", where=word)
+    faults = [*_checkpoint_faults(source), *(_other_shape(source, Path(path)) if source.is_dir() else ())]
+    if faults:
+        raise SlipwayError(Exit.DATA, "\n  ".join(faults), where=str(source))
+    folder = where / megatroncache.key(entry) / megatroncache.folder(planner.container_path(model))
+    if folder.exists() or cachefolders.holder(folder):
+        remedy = f"launch cache list; launch cache prune {folder.name}"
+        raise SlipwayError(Exit.CANNOT_WRITE, "is there already", where=str(folder), remedy=remedy)
+    converted = Converted(folder=folder.name, input=name, model=model.path, fingerprint=model.fingerprint, by="adopted")
+    cachefolders.adopt(source, folder, converted)
+    return folder
+
+
+def _other_shape(source: Path, model: Path) -> Iterator[str]:
+    """Numbers of the model's shape that differ; weights are not compared."""
+    iteration = next(iter(sorted(source.glob("iter_*"))), source)
+    written = iteration / "run_config.yaml"
+    if not written.is_file():
+        yield f"{iteration}: has no run_config.yaml, from which NeMo RL reads the model's shape"
+        return
+    said = _plain(yamldoc.parse(read_text(written), str(written)).get("model"))
+    wanted = msgspec.json.decode(read_text(model / "config.json"))
+    for key, other in SHAPE.items():
+        if key in said and other in wanted and said[key] != wanted[other]:
+            yield f"{written}: model.{key} is {said[key]}, the model's {other} is {wanted[other]}"
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,100 @@
+"""`launch cache`: the models that NeMo RL's Megatron backend has converted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher.cli import options
+from slipway.console import say
+from slipway.errors import Exit
+from slipway.project import find_root
+
+WHERE = [
+    click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Whose cache it is."),
+    click.option("--megatron-cache", metavar="DIR", help="NRL_MEGATRON_CHECKPOINT_DIR; the profile's or usual one."),
+]
+
+
+def where(command: Any) -> Any:
+    """The options that say which cache is meant."""
+    for decorate in reversed(WHERE):
+        command = decorate(command)
+    return command
+
+
+@click.group()
+def cache() -> None:
+    """Look after NRL_MEGATRON_CHECKPOINT_DIR: models converted for NeMo RL's Megatron backend."""
+
+
+def _home(profile: str, megatron_cache: str | None) -> Path:
+    from launcher import cachelist
+    from launcher.profiles import find_profile
+
+    return cachelist.home(find_profile(find_root(), profile), megatron_cache, os.environ)
+
+
+@cache.command("list")
+@where
+@options.as_json
+def list_(profile: str, megatron_cache: str | None, as_json: bool) -> None:
+    """List what is there: whole, being made, unfinished, quarantined."""
+    from launcher import cachelist
+    from slipway import canonical
+
+    home = _home(profile, megatron_cache)
+    found = cachelist.items(home)
+    say(f"in {home}")
+    click.echo(canonical.pretty(found) if as_json else cachelist.table(found), nl=False)
+
+
+@cache.command()
+@click.argument("folders", nargs=-1)
+@click.option("--force", is_flag=True, help="Also what a run makes, as far as can be seen.")
+@where
+def prune(folders: tuple[str, ...], force: bool, profile: str, megatron_cache: str | None) -> None:
+    """Remove FOLDERS; else all that is not whole and that no run makes. A job that reads one would fail."""
+    from launcher import cachelist
+
+    removed = cachelist.prune(cachelist.items(_home(profile, megatron_cache)), folders, force)
+    for item in removed:
+        click.echo(f"removed {item.path} ({item.state}, {item.bytes / 2**30:.2f} GiB)")
+    say(f"{len(removed)} removed, {sum(i.bytes for i in removed) / 2**30:.2f} GiB")
+
+
+@cache.command()
+@click.argument("folders", nargs=-1)
+@where
+def verify(folders: tuple[str, ...], profile: str, megatron_cache: str | None) -> None:
+    """Check FOLDERS, else everything: each file as long as its marker says, every shard of the checkpoint there."""
+    from launcher import cachelist
+
+    found = cachelist.items(_home(profile, megatron_cache))
+    chosen = cachelist.choose(found, folders) if folders else found
+    faults = list(cachelist.verify(chosen))
+    for fault in faults:
+        click.echo(fault)
+    say(f"{len(chosen)} looked at, {len(faults)} faults")
+    sys.exit(Exit.DATA if faults else Exit.OK)
+
+
+@cache.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("step")
+@click.argument("model", metavar="INPUT=MODEL")
+@click.option("--flavour", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
+@click.option("--release", metavar="R", help="The library's release; the lock's default otherwise.")
+@where
+def adopt(
+    folder: Path, step: str, model: str, flavour: Any, release: str | None, profile: str, megatron_cache: str | None
+) -> None:
+    """Take in FOLDER, which NeMo RL has made of MODEL outside of any launch, once it has been checked."""
+    from launcher import cachelist
+
+    home = _home(profile, megatron_cache)
+    click.echo(cachelist.adopt(find_root(), home, folder.absolute(), step, model, flavour, release))

@@ -1,0 +1,189 @@
+"""The commands that look: at steps, profiles, files, plans and runs. None of them starts anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher.cli import options
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError
+from slipway.project import find_root
+
+
+@click.command("env")
+@options.planning
+@options.as_json
+def show_env(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
+    """Say which variables STEP with WORDS would see, who sets each, and what the image says. Takes what `run` takes."""
+    from launcher import flow, steplist
+
+    root = find_root()
+    prepared = flow.prepare(root, flow.Options(words=words, **given))
+    click.echo(steplist.environment(root, prepared.plan, as_json), nl=False)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
+@options.runs_dir
+def runs(as_json: bool, runs_dir: str | None) -> None:
+    """List runs, newest last."""
+    from launcher import show
+
+    show.list_runs(options.runs_folder(runs_dir), as_json)
+
+
+@click.command("show")
+@click.argument("run_name", metavar="RUN", default="last")
+@click.option("--json", "as_json", is_flag=True, help="The record as JSON.")
+@options.runs_dir
+def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
+    """Show a run: what, how it stands or ended, where its things are."""
+    from launcher import records, show
+
+    show.show(records.find(options.runs_folder(runs_dir), run_name), as_json)
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN", default="last")
+@click.option("-f", "--follow", is_flag=True, help="Until the run ends; Ctrl-C leaves it running.")
+@click.option("--ray", is_flag=True, help="What Ray wrote on every node, by file; then the log, which is the driver's.")
+@options.runs_dir
+def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
+    """Print a run's log."""
+    from launcher import records, show
+
+    if ray and follow:
+        raise SlipwayError(Exit.WORDS, "--ray and --follow: one of them")
+    found = records.find(options.runs_folder(runs_dir), run_name)
+    if ray:
+        show.ray_logs(found)
+    else:
+        show.logs(found, follow)
+
+
+@click.command()
+@options.planning
+@click.option("--full", is_flag=True, help="Of files: read all of them, not the beginning.")
+@click.option("--workers", type=click.IntRange(1), help="Processes with --full; all cores otherwise.")
+@options.as_json
+def check(full: bool, workers: int | None, as_json: bool, step: str, words: tuple[str, ...], **given: Any) -> None:
+    """Say what would stop `launch run STEP WORDS`; or what is wrong with files, folders and quoted patterns."""
+    from launcher import catalogue, flow
+
+    root = find_root()
+    if not Path(step).exists() and not full and catalogue.is_step(root, step):
+        code = options.report(flow.prepare(root, flow.Options(step=step, words=words, **given)))
+        say("nothing stops it" if code == Exit.OK else "it would not be submitted")
+        sys.exit(code)
+    _check_files((step, *words), full, workers, as_json)
+
+
+def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_json: bool) -> None:
+    from launcher import fullcheck
+    from slipway import canonical
+
+    for word in words:
+        if word.startswith("hf://"):
+            raise SlipwayError(Exit.WORDS, "hf:// is not a path", where=word, remedy="launch fetch prints one")
+    paths = [Path(word) for word in words]
+    if full:
+        report = fullcheck.check_files(paths, workers or len(os.sched_getaffinity(0)), _progress())
+    else:
+        report = fullcheck.look_at(paths)
+    text = canonical.pretty(report) if as_json else "".join(f"{fullcheck.describe(c)}\n" for c in report.checked)
+    click.echo(text, nl=False)
+    sys.exit(report.exit)
+
+
+@click.command()
+@click.argument("step", required=False)
+@click.option("--library", metavar="L", help="Only those that run in this library's image.")
+@click.option("--consumes", metavar="TYPE", help="Only those that take artifacts of this type.")
+@click.option("--produces", metavar="TYPE", help="Only those that make an artifact of this type.")
+@options.as_json
+def steps(step: str | None, library: str | None, consumes: str | None, produces: str | None, as_json: bool) -> None:
+    """List the steps; or say everything of one STEP."""
+    from launcher import catalogue, steplist
+
+    root = find_root()
+    if step and not as_json:
+        click.echo(steplist.details(root, step), nl=False)
+        return
+    chosen = [catalogue.find_step(root, step)] if step else steplist.choose(root, library, consumes, produces)
+    click.echo((steplist.as_json if as_json else steplist.table)(root, chosen), nl=False)
+
+
+@click.group(invoke_without_command=True)
+@options.as_json
+@click.pass_context
+def profiles(context: click.Context, as_json: bool) -> None:
+    """List the profiles; `profiles show NAME` says every key of one, `profiles doctor NAME` looks at its machine."""
+    from launcher import profilelist
+    from slipway import canonical
+
+    if context.invoked_subcommand is None:
+        found = profilelist.all_profiles(find_root())
+        click.echo(canonical.pretty(found) if as_json else profilelist.table(found), nl=False)
+
+
+@profiles.command("show")
+@click.argument("name")
+@options.as_json
+def show_profile(name: str, as_json: bool) -> None:
+    """Say every key of the profile NAME, its value and the file and line that say so."""
+    from launcher import profilelist
+    from slipway import canonical
+
+    found = profilelist.keys(find_root(), name)
+    click.echo(canonical.pretty(found) if as_json else profilelist.details(found), nl=False)
+
+
+@profiles.command()
+@click.argument("name")
+@click.option("--probe", "nodes", type=click.IntRange(1), is_flag=False, flag_value=2, default=None, metavar="[N]",
+              help="Slurm: a job of seconds on N nodes, 2 unless named.")  # fmt: skip
+@options.as_json
+def doctor(name: str, nodes: int | None, as_json: bool) -> None:
+    """Look whether the machine or site of the profile NAME is what that says."""
+    from launcher import doctor
+    from launcher.profiles import find_profile
+    from slipway import canonical
+
+    root = find_root()
+    profile = find_profile(root, name)
+    if nodes and profile.kind != "slurm":
+        raise SlipwayError(Exit.WORDS, f"{name} is a {profile.kind} profile: it has no nodes", where="--probe")
+    results = doctor.examine(root, profile, nodes or 0)
+    click.echo(canonical.pretty(results) if as_json else doctor.table(results), nl=False)
+    sys.exit(doctor.exit_code(results))
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["matrix", "profile", "step"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of step.yaml, of profiles or of images/matrix.yaml, for editors."""
+    from launcher import steplist
+
+    click.echo(steplist.schema(kind), nl=False)
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Draws a bar on stderr where that is a terminal; the bar ends with the last byte."""
+    bars: list[Any] = []
+
+    def show(done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if not bars:
+            bars.append(click.progressbar(length=total, file=sys.stderr, label="checking").__enter__())
+        bars[0].update(done - bars[0].pos)
+        if done == total:
+            bars[0].render_finish()
+
+    return show

@@ -1,0 +1,79 @@
+"""What several commands share: options, the folder of runs, what is said of a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slipway.console import say
+from slipway.errors import Exit
+from slipway.project import find_root
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+runs_dir: Decorator = click.option("--runs-dir", metavar="DIR", help="Where run directories are.")
+detach: Decorator = click.option(
+    "--detach", is_flag=True, help="Submit and return: what Slurm always does without --follow."
+)
+follow: Decorator = click.option(
+    "--follow", is_flag=True, help="Stay with a Slurm job until it ends; Ctrl-C leaves it running."
+)
+as_json: Decorator = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+_PLANNING: list[Decorator] = [
+    click.argument("step"),
+    click.argument("words", nargs=-1),
+    click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Where to run."),
+    click.option("--release", metavar="R", help="The library's release; the lock's default otherwise."),
+    click.option(
+        "--flavour", type=click.Choice(["cpu", "cuda"]), help="Image flavour; by the engine's GPUs otherwise."
+    ),
+    click.option(
+        "-c", "overlays", multiple=True, metavar="NAME|FILE", help="A configuration over the default; repeatable."
+    ),
+    click.option("--nodes", type=click.IntRange(1), help="Machines."),
+    click.option("--gpus", type=click.IntRange(0), help="GPUs per machine."),
+    click.option("--procs", type=click.IntRange(1), help="Processes per machine (cpu flavour; 1 otherwise)."),
+    click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable."),
+    click.option(
+        "--code", multiple=True, metavar="NAME=DIR[@REV]", help="Your tree over the image's NAME; repeatable."
+    ),
+    click.option("--allow-dirty", is_flag=True, help="With --code: pack changes that are not committed; recorded."),
+    click.option(
+        "--megatron-cache", metavar="DIR", help="NRL_MEGATRON_CHECKPOINT_DIR; the profile's or usual one otherwise."
+    ),
+    click.option("--resume", is_flag=True, help="Continue the run whose output is in output=."),
+    click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded."),
+    runs_dir,
+]
+
+
+def planning(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a plan is made of: STEP, WORDS and the options that are fields of flow.Options."""
+    for decorate in reversed(_PLANNING):
+        command = decorate(command)
+    return command
+
+
+def runs_folder(given: str | None) -> Path:
+    """Where --runs-dir says, else where the profile of this shell does."""
+    from launcher import profiles, records
+
+    root = find_root()
+    profile = profiles.find_profile(root, os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker")
+    return records.runs_dir(root, given, profile.runs)
+
+
+def report(prepared: Any) -> int:
+    """Prints notes and findings; returns the exit code of the first error."""
+    from launcher import rules
+
+    for note in prepared.notes:
+        say(note)
+    for finding in prepared.findings:
+        say(str(finding))
+    error = rules.first_error(prepared.findings)
+    return error.code if error else Exit.OK

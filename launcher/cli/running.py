@@ -1,0 +1,178 @@
+"""The commands that run something, end it, or bring what a run needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher.cli import options
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError
+from slipway.project import find_root
+
+
+@click.command()
+@options.planning
+@click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
+@options.detach
+@options.follow
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: the request as JSON.")
+@click.option("-o", "directory", type=click.Path(path_type=Path), help="Write the run directory there; submit nothing.")
+def run(
+    detach: bool,
+    follow: bool,
+    dry_run: bool,
+    as_json: bool,
+    directory: Path | None,
+    convert: bool,
+    words: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
+    from launcher import flow
+
+    root = find_root()
+    asked = flow.Options(words=words, argv=tuple(sys.argv[1:]), **given)
+    prepared = flow.prepare(root, asked)
+    if not dry_run:
+        prepared = flow.fetched(root, asked, prepared)
+    if convert:
+        prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
+    code = options.report(prepared)
+    if dry_run or directory:
+        code = code or _show_conversions(root, prepared, quiet=not dry_run)
+        if directory and not code:
+            flow.write_directory(prepared, directory)
+            say(f"wrote {directory}; submit it with: launch submit {directory}")
+        if dry_run:
+            click.echo(flow.request_as(prepared, as_json), nl=False)
+        sys.exit(code)
+    if code:
+        sys.exit(code)
+    _go(root, prepared, detach, follow)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@options.detach
+@options.follow
+@options.runs_dir
+def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) -> None:
+    """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
+    from launcher import flow
+
+    root = find_root()
+    _go(root, flow.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@options.runs_dir
+def cancel(run_name: str, runs_dir: str | None) -> None:
+    """Ask a run to stop; kill it after its grace."""
+    from launcher import life, records, show
+
+    found = records.find(options.runs_folder(runs_dir), run_name)
+    show.print_end(found, life.cancel(found))
+
+
+@click.command()
+@click.argument("name", metavar="hf://…")
+@click.option("--revision", default="", metavar="R", help="A branch, tag or commit; main otherwise.")
+@click.option("--hf-home", metavar="DIR", help="Into this HF_HOME; the profile's otherwise.")
+@click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Whose HF_HOME it is.")
+def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
+    """Bring hf://[datasets/]org/name[@revision][/path] into HF_HOME, at one commit; print where it is."""
+    from launcher import hub, hubcache, observe
+    from launcher.profiles import find_profile
+
+    asked = hubcache.parse(name, revision)
+    home = Path(hf_home).expanduser().absolute() if hf_home else observe.hf_home(find_profile(find_root(), profile))
+    click.echo(hub.fetch(asked, home))
+
+
+def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
+    """Runs the steps that convert inputs; the launch anew, with what they made. A dry run prints the first and ends."""
+    from launcher import convert, flow
+
+    conversions = convert.needed(root, asked, prepared)
+    for conversion in conversions:
+        step = conversion.prepared.plan.step
+        if conversion.made:
+            say(f"{conversion.input}: {step} has made {conversion.folder} before")
+            continue
+        say(f"{conversion.input}: first {step}, into {conversion.folder}")
+        if code := options.report(conversion.prepared):
+            sys.exit(code)
+        if dry:
+            click.echo(flow.request_as(conversion.prepared, False), nl=False)
+            say("what follows is planned once that has run: its inputs do not exist yet")
+            sys.exit(Exit.OK)
+        with conversion.claimed():
+            if not conversion.made:
+                if code := _finish(conversion.prepared).outcome.exit_code:
+                    sys.exit(code)
+                conversion.marker.touch()
+    return flow.prepare(root, convert.converted(asked, conversions)) if conversions else prepared
+
+
+def _show_conversions(root: Any, prepared: Any, quiet: bool) -> int:
+    """Says what a launch would make first, for a cache; its request, too, unless `quiet`. The first error's code."""
+    from launcher import conversions, flow
+
+    for need in conversions.missing(prepared.plan):
+        say(f"{need.input}: first {need.by}, into {conversions.folder(prepared.plan, need)}")
+        first = conversions.prepare(root, prepared.plan, need)
+        if code := options.report(first):
+            return code
+        if not quiet:
+            click.echo(flow.request_as(first, False), nl=False)
+    return 0
+
+
+def _start_conversion(prepared: Any) -> None:
+    """Submits it, and stays with it where the engine is one of this machine."""
+    from launcher import life
+
+    if code := options.report(prepared):
+        sys.exit(code)
+    if prepared.engine.ATTACHED:
+        if code := _finish(prepared).outcome.exit_code:
+            sys.exit(code)
+        return
+    with life.submitted(prepared) as (started, _):
+        say(f"it is run {started.id}")
+
+
+def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
+    from launcher import conversions, life
+
+    if detach and follow:
+        raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
+    after = conversions.ensure(root, prepared, _start_conversion)
+    if detach or not (prepared.engine.ATTACHED or follow):
+        with life.submitted(prepared, after) as (started, _):
+            click.echo(started.id)
+        say(f"follow it with: launch logs -f {started.id}")
+        return
+    sys.exit(_finish(prepared, after).outcome.exit_code)
+
+
+def _finish(prepared: Any, after: list[str] | None = None) -> Any:
+    """Runs it to its end; its record, which has an outcome."""
+    from launcher import life, show
+
+    if prepared.engine.ATTACHED:
+        finished, record = life.run_in_foreground(prepared)
+        show.print_end(finished, record)
+    else:
+        with life.submitted(prepared, after or ()) as (finished, _):
+            click.echo(finished.id)
+        record = show.follow(finished)
+    if record.outcome is None:
+        raise SlipwayError(Exit.INTERNAL, "the run goes on although its log ended", where=str(finished.path))
+    return record

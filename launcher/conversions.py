@@ -1,0 +1,116 @@
+"""What a launch needs in a cache of converted models: planned and made first, by one run, however many need it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher import cachefolders, catalogue, engines, flow, life, megatroncache
+from launcher.cachefolders import Holder, Taken
+from launcher.flow import Options, Prepared
+from launcher.megatroncache import Converted
+from launcher.plan import Plan
+from launcher.records import Run
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError
+from slipway.files import read_text
+from slipway.project import Root
+
+POLL = 0.5  # seconds between two looks at a run of another launcher
+
+
+def folder(plan: Plan, need: Converted) -> Path:
+    """Where it is on the host."""
+    cache = next(m.source for m in plan.mounts if m.target == megatroncache.TARGET)
+    return Path(cache) / need.folder
+
+
+def missing(plan: Plan) -> list[Converted]:
+    """What the plan needs and is not there whole."""
+    return [need for need in plan.needs if not cachefolders.marker(folder(plan, need))]
+
+
+def prepare(root: Root, plan: Plan, need: Converted) -> Prepared:
+    """The launch that makes it, on as many GPUs as share the model in training."""
+    parts = need.parts if plan.shape.gpus else {}
+    shared = parts.get("pipeline_parallel", 1) * max(parts.get("tensor_parallel", 1), parts.get("expert_parallel", 1))
+    nodes = math.ceil(shared / plan.shape.gpus) if parts else 1
+    words = [f"model={need.model}", f"output={folder(plan, need)}", *(f"{n}={size}" for n, size in parts.items())]
+    asked = Options(
+        step=need.by, words=tuple(words), profile=plan.profile.name, flavour=plan.flavour, nodes=nodes,
+        gpus=shared // nodes if plan.shape.gpus else None, procs=shared // nodes, allow_drift=plan.allow_drift,
+        release=plan.release if catalogue.find_step(root, need.by).library == plan.library else None, makes=need,
+    )  # fmt: skip
+    return flow.prepare(root, asked)
+
+
+def ensure(root: Root, prepared: Prepared, start: Callable[[Prepared], None]) -> list[str]:
+    """Returns when all that the launch needs is there, or with the jobs that have to end before it may start.
+
+    `start` submits a conversion, and stays with it to its end where the engine is one of this machine.
+    Raises SlipwayError 75 where another host makes it, or a run that cannot be seen.
+    """
+    jobs = []
+    for need in missing(prepared.plan):
+        place = folder(prepared.plan, need)
+        while not cachefolders.marker(place):
+            run = _maker(place)
+            if run is None:
+                say(f"{need.input}: first {need.by}, into {place}")
+                try:
+                    start(prepare(root, prepared.plan, need))
+                except Taken:
+                    continue
+                run = _maker(place)
+            if run and not prepared.engine.ATTACHED and (job := _job(run)):
+                jobs.append(job)
+                break
+            if run:
+                _await(run, place)
+    return jobs
+
+
+def _maker(place: Path) -> Run | None:
+    """The living run that makes a folder; the lease of a dead one is given back."""
+    found = cachefolders.holder(place)
+    if found is None:
+        return None
+    run = Run(Path(found.directory))
+    if lives(found):
+        return run
+    say(f"run {run.id}, which was to make {place}, has ended without it")
+    cachefolders.release(place, run.id)
+    return None
+
+
+def lives(found: Holder) -> bool:
+    """Whether the run goes on, by its engine's word. Raises SlipwayError 75 where only another host could tell."""
+    if not Path(found.directory).is_dir():
+        what = f"run {found.run} of {found.host} makes it, and {found.directory} cannot be seen from here"
+        raise SlipwayError(Exit.TRY_AGAIN, what, remedy="if it has ended: launch cache prune --force")
+    if found.host != os.uname().nodename and engines.of(found.kind).ATTACHED:
+        remedy = f"wait for it: launch show {found.run}, on {found.host}"
+        raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} makes it on {found.host}", remedy=remedy)
+    record, state = life.refresh(Run(Path(found.directory)))
+    return record.outcome is None if record else state != "never submitted"
+
+
+def _job(run: Run) -> str | None:
+    """The engine's name of a run that is in its queue; None while that is not known."""
+    path = run.path / "job"
+    return read_text(path).strip() if path.is_file() else None
+
+
+def _await(run: Run, place: Path) -> None:
+    """Returns when the run has ended, or is about to be known by its engine."""
+    record = run.record()
+    if record is None or not run.had_event("started"):
+        time.sleep(POLL)
+        return
+    say(f"waiting for run {run.id}, which makes {place}")
+    with engines.of_record(record.engine) as engine:
+        engine.wait(run)
+    life.refresh(run)

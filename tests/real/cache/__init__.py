@@ -1,0 +1,43 @@
+"""What the tests of conversions share: models that are converted as they say, and launches of what reads them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..support import Run, Tree
+
+
+def model(source: Path, place: Path, *stages: str) -> Path:
+    """A model whose conversion waits at these stages (cache_converts.py); another content, hence another folder."""
+    folder = place / "model"
+    shutil.copytree(source, folder)
+    (folder / "of").write_text(place.name)
+    for stage in stages:
+        (folder / f"at-{stage}").touch()
+    return folder
+
+
+def reads(model: Path, output: Path, step: str = "reads") -> tuple[str, ...]:
+    """A launch of the step that needs the model converted."""
+    return (f"test/{step}", "--flavour", "cpu", f"policy={model}", f"output={output}")
+
+
+def converted(tree: Tree, cache: Path) -> list[dict[str, Any]]:
+    """What `launch cache list` says."""
+    done = tree.launch("cache", "list", "--megatron-cache", str(cache), "--json")
+    assert done.code == 0, done
+    return list(json.loads(done.out))
+
+
+def conversions(tree: Tree, before: list[Run], step: str = "test/converts") -> list[Run]:
+    """Runs of the converter since then."""
+    known = {run.id for run in before}
+    return [run for run in tree.all_runs() if run.id not in known and f"-{step.replace('/', '.')}-" in run.id]
+
+
+def leftovers(cache: Path) -> list[str]:
+    """Leases that nobody has given back."""
+    return [str(path) for path in cache.glob("*/.leases/*")]
