@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,22 +53,25 @@ def choose(entry: Entry, words: tuple[str, ...]) -> dict[str, Source]:
     Looks into the checkouts and asks no server. Raises SlipwayError 64 for an unknown name, 66 for what is no checkout,
     78 for an unresolved commit.
     """
-    given = _words(entry, words)
+    given = named("--source", words, entry, entry.repositories, f"{{}}=DIR or {{}}={LEFT_OUT}")
     return {name: _choose(entry, name, given.get(name)) for name in entry.repositories}
 
 
-def _words(entry: Entry, words: tuple[str, ...]) -> dict[str, str]:
+def named(option: str, words: tuple[str, ...], entry: Entry, names: Collection[str], forms: str) -> dict[str, str]:
+    """What the words `NAME=VALUE` of a repeatable option give each of `names`. Raises SlipwayError 64.
+
+    `forms`: what is expected, with {} for the name.
+    """
     given: dict[str, str] = {}
     for word in words:
+        where = f"{option} {word}"
         name, _, value = word.partition("=")
-        if name not in entry.repositories:
-            remedy = nearest(name, entry.repositories) if entry.repositories else "it brings no repository"
-            raise SlipwayError(
-                Exit.WORDS, f"{entry.name} has no repository {name!r}", where=f"--source {word}", remedy=remedy
-            )
+        if name not in names:
+            remedy = nearest(name, names) if names else "its image has none"
+            raise SlipwayError(Exit.WORDS, f"{entry.name} has no repository {name!r}", where=where, remedy=remedy)
         if not value or name in given:
-            what = "stands twice" if value else f"not of the form {name}=DIR or {name}={LEFT_OUT}"
-            raise SlipwayError(Exit.WORDS, what, where=f"--source {word}")
+            what = "stands twice" if value else f"not of the form {forms.format(name, name)}"
+            raise SlipwayError(Exit.WORDS, what, where=where)
         given[name] = value
     return given
 
@@ -78,7 +82,9 @@ def _choose(entry: Entry, name: str, given: str | None) -> Source:
         return Source(repository, Brought(commit=None, tree=None, clean=False, left_out=True))
     if given:
         folder = Path(given).expanduser().resolve()
-        commit, tree = _stands(folder, f"--source {name}={given}")
+        check_top(folder, f"--source {name}={given}")
+        with _index_of(folder) as (git, tree):
+            commit = git("rev-parse", "HEAD")
         return Source(repository, Brought(commit=commit, tree=tree, clean=tree == repository.tree), folder)
     if not repository.commit:
         raise SlipwayError(
@@ -153,39 +159,31 @@ def _fetch(git: Git, url: str, commit: str) -> None:
         raise SlipwayError(Exit.NO_INPUT, f"there is no commit {commit}", where=url, remedy=way_out)
 
 
-def _stands(folder: Path, where: str) -> tuple[str, str]:
-    """HEAD of a checkout, and the tree of its files as they stand: changes and new files count, ignored ones do not."""
+def check_top(folder: Path, where: str) -> None:
+    """Raises SlipwayError 66 for what is not the top of a git checkout."""
     if not folder.is_dir():
         raise SlipwayError(Exit.NO_INPUT, "there is no such folder", where=where)
     if not (folder / ".git").exists():
         raise SlipwayError(Exit.NO_INPUT, "is not the top of a git checkout", where=where)
-    with _index_of(folder) as (git, tree):
-        return git("rev-parse", "HEAD"), tree
 
 
-class _index_of:
-    """An index of a checkout's files as they stand, and its tree; the checkout itself is not written to."""
+@contextmanager
+def _index_of(folder: Path) -> Iterator[tuple[Git, str]]:
+    """An index of a checkout's files as they stand, and its tree; the checkout itself is not written to.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.tmp = tempfile.TemporaryDirectory(prefix="slipway-git-")
-
-    def __enter__(self) -> tuple[Git, str]:
-        tmp = Path(self.tmp.name)
-        (tmp / "objects").mkdir()
-        own = Path(Git(self.folder)("rev-parse", "--git-path", "objects"))
+    Changes and new files count, ignored ones do not.
+    """
+    with tempfile.TemporaryDirectory(prefix="slipway-git-") as tmp:
+        Path(tmp, "objects").mkdir()
         variables = {
-            "GIT_INDEX_FILE": str(tmp / "index"),
-            "GIT_OBJECT_DIRECTORY": str(tmp / "objects"),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((self.folder / own).resolve()),
+            "GIT_INDEX_FILE": f"{tmp}/index",
+            "GIT_OBJECT_DIRECTORY": f"{tmp}/objects",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": Git(folder).place("objects"),
         }
-        git = Git(self.folder, variables)
+        git = Git(folder, variables)
         git("read-tree", "HEAD")  # so that submodules that are not checked out stay what they are
         git("add", "--all")
-        return git, git("write-tree")
-
-    def __exit__(self, *_: object) -> None:
-        self.tmp.cleanup()
+        yield git, git("write-tree")
 
 
 class Git:
@@ -204,6 +202,10 @@ class Git:
             what = f"git {words[0]} failed: {done.stderr.strip()[-400:]}"
             raise SlipwayError(Exit.DATA, what, where=str(self.folder))
         return done.stdout.strip()
+
+    def place(self, name: str) -> str:
+        """The path of a file or folder of the repository itself (index, objects)."""
+        return str(self.folder / self("rev-parse", "--git-path", name))
 
     def has(self, commit: str) -> bool:
         return self._run("cat-file", "-e", f"{commit}^{{tree}}").returncode == 0

@@ -5,30 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Literal
 
 from images import lock as locks
 from images.model import Flavour
 from launcher import artifacts, cachefolders, catalogue, conversions, megatroncache, observe, planner, profiles
+from launcher.artifacts import Artifact
 from launcher.cachefolders import LEASES, QUARANTINE
 from launcher.megatroncache import MARKER, Converted
-from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import cannot_write, read_text
+from slipway.files import cannot_write
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
 State = Literal["whole", "being made", "unfinished", "quarantined"]
-# What Megatron-Bridge writes of a model's shape (run_config.yaml) -> what its config.json calls it.
-SHAPE = {
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_query_groups": "num_key_value_heads",
-    "ffn_hidden_size": "intermediate_size",
-}
 
 
 class Item(Noun, frozen=True, kw_only=True):
@@ -157,7 +147,7 @@ def adopt(
     model = artifacts.inspect(name, Path(path))
     if model.type != "checkpoint_hf":
         raise SlipwayError(Exit.DATA, f"is no checkpoint_hf: found {model.type or model.note or 'nothing'}", where=word)
-    faults = [*_checkpoint_faults(source), *(_other_shape(source, Path(path)) if source.is_dir() else ())]
+    faults = [*_checkpoint_faults(source), *_other_shape(artifacts.inspect("converted", source), model)]
     if faults:
         raise SlipwayError(Exit.DATA, "\n  ".join(faults), where=str(source))
     folder = where / megatroncache.key(entry) / megatroncache.folder(planner.container_path(model))
@@ -169,19 +159,8 @@ def adopt(
     return folder
 
 
-def _other_shape(source: Path, model: Path) -> Iterator[str]:
-    """Numbers of the model's shape that differ; weights are not compared."""
-    iteration = next(iter(sorted(source.glob("iter_*"))), source)
-    written = iteration / "run_config.yaml"
-    if not written.is_file():
-        yield f"{iteration}: has no run_config.yaml, from which NeMo RL reads the model's shape"
-        return
-    said = _plain(yamldoc.parse(read_text(written), str(written)).get("model"))
-    wanted = msgspec.json.decode(read_text(model / "config.json"))
-    for key, other in SHAPE.items():
-        if key in said and other in wanted and said[key] != wanted[other]:
-            yield f"{written}: model.{key} is {said[key]}, the model's {other} is {wanted[other]}"
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _other_shape(made: Artifact, model: Artifact) -> Iterator[str]:
+    """Numbers of the architecture that differ; weights are not compared."""
+    for key in sorted(made.facts.keys() & model.facts.keys() - {"tokenizer", "template"}):
+        if made.facts[key] != model.facts[key]:
+            yield f"{made.path}: {key} is {made.facts[key]}, of {model.path} it is {model.facts[key]}"

@@ -27,7 +27,9 @@ Role = Literal[
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
     "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "logprob_batch", "prompts",
     "generations", "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus",
-    "reward_nodes", "second_version", "save_format", "packing", "chat_template",
+    "reward_nodes", "second_version", "save_format", "packing", "chat_template", "generation_backend",
+    "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
+    "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
 ]  # fmt: skip
 
 
@@ -163,11 +165,23 @@ class Release(Noun, frozen=True, kw_only=True):
 
 
 class Backend(Noun, frozen=True, kw_only=True):
-    """One of the library's ways to train: the key that switches it on, checkpoints it starts from, its own roles."""
+    """One of the library's ways to train: the key that switches it on, checkpoints it starts from, its own roles.
+
+    `states`: bytes of a weight, its gradient and its optimizer state; `sharding`: ZeRO's stage that divides them.
+    """
 
     enabled: str
     reads: list[ArtifactType]
     roles: dict[Role, str] = {}
+    states: tuple[int, int, int] | None = None
+    sharding: Literal[0, 1, 3] = 0
+
+
+class Sample(Noun, frozen=True, kw_only=True):
+    """What one row of a batch is in training: `sequences` of it; whether the loss has `logits` over the vocabulary."""
+
+    sequences: int = 1
+    logits: bool = True
 
 
 class Cache(Noun, frozen=True, kw_only=True):
@@ -205,6 +219,7 @@ class Step(Noun, frozen=True, kw_only=True):
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs
     backends: dict[str, Backend] = {}
+    sample: Sample = Sample()
     wires: list[Wire] = []
     presets: dict[str, Any] = {}  # what the base in the image says, key by key
     misnamed: dict[str, str] = {}  # a name that old documentation has -> the part of a key that it means

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from images.model import Entry, Flavour
-from images.sources import Git, write_out
+from images.sources import Git, check_top, named, write_out
 from launcher.catalogue import matches
 from launcher.plan import Code, Finding, Wish
 from slipway import yamldoc
@@ -92,28 +92,15 @@ def known(root: Root, entry: Entry) -> list[Hidden]:
 def choose(rows: list[Hidden], entry: Entry, words: tuple[str, ...], allow_dirty: bool) -> dict[str, Checkout]:
     """What `words` name, by repository; looks only. Raises SlipwayError 64 (unknown), 65 (changes), 66."""
     paths = {r.name: r.path for r in rows} | {n: r.path for n, r in entry.repositories.items()}
-    found: dict[str, Checkout] = {}
-    for word in words:
-        where = f"--code {word}"
-        name, _, value = word.partition("=")
-        if name not in paths:
-            remedy = nearest(name, paths) if paths else "its image has none"
-            raise SlipwayError(Exit.WORDS, f"{entry.name} has no repository {name!r}", where=where, remedy=remedy)
-        if not value or name in found:
-            what = "stands twice" if value else f"not of the form {name}=DIR or {name}=DIR@REV"
-            raise SlipwayError(Exit.WORDS, what, where=where)
-        found[name] = _look(paths[name], value, allow_dirty, where)
-    return found
+    given = named("--code", words, entry, paths, "{}=DIR or {}=DIR@REV")
+    return {name: _look(paths[name], value, allow_dirty, f"--code {name}={value}") for name, value in given.items()}
 
 
 def _look(path: str, value: str, allow_dirty: bool, where: str) -> Checkout:
     ends = [*(m.start() for m in re.finditer("@", value)), len(value)]
-    end = next((e for e in ends if Path(value[:e]).expanduser().is_dir()), None)  # a folder's name may have an @
-    if end is None:
-        raise SlipwayError(Exit.NO_INPUT, "there is no such folder", where=where)
+    end = next((e for e in ends if Path(value[:e]).expanduser().is_dir()), len(value))  # a name may have an @
     folder, revision = Path(value[:end]).expanduser().resolve(), value[end + 1 :]
-    if not (folder / ".git").exists():
-        raise SlipwayError(Exit.NO_INPUT, "is not the top of a git checkout", where=where)
+    check_top(folder, where)
     commit = _commit(Git(folder), revision, where)
     changed, untracked = ([], []) if revision else _changes(Git(folder), where)
     if (changed or untracked) and not allow_dirty:
@@ -170,7 +157,7 @@ class _Packed:
 @contextmanager
 def _packed(folder: Path, commit: str, dirty: bool) -> Iterator[_Packed]:
     with tempfile.TemporaryDirectory(prefix="slipway-git-") as tmp:
-        git = _repository(Path(tmp), Path(tmp), [f"{tmp}/changed", _objects(folder)])
+        git = _repository(Path(tmp), Path(tmp), [f"{tmp}/changed", Git(folder).place("objects")])
         if dirty:
             tree = _as_it_stands(folder, Path(tmp))
             plain = ("--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color")
@@ -190,17 +177,13 @@ def _repository(folder: Path, work_tree: Path, objects: list[str]) -> Git:
     return Git(work_tree, place | variables)
 
 
-def _objects(folder: Path) -> str:
-    return str(folder / Git(folder)("rev-parse", "--git-path", "objects"))
-
-
 def _as_it_stands(folder: Path, tmp: Path) -> str:
     """The tree of what is tracked, staged or not, with the checkout's own attributes; its new objects are in `tmp`."""
-    index = folder / Git(folder)("rev-parse", "--git-path", "index")
-    shutil.copy2(index, tmp / "staged")  # with its time, by which git knows which files it has to read
+    # With its time, by which git knows which files it has to read.
+    shutil.copy2(Git(folder).place("index"), tmp / "staged")
     (tmp / "changed").mkdir()
     variables = {"GIT_INDEX_FILE": f"{tmp}/staged", "GIT_OBJECT_DIRECTORY": f"{tmp}/changed"}
-    git = Git(folder, variables | {"GIT_ALTERNATE_OBJECT_DIRECTORIES": _objects(folder)})
+    git = Git(folder, variables | {"GIT_ALTERNATE_OBJECT_DIRECTORIES": Git(folder).place("objects")})
     git("add", "--update", ".")
     return git("write-tree")
 
@@ -215,7 +198,7 @@ def _take_submodules(git: Git, folder: Path) -> tuple[dict[str, str], list[str]]
                 empty.append(path)
                 continue
             taken[path] = commit
-            git.env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] += os.pathsep + _objects(folder / path)
+            git.env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] += os.pathsep + Git(folder / path).place("objects")
             git("read-tree", f"--prefix={path}/", commit)
     return taken, empty
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from launcher import jsonl, parquet
+from launcher import compressed, jsonl, parquet
 from launcher.faults import Fault, Found, fault
 
 HEAD, HEADS = 4 * 1024 * 1024, 32 * 1024 * 1024  # bytes read of one file's beginning; of all files together
@@ -91,7 +91,7 @@ def _lines(files: Sequence[Path], named: Mapping[str, str]) -> Found:
     if shape is None:
         return Found(note=note)
     faults: list[Fault] = []
-    most = MAX_PACKED if jsonl.packed(files[0]) else MAX_HEADS
+    most = MAX_PACKED if compressed.packed(files[0]) else MAX_HEADS
     whole = len(files) <= most
     for number, file in enumerate(files[:most]):
         try:
@@ -118,7 +118,7 @@ def unreadable(file: Path, e: OSError) -> Fault:
 
 def _head(file: Path, size: int) -> tuple[bytes, bool]:
     """The whole lines within the first `size` bytes, the first line at least; and whether that is all of the file."""
-    with jsonl.opened(file) as f:
+    with compressed.opened(file) as f:
         head = f.read(size)
         if len(head) < size or not (more := f.read(1)):
             return head, True

@@ -24,6 +24,7 @@ from launcher import (
     hubcache,
     megatroncache,
     memory,
+    memory_rl,
     observe,
     profiles,
     records,
@@ -143,6 +144,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         *([f"{megatroncache.NAME}: {c.path} ({c.rule})"] if (c := wish.megatron_cache) else []),
         *fit.notes(wish),
         *memory.notes(wish, seen),
+        *memory_rl.notes(wish, seen),
     ]
     writers = {name: found.write for name, found in checkouts.items()}
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}

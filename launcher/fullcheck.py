@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from launcher import artifacts, datasets, jsonl
+from launcher import artifacts, compressed, datasets, jsonl
 from launcher.artifacts import Artifact
 from launcher.faults import Fault, fault, kept
 from slipway.errors import Exit, SlipwayError
@@ -114,7 +114,7 @@ def _pieces(artifact: Artifact) -> list[_Piece]:
     step = max(PIECE, sum(sizes) // PIECES)
     pieces = []
     for file, size in zip(files, sizes, strict=True):
-        if shape is None or size <= step or jsonl.packed(file):
+        if shape is None or size <= step or compressed.packed(file):
             pieces.append(_Piece(file, shape, 0, size, True))
         else:
             pieces += [_Piece(file, shape, at, min(step, size - at), False) for at in range(0, size, step)]
@@ -146,7 +146,7 @@ def _workers(count: int) -> Iterator[Callable[[Sequence[_Piece]], Iterator[_Resu
         except BrokenProcessPool as e:
             raise SlipwayError(Exit.TRY_AGAIN, "a worker was killed", remedy="out of memory? try --workers 1") from e
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits: one that is shut down in its exit complains of a closed pipe
 
 
 def _in_order(pool: Executor, pieces: Sequence[_Piece], ahead: int) -> Iterator[_Result]:
@@ -177,9 +177,9 @@ def _read(piece: _Piece) -> _Result:
 
 def _scan(piece: _Piece, check: jsonl.Checker) -> jsonl.Scan:
     if piece.whole:
-        with jsonl.opened(piece.file) as f:
+        with compressed.opened(piece.file) as f:
             return jsonl.scan(f, check)
-    with piece.file.open("rb", buffering=jsonl.BUFFER) as f:
+    with piece.file.open("rb") as f:
         size = piece.size
         if piece.start:  # a line that began before belongs to the piece before
             f.seek(piece.start - 1)

@@ -7,16 +7,12 @@ slowly and carefully, which finds the words for what is wrong, or that nothing i
 from __future__ import annotations
 
 import contextlib
-import gzip
-import shutil
-import subprocess
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from io import BufferedIOBase, BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -26,7 +22,6 @@ MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is a fault, and is never hel
 BUFFER = 256 * 1024  # bytes per read: more no longer fits the processor's cache and is slower
 BLOCK = 64 * 1024  # bytes that are decoded at once, about, for the same reason
 MAX_ORDERS = 1024
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
 _OPEN, _CLOSED = b"{}"
 _BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
@@ -111,53 +106,6 @@ def _parsed(line: bytes) -> Any:
         return msgspec.json.decode(line)
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BufferedIOBase]:
-    """The file's bytes, unpacked where they are gzip's or zstd's (by magic). Raises OSError for broken packing.
-
-    zstd is the program: Python 3.11 has no module of it, and its pipe unpacks on another core meanwhile.
-    """
-    with path.open("rb", buffering=BUFFER) as f:
-        magic = f.read(4)
-        f.seek(0)
-        if magic.startswith(GZIP):
-            with gzip.open(f) as unpacked, _broken(path):
-                yield unpacked
-        elif magic == ZSTD:
-            yield from _zstd(path)
-        else:
-            yield f
-
-
-def packed(path: Path) -> bool:
-    """Whether the file is gzip's or zstd's: it can be read from its beginning only."""
-    with path.open("rb") as f:
-        return f.read(4).startswith((GZIP, ZSTD))
-
-
-@contextlib.contextmanager
-def _broken(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise OSError(0, f"the gzip data is broken: {e}", str(path)) from e
-
-
-def _zstd(path: Path) -> Iterator[BufferedIOBase]:
-    if not shutil.which("zstd"):
-        raise OSError(0, "it is compressed with zstd, and there is no zstd program to unpack it", str(path))
-    command = ["zstd", "-dcq", "--", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=BUFFER) as program:
-        assert program.stdout is not None and program.stderr is not None
-        try:
-            yield cast(BufferedIOBase, program.stdout)
-            if not program.stdout.read(1) and program.wait():
-                why = program.stderr.read(1000).decode(errors="replace").strip().rpartition(": ")[2]
-                raise OSError(0, f"the zstd data is broken: {why}", str(path))
-        finally:
-            program.kill()  # where the reader has seen enough
-
-
 def scan(stream: BufferedIOBase, check: Checker, size: float = float("inf")) -> Scan:
     """Checks the lines that begin within the next `size` bytes of `stream`, in memory of one line.
 
@@ -205,7 +153,9 @@ class _Found:
         return len(line) - len(begun) + (skip_line(stream) if _cut(line) else 0)
 
     def line(self, line: bytes) -> None:
-        problem = ("error", f"a line of more than {MAX_LINE >> 20} MiB") if _cut(line) else self.check(line)
+        """Checks a line."""
+        cut: Problem = ("error", f"a line of more than {MAX_LINE >> 20} MiB")
+        problem = cut if _cut(line) else self.check(line)
         self.lines += 1
         if problem:
             self.counts[problem[0]] += 1
@@ -255,12 +205,11 @@ class Checker:
             rows = self._decode_lines(memoryview(buffer)[start:end])
         except _UNDECODED:
             return 0
-        lines, at, find = 1, start - 1, buffer.find
-        while (at := find(b"\n", at + 1, end - 1)) >= 0:
-            if buffer[at - 1] != _CLOSED or buffer[at + 1] != _OPEN:
-                return 0
+        lines, at, find, begins = 1, start, buffer.find, buffer[start] == _OPEN
+        while begins and (at := find(b"\n", at + 1, end - 1)) >= 0:
+            begins = buffer[at - 1] == _CLOSED and buffer[at + 1] == _OPEN
             lines += 1
-        return lines if lines == len(rows) and self._good(rows) else 0
+        return lines if begins and lines == len(rows) and self._good(rows) else 0
 
 
 checker = lru_cache(16)(Checker)
@@ -276,7 +225,8 @@ class _Orders(dict[tuple[str, ...], bool]):
         return good
 
     def good(self, rows: list[Any]) -> bool:
-        return all([self[order] for order in {tuple([m.role for m in row.messages]) for row in rows}])
+        """Whether those of all conversations are."""
+        return all(self[order] for order in {tuple([m.role for m in row.messages]) for row in rows})
 
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]

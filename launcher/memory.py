@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -160,11 +160,14 @@ def activations(model: Model, layout: Layout) -> float:
     return kept + head
 
 
-def next_fit(model: Model, layout: Layout, memory: int) -> Layout | None:
+def next_fit(model: Model, layout: Layout, memory: int, used: Callable[[Layout], float] | None = None) -> Layout | None:
     """The layout that fits with the fewest GPUs, then this batch of a process or 1, then the least parallelism.
+
+    `used`: bytes of a GPU with a layout; those of training otherwise.
 
     None where none does. Where everything is sharded, only more GPUs help.
     """
+    used = used or (lambda other: sum(estimate(model, other).values()))
     few, micros = (1, 2, 4, 8), dict.fromkeys((layout.micro, 1))
     sizes = itertools.product((*few, 16, 32), micros, (*few, 16), few, (*few, 16, 32))
     for grown, micro, pipeline, tensor, expert in sizes:
@@ -173,7 +176,7 @@ def next_fit(model: Model, layout: Layout, memory: int) -> Layout | None:
             sequence_parallel=tensor > 1,
         )  # fmt: skip
         fixed = layout.sharding == 3 and (pipeline, tensor, expert) != (layout.pipeline, layout.tensor, layout.expert)
-        if not fixed and other.possible(model) and sum(estimate(model, other).values()) < WARN * memory:
+        if not fixed and other.possible(model) and used(other) < WARN * memory:
             return other
     return None
 
@@ -223,9 +226,7 @@ def check(wish: Wish, seen: Observed) -> list[Finding]:
     if not found or used < WARN:
         return []
     other = next_fit(*found)
-    remedy = (
-        f"would fit: {' '.join(_words(wish, found[1], other))}" if other else "no shape fits: shorten the sequences"
-    )
+    remedy = f"would fit: {' '.join(words(wish, found[1], other))}" if other else "no shape fits: shorten the sequences"
     return [
         error(Exit.CONFIG, "memory", line(*found), remedy)
         if used >= REFUSE
@@ -260,7 +261,7 @@ def line(model: Model, layout: Layout, memory: int) -> str:
     )
 
 
-def _words(wish: Wish, layout: Layout, other: Layout) -> Iterator[str]:
+def words(wish: Wish, layout: Layout, other: Layout) -> Iterator[str]:
     """What to say on the command line for another layout."""
     per_node = min(max(wish.procs, NODE), other.world)
     if other.world != layout.world:

@@ -118,9 +118,15 @@ def _cached(wish: Wish, cache: Cache) -> Iterator[Finding]:
             what = "the library would convert by itself while others may read"
             yield error(Exit.CONFIG, setting(wish, key), what, "launch cache prune FOLDER, and leave this out")
     for key in cache.rekeyed_by:
-        if value_of(wish, key) not in (None, msgspec.UNSET, {}):
+        below = any(k.startswith(f"{key}.") for k in wish.words.overrides)
+        if below or value_of(wish, key) not in (None, msgspec.UNSET, {}):
             what = "the library would look for a conversion of its own with these overrides"
             yield error(Exit.CONFIG, setting(wish, key), what, "write them into the config.json of a copy of the model")
+
+
+def training_gpus(wish: Wish, known: Known) -> int:
+    """GPUs that train; 0 where that is unknown, or wrong."""
+    return _training_shape(wish, known)[0]
 
 
 def _training_shape(wish: Wish, known: Known) -> tuple[int, list[Finding]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from launcher import fit, megatroncache, memory, rlrules
+from launcher import fit, megatroncache, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
 from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
@@ -37,7 +37,8 @@ def check(wish: Wish, seen: Observed, steps: Sequence[Step] = ()) -> list[Findin
     `steps`: among which one that converts a wrong input is looked for.
     """
     findings = [*_inputs(wish, seen, steps), *_output(wish, seen), *_environment(wish), *_mounts(wish, seen)]
-    findings += [*_shape(wish, seen), *fit.check(wish, seen), *rlrules.check(wish, seen), *memory.check(wish, seen)]
+    findings += [*_shape(wish, seen), *fit.check(wish, seen), *rlrules.check(wish, seen)]
+    findings += [*memory.check(wish, seen), *memory_rl.check(wish, seen)]
     return [*findings, *_engine(wish, seen), *_image(wish, seen)]
 
 

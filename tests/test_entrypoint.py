@@ -679,3 +679,18 @@ def test_ranks_save_and_torchrun_is_left_alone(torchrun: Container) -> None:
     assert not (torchrun.state / "0" / "agent-told").exists()
     assert torchrun.status["step_exit_code"] == 0
     assert "TERM to 2 rank(s)" in torchrun.err
+
+
+def test_a_model_that_was_to_be_converted_has_to_be_whole(box: Container) -> None:
+    """Without its marker NeMo RL would convert by itself; the marker may come while NFS hides it."""
+    place = box.root / "cache"
+    (place / "model_a" / "iter_0000000").mkdir(parents=True)
+    box.env |= {"NRL_MEGATRON_CHECKPOINT_DIR": str(place), "SLIPWAY_CONVERTED": "model_a\nmodel_b"}
+    (place / "model_b").mkdir()
+    (place / "model_b" / "slipway.json").write_text("{}")
+    assert box.run("print('ran')") == 78 and "ran" not in box.out
+    assert box.status["reason"].startswith(f"{place}/model_a: the model is not there, or not whole: its conversion did")
+    box.env["SLIPWAY_MOUNT_WAIT"] = str(PATIENCE)
+    started = box.start("print('ran')")
+    (place / "model_a" / "slipway.json").write_text("{}")
+    assert started.wait(PATIENCE) == 0 and "ran" in box.out

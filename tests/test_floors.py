@@ -22,6 +22,7 @@ LAUNCHER = [
     {"observe", "code", "profilelist", "cachefolders"},
     {"records"},
     {"rules", "engines", "planner"},
+    {"memory_rl"},
     {"memory", "rlrules"},
     {"fit"},
     {"plan"},
@@ -30,7 +31,7 @@ LAUNCHER = [
     {"artifacts", "hub"},
     {"hubcache"},
     {"checkpoints", "datasets"},
-    {"jsonl", "parquet"},
+    {"compressed", "jsonl", "parquet"},
     {"faults"},
 ]
 HEAVY = {"docker", "jinja2", "packaging", "pip", "requests", "urllib3", "uv", "yaml", "msgspec", "http.client", "ssl"}
@@ -97,7 +98,7 @@ def test_verify_needs_nothing_but_the_standard_library_and_a_copy_of_packaging()
 def test_rules_and_plan_look_at_nothing() -> None:
     """They are pure: what they are given is all that they know."""
     looking = {"os", "shutil", "subprocess", "socket", "time", "datetime", "random", "docker", "slipway.files"}
-    for name in ("rules", "plan", "planner", "words", "fit", "memory"):
+    for name in ("rules", "plan", "planner", "words", "fit", "memory", "memory_rl"):
         names = set(imported(REPO / "launcher" / f"{name}.py"))
         assert not {n for n in names if n in looking or n.split(".")[0] in looking}, name
 

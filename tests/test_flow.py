@@ -127,6 +127,13 @@ def test_a_launch_says_what_converts_and_what_it_could_not_look_at(
     found = flow.prepare(project.root, flow.Options("sft/megatron_bridge", words, "site"))
     assert f"run first: launch convert/hf_to_megatron model={inputs.model} " in found.findings[0].remedy
     found = flow.prepare(project.root, flow.Options("sft/automodel", inputs.words, "site"))
-    assert [n.partition(",")[0] for n in found.notes[2:]] == ["note: not checked"]
+    assert [n.partition(",")[0] for n in found.notes[2:]] == [], "all that is counted is stated of its base"
+    found = flow.prepare(
+        project.root, flow.Options("sft/automodel", (*inputs.words, "dataset.seq_length=null"), "site")
+    )
+    assert [n.partition(":")[2] for n in found.notes[2:]] == [
+        " not checked, only the image's /opt/Automodel/examples/llm_finetune/llama3_2/llama3_2_1b_squad.yaml may say it: "
+        "dataset.seq_length"
+    ]
     found = flow.prepare(project.root, flow.Options("pretrain/megatron_bridge", (), "site"))
     assert [n.partition(" of ")[0] for n in found.notes[2:]] == ["note: memory: about 3.7"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import random
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,42 +153,37 @@ def test_the_keys_of_the_first_lines_are_declared_to_the_decoder() -> None:
 LINES = b'{"input": "x", "output": "y"}\n' * 3 + b"{}\n" + b'{"input": "x", "output": "y"}\n'
 
 
-@pytest.mark.parametrize("pack", ["plain", "gzip", "gzip in two parts", "zstd", "zstd in two parts"])
-def test_packed_files_are_known_by_their_magic(tmp_path: Path, pack: str) -> None:
-    path, (one, two) = tmp_path / "data", (LINES[:50], LINES[50:])
-    packers = {"gzip": gzip.compress, "zstd": zstd}
-    packer = packers.get(pack.partition(" ")[0], bytes)
-    path.write_bytes(packer(one) + packer(two) if "two" in pack else packer(LINES))
-    with jsonl.opened(path) as f:
-        scan = jsonl.scan(f, jsonl.checker(PROMPT))
-    assert (scan.lines, scan.problems) == (5, [(4, "error", "`input` is missing")])
-    assert jsonl.packed(path) == (pack != "plain")
+# Good by themselves, each on a line of its own; what JSON allows between objects is no end of a line here.
+@pytest.mark.parametrize(
+    ("lines", "wrong"),
+    [
+        (LINES[:30] * 40, []),
+        (LINES[:30] * 40 + LINES[:29], []),
+        (LINES[:29] * 2 + b"\n" + LINES[:30] + b"\n" + LINES[:30], [1, 3]),
+        (b"\n" + LINES[:29] * 2 + b"\n", [1, 2]),
+        (LINES[:29] * 2 + b"\n\n", [1, 2]),
+        (LINES[:30] + LINES[:29] * 2 + b"\n" + LINES[:30].replace(b", ", b",\n"), [2, 3, 4]),
+        (LINES[:30].replace(b"\n", b"\r\n") * 3, []),
+        (LINES[:30].replace(b"{", b" {") * 3, []),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 1, 3000])
+def test_each_line_is_one_object(lines: bytes, wrong: list[int], before: int) -> None:
+    scan = jsonl.scan(io.BytesIO(LINES[:30] * before + lines), jsonl.checker(PROMPT))
+    assert [n - before for n, _, _ in scan.problems] == wrong
+    assert scan.lines == before + len(lines.splitlines())
 
 
-@pytest.mark.parametrize(("name", "what"), [("gzip", "the gzip data is broken: "), ("zstd", "the zstd data is broken")])
-@pytest.mark.parametrize("cut", [-5, 40])
-def test_packed_data_that_is_cut_off_is_an_error(tmp_path: Path, name: str, what: str, cut: int) -> None:
-    data = random.Random(1).randbytes(5000)
-    (tmp_path / "data").write_bytes((gzip.compress if name == "gzip" else zstd)(data)[:cut])
-    with pytest.raises(OSError, match=what), jsonl.opened(tmp_path / "data") as f:
-        f.read()
-
-
-def test_a_reader_may_leave_a_zstd_file_early(tmp_path: Path) -> None:
-    (tmp_path / "data").write_bytes(zstd(bytes(10**8)))
-    with jsonl.opened(tmp_path / "data") as f:
-        assert f.read(10) == bytes(10)
-
-
-def test_without_a_zstd_program_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data").write_bytes(zstd(LINES))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(OSError, match="there is no zstd program to unpack it"), jsonl.opened(tmp_path / "data"):
-        pass
-
-
-def zstd(data: bytes) -> bytes:
-    return subprocess.run(["zstd", "-cq"], input=data, capture_output=True, check=True).stdout
+@pytest.mark.parametrize("size", [jsonl.BLOCK, jsonl.BUFFER, 3 * jsonl.BUFFER])
+@pytest.mark.parametrize("more", [-2, -1, 0, 1, 2])
+def test_lines_as_long_as_what_is_read_at_once(size: int, more: int) -> None:
+    row = b'{"input": "x", "output": "%s"}\n'
+    long = row % (b"y" * (size + more - len(row % b"")))
+    stream = LINES[:30] + long + b"{}\n" + long + long[:-1]
+    scan = jsonl.scan(io.BytesIO(stream), jsonl.checker(PROMPT))
+    assert (scan.lines, [n for n, _, _ in scan.problems]) == (5, [3])
+    begins = jsonl.scan(io.BytesIO(stream), jsonl.checker(PROMPT), 30 + len(long) + 1)
+    assert (begins.lines, begins.counts["error"]) == (3, 1), "the third begins within, and is read to its end"
 
 
 def test_a_line_that_is_too_long_is_one_fault_and_the_next_is_read() -> None:

@@ -524,6 +524,58 @@ def test_rows_without_anything_to_learn_are_an_error(program: Program) -> None:
     assert not (program.root / "run" / "result.json").exists()
 
 
+def of_0_5(program: Program) -> None:
+    """prepare_packed_sequence_data as at v0.4.0 and v0.5.0, which have no other packing."""
+    for name in ("data/packing/offline.py", "data/builders/gpt_sft.py"):
+        (program.root / "site/megatron/bridge" / name).unlink()
+    older = program.root / "site/megatron/bridge/data/datasets/packed_sequence.py"
+    older.parent.mkdir(parents=True, exist_ok=True)
+    older.write_text(
+        "import json\n"
+        "def prepare_packed_sequence_data(input_path, output_path, output_metadata_path, packed_sequence_size,\n"
+        "    tokenizer, max_seq_length, seed=0, packing_algorithm='first_fit_shuffle', dataset_kwargs=None,\n"
+        "    pad_seq_to_mult=1, num_tokenizer_workers=-1):\n"
+        "    [0][packed_sequence_size < 8]\n"
+        "    row = {'input_ids': [1, 2], 'loss_mask': [0, 1], 'seq_start_id': [0]}\n"
+        "    output_path.write_text(json.dumps([row for _ in input_path.open()]))\n"
+        "    told = {'size': packed_sequence_size, 'longest': max_seq_length, 'kwargs': dataset_kwargs}\n"
+        "    output_metadata_path.write_text(json.dumps(told))\n"
+    )
+
+
+MARKED = "{% generation %}{{ messages }}{% endgeneration %}"
+
+
+def test_packing_before_0_6_takes_that_releases_function(program: Program) -> None:
+    of_0_5(program)
+    tokenizer(program.root / "tokenizer", template=MARKED)
+    (program.root / "chats.jsonl").write_text(CHAT * 3)
+    done = pack(program, program.root / "chats.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert program.read("result.json")["splits"]["training"]["rows"] == 3
+    told = json.loads((program.output / "128_metadata.jsonl").read_text())
+    assert told == {"size": 128, "longest": 128, "kwargs": {"chat": True, "use_hf_tokenizer_chat_template": True}}
+
+
+@pytest.mark.parametrize(
+    ("template", "change", "says"),
+    [
+        ("{{ messages }}", ("packing.seed", 1), "marks no {% generation %}, by which Megatron-Bridge before 0.6"),
+        (MARKED, ("packing.loss", "full"), "packing.loss: 'full' needs Megatron-Bridge 0.6"),
+        (MARKED, ("packing.size", 4), "packing.size: a conversation of training.jsonl has more than 4 tokens"),
+    ],
+)
+def test_packing_before_0_6_refuses_what_it_would_do_otherwise(
+    program: Program, template: str, change: tuple[str, Any], says: str
+) -> None:
+    of_0_5(program)
+    tokenizer(program.root / "tokenizer", template=template)
+    (program.root / "chats.jsonl").write_text(CHAT)
+    done = pack(program, program.root / "chats.jsonl", change)
+    assert (done.returncode, says in done.stderr) == (78, True), done.stderr
+    assert not (program.output / "slipway.json").exists()
+
+
 @pytest.mark.parametrize("template", ["{{ messages }}", [{"name": "tool"}, {"name": "default", "template": "x"}], None])
 @pytest.mark.parametrize("own", [True, False])
 def test_hashes_are_those_of_the_launcher(tmp_path: Path, template: Any, own: bool) -> None:

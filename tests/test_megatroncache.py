@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import REPO, Project, WishOf, entry_of, seen_of
+from rl import launch, model, usual
 
 from images.model import Environment
 from launcher import catalogue, flow, megatroncache, rules
@@ -74,4 +75,47 @@ def test_the_launch_says_which_and_why(project: Project, tmp_path: Path, monkeyp
     found = flow.prepare(project.root, flow.Options("rl/grpo", words, flavour="cuda"))
     (note,) = (n for n in found.notes if n.startswith(NAME))
     assert note.startswith(f"{NAME}: {tmp_path}/mine/") and note.endswith(f"({NAME} of this shell)")
-    assert any(f.where == NAME and "without a lease" in f.what for f in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("step", "names"),
+    [("grpo", ["policy"]), ("rm", ["model"]), ("distillation", ["student", "teacher"]), ("rlhf", ["policy"])],
+)
+def test_what_the_megatron_backend_reads_is_made_first(wish_of: WishOf, step: str, names: list[str]) -> None:
+    cache = megatroncache.choose("/caches", None, {}, "/hf", ENTRY)
+    plan = launch(wish_of, step, "v0.7.0", usual(step), "backend=megatron", megatron_cache=cache).plan
+    assert [n.input for n in plan.needs] == names
+    assert [n.folder for n in plan.needs] == [f"model__inputs_{name}-dddddddd" for name in names]
+    assert {n.by for n in plan.needs} == {"convert/nemo_rl_megatron"}
+    assert plan.env["SLIPWAY_CONVERTED"].value.splitlines() == [n.folder for n in plan.needs]
+    other = launch(wish_of, step, "v0.7.0", usual(step), "backend=dtensor", megatron_cache=cache).plan
+    assert other.needs == [] and other.env["SLIPWAY_CONVERTED"].value == ""
+
+
+def test_a_start_from_megatron_needs_no_conversion(wish_of: WishOf) -> None:
+    cache = megatroncache.choose("/caches", None, {}, "/hf", ENTRY)
+    given = [*usual("grpo")[:2], model("policy", "checkpoint_megatron"), model("config")]
+    plan = launch(wish_of, "grpo", "v0.7.0", given, "backend=megatron", megatron_cache=cache).plan
+    assert plan.needs == []
+
+
+def test_it_is_shared_by_as_many_processes_as_in_training(wish_of: WishOf) -> None:
+    cache = megatroncache.choose("/caches", None, {}, "/hf", ENTRY)
+    said = ("backend=megatron", "policy.megatron_cfg.tensor_model_parallel_size=4")
+    (need,) = launch(wish_of, "grpo", "v0.7.0", usual("grpo"), *said, megatron_cache=cache).plan.needs
+    assert need.parts == {"tensor_parallel": 4}
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("policy.megatron_cfg.force_reconvert_from_hf=true", "launch cache prune FOLDER, and leave this out"),
+        ("policy.hf_config_overrides.rope_theta=1e6", "write them into the config.json of a copy of the model"),
+    ],
+)
+def test_nothing_makes_nemo_rl_convert_by_itself(wish_of: WishOf, said: str, remedy: str) -> None:
+    found = launch(wish_of, "grpo", "v0.7.0", usual("grpo"), "backend=megatron", said).findings
+    (finding,) = (f for f in found if f.severity == "error")
+    assert finding.remedy == remedy and finding.code == 78
+    found = launch(wish_of, "grpo", "v0.7.0", usual("grpo"), "backend=dtensor", said).findings
+    assert not [f for f in found if f.severity == "error"]

@@ -145,10 +145,12 @@ def test_batches_and_lengths(wish_of: WishOf, name: str, said: tuple[str, ...], 
 
 
 def test_logprobs_are_computed_as_training_does_from_v0_6_0_on(wish_of: WishOf) -> None:
-    said = ("policy.dtensor_cfg.tensor_parallel_size=4", "micro_batch_size=2")
+    said = ("policy.dtensor_cfg.tensor_parallel_size=4", "micro_batch_size=2", "policy.logprob_batch_size=4")
     what = "has to be the batch of training (2) where the tensor parallel size is 4 or more"
-    assert errors(wish_of, "grpo", "v0.6.0", *said) == [("policy.logprob_batch_size=4", what)]
-    assert errors(wish_of, "grpo", "v0.5.0", *said) == errors(wish_of, "grpo", "v0.7.0", *said) == []
+    for release in ("v0.6.0", "v0.7.0"):
+        assert errors(wish_of, "grpo", release, *said) == [("policy.logprob_batch_size=4", what)]
+        assert errors(wish_of, "grpo", release, *said[:2]) == [], "the base takes that of training"
+    assert errors(wish_of, "grpo", "v0.5.0", *said) == []
 
 
 def test_dtensor_does_not_read_a_megatron_checkpoint(wish_of: WishOf) -> None:

@@ -193,3 +193,10 @@ def test_the_one_line_of_enroots_log(line: str) -> None:
 )  # fmt: skip
 def test_the_one_line_of_everything_else(log: str, cause: str) -> None:
     assert slurmwords.cause(log) == cause
+
+
+def test_what_scontrol_says_of_one_thing() -> None:
+    """The first of a name counts."""
+    assert slurmwords.record("A=1 B=two words C=\n") == {"A": "1", "B": "two words", "C": ""}
+    assert slurmwords.record("JobState=RUNNING Comment=JobState=FAILED")["JobState"] == "RUNNING"
+    assert slurmwords.record("") == {}

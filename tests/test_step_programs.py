@@ -294,3 +294,19 @@ def test_our_configurations_fit_together() -> None:
     assert merged["dataset"]["seq_length"] == 128 and merged["dataset"]["truncation"] is True
     batches = merged["step_scheduler"]
     assert batches["global_batch_size"] % (4 * batches["local_batch_size"]) == 0  # four processes at most
+
+
+def test_a_sealed_folder_says_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slipway_step, "OUTPUT", tmp_path)
+    monkeypatch.setenv("SLIPWAY_RUN", "the-run")
+    (tmp_path / "iter_0000000").mkdir()
+    (tmp_path / "iter_0000000" / "w").write_bytes(b"12345")
+    slipway_step.seal(None)
+    assert not (tmp_path / "slipway.json").exists()
+    slipway_step.seal({"folder": "model_a", "model": "/m"})
+    made = json.loads((tmp_path / "slipway.json").read_text())
+    assert (made.pop("finished")[-1], made) == (
+        "Z",
+        {"folder": "model_a", "model": "/m", "schema": 1, "run": "the-run", "files": {"iter_0000000/w": 5}},
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["iter_0000000", "slipway.json"]

@@ -1,12 +1,13 @@
 """Packs conversations for fine-tuning with Megatron-Bridge: chat JSONL in, packed Parquet out.
 
-It adds: shards and gzip, the line of a conversation that cannot be learned from, and slipway.json, which records the
+Releases before 0.4 pack into NumPy's format alone. It adds: shards and gzip, the line of a conversation that cannot be learned from, and slipway.json, which records the
 tokenizer and the chat template, so that training with others can be refused.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import slipway_inputs
 import slipway_step
 from slipway_step import ConfigError
 
+GENERATION = re.compile(r"\{%-?\s+generation\s+-?%\}")  # as the library looks for it
 SPLITS = {"training": "train", "validation": "validation"}  # names of the library's files -> of our inputs
 
 
@@ -79,30 +81,64 @@ def check_chats(path: Path) -> int:
 
 def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], output: Path) -> Path:
     """Packs one split by the library, with the names that the library gives."""
-    from megatron.bridge.data.builders.gpt_sft import build_gpt_sft_split
-    from megatron.bridge.data.packing.offline import prepare_gpt_sft_packed_data
     from megatron.bridge.training.tokenizers.config import TokenizerConfig
     from megatron.bridge.training.tokenizers.tokenizer import build_tokenizer
 
     size = packing["size"]
     target = output / f"{split}_{size}.idx.parquet"
     named = TokenizerConfig(tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(tokenizer))
-    chat = {"chat": True, "use_hf_tokenizer_chat_template": True, "chat_loss_mode": packing["loss"]}
-    prepare_gpt_sft_packed_data(
-        input_path=source,
-        output_path=target,
-        output_metadata_path=output / f"{size}_metadata.jsonl",
-        packed_sequence_size=size,
-        tokenizer=build_tokenizer(named),
-        max_seq_length=size,
-        seed=packing["seed"],
-        packing_algorithm=packing["algorithm"],
-        pad_seq_to_mult=packing["pad_to_multiple_of"],
-        num_tokenizer_workers=packing["workers"],
-        dataset_builder=build_gpt_sft_split,
-        dataset_kwargs=chat,
-    )
+    chat = {"chat": True, "use_hf_tokenizer_chat_template": True}
+    options = {
+        "input_path": source,
+        "output_path": target,
+        "output_metadata_path": output / f"{size}_metadata.jsonl",
+        "packed_sequence_size": size,
+        "max_seq_length": size,
+        "seed": packing["seed"],
+        "packing_algorithm": packing["algorithm"],
+        "pad_seq_to_mult": packing["pad_to_multiple_of"],
+        "num_tokenizer_workers": packing["workers"],
+    }
+    try:
+        from megatron.bridge.data.builders.gpt_sft import build_gpt_sft_split
+        from megatron.bridge.data.packing.offline import prepare_gpt_sft_packed_data
+    except ModuleNotFoundError:
+        refuse_other_loss(packing["loss"], tokenizer)
+        pack_before_0_6(source, {**options, "tokenizer": build_tokenizer(named), "dataset_kwargs": chat})
+    else:
+        chat["chat_loss_mode"] = packing["loss"]
+        prepare_gpt_sft_packed_data(
+            **options, tokenizer=build_tokenizer(named), dataset_builder=build_gpt_sft_split, dataset_kwargs=chat
+        )
     return target
+
+
+def refuse_other_loss(loss: str, tokenizer: Path) -> None:
+    """Megatron-Bridge 0.4 and 0.5 learn what the chat template marks, without which 0.4 learns all and 0.5 nothing.
+
+    Raises ConfigError for anything else.
+    """
+    if loss != "assistant":
+        raise ConfigError(f"packing.loss: {loss!r} needs Megatron-Bridge 0.6; before, there is only 'assistant'")
+    if not GENERATION.search(slipway_inputs.chat_template(tokenizer)):
+        raise ConfigError(
+            f"tokenizer.path: the chat template of {tokenizer} marks no {{% generation %}}, by which Megatron-Bridge "
+            "before 0.6 knows the answers; wrap them in it, or take a release with 0.6"
+        )
+
+
+def pack_before_0_6(source: Path, options: dict[str, Any]) -> None:
+    """By the function of 0.4 and 0.5. Raises ConfigError for a conversation that is longer than a row."""
+    from megatron.bridge.data.datasets.packed_sequence import prepare_packed_sequence_data
+
+    try:
+        prepare_packed_sequence_data(**options)
+    except IndexError as e:  # of its histogram of lengths; 0.6 leaves such conversations out
+        size = options["packed_sequence_size"]
+        raise ConfigError(
+            f"packing.size: a conversation of {source.name} has more than {size} tokens, which Megatron-Bridge before "
+            "0.6 cannot pack; raise it, or leave such conversations out"
+        ) from e
 
 
 def record_packing(output: Path, record: dict[str, str], packing: dict[str, Any]) -> None:

@@ -74,13 +74,15 @@ def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
 @options.as_json
 def check(full: bool, workers: int | None, as_json: bool, step: str, words: tuple[str, ...], **given: Any) -> None:
     """Say what would stop `launch run STEP WORDS`; or what is wrong with files, folders and quoted patterns."""
-    from launcher import catalogue, flow
+    if not Path(step).exists() and not full:
+        from launcher import catalogue, flow  # half of what files take to be looked at
 
-    root = find_root()
-    if not Path(step).exists() and not full and catalogue.is_step(root, step):
-        code = options.report(flow.prepare(root, flow.Options(step=step, words=words, **given)))
-        say("nothing stops it" if code == Exit.OK else "it would not be submitted")
-        sys.exit(code)
+        root = find_root()
+        if catalogue.is_step(root, step):
+            prepared = flow.prepare(root, flow.Options(step=step, words=words, **given))
+            code = options.report(prepared) or options.report_conversions(root, prepared)
+            say("nothing stops it" if code == Exit.OK else "it would not be submitted")
+            sys.exit(code)
     _check_files((step, *words), full, workers, as_json)
 
 

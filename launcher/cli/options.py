@@ -77,3 +77,17 @@ def report(prepared: Any) -> int:
         say(str(finding))
     error = rules.first_error(prepared.findings)
     return error.code if error else Exit.OK
+
+
+def report_conversions(root: Any, prepared: Any, quiet: bool = True) -> int:
+    """Says what a launch would make first, for a cache; its request, too, unless `quiet`. The first error's code."""
+    from launcher import conversions, flow
+
+    for need in conversions.missing(prepared.plan):
+        say(f"{need.input}: first {need.by}, into {conversions.folder(prepared.plan, need)}")
+        first = conversions.prepare(root, prepared.plan, need)
+        if code := report(first):
+            return code
+        if not quiet:
+            click.echo(flow.request_as(first, False), nl=False)
+    return Exit.OK

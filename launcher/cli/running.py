@@ -44,7 +44,7 @@ def run(
         prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
     code = options.report(prepared)
     if dry_run or directory:
-        code = code or _show_conversions(root, prepared, quiet=not dry_run)
+        code = code or options.report_conversions(root, prepared, quiet=not dry_run)
         if directory and not code:
             flow.write_directory(prepared, directory)
             say(f"wrote {directory}; submit it with: launch submit {directory}")
@@ -118,20 +118,6 @@ def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
                     sys.exit(code)
                 conversion.marker.touch()
     return flow.prepare(root, convert.converted(asked, conversions)) if conversions else prepared
-
-
-def _show_conversions(root: Any, prepared: Any, quiet: bool) -> int:
-    """Says what a launch would make first, for a cache; its request, too, unless `quiet`. The first error's code."""
-    from launcher import conversions, flow
-
-    for need in conversions.missing(prepared.plan):
-        say(f"{need.input}: first {need.by}, into {conversions.folder(prepared.plan, need)}")
-        first = conversions.prepare(root, prepared.plan, need)
-        if code := options.report(first):
-            return code
-        if not quiet:
-            click.echo(flow.request_as(first, False), nl=False)
-    return 0
 
 
 def _start_conversion(prepared: Any) -> None:

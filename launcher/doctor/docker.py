@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from images import dockerhost
+from launcher import planner
 from launcher.doctor import Check, Result, Site, failed, ok, unknown, warning
 from launcher.doctor.machine import folder, runs
 from launcher.engines import docker
@@ -24,9 +25,8 @@ def _engine(site: Site) -> Iterator[Result]:
         yield failed("no NVIDIA runtime or no driver, and flavour: cuda", "install nvidia-container-toolkit")
     else:
         yield ok(f"{seen.gpus} GPUs" if seen.gpus else "no GPUs: launches take the cpu flavour")
-    for name, value in site.profile.ulimits.items():
-        most = seen.hard_limits.get(name, -1)
-        if most >= 0 and (value < 0 or value > most):
+    for name, most in planner.limits(site.profile, seen).items():
+        if most != (value := site.profile.ulimits[name]):
             yield warning(f"ulimit {name}: {value} asked for, {most} can be given", "it is lowered at launch")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher.doctor import Check, Result, Site, failed, ok, run, unknown, warning
 from launcher.doctor.machine import credentials, folder, runs
 from launcher.doctor.slurmprobe import probe
+from launcher.engines import slurmwords
 from launcher.profiles import SlurmProfile
 from slipway.errors import Exit, nearest
 
@@ -19,11 +20,6 @@ OLDEST = (22, 5)
 def pairs(text: str) -> dict[str, str]:
     """`Key = Value` lines, as `scontrol show config` prints them."""
     return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", text, re.M))
-
-
-def oneline(text: str) -> dict[str, str]:
-    """`Key=Value` words of one record, as `scontrol --oneliner show` prints them."""
-    return dict(re.findall(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)", text.strip().splitlines()[0] if text.strip() else ""))
 
 
 def minutes(text: str) -> float:
@@ -43,7 +39,7 @@ def _config(site: Site) -> dict[str, str]:
 def _partition(site: Site) -> dict[str, str]:
     """The profile's partition, or the site's default; empty where it is not there."""
     lines = site.ask("scontrol", "--oneliner", "show", "partition").out.splitlines()
-    found = [oneline(line) for line in lines]
+    found = [slurmwords.record(line) for line in lines]
     name = site.profile.partition
     return next((p for p in found if p["PartitionName"] == name or (not name and p.get("Default") == "YES")), {})
 

@@ -91,9 +91,9 @@ def _node_facts(found: Facts, profile: SlurmProfile) -> Iterator[Result]:
             yield warning(text, "pyxis needs it" if key == "enroot" else "flavour: cuda needs one")
         elif answers:
             yield ok(text) if len(answers) == 1 else warning(text, "the nodes differ")
-    for node, seen in sorted(found.items()):
-        little = [f"{name} {size(free)}" for name, free in room(seen) if free < ENOUGH]
-        if little:
-            yield warning(f"{node}: little room in enroot's {', '.join(little)}", "an image takes about 20 GiB")
-    if found and not any(free < ENOUGH for seen in found.values() for _, free in room(seen)):
+    little = {n: [f"{name} {size(free)}" for name, free in room(seen) if free < ENOUGH] for n, seen in found.items()}
+    for node, places in sorted(little.items()):
+        if places:
+            yield warning(f"{node}: little room in enroot's {', '.join(places)}", "an image takes about 20 GiB")
+    if found and not any(little.values()):
         yield ok("room in enroot's folders")

@@ -37,9 +37,7 @@ def probe(root: Root, profile: DockerProfile) -> EngineSeen:
         with dockerhost.engine_client(address) as client:
             info, version = client.info(), client.version()
     except SlipwayError as e:
-        return EngineSeen(
-            kind="docker", address=address.url, source=address.source, error=e.what, remedy=e.remedy
-        )
+        return EngineSeen(kind="docker", address=address.url, source=address.source, error=e.what, remedy=e.remedy)
     podman = any("podman" in c.get("Name", "").lower() for c in version.get("Components") or [])
     gpus = _gpu_count() if "nvidia" in (info.get("Runtimes") or {}) and not podman else 0
     return EngineSeen(

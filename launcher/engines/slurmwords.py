@@ -81,10 +81,15 @@ def refusal(stderr: str) -> Refusal:
     return Refusal("", "; ".join(lines[-2:]), "")
 
 
+def record(text: str) -> dict[str, str]:
+    """The `Key=Value` words of what `scontrol --oneliner show` prints of one thing."""
+    words = re.findall(r"(\S+?)=(.*?)(?= \S+?=|$)", text.strip())
+    return dict(reversed(words))  # the first of a name counts: comments and paths, which may hold anything, come last
+
+
 def from_scontrol(text: str) -> Status:
     """Of `scontrol --oneliner show job`."""
-    words = re.findall(r"(\S+?)=(.*?)(?= \S+?=|$)", text.strip())
-    facts = dict(reversed(words))  # the first of a name counts: comments and paths, which may hold anything, come last
+    facts = record(text)
     code, _, _ = facts.get("ExitCode", "0:0").partition(":")
     times = [_time(facts.get(key, "")) for key in ("StartTime", "EndTime")]
     return _status(facts["JobState"].split()[0], code, facts.get("Reason", ""), times)

@@ -113,9 +113,9 @@ class Running:
         self.process.kill()
         self.process.wait()
 
-    def finish(self) -> Done:
+    def finish(self, patience: float = PATIENCE) -> Done:
         """Waits for the end."""
-        code = self.process.wait(PATIENCE)
+        code = self.process.wait(patience)
         self._join()
         assert "Traceback" not in self.err, self.err
         return Done(code, self.out, self.err)

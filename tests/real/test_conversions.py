@@ -48,6 +48,8 @@ def test_first_it_is_converted_and_the_next_launch_finds_it(
     planned = tree.launch(*words, "--dry-run", **{NAME: str(cache)})
     assert planned.code == 0 and not cache.exists(), planned
     assert planned.out.index("test/converts") < planned.out.index("test/reads")
+    checked = tree.launch("check", *words, **{NAME: str(cache)})
+    assert checked.code == 0 and "policy: first test/converts, into " in checked.err, checked
     first = tree.launch(*words, **{NAME: str(cache)})
     assert first.code == 0 and "policy: first test/converts, into " in first.err, first
     (made,) = converted(tree, cache)

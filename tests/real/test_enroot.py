@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from .cache import conversions, converted, leftovers, model, reads
 from .conftest import Work, facts, toy
 from .support import ENDLESS, PROJECT, Run, Running, Tree, until
 
@@ -313,3 +314,21 @@ def test_a_directory_can_be_run_by_hand(site: Tree, place: Path) -> None:
     submitted = site.launch("submit", str(place / "run"))
     assert submitted.code == 3 and "line 3\n" in submitted.out, submitted
     assert (site.run_of(submitted).path / "script.sh").read_text() == (place / "run" / "script.sh").read_text()
+
+
+def test_a_converter_that_was_killed_is_known_by_its_process(site: Tree, work: Work, place: Path) -> None:
+    """Nobody collects it; the next launch sees that it is gone, puts aside what it left, and converts anew."""
+    kept, cache = model(work.model, place, "half"), ("--megatron-cache", str(place / "cache"))
+    before = site.all_runs()
+    first = site.start("launch", *reads(kept, place / "one"), *cache)
+    until("the converter", lambda: list((place / "cache").glob("*/model_*/reached")))
+    first.kill()
+    (conversion,) = conversions(site, before)
+    assert [i["state"] for i in converted(site, place / "cache")] == ["being made"]
+    end(conversion)
+    again = site.start("launch", *reads(kept, place / "two"), *cache)
+    again.await_told("was not whole: it is in ")
+    until("the second", lambda: list((place / "cache").glob("*/model_*/reached")))[0].with_name("go").touch()
+    done = again.finish()
+    assert done.code == 0 and "slipway.json" in (place / "two" / "seen.json").read_text(), done
+    assert len(conversions(site, before)) == 2 and leftovers(place / "cache") == []

@@ -16,8 +16,9 @@ from images import identity
 from images import lock as locks
 from slipway.project import Root
 
+from .cache import converted, reads
 from .conftest import Work, link_tar
-from .support import PROJECT, Running, Tree
+from .support import PATIENCE, PROJECT, Running, Tree
 
 pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
@@ -48,7 +49,7 @@ def voyage(dock: Tree, work: Work, ground: Path) -> Path:
         str(folder),
     ]
     env = {**dock.env, "PATH": f"{BIN}:{dock.env['PATH']}"}
-    done = Running(command, dock.path, env).finish()
+    done = Running(command, dock.path, env).finish(4 * PATIENCE)  # eight launches
     assert done.code == 0, (done.out[-3000:], done.err[-3000:])
     (folder / "out").write_text(done.out)
     return folder
@@ -92,3 +93,27 @@ def test_what_has_to_be_converted_first_is_converted_once(dock: Tree, work: Work
     assert ran == ["convert/hf_to_megatron", "sft/megatron_bridge"]
     again = dock.launch(*words, "--dry-run")
     assert again.code == 0 and "has made" in again.err and "megatron_train.py" in again.out
+
+
+def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(
+    dock: Tree, work: Work, voyage: Path, place: Path
+) -> None:
+    """The conversion that a step of Ray finds in NRL_MEGATRON_CHECKPOINT_DIR; the other launch takes it as it is."""
+    words = reads(work.model, place / "one", "bridge")
+    done = dock.launch(*words, "--megatron-cache", str(place / "cache"))
+    assert done.code == 0 and "policy: first convert/hf_to_megatron, into " in done.err, done
+    seen = json.loads((place / "one" / "seen.json").read_text())
+    assert {"run_config.yaml", "metadata.json", ".metadata", "__0_0.distcp"} <= set(seen["iteration"])
+    (made,) = converted(dock, place / "cache")
+    assert made["state"] == "whole" and made["bytes"] > 1e6
+    verified = dock.launch("cache", "verify", "--megatron-cache", str(place / "cache"))
+    assert verified.code == 0 and "1 looked at, 0 faults" in verified.err, verified
+
+    (source,) = (p.parent for p in voyage.glob("*/iter_0000000") if (p.parent / "iter_0000000" / "tokenizer").is_dir())
+    other = ("--megatron-cache", str(place / "other"))
+    adopted = dock.launch(
+        "cache", "adopt", str(source), "test/bridge", f"policy={work.model}", "--flavour", "cpu", *other
+    )
+    assert adopted.code == 0, adopted
+    done = dock.launch(*reads(work.model, place / "two", "bridge"), *other)
+    assert done.code == 0 and "convert/hf_to_megatron" not in done.err, done

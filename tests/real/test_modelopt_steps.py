@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from .conftest import Work
-from .support import PROJECT, Done, Run, Running, Tree
+from .support import PATIENCE, PROJECT, Done, Run, Running, Tree
 
 pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
@@ -28,7 +28,9 @@ def example(name: str, yard: Tree, work: Work, output: Path, **more: str) -> Don
     """An example that has to succeed."""
     script = str(PROJECT / "examples" / name / "run.sh")
     env = {**yard.env, "PATH": f"{BIN}:{yard.env['PATH']}", **more}
-    done = Running(["bash", script, str(work.folder / "data"), str(work.model), str(output)], yard.path, env).finish()
+    done = Running(["bash", script, str(work.folder / "data"), str(work.model), str(output)], yard.path, env).finish(
+        2 * PATIENCE
+    )
     assert done.code == 0, (done.out[-3000:], done.err[-3000:])
     return done
 

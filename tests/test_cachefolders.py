@@ -1,0 +1,140 @@
+"""launcher/cachefolders.py: one lease at a time, only its holder gives it back, and what is not whole goes aside."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from launcher import cachefolders
+from launcher.cachefolders import Taken
+from launcher.megatroncache import MARKER, Converted
+from launcher.records import Run
+from slipway.errors import Exit, SlipwayError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "libraries" / "model_a"
+
+
+def run_of(tmp_path: Path, name: str) -> Run:
+    path = tmp_path / "runs" / name
+    path.mkdir(parents=True, exist_ok=True)
+    return Run(path)
+
+
+def whole(folder: Path, **files: str) -> Path:
+    """As a run leaves it."""
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    made = {"folder": folder.name, "input": "policy", "model": "/m", "fingerprint": "f", "by": "convert/x", "parts": {}}
+    sizes = {name: len(text) for name, text in files.items()}
+    made |= {"schema": 1, "run": "r", "finished": "2026-11-22T00:00:00Z", "files": sizes}
+    (folder / MARKER).write_text(json.dumps(made))
+    return folder
+
+
+def test_one_run_has_the_lease_until_it_gives_it_back(tmp_path: Path, folder: Path) -> None:
+    one, two = run_of(tmp_path, "one"), run_of(tmp_path, "two")
+    assert cachefolders.holder(folder) is None
+    assert cachefolders.take(folder, one, "docker") is None
+    found = cachefolders.holder(folder)
+    assert found and (found.run, found.directory, found.kind) == ("one", str(one.path), "docker")
+    assert found.host == os.uname().nodename
+    with pytest.raises(Taken):
+        cachefolders.take(folder, two, "docker")
+    cachefolders.release(folder, "two")  # is not his
+    with pytest.raises(Taken):
+        cachefolders.take(folder, two, "docker")
+    cachefolders.release(folder, "one")
+    cachefolders.take(folder, two, "docker")
+    cachefolders.release(folder, "one")  # who saw it before, and thinks that it is dead
+    found = cachefolders.holder(folder)
+    assert found and found.run == "two"
+    cachefolders.release(folder, "two")
+    assert list(folder.parent.rglob("*")) == [folder.parent / ".leases"]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_of_many_at_once_one_gets_it(tmp_path: Path, folder: Path, number: int) -> None:
+    def take(run: Run) -> str:
+        try:
+            cachefolders.take(folder, run, "docker")
+        except Taken:
+            return ""
+        return run.id
+
+    runs = [run_of(tmp_path, f"{number}-{n}") for n in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        got = [name for name in pool.map(take, runs) if name]
+    found = cachefolders.holder(folder)
+    assert found and got == [found.run]
+    assert [p.name for p in (folder.parent / ".leases").iterdir()] == ["model_a"]
+
+
+def test_what_is_left_of_another_goes_aside(tmp_path: Path, folder: Path) -> None:
+    (folder / "iter_0000000").mkdir(parents=True)
+    aside = cachefolders.take(folder, run_of(tmp_path, "one"), "docker")
+    assert aside and (aside / "iter_0000000").is_dir() and aside.parent.name == ".quarantine"
+    assert not folder.exists()
+
+
+def test_what_was_made_meanwhile_is_not_made_again(tmp_path: Path, folder: Path) -> None:
+    whole(folder, a="1")
+    with pytest.raises(Taken, match="made meanwhile"):
+        cachefolders.take(folder, run_of(tmp_path, "one"), "docker")
+    assert cachefolders.holder(folder) is None and cachefolders.marker(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "folder": "model_a"}'])
+def test_a_broken_marker_is_none(folder: Path, text: str) -> None:
+    (whole(folder) / MARKER).write_text(text)
+    assert cachefolders.marker(folder) is None
+
+
+def test_a_broken_lease_is_said(folder: Path) -> None:
+    lease = folder.parent / ".leases" / folder.name
+    lease.mkdir(parents=True)
+    (lease / "x.json").write_text("{")
+    with pytest.raises(SlipwayError) as e:
+        cachefolders.holder(folder)
+    assert e.value.code == Exit.DATA and str(lease) in e.value.where
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(SlipwayError) as e:
+        cachefolders.take(folder, run_of(tmp_path, "one"), "docker")
+    assert e.value.code == Exit.CANNOT_WRITE
+
+
+def test_faults_are_files_that_are_not_as_the_marker_says(folder: Path) -> None:
+    made = cachefolders.marker(whole(folder, a="1", b="22", c="333"))
+    assert made and list(cachefolders.faults(folder, made)) == []
+    (folder / "a").unlink()
+    (folder / "b").write_text("2")
+    assert list(cachefolders.faults(folder, made)) == [
+        f"{folder / 'a'}: is gone", f"{folder / 'b'}: has 1 bytes, not 2",
+    ]  # fmt: skip
+
+
+def test_adopting_links_and_marks(tmp_path: Path, folder: Path) -> None:
+    source = tmp_path / "old"
+    (source / "iter_0000000").mkdir(parents=True)
+    (source / "iter_0000000" / "w").write_text("weights")
+    new = Converted(folder=folder.name, input="policy", model="/m", fingerprint="f", by="adopted")
+    folder.parent.mkdir(parents=True)
+    cachefolders.adopt(source, folder, new)
+    made = cachefolders.marker(folder)
+    assert made and made.files == {"iter_0000000/w": 7} and made.run == ""
+    assert (folder / "iter_0000000" / "w").samefile(source / "iter_0000000" / "w")
+    assert not (source / MARKER).exists()
+    with pytest.raises(SlipwayError) as e:
+        cachefolders.adopt(source, folder, new)
+    assert e.value.code == Exit.CANNOT_WRITE
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model_a"]
