@@ -157,7 +157,7 @@ ALL = {"25.11", "26.02", "26.04", "26.04.01", "26.06", "26.06.01", "26.08.01"}
         ("convert/hf_to_megatron", ALL),
         ("convert/megatron_to_hf", ALL),
         ("convert/merge_lora", ALL - {"25.11"}),
-        ("data_prep/sft_packing", {"26.08.01"}),
+        ("data_prep/sft_packing", {"26.04", "26.04.01", "26.06", "26.06.01", "26.08.01"}),
         ("sft/megatron_bridge", {"26.08.01"}),
         ("optimize/modelopt/quantize", ALL - {"26.08.01"}),  # that one does not say which Model Optimizer it has
         ("optimize/modelopt/distill", set()),

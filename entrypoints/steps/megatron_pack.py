@@ -1,6 +1,6 @@
 """Packs conversations for fine-tuning with Megatron-Bridge: chat JSONL in, packed Parquet out.
 
-Releases before 0.4 pack into NumPy's format alone. It adds: shards and gzip, the line of a conversation that cannot be learned from, and slipway.json, which records the
+It adds: shards and gzip, the line of a conversation that cannot be learned from, and slipway.json, which records the
 tokenizer and the chat template, so that training with others can be refused.
 """
 

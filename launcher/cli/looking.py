@@ -75,7 +75,7 @@ def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
 def check(full: bool, workers: int | None, as_json: bool, step: str, words: tuple[str, ...], **given: Any) -> None:
     """Say what would stop `launch run STEP WORDS`; or what is wrong with files, folders and quoted patterns."""
     if not Path(step).exists() and not full:
-        from launcher import catalogue, flow  # half of what files take to be looked at
+        from launcher import catalogue, flow  # files need neither
 
         root = find_root()
         if catalogue.is_step(root, step):

@@ -1,0 +1,239 @@
+"""What a GPU has to hold in reinforcement learning and beside it, by phase, estimated before the run. Pure.
+
+A GPU that trains and generates does one at a time, so what counts is the largest phase, not their sum. Read in NeMo RL
+at v0.4.0 to v0.7.0 (grpo.py, distillation.py, dpo.py, rm.py, the policy workers, vllm_worker.py):
+
+* training: as launcher.memory counts it. What a weight, its gradient and its optimizer state take, and over what they
+  are divided, is the backend's (`states`, `sharding` in step.yaml). The loss has the logits in fp32, their log softmax
+  and its gradient: 12 bytes a token and word of the vocabulary, of which launcher.memory counts 4. A preference is
+  two sequences; a reward model has no logits.
+* log probabilities: the weights, logits in fp32, their log softmax and softmax; without generation beside it the
+  optimizer's state, too. The reference policy is on the CPU and is copied over the weights: it costs nothing here.
+* refit: the weights that train, and those that generate. The optimizer is on the CPU, and the cache not there yet.
+* generation: its engine takes the share of the GPU that it is given, whatever it needs. In that share have to be its
+  weights and the keys and values of one whole sequence, else it does not start.
+* a teacher works while all else is on the CPU; a reward model on GPUs of its own.
+
+Not counted, beyond what launcher.memory does not: what a sleeping engine keeps, gathered weights in a refit (the buffer
+is made as large as there is room), an engine's own activations.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import msgspec
+
+from launcher import fit, memory, rlrules
+from launcher.artifacts import Artifact
+from launcher.catalogue import Backend
+from launcher.fit import Known, error, settings, sizes, value_of, warning
+from launcher.memory import GIB, REFUSE, WARN, Layout, Model
+from launcher.plan import Finding, Observed, Wish
+from slipway.errors import Exit
+from slipway.yamldoc import Noun
+
+TRAINING_LOGITS, LOGPROB_LOGITS, COUNTED_LOGITS = 12, 12, 4  # bytes a token and word; what memory.activations counts
+
+Terms = dict[str, float]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Engine(Noun, frozen=True, kw_only=True):
+    """What generates. `share` of a GPU's memory; `width`: bytes of a weight; `sequence`: longest one, in tokens."""
+
+    share: Annotated[float, msgspec.Meta(gt=0)]
+    tensor: Count
+    pipeline: Count
+    sequence: Count
+    width: int = 2
+    colocated: bool = True
+
+    def needs(self, model: Model) -> Terms:
+        """Bytes of a GPU without which it does not start."""
+        key = model.head_size or model.hidden // model.heads
+        heads = max((model.kv_heads or model.heads) / self.tensor, 1)  # at least one in every GPU
+        cache = 2 * 2 * heads * key * self.sequence * model.layers / self.pipeline
+        return {"weights": self.width * model.total / (self.tensor * self.pipeline), "one sequence": cache}
+
+
+class Run(Noun, frozen=True, kw_only=True):
+    """All that is estimated of. `logprob_batch`: sequences; 0 where none are computed. `logits`: the loss has them."""
+
+    model: Model
+    layout: Layout
+    logprob_batch: int
+    logits: bool
+    engine: Engine | None
+    teacher: tuple[Model, Layout] | None
+
+
+def phases(run: Run, layout: Layout) -> dict[str, Terms]:
+    """Bytes on the fullest GPU that trains, by phase and term."""
+    training, tokens = memory.estimate(run.model, layout), layout.micro * layout.sequence
+    if layout.pipeline == 1:  # else they are on the last stage, and the first is the fullest
+        training["activations"] -= COUNTED_LOGITS * _words(run.model, layout, tokens)
+        training |= {"logits": TRAINING_LOGITS * _words(run.model, layout, tokens)} if run.logits else {}
+    weights = {"weights": training["weights"]}
+    found = {"training": training}
+    if run.logprob_batch:
+        tokens = run.logprob_batch * layout.sequence
+        found["logprobs"] = weights | {"logits": LOGPROB_LOGITS * _words(run.model, layout, tokens)}
+        if not run.engine or not run.engine.colocated:
+            found["logprobs"]["optimizer"] = training["optimizer"]
+    if run.engine and run.engine.colocated:
+        found["refit"] = weights | {"engine": run.engine.needs(run.model)["weights"]}
+    if run.teacher:
+        model, spread = run.teacher
+        rows = max(run.logprob_batch, 1) * spread.sequence
+        held = {"weights": memory.estimate(model, spread)["weights"]}
+        found["teacher"] = held | {"logits": LOGPROB_LOGITS * _words(model, spread, rows)}
+    return found
+
+
+def _words(model: Model, layout: Layout, tokens: float) -> float:
+    """Logits that one GPU has of so many tokens."""
+    return tokens * model.vocab / (layout.context * layout.tensor)
+
+
+def most(run: Run, layout: Layout) -> float:
+    """Bytes of the largest phase."""
+    return max(sum(terms.values()) for terms in phases(run, layout).values())
+
+
+def run_of(wish: Wish, seen: Observed) -> Run | None:
+    """None where the step is none of these, or something that counts is unknown."""
+    known, on = settings(wish), [b for b in wish.step.backends.values() if value_of(wish, b.enabled) is True]
+    if wish.step.launcher != "ray" or len(on) != 1 or not on[0].states:
+        return None
+    model, layout = memory.model_of(wish, seen, known), _layout(wish, known, on[0])
+    if model is None or layout is None:
+        return None
+    logprob_batch = _resolved(wish, known.get("logprob_micro"))
+    return Run(
+        model=model, layout=layout, logprob_batch=logprob_batch if type(logprob_batch) is int else 0,
+        logits=wish.step.sample.logits, engine=_engine(wish, known), teacher=_teacher(seen, known, layout),
+    )  # fmt: skip
+
+
+def _layout(wish: Wish, known: Known, backend: Backend) -> Layout | None:
+    shape, world = sizes(wish, known), rlrules.training_gpus(wish, known)
+    expert = known.get("expert_parallel", 1)
+    needed = {"micro_batch", "sequence_length"} <= known.keys() and shape and world
+    if not needed or shape is None or known.get("offload") is True or known.get("adapter") is True:
+        return None
+    if world % math.prod(shape.values()) or world % (expert * shape["pipeline"]):
+        return None
+    return Layout(
+        world=world, micro=known["micro_batch"], sequence=known["sequence_length"] * wish.step.sample.sequences,
+        bytes=backend.states or (0, 0, 0), **shape, expert=expert, sharding=backend.sharding,
+        sequence_parallel=known.get("sequence_parallel") is True, recompute=known.get("recompute") is True,
+    )  # fmt: skip
+
+
+def _resolved(wish: Wish, value: Any) -> Any:
+    """A value, also where it is another key's."""
+    whole = isinstance(value, str) and value.startswith("${") and value.endswith("}") and value.count("{") == 1
+    return value_of(wish, value[2:-1]) if whole else value
+
+
+def _engine(wish: Wish, known: Known) -> Engine | None:
+    """None where nothing generates, or not the engine whose keys the step names, or one of them is unknown."""
+    backend, key = known.get("generation_backend"), wish.step.roles.get("generation_memory", "")
+    if f".{backend}_cfg." not in key:
+        return None
+    names: dict[str, Any] = {"share": "memory", "tensor": "tensor", "pipeline": "pipeline", "sequence": "sequence"}
+    found = {field: _resolved(wish, known.get(f"generation_{role}")) for field, role in names.items()}  # type: ignore[call-overload]
+    precision = str(_resolved(wish, known.get("generation_precision")))
+    width = 1 if "8" in precision else 4 if "32" in precision else 2
+    try:
+        return msgspec.convert(found | {"width": width, "colocated": known.get("colocated") is not False}, Engine)
+    except msgspec.ValidationError:
+        return None
+
+
+def _teacher(seen: Observed, known: Known, layout: Layout) -> tuple[Model, Layout] | None:
+    found = seen.artifacts.get("teacher")
+    tensor, pipeline = known.get("teacher_tensor"), known.get("teacher_pipeline", 1)
+    context = known.get("teacher_context", 1)
+    spread = (tensor, pipeline, context)
+    if found is None or any(type(n) is not int or n < 1 for n in spread) or layout.world % math.prod(spread):
+        return None
+    model = _sizes(found)
+    other = msgspec.structs.replace(layout, tensor=tensor, pipeline=pipeline, context=context)
+    return (model, other) if model and not layout.world % (other.expert * pipeline) else None
+
+
+def _sizes(found: Artifact) -> Model | None:
+    facts: dict[str, Any] = {**found.facts, "parameters": found.parameters}
+    try:
+        return msgspec.convert({k: facts[k] for k in Model.__struct_fields__ if facts.get(k)}, Model)
+    except msgspec.ValidationError:
+        return None
+
+
+def _found(wish: Wish, seen: Observed) -> tuple[Run, int] | None:
+    gpu = wish.profile.gpu
+    if wish.entry.flavour != "cuda" or gpu is None or not gpu.bytes:
+        return None
+    run = run_of(wish, seen)
+    return (run, gpu.bytes) if run else None
+
+
+def check(wish: Wish, seen: Observed) -> list[Finding]:
+    """A warning where the memory gets scarce, an error where it is far too little, or generation cannot start."""
+    if (found := _found(wish, seen)) is None:
+        return []
+    run, size = found
+    used, findings = most(run, run.layout) / size, _starts(wish, run, size)
+    if used < WARN:
+        return findings
+    other = memory.next_fit(run.model, run.layout, size, lambda layout: most(run, layout))
+    remedy = f"would fit: {_remedy(wish, run, other)}" if other else "no shape fits: shorten the sequences"
+    said = line(run, size)
+    return [
+        *findings, error(Exit.CONFIG, "memory", said, remedy) if used >= REFUSE else warning("memory", said, remedy),
+    ]  # fmt: skip
+
+
+def _starts(wish: Wish, run: Run, size: int) -> list[Finding]:
+    if run.engine is None:
+        return []
+    needs, share = run.engine.needs(run.model), run.engine.share * size
+    if sum(needs.values()) <= share:
+        return []
+    key, tensor = wish.step.roles["generation_memory"], wish.step.roles["generation_tensor"]
+    what = f"leaves generation {share / GIB:.1f} GiB a GPU; it needs {_terms(needs)}"
+    return [error(Exit.CONFIG, fit.setting(wish, key), what, f"raise it, or {tensor}")]
+
+
+def notes(wish: Wish, seen: Observed) -> list[str]:
+    """The estimate in one line, where it is no finding."""
+    found = _found(wish, seen)
+    return [f"note: memory: {line(*found)}"] if found and not check(wish, seen) else []
+
+
+def line(run: Run, size: int) -> str:
+    """`about 41.3 of 80 GiB a GPU, most in training (weights …); refit 9.1; …`."""
+    every = {name: sum(terms.values()) for name, terms in phases(run, run.layout).items()}
+    name = max(every, key=lambda n: every[n])
+    text = f"about {every[name] / GIB:.1f} of {size / GIB:.0f} GiB a GPU, most in {name}"
+    text += f" ({_terms(phases(run, run.layout)[name])})"
+    text += "".join(f"; {other} {used / GIB:.1f}" for other, used in every.items() if other != name)
+    if run.engine:
+        where = "" if run.engine.colocated else " on its own GPUs"
+        text += f"; generation {run.engine.share * size / GIB:.1f}{where} (needs {_terms(run.engine.needs(run.model))})"
+    return f"{text}; estimated; GPUs that train: {run.layout.world}"
+
+
+def _terms(terms: Terms) -> str:
+    return ", ".join(f"{name} {size / GIB:.1f}" for name, size in terms.items())
+
+
+def _remedy(wish: Wish, run: Run, other: Layout) -> str:
+    """What to say on the command line for another layout; of GPUs only how many, where not all of them train."""
+    whole = run.layout.world == wish.nodes * wish.procs
+    asked = other if whole else msgspec.structs.replace(other, world=run.layout.world)
+    more = [] if whole or other.world == run.layout.world else [f"{other.world} GPUs that train"]
+    return " ".join([*more, *memory.words(wish, run.layout, asked)])
