@@ -120,7 +120,8 @@ def gather(
     if entry.base.bootstrap:
         tar = bases.ensure(root, entry.base.bootstrap, say)
         folder = entrypoints / "cpu" / entry.library
-        files |= {f"cpu/{p.name}": p for p in sorted(folder.glob("*")) if p.is_file()}
+        hooks = [p for p in sorted(folder.glob("*")) if p.is_file()]
+        files |= {f"cpu/{p.name}": p for p in [*hooks, *(folder.parent.glob("*.py") if hooks else ())]}
     texts = render.files_of(root, lock, entry)
     if chosen:
         texts["repositories.json"] = canonical.pretty({name: source.brought for name, source in chosen.items()})

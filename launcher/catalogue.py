@@ -215,6 +215,7 @@ class Step(Noun, frozen=True, kw_only=True):
     graceful: Graceful
     resume: Resume | None = None  # without it a run that was ended starts anew, and is not requeued
     commands: list[Command]
+    why: str = ""  # said where no command fits
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs
@@ -358,9 +359,8 @@ def choose_command(step: Step, entry: Entry) -> Command:
     wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
     asked = dict.fromkeys(n for c in step.commands for n in c.when)
     has = ", ".join(f"{n} {packages.get(n, 'unknown')}" for n in asked)
-    raise SlipwayError(
-        Exit.CONFIG, f"{step.id} has no command for {entry.name} ({has})", remedy=f"it has commands for {wanted}"
-    )
+    remedy = f"it has commands for {wanted}{f': {step.why}' if step.why else ''}"
+    raise SlipwayError(Exit.CONFIG, f"{step.id} has no command for {entry.name} ({has})", remedy=remedy)
 
 
 def _specifiers(step: Step, text: str) -> Any:

@@ -91,7 +91,8 @@ def value_of(wish: Wish, key: str) -> Any:
     config = _base(wish)
     for _, layer in wish.overlays:
         config = _merge(config, layer)
-    value = _at(config, key)
+    gone = [f"{k}." for k in wish.wired.remove]
+    value = msgspec.UNSET if f"{key}.".startswith(tuple(gone)) else _at(config, key)
     assigned = [(k, v) for n, given in wish.words.parameters.items() for k, v in _sets(wish, n, given)]
     for name, given in [*wish.wired.set.items(), *assigned, *wish.words.overrides.items()]:
         if key == name or key.startswith(f"{name}."):

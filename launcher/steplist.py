@@ -100,7 +100,7 @@ def details(root: Root, name: str) -> str:
         "with --resume": [f"{k}={v}" for k, v in (step.resume.set if step.resume else {}).items()],
         "roles": [f"{role}: {key}" for role, key in step.roles.items()],
         "runs": [f"by {step.launcher}, {shape} unless told otherwise; stopped by {stop}"],
-        "commands": [f"{c.program}: {' '.join(f'{n} {v}' for n, v in c.when.items()) or 'any'}" for c in step.commands],
+        "commands": [*map(_command, step.commands), *([step.why] if step.why else [])],
         "lock entries": [_entry(step, e) for e in lock.entries.values() if e.library == step.library],
         "example": [example(step)],
     }
@@ -122,6 +122,10 @@ def _parameter(name: str, parameter: catalogue.Parameter) -> str:
 def _base(base: catalogue.BaseConfig) -> str:
     when = "".join(f" with {n} {v}" for n, v in base.when.items())
     return f"{base.flavour or 'both'}{when}: {base.path or base.file}"
+
+
+def _command(command: catalogue.Command) -> str:
+    return f"{command.program}: {' '.join(f'{n} {v}' for n, v in command.when.items()) or 'any'}"
 
 
 def _type(parameter: catalogue.Parameter) -> str:

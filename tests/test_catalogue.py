@@ -84,7 +84,11 @@ def test_where_nothing_fits_the_claims_and_the_choices_are_named(step: Step) -> 
     assert e.value.code == Exit.CONFIG
     claims = "nemo-automodel 0.7.0, torch unknown"
     assert e.value.what == f"sft/automodel has no command for automodel/1.0-cpu ({claims})"
-    assert e.value.remedy == "it has commands for nemo-automodel >=0.9, torch >=2 or nemo-automodel <0.5"
+    remedy = "it has commands for nemo-automodel >=0.9, torch >=2 or nemo-automodel <0.5"
+    assert e.value.remedy == remedy
+    with pytest.raises(SlipwayError) as e:
+        catalogue.choose_command(msgspec.structs.replace(chosen, why="too old"), carrying(nemo_automodel="0.7.0"))
+    assert e.value.remedy == f"{remedy}: too old"
 
 
 def test_a_wrong_specifier_is_named_with_its_file(project: Project) -> None:

@@ -53,7 +53,7 @@ def run(tmp_path: Path):
         (tmp_path / name).write_text(text)
 
     def program(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-        everything = {**os.environ, "PYTHONPATH": str(tmp_path), **env}
+        everything = {**os.environ, "PYTHONPATH": f"{tmp_path}:{FOLDER.parent}", **env}
         command = [sys.executable, "-c", LOAD + code]
         return subprocess.run(command, env=everything, capture_output=True, text=True, check=False)
 

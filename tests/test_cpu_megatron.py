@@ -107,7 +107,7 @@ def run(tmp_path: Path):
         (tmp_path / name).write_text(text)
 
     def program(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-        everything = {**os.environ, "PYTHONPATH": str(tmp_path), **env}
+        everything = {**os.environ, "PYTHONPATH": f"{tmp_path}:{FOLDER.parent}", **env}
         command = [sys.executable, "-c", LOAD + code]
         return subprocess.run(command, env=everything, capture_output=True, text=True, check=False)
 
@@ -258,7 +258,7 @@ def test_it_says_once_that_it_is_active(run, rank: str, lines: int) -> None:
         JIT + "import megatron.bridge.peft.utils, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     )
     again = LOAD + JIT
-    everything = {**os.environ, "PYTHONPATH": str(run.modules), "RANK": rank}
+    everything = {**os.environ, "PYTHONPATH": f"{run.modules}:{FOLDER.parent}", "RANK": rank}
     command = [sys.executable, "-c", LOAD + code, again]
     said = subprocess.run(command, env=everything, capture_output=True, text=True, check=True).stderr.splitlines()
     assert len(said) == lines

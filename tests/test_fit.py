@@ -12,6 +12,7 @@ from launcher import catalogue, fit, rules, words
 from launcher.artifacts import Artifact
 from launcher.plan import Finding, Wish
 from launcher.profiles import Gpu, GpuModel, Profile
+from launcher.releases import Wired
 from slipway.project import Root
 
 ROOT = Root(REPO)
@@ -230,6 +231,10 @@ def test_a_batch_is_shared_evenly_and_the_nearest_are_named(wish_of: WishOf) -> 
     assert Found(wish_of, SFT, evaluated).findings == [], "without validation= it is not used"
     rows = [msgspec.structs.replace(PACKED, name="validation")]
     assert Found(wish_of, SFT, evaluated, given=rows).told[0][0] == evaluated
+    said = {"given": rows, "over": [("mine", {"validation": {"eval_global_batch_size": 3}})]}
+    assert len(Found(wish_of, SFT, **said).findings) == 1
+    gone = Wired(remove=["validation.eval_global_batch_size"])
+    assert Found(wish_of, SFT, **said, wired=gone).findings == [], "a release without that key"
 
 
 def test_what_only_the_image_knows_is_said_and_not_guessed(wish_of: WishOf) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher import checkpoints
+from images import lock as locks
+from launcher import catalogue, checkpoints, releases
+from launcher.artifacts import Artifact
+from slipway.project import Root
 
 ROOT = Path(__file__).parent.parent
 STEPS = ROOT / "entrypoints" / "steps"
@@ -215,6 +218,64 @@ def pretraining(training: Training) -> Training:
     return training
 
 
+# The containers with Megatron-Bridge 0.4.0, 0.4.2, 0.5.0 and 0.5.1.
+BEFORE_0_6 = ("26.04", "26.04.01", "26.06", "26.06.01")
+LOADER = "dataloader_type num_workers data_sharding pin_memory drop_last persistent_workers trust_remote_code"
+ALL_TAGS = {  # class -> its fields at v0.4.0 and v0.5.0, as their own and Megatron-Core's dataclasses have them
+    "megatron.bridge.training.config.FinetuningDatasetConfig": f"{LOADER} dataset_root seq_length seed memmap_workers "
+    "max_train_samples packed_sequence_specs dataset_kwargs do_validation do_test",
+    "megatron.bridge.data.datasets.packed_sequence.PackedSequenceSpecs": "packed_sequence_size tokenizer_model_name "
+    "num_tokenizer_workers packed_train_data_path packed_val_data_path packed_metadata_path pad_cu_seqlens "
+    "pad_seq_to_mult",
+    "megatron.training.config.ValidationConfig": "eval_iters eval_interval skip_train test_mode full_validation "
+    "multiple_validation_sets",
+    "megatron.bridge.training.tokenizers.config.TokenizerConfig": "metadata_path vocab_size vocab_file merge_file "
+    "vocab_extra_ids tokenizer_type tokenizer_model special_tokens chat_template tiktoken_pattern "
+    "tiktoken_num_special_tokens tokenizer_prompt_format image_tag_type force_system_message hf_tokenizer_kwargs "
+    "sp_tokenizer_kwargs",
+}
+FROM_0_5 = {
+    "megatron.training.config.ValidationConfig": "start_eval_at_iter eval_global_batch_size eval_micro_batch_size "
+    "validation_set_names",
+}
+CONTAINER_BEFORE_0_6 = """
+import json, types
+from megatron.bridge.utils.instantiate_utils import InstantiationException
+FIELDS = json.loads({fields!r})
+GONE = tuple(f"megatron.bridge.data.{{name}}." for name in ("builders.gpt_sft", "sft_processing", "packing"))
+def check(node, where):
+    target = node.get("_target_", "")
+    if target.startswith(GONE): raise InstantiationException("Error locating target " + repr(target))
+    unknown = set(node) - set(FIELDS.get(target, node)) - {{"_target_"}}
+    if unknown: raise InstantiationException(f"Unexpected config keys for target {{target!r}}: {{sorted(unknown)}}")
+    for key, value in node.items():
+        if isinstance(value, dict): check(value, where + [key])
+class ConfigContainer:
+    @staticmethod
+    def from_dict(values):
+        check(values, [])
+        values = {{"peft": None, **values}}
+        values["checkpoint"] = {{"pretrained_checkpoint": None, **values["checkpoint"]}}
+        return json.loads(json.dumps(values), object_hook=lambda d: types.SimpleNamespace(**d))
+"""
+
+
+def of_release(training: Training, step: str, release: str, *given: str) -> None:
+    """The configuration that a container's release starts from, and the library's strictness at its tag."""
+    entry = locks.load_lock(Root(ROOT)).entries[f"megatron-bridge/{release}-cuda"]
+    at = releases.at_release(catalogue.find_step(Root(ROOT), f"{step}/megatron_bridge"), entry)
+    assert catalogue.choose_command(at, entry).program == "megatron_train.py"
+    artifacts = {n: Artifact(name=n, path=n, kind="folder", type=at.inputs[n].types[0]) for n in given}
+    wired = releases.wired(at, artifacts)
+    layers = [{"name": n, "values": catalogue.overlay(at, n)} for n in ("default", "tiny")]
+    made = {"base": catalogue.base_config(at, entry), "layers": layers, "remove": wired.remove}
+    training.config = slipway_step.merge_config({**made, "set": [[k, v] for k, v in wired.set.items()]})
+    later = {} if entry.components["megatron-bridge"].startswith("0.4") else FROM_0_5
+    fields = json.dumps({name: f"{text} {later.get(name, '')}".split() for name, text in ALL_TAGS.items()})
+    container = CONTAINER_BEFORE_0_6.format(fields=fields)
+    (training.root / "site/megatron/bridge/training/config.py").write_text(container)
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     return Program(tmp_path)
@@ -412,6 +473,69 @@ def test_documents_without_their_index_are_refused(pretraining: Training) -> Non
     (pretraining.root / "a.bin").touch()
     pretraining.words |= {"data.train": pretraining.root / "a.bin", "tokenizer.tokenizer_model": pretraining.tokenizer}
     assert "expected .bin files, each with its .idx" in pretraining.refused()
+
+
+@pytest.mark.parametrize("release", BEFORE_0_6)
+@pytest.mark.parametrize("step", ["sft", "peft"])
+def test_packed_rows_reach_releases_before_0_6(training: Training, step: str, release: str) -> None:
+    of_release(training, step, release, "train", "model", "tokenizer", "validation")
+    training.words["data.validation"] = training.pack
+    seen = training.seen()
+    dataset, specs = seen["dataset"], seen["dataset"]["packed_sequence_specs"]
+    assert dataset["_target_"] == "megatron.bridge.training.config.FinetuningDatasetConfig"
+    assert specs["packed_train_data_path"] == str(training.pack / "training_128.idx.parquet")
+    assert specs["packed_val_data_path"] == str(training.pack / "validation_128.idx.parquet")
+    assert (specs["packed_sequence_size"], dataset["do_validation"]) == (128, True)
+    assert dataset["dataset_root"] == str(training.root / "run" / "data")
+    assert training.read("result.json")["type"] == ("checkpoint_lora" if step == "peft" else "checkpoint_megatron")
+
+
+@pytest.mark.parametrize("release", BEFORE_0_6)
+def test_conversations_as_they_are_need_a_marked_template_before_0_6(training: Training, release: str) -> None:
+    of_release(training, "sft", release, "train", "model", "tokenizer")
+    source = training.root / "chats.jsonl"
+    source.write_text(CHAT * 4)
+    training.words["data.train"] = source
+    assert "tokenizer.tokenizer_model: the chat template of" in training.refused()
+    training.words["tokenizer.tokenizer_model"] = tokenizer(training.root / "marked", template=MARKED)
+    dataset = training.seen()["dataset"]
+    assert dataset["dataset_kwargs"] == {"chat": True, "use_hf_tokenizer_chat_template": True}
+    assert "packed_sequence_specs" not in dataset
+
+
+@pytest.mark.parametrize(("release", "batch"), [("26.04", None), ("26.04.01", None), ("26.06", 2), ("26.06.01", 2)])
+def test_validation_has_batches_of_its_own_from_0_5_on(training: Training, release: str, batch: int | None) -> None:
+    of_release(training, "sft", release, "train", "model", "tokenizer")
+    assert training.seen()["validation"].get("eval_global_batch_size") == batch
+
+
+def test_what_a_release_does_not_have_is_refused_in_the_librarys_words(training: Training) -> None:
+    of_release(training, "sft", "26.04", "train", "model", "tokenizer")
+    training.words["validation.eval_global_batch_size"] = 4
+    assert "Unexpected config keys for target 'megatron.training.config.ValidationConfig'" in training.refused()
+
+
+@pytest.mark.parametrize("release", BEFORE_0_6)
+def test_pretraining_before_0_6(pretraining: Training, release: str) -> None:
+    of_release(pretraining, "pretrain", release)
+    assert pretraining.seen()["dataset"]["_target_"].endswith(".MockGPTDatasetConfig")
+    documents(pretraining.root / "a.bin", 10)
+    of_release(pretraining, "pretrain", release, "data", "tokenizer")
+    pretraining.words |= {"data.train": pretraining.root / "a.bin", "tokenizer.tokenizer_model": pretraining.tokenizer}
+    pretraining.words["resume"] = True
+    seen = pretraining.seen()
+    assert seen["dataset"]["data_path"] == [str(pretraining.root / "a")]
+    assert seen["tokenizer"]["vocab_size"] is None
+
+
+def test_the_tokenizers_size_is_asked_for_from_0_6_on() -> None:
+    step = catalogue.find_step(Root(ROOT), "pretrain/megatron_bridge")
+    entries = [e for e in locks.load_lock(Root(ROOT)).entries.values() if e.library == "megatron-bridge"]
+    given = {"tokenizer": Artifact(name="tokenizer", path="t", kind="folder", type="tokenizer_hf")}
+    asked = {e.release: releases.wired(releases.at_release(step, e), given).set for e in entries}
+    wanted = {"tokenizer.use_tokenizer_vocab_size": True}
+    assert {release for release, keys in asked.items() if keys == wanted} == {"0.6.2", "26.08.01"}
+    assert all(releases.wired(releases.at_release(step, e), {}).set == {} for e in entries)
 
 
 def _assigned(training: Training) -> dict[str, Any]:

@@ -7,16 +7,15 @@ tokenizer and the chat template, so that training with others can be refused.
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import slipway_inputs
+import slipway_megatron
 import slipway_step
 from slipway_step import ConfigError
 
-GENERATION = re.compile(r"\{%-?\s+generation\s+-?%\}")  # as the library looks for it
 SPLITS = {"training": "train", "validation": "validation"}  # names of the library's files -> of our inputs
 
 
@@ -103,7 +102,10 @@ def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], out
         from megatron.bridge.data.builders.gpt_sft import build_gpt_sft_split
         from megatron.bridge.data.packing.offline import prepare_gpt_sft_packed_data
     except ModuleNotFoundError:
-        refuse_other_loss(packing["loss"], tokenizer)
+        if packing["loss"] != "assistant":
+            what = f"{packing['loss']!r} needs Megatron-Bridge 0.6; before, there is only 'assistant'"
+            raise ConfigError(f"packing.loss: {what}") from None
+        slipway_megatron.refuse_unmarked_template(tokenizer, "tokenizer.path")
         pack_before_0_6(source, {**options, "tokenizer": build_tokenizer(named), "dataset_kwargs": chat})
     else:
         chat["chat_loss_mode"] = packing["loss"]
@@ -111,20 +113,6 @@ def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], out
             **options, tokenizer=build_tokenizer(named), dataset_builder=build_gpt_sft_split, dataset_kwargs=chat
         )
     return target
-
-
-def refuse_other_loss(loss: str, tokenizer: Path) -> None:
-    """Megatron-Bridge 0.4 and 0.5 learn what the chat template marks, without which 0.4 learns all and 0.5 nothing.
-
-    Raises ConfigError for anything else.
-    """
-    if loss != "assistant":
-        raise ConfigError(f"packing.loss: {loss!r} needs Megatron-Bridge 0.6; before, there is only 'assistant'")
-    if not GENERATION.search(slipway_inputs.chat_template(tokenizer)):
-        raise ConfigError(
-            f"tokenizer.path: the chat template of {tokenizer} marks no {{% generation %}}, by which Megatron-Bridge "
-            "before 0.6 knows the answers; wrap them in it, or take a release with 0.6"
-        )
 
 
 def pack_before_0_6(source: Path, options: dict[str, Any]) -> None:

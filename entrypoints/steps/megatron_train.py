@@ -19,6 +19,7 @@ from slipway_step import ConfigError
 
 BRIDGE = "megatron.bridge"
 PARQUET = (".parquet", ".pq")
+BEFORE_0_6 = f"{BRIDGE}.training.config.FinetuningDatasetConfig"  # the dataset of fine-tuning at 0.4 and 0.5
 
 
 def main() -> None:
@@ -75,6 +76,8 @@ def wire_conversations(sections: dict[str, Any], data: dict[str, Any]) -> None:
         dataset |= packed(train, validation, dataset)
         dataset["dataset_root"] = str(work_folder())
     else:
+        if dataset["_target_"] == BEFORE_0_6:
+            slipway_megatron.refuse_unmarked_template(tokenizer, "tokenizer.tokenizer_model")
         dataset["dataset_root"] = str(link(train, validation, work_folder()))
     refuse_less_than_a_batch("data.train", train, sections["train"]["global_batch_size"])
     dataset["do_validation"] = validation is not None
@@ -128,20 +131,26 @@ def refuse_less_than_a_batch(key: str, file: Path, batch: int) -> None:
         with file.open("rb") as f:
             rows = sum(1 for _ in f)
     if rows < batch:
-        what = "eval_global_batch_size" if key == "data.validation" else "global_batch_size"
+        what = "global_batch_size"
+        if key == "data.validation":
+            what = f"eval_global_batch_size (before Megatron-Bridge 0.5: {what})"
         raise ConfigError(f"{key}: {file} has {rows} rows, less than one batch of {batch}; lower {what}")
 
 
 def packed(train: Path, validation: Path | None, dataset: dict[str, Any]) -> dict[str, Any]:
     """What the dataset's section gets for packed rows."""
+    older = dataset["_target_"] == BEFORE_0_6
+    key, module = "offline_packing_specs", "packing.config"
+    if older:
+        key, module = "packed_sequence_specs", "datasets.packed_sequence"
     specs = {
-        "_target_": f"{BRIDGE}.data.packing.config.PackedSequenceSpecs",
+        "_target_": f"{BRIDGE}.data.{module}.PackedSequenceSpecs",
         "packed_sequence_size": dataset["seq_length"],
-        **(dataset.get("offline_packing_specs") or {}),
+        **(dataset.get(key) or {}),
         "packed_train_data_path": str(train),
         "packed_val_data_path": str(validation) if validation else None,
     }
-    return {"enable_offline_packing": True, "offline_packing_specs": specs}
+    return {key: specs} if older else {key: specs, "enable_offline_packing": True}
 
 
 def work_folder() -> Path:
@@ -167,7 +176,7 @@ def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:
     tokenizer = sections["tokenizer"]
     if tokenizer.get("tokenizer_model"):
         slipway_inputs.path_of(sections, "tokenizer.tokenizer_model")
-        tokenizer |= {"tokenizer_type": "HuggingFaceTokenizer", "vocab_size": None, "use_tokenizer_vocab_size": True}
+        tokenizer |= {"tokenizer_type": "HuggingFaceTokenizer", "vocab_size": None}
     if not data.get("train"):
         return
     if not tokenizer.get("tokenizer_model"):

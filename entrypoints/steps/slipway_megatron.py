@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
+import slipway_inputs
 from slipway_step import ConfigError
 
 LATEST = "latest_checkpointed_iteration.txt"
+GENERATION = re.compile(r"\{%-?\s+generation\s+-?%\}")  # as the library looks for it
 
 
 def iteration_folder(root: Path, key: str) -> Path:
@@ -20,6 +23,18 @@ def iteration_folder(root: Path, key: str) -> Path:
     if not (folder / "run_config.yaml").is_file():
         raise ConfigError(f"{key}: {folder} is no Megatron-Bridge checkpoint: it has no run_config.yaml")
     return folder
+
+
+def refuse_unmarked_template(tokenizer: Path, key: str) -> None:
+    """Megatron-Bridge 0.4 and 0.5 learn what the chat template marks; without marks 0.4 learns all, 0.5 fails.
+
+    Raises ConfigError naming `key` where it marks nothing.
+    """
+    if not GENERATION.search(slipway_inputs.chat_template(tokenizer)):
+        raise ConfigError(
+            f"{key}: the chat template of {tokenizer} marks no {{% generation %}}, by which Megatron-Bridge "
+            "before 0.6 knows the answers; wrap them in it, or take a release with 0.6"
+        )
 
 
 def lead_process_group() -> None:

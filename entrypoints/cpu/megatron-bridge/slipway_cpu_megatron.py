@@ -1,15 +1,17 @@
 """The substitutions that let megatron-bridge 0.6.2 and megatron-core 0.19.2 run where there is no CUDA device.
 
 The cpu image has this file and a .pth that imports it in its site-packages, so every interpreter start pays for it:
-only `sys` is imported here. A finder at the head of the meta path waits for the modules of Megatron named below. Where
-torch finds no CUDA device, such a module finds stand-ins for the packages that it imports and that are not installed,
-and after it has run its substitutions are made. They prove that a configuration, its data, its checkpoints and its
-process group fit together; they prove nothing about GPUs, NCCL, Transformer Engine or speed.
+nothing else is imported here. Where torch finds no CUDA device, a module of Megatron named below finds stand-ins for
+the packages that it imports and that are not installed, and after it has run its substitutions are made. They prove
+that a configuration, its data, its checkpoints and its process group fit together; they prove nothing about GPUs,
+NCCL, Transformer Engine or speed.
 """
 
 import sys
 
-VERSION = "0.6.2"
+import slipway_cpu
+
+_take = slipway_cpu.taker("slipway_cpu_megatron", "megatron-bridge 0.6.2")
 
 # Importing module -> what is missing where it imports it unconditionally, and does not call it here.
 STAND_INS = {
@@ -89,7 +91,7 @@ def tensors_on_the_cpu(_):
     for name in FACTORIES:
         setattr(torch, name, _without_cuda(getattr(torch, name)))
     to, kind = _without_cuda(torch.Tensor.to), torch.Tensor.type
-    torch.Tensor.to = lambda self, *a, **k: to(self, *(_cpu() if _is_cuda(x) else x for x in a), **k)
+    torch.Tensor.to = lambda self, *a, **k: to(self, *(slipway_cpu.cpu() if _is_cuda(x) else x for x in a), **k)
     torch.Tensor.cuda = torch.Tensor.pin_memory = torch.nn.Module.cuda = lambda self, *_, **__: self
     # Megatron's optimizers sort parameters by these names.
     torch.Tensor.type = lambda self, *a, **k: kind(self, *a, **k) if a or k else f"torch.cuda.{kind(self)[6:]}"
@@ -102,7 +104,7 @@ def idle_cuda(_):
     import torch
 
     cuda = torch.cuda
-    cuda.current_device = _cpu
+    cuda.current_device = slipway_cpu.cpu
     cuda.Stream = cuda.Event = Idle
     cuda.current_stream, cuda.stream = (lambda *_: Idle()), contextlib.nullcontext
     cuda.memory_stats = lambda *_, **__: {}
@@ -183,53 +185,7 @@ class Absent(type(sys)):
 
     def __call__(self, *args, **_):
         """As a decorator it hands back what it decorates; as a function (save_modelopt_state) it does nothing."""
-        return args[0] if len(args) == 1 and isinstance(args[0], (type, type(_cpu))) else None
-
-
-class Finder:
-    """Lets the other finders find a named module, and has its substitutions made around its own code."""
-
-    active = None  # whether torch finds no CUDA device; None before the first module that asks
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name not in SUBSTITUTIONS and name not in STAND_INS:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is cls else finder.find_spec(name, path, target)
-            if spec is not None:
-                cls._hook(spec.loader)
-                return spec
-        return None
-
-    @classmethod
-    def _hook(cls, loader):
-        """`loader` belongs to this one module: what is set on it reaches no other."""
-        run = loader.exec_module
-
-        def exec_module(module):
-            if not cls._activate():
-                run(module)
-                return
-            name = module.__name__
-            if name in STAND_INS:
-                module.__builtins__ = _builtins_with_stand_ins(STAND_INS[name])
-            run(module)
-            for substitution in SUBSTITUTIONS.get(name, ()):
-                substitution(module)
-
-        loader.exec_module = exec_module
-
-    @classmethod
-    def _activate(cls):
-        if cls.active is None:
-            import torch  # every named module does so, or is imported by one that has
-
-            cls.active = not torch.cuda.is_available()
-            if cls.active:
-                _prepare()
-                _say()
-        return cls.active
+        return args[0] if len(args) == 1 and isinstance(args[0], (type, type(_before))) else None
 
 
 def _prepare():
@@ -243,17 +199,6 @@ def _prepare():
         typing.override = override
     for start in ("Transformer Engine and Apex are", "Apex is", "absl.logging is", "Only transformer-engine>="):
         warnings.filterwarnings("ignore", message=start)
-
-
-def _say():
-    import os
-
-    if os.environ.get("RANK", "0") == "0" and "SLIPWAY_CPU_MEGATRON" not in os.environ:
-        names = ", ".join(s.__name__ for group in SUBSTITUTIONS.values() for s in group)
-        absent = ", ".join(sorted({package for group in STAND_INS.values() for package in group}))
-        text = f"no CUDA device: megatron-bridge runs with substitutions ({names}), and without {absent}"
-        print(f"slipway: {text}", file=sys.stderr, flush=True)
-    os.environ["SLIPWAY_CPU_MEGATRON"] = "said"  # the processes that write checkpoints need not say it again
 
 
 def _builtins_with_stand_ins(packages):
@@ -289,7 +234,7 @@ def _causal(query, key, value, ends, scale):
 def _without_cuda(make):
     def made(*args, **kwargs):
         if _is_cuda(kwargs.get("device")):
-            kwargs["device"] = _cpu()
+            kwargs["device"] = slipway_cpu.cpu()
         kwargs.pop("pin_memory", None)
         return make(*args, **kwargs)
 
@@ -300,17 +245,12 @@ def _is_cuda(device):
     return (isinstance(device, str) and device.startswith("cuda")) or getattr(device, "type", None) == "cuda"
 
 
-def _cpu():
-    import torch
-
-    return torch.device("cpu")
-
-
-def _take(module, name):
-    if not hasattr(module, name):
-        what = f"{module.__name__} has no {name!r}; these substitutions are for megatron-bridge {VERSION}"
-        raise ImportError(f"slipway_cpu_megatron: {what}")
-    return getattr(module, name)
+def _before(module):
+    if module.__name__ in STAND_INS:
+        module.__builtins__ = _builtins_with_stand_ins(STAND_INS[module.__name__])
 
 
-sys.meta_path.insert(0, Finder)
+slipway_cpu.Finder(
+    "megatron-bridge", SUBSTITUTIONS, STAND_INS, _prepare, _before,
+    ", and without " + ", ".join(sorted({package for group in STAND_INS.values() for package in group})),
+)  # fmt: skip

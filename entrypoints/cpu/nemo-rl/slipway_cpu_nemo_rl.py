@@ -1,16 +1,17 @@
 """The substitutions that let NeMo RL v0.7.0 train and generate where there is no CUDA device.
 
 The cpu image has this file and a .pth that imports it in its site-packages, so every interpreter start pays for it,
-Ray's own too: only `sys` is imported here. A finder at the head of the meta path waits for the modules named in
-SUBSTITUTIONS; once such a module has run, its substitutions are made, unless torch finds a CUDA device. What trains is
-DTensor's first worker, over gloo; what generates is the CPU build of vLLM. They prove that a configuration, its data,
-rollouts, rewards, the transfer of weights and checkpoints fit together; they prove nothing about GPUs, NCCL, CUDA IPC,
-sleep mode, DTensor's second worker or Megatron.
+Ray's own too: nothing else is imported here. SUBSTITUTIONS names the modules that are changed once they have run,
+unless torch finds a CUDA device. What trains is DTensor's first worker, over gloo; what generates is the CPU build of
+vLLM. They prove that a configuration, its data, rollouts, rewards, transfer of weights and checkpoints fit together;
+they prove nothing about GPUs, NCCL, CUDA IPC, sleep mode, DTensor's second worker or Megatron.
 """
 
 import sys
 
-VERSION = "v0.7.0"
+import slipway_cpu
+
+_take = slipway_cpu.taker("slipway_cpu_nemo_rl", "nemo-rl v0.7.0")
 
 # For this process and, since NeMo RL hands them on, its actors; where a variable is set, it stays.
 SETTINGS = {
@@ -168,48 +169,6 @@ class Idle:
         pass
 
 
-class Finder:
-    """Lets the other finders find a named module, and has its substitutions made after its own code has run."""
-
-    active = None  # whether torch finds no CUDA device; None before the first module that asks
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name not in SUBSTITUTIONS and name != PACKAGE:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is cls else finder.find_spec(name, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    cls._hook(spec.loader)
-                return spec
-        return None
-
-    @classmethod
-    def _hook(cls, loader):
-        """`loader` belongs to this one module: what is set on it reaches no other."""
-        run = loader.exec_module
-
-        def exec_module(module):
-            active = cls._activate()
-            run(module)
-            for substitution in SUBSTITUTIONS.get(module.__name__, ()) if active else ():
-                substitution(module)
-
-        loader.exec_module = exec_module
-
-    @classmethod
-    def _activate(cls):
-        if cls.active is None:
-            import torch  # every named module does so, or is imported by one that has
-
-            cls.active = not torch.cuda.is_available()
-            if cls.active:
-                _prepare()
-                _say()
-        return cls.active
-
-
 def _prepare():
     """SETTINGS; and below Python 3.12 pydantic refuses TypedDict of `typing`, which has no `override` either."""
     import os
@@ -224,15 +183,6 @@ def _prepare():
             setattr(typing, name, getattr(typing_extensions, name))
 
 
-def _say():
-    import os
-
-    if "SLIPWAY_CPU_NEMO_RL" not in os.environ:
-        names = ", ".join(s.__name__ for group in SUBSTITUTIONS.values() for s in group)
-        print(f"slipway: no CUDA device: nemo-rl runs with substitutions ({names})", file=sys.stderr, flush=True)
-    os.environ["SLIPWAY_CPU_NEMO_RL"] = "said"  # its actors, which are given the environment, need not say it again
-
-
 def _is_cuda(device):
     """Whether it names a CUDA device; a number does."""
     if isinstance(device, (int, str)):
@@ -240,11 +190,4 @@ def _is_cuda(device):
     return getattr(device, "type", None) == "cuda"
 
 
-def _take(module, name):
-    if not hasattr(module, name):
-        what = f"{module.__name__} has no {name!r}; these substitutions are for nemo-rl {VERSION}"
-        raise ImportError(f"slipway_cpu_nemo_rl: {what}")
-    return getattr(module, name)
-
-
-sys.meta_path.insert(0, Finder)
+slipway_cpu.Finder("nemo-rl", SUBSTITUTIONS, (PACKAGE,), _prepare)
