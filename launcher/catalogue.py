@@ -30,6 +30,7 @@ Role = Literal[
     "reward_nodes", "second_version", "save_format", "packing", "chat_template", "generation_backend",
     "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
     "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
+    "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version",
 ]  # fmt: skip
 
 

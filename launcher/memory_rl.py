@@ -12,7 +12,11 @@ at v0.4.0 to v0.7.0 (grpo.py, distillation.py, dpo.py, rm.py, the policy workers
 * refit: the weights that train, and those that generate. The optimizer is on the CPU, and the cache not there yet.
 * generation: its engine takes the share of the GPU that it is given, whatever it needs. In that share have to be its
   weights and the keys and values of one whole sequence, else it does not start.
-* a teacher works while all else is on the CPU; a reward model on GPUs of its own.
+* a teacher works while all else is on the CPU.
+* a reward model has GPUs of its own, and DTensor alone (reward_model_environment.py). Its weights are in fp32, whatever
+  its precision, over all of these GPUs. A forward pass gathers in its precision: the embeddings and two layers, DTensor's
+  first worker all of them (unshard_fsdp2_model). It keeps one layer's activations and a score in place of logits.
+  Answers are as long as the policy's: nothing reads its max_model_len.
 
 Not counted, beyond what launcher.memory does not: what a sleeping engine keeps, gathered weights in a refit (the buffer
 is made as large as there is room), an engine's own activations.
@@ -27,7 +31,7 @@ import msgspec
 
 from launcher import fit, memory, rlrules
 from launcher.artifacts import Artifact
-from launcher.catalogue import Backend
+from launcher.catalogue import Backend, Role
 from launcher.fit import Known, error, settings, sizes, value_of, warning
 from launcher.memory import GIB, REFUSE, WARN, Layout, Model
 from launcher.plan import Finding, Observed, Wish
@@ -36,6 +40,9 @@ from slipway.yamldoc import Noun
 
 TRAINING_LOGITS, LOGPROB_LOGITS, COUNTED_LOGITS = 12, 12, 4  # bytes a token and word; what memory.activations counts
 
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes, by NeMo RL's names
+
+BEYOND: tuple[Role, ...] = ("offload", "adapter")  # these are not estimated
 Terms = dict[str, float]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -56,6 +63,36 @@ class Engine(Noun, frozen=True, kw_only=True):
         heads = max((model.kv_heads or model.heads) / self.tensor, 1)  # at least one in every GPU
         cache = 2 * 2 * heads * key * self.sequence * model.layers / self.pipeline
         return {"weights": self.width * model.total / (self.tensor * self.pipeline), "one sequence": cache}
+
+
+class Reward(Noun, frozen=True, kw_only=True):
+    """A model that judges answers. `layout`: on its own GPUs; `width`: bytes of what it computes with.
+
+    `whole`: all of its weights are gathered for a forward pass, and not layer by layer.
+    """
+
+    model: Model
+    layout: Layout
+    width: int
+    whole: bool
+
+    def terms(self) -> Terms:
+        """Bytes of a GPU during a forward pass, by term."""
+        model, spread = self.model, self.layout
+        ends = model.vocab * model.hidden  # its head gives one number
+        gathered = model.total if self.whole else ends + 2 * (model.total - ends) / model.layers
+        layer = msgspec.structs.replace(model, layers=1, vocab=1)
+        return {
+            "weights": 4 * model.total / spread.world,
+            "gathered": self.width * gathered / spread.tensor,
+            "activations": memory.activations(layer, spread) * self.width / 2,
+        }
+
+    def line(self, size: int) -> str:
+        """`the reward model: about 5.0 of 80 GiB a GPU (weights …); estimated; its own GPUs: 4`."""
+        terms = self.terms()
+        text = f"the reward model: about {sum(terms.values()) / GIB:.1f} of {size / GIB:.0f} GiB a GPU"
+        return f"{text} ({_terms(terms)}); estimated; its own GPUs: {self.layout.world}"
 
 
 class Run(Noun, frozen=True, kw_only=True):
@@ -121,7 +158,7 @@ def _layout(wish: Wish, known: Known, backend: Backend) -> Layout | None:
     shape, world = sizes(wish, known), rlrules.training_gpus(wish, known)
     expert = known.get("expert_parallel", 1)
     needed = {"micro_batch", "sequence_length"} <= known.keys() and shape and world
-    if not needed or shape is None or known.get("offload") is True or known.get("adapter") is True:
+    if not needed or shape is None or any(known.get(role) is True for role in BEYOND):
         return None
     if world % math.prod(shape.values()) or world % (expert * shape["pipeline"]):
         return None
@@ -165,6 +202,24 @@ def _teacher(seen: Observed, known: Known, layout: Layout) -> tuple[Model, Layou
     return (model, other) if model and not layout.world % (other.expert * pipeline) else None
 
 
+def reward_of(wish: Wish, seen: Observed) -> Reward | None:
+    """None where no model judges, or something that counts of it is unknown."""
+    known, found = settings(wish), seen.artifacts.get("reward_model")
+    model, width = _sizes(found) if found else None, WIDTHS.get(str(known.get("reward_precision")))
+    shape = [known.get(r) for r in ("reward_gpus", "reward_nodes", "reward_tensor", "reward_context")]
+    micro, sequence = _resolved(wish, known.get("reward_micro")), known.get("sequence_length")
+    if model is None or width is None or any(type(n) is not int or n < 1 for n in (*shape, micro, sequence)):
+        return None
+    gpus, nodes, tensor, context = shape
+    if gpus * nodes % (tensor * context):
+        return None
+    spread = Layout(
+        world=gpus * nodes, micro=micro, sequence=sequence, bytes=(4, 0, 0), tensor=tensor, context=context, sharding=3
+    )
+    tied = msgspec.structs.replace(model, tied=1)
+    return Reward(model=tied, layout=spread, width=width, whole=known.get("reward_second_version") is not True)
+
+
 def _sizes(found: Artifact) -> Model | None:
     facts: dict[str, Any] = {**found.facts, "parameters": found.parameters}
     try:
@@ -173,28 +228,43 @@ def _sizes(found: Artifact) -> Model | None:
         return None
 
 
-def _found(wish: Wish, seen: Observed) -> tuple[Run, int] | None:
+def _size(wish: Wish) -> int:
+    """Bytes of a GPU; 0 where there is none, or it is unknown."""
     gpu = wish.profile.gpu
-    if wish.entry.flavour != "cuda" or gpu is None or not gpu.bytes:
-        return None
-    run = run_of(wish, seen)
-    return (run, gpu.bytes) if run else None
+    return gpu.bytes if wish.step.launcher == "ray" and wish.entry.flavour == "cuda" and gpu else 0
 
 
 def check(wish: Wish, seen: Observed) -> list[Finding]:
     """A warning where the memory gets scarce, an error where it is far too little, or generation cannot start."""
-    if (found := _found(wish, seen)) is None:
+    if not (size := _size(wish)):
         return []
-    run, size = found
-    used, findings = most(run, run.layout) / size, _starts(wish, run, size)
-    if used < WARN:
+    run, reward = run_of(wish, seen), reward_of(wish, seen)
+    return [*(_trains(wish, run, size) if run else []), *(_judges(wish, reward, size) if reward else [])]
+
+
+def _trains(wish: Wish, run: Run, size: int) -> list[Finding]:
+    used, findings = most(run, run.layout), _starts(wish, run, size)
+    if used < WARN * size:
         return findings
     other = memory.next_fit(run.model, run.layout, size, lambda layout: most(run, layout))
     remedy = f"would fit: {_remedy(wish, run, other)}" if other else "no shape fits: shorten the sequences"
-    said = line(run, size)
-    return [
-        *findings, error(Exit.CONFIG, "memory", said, remedy) if used >= REFUSE else warning("memory", said, remedy),
-    ]  # fmt: skip
+    return [*findings, _scarce(used / size, line(run, size), remedy)]
+
+
+def _judges(wish: Wish, reward: Reward, size: int) -> list[Finding]:
+    used = sum(reward.terms().values())
+    if used < WARN * size:
+        return []
+    one = msgspec.structs.replace(reward, layout=msgspec.structs.replace(reward.layout, micro=1))
+    roles = wish.step.roles
+    remedy = f"would fit: {roles['reward_micro']}=1"
+    if sum(one.terms().values()) >= WARN * size:
+        remedy = f"give it more GPUs: {roles['reward_gpus']}, {roles['reward_nodes']}, {roles['reward_tensor']}"
+    return [_scarce(used / size, reward.line(size), remedy)]
+
+
+def _scarce(part: float, said: str, remedy: str) -> Finding:
+    return error(Exit.CONFIG, "memory", said, remedy) if part >= REFUSE else warning("memory", said, remedy)
 
 
 def _starts(wish: Wish, run: Run, size: int) -> list[Finding]:
@@ -209,9 +279,20 @@ def _starts(wish: Wish, run: Run, size: int) -> list[Finding]:
 
 
 def notes(wish: Wish, seen: Observed) -> list[str]:
-    """The estimate in one line, where it is no finding."""
-    found = _found(wish, seen)
-    return [f"note: memory: {line(*found)}"] if found and not check(wish, seen) else []
+    """The estimates, a line each, where they are no findings; and with what there is none."""
+    if not (size := _size(wish)):
+        return []
+    run, reward = run_of(wish, seen), reward_of(wish, seen)
+    said = [line(run, size)] if run and not _trains(wish, run, size) else []
+    said += [f"not estimated with {', '.join(beyond)}"] if (beyond := _beyond(wish)) else []
+    said += [reward.line(size)] if reward and not _judges(wish, reward, size) else []
+    return [f"note: memory: {text}" for text in said]
+
+
+def _beyond(wish: Wish) -> list[str]:
+    """The settings with which what trains is not estimated."""
+    known, roles = settings(wish), wish.step.roles
+    return [fit.setting(wish, roles[r]) for r in BEYOND if known.get(r) is True]
 
 
 def line(run: Run, size: int) -> str:

@@ -148,7 +148,7 @@ def test_shellcheck_has_nothing_to_say_of_any_script(tmp_path: Path) -> None:
     (tmp_path / "slipway").symlink_to(REPO / "entrypoints")
     files = [script_file(*one) for one in scripts()]
     program = Path(sys.executable).with_name("shellcheck")
-    command = [program, "--external-sources", f"--source-path={tmp_path}", *files]
+    command = [program, "--external-sources", f"--source-path={tmp_path}:{tmp_path}/slipway", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, len(files) > 10) == (0, "", True)
 

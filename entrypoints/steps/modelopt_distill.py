@@ -1,10 +1,13 @@
 """Distills a teacher's logits into a student with Model Optimizer's KDTrainer, on the assistant's tokens.
 
-Several processes train by data parallelism: each holds teacher and student whole.
+Several processes train by data parallelism: each holds teacher and student whole. With Model Optimizer 0.44 the loss
+stands one token later than from 0.45 on (its mask is the labels', not shifted), and validation measures the student's
+own loss instead of the distance from the teacher.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -82,7 +85,6 @@ def training_arguments(config: dict[str, Any], world: int, output: Path) -> Any:
 def build(config: dict[str, Any], teacher: Path, student: Path, arguments: Any) -> tuple[Any, Any, Any]:
     """The trainer, its student and the tokenizer. Raises ConfigError where teacher and student do not fit."""
     import torch
-    from modelopt.torch.distill.plugins.huggingface import KDTrainer
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.trainer_callback import PrinterCallback
 
@@ -96,18 +98,35 @@ def build(config: dict[str, Any], teacher: Path, student: Path, arguments: Any) 
         raise ConfigError(f"teacher.path: its vocab_size is {sizes[0]}, the student's {sizes[1]}")
     data = {key: rows(config, key, student, tokenizer) for key in ("train", "validation")}
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    trainer = KDTrainer(
+    trainer = taught_by(
+        models[0], float(config["distill"]["temperature"]),
         model=models[1], args=arguments, train_dataset=data["train"], eval_dataset=data["validation"],
-        distill_args={"teacher_model": models[0], "temperature": float(config["distill"]["temperature"])},
         data_collator=lambda batch: collate(batch, padding or 0), processing_class=tokenizer,
     )  # fmt: skip
-    # KDTrainer would wrap the teacher as it wraps the student, and torch's DistributedDataParallel refuses a module
-    # without gradients (0.45 to 0.47). A frozen teacher that every process holds whole needs no wrapper.
-    models[0].to(arguments.device)
-    trainer._teacher_prepared = True
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(step_lines())
     return trainer, models[1], tokenizer
+
+
+def taught_by(teacher: Any, temperature: float, **arguments: Any) -> Any:
+    """Model Optimizer's KDTrainer with this teacher, as 0.44 takes it or as 0.45 to 0.47 do; read at those tags."""
+    from modelopt.torch.distill.plugins import huggingface
+
+    if "distill_config" in inspect.signature(huggingface.KDTrainer.__init__).parameters:
+        # The student becomes a DistillationModel that holds the teacher. Its loss is a mean already, which
+        # transformers' Trainer would multiply by the number of processes.
+        arguments["args"].average_tokens_across_devices = False
+        criterion = huggingface.LMLogitsLoss(temperature=temperature)
+        trainer = huggingface.KDTrainer(distill_config={"teacher_model": teacher, "criterion": criterion}, **arguments)
+    else:
+        trainer = huggingface.KDTrainer(
+            distill_args={"teacher_model": teacher, "temperature": temperature}, **arguments
+        )
+        # It would wrap the teacher as it wraps the student, and torch's DistributedDataParallel refuses a module
+        # without gradients. A frozen teacher that every process holds whole needs no wrapper.
+        trainer._teacher_prepared = True
+    teacher.to(arguments["args"].device)
+    return trainer
 
 
 def rows(config: dict[str, Any], key: str, folder: Path, tokenizer: Any) -> list[dict[str, list[int]]] | None:
@@ -173,12 +192,17 @@ def step_lines() -> Any:
 
 
 def save(model: Any, tokenizer: Any, student: Path, output: Path) -> None:
-    """The student in the type that it came in, with its tokenizer."""
+    """The student in the type that it came in, with its tokenizer, and without a teacher that it holds."""
+    import modelopt.torch.distill as mtd
     import torch
     from transformers import AutoConfig
 
+    options = {}
+    if isinstance(model, mtd.DistillationModel):
+        # Hiding the teacher would be enough for the weights, but config.json would name the class that holds it.
+        model, options = mtd.export(model), {"save_modelopt_state": False}
     own = AutoConfig.from_pretrained(student).dtype
-    (model.to(own) if isinstance(own, torch.dtype) else model).save_pretrained(output)
+    (model.to(own) if isinstance(own, torch.dtype) else model).save_pretrained(output, **options)
     tokenizer.save_pretrained(output)
 
 
