@@ -11,8 +11,9 @@ from images import lock as locks
 from images.model import Flavour
 from launcher import artifacts, cachefolders, catalogue, conversions, megatroncache, observe, planner, profiles
 from launcher.artifacts import Artifact
-from launcher.cachefolders import LEASES, QUARANTINE
+from launcher.cachefolders import LEASES, QUARANTINE, Holder
 from launcher.megatroncache import MARKER, Converted
+from slipway.console import say
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import cannot_write
 from slipway.project import Root
@@ -54,7 +55,7 @@ def items(where: Path) -> list[Item]:
 def _item(path: Path, state: State | None = None) -> Item:
     made = cachefolders.marker(path) if state is None else None
     held = cachefolders.holder(path) if state is None and not made else None
-    busy = held is not None and conversions.lives(held)
+    busy = held is not None and _may_live(held)
     libraries = path.parent.parent if state else path.parent
     return Item(
         libraries=libraries.name,
@@ -66,6 +67,15 @@ def _item(path: Path, state: State | None = None) -> Item:
         run=made.run if made else held.run if held else "",
         finished=made.finished if made else "",
     )
+
+
+def _may_live(held: Holder) -> bool:
+    """Also where that cannot be told from here."""
+    try:
+        return conversions.lives(held)
+    except SlipwayError as e:
+        say(f"note: {e.what}")
+        return True
 
 
 def table(found: Sequence[Item]) -> str:

@@ -47,30 +47,31 @@ def prepare(root: Root, plan: Plan, need: Converted) -> Prepared:
     return flow.prepare(root, asked)
 
 
-def ensure(root: Root, prepared: Prepared, start: Callable[[Prepared], None]) -> list[str]:
+def ensure(root: Root, prepared: Prepared, start: Callable[[Prepared], Run | None]) -> list[str]:
     """Returns when all that the launch needs is there, or with the jobs that have to end before it may start.
 
-    `start` submits a conversion, and stays with it to its end where the engine is one of this machine.
-    Raises SlipwayError 75 where another host makes it, or a run that cannot be seen.
+    `start` submits a conversion, and returns it where it waits in a queue; else it stays with it to its end, and does
+    not return where that fails. Raises SlipwayError 75 where another host makes it, or a run that cannot be seen.
     """
-    jobs = []
+    jobs: list[str] = []
     for need in missing(prepared.plan):
         place = folder(prepared.plan, need)
         while not cachefolders.marker(place):
-            run = _maker(place)
-            if run is None:
-                say(f"{need.input}: first {need.by}, into {place}")
-                try:
-                    start(prepare(root, prepared.plan, need))
-                except Taken:
-                    continue
-                run = _maker(place)
+            run = _maker(place) or _started(root, prepared.plan, need, start)
             if run and not prepared.engine.ATTACHED and (job := _job(run)):
                 jobs.append(job)
                 break
             if run:
                 _await(run, place)
     return jobs
+
+
+def _started(root: Root, plan: Plan, need: Converted, start: Callable[[Prepared], Run | None]) -> Run | None:
+    say(f"{need.input}: first {need.by}, into {folder(plan, need)}")
+    try:
+        return start(prepare(root, plan, need))
+    except Taken:
+        return None
 
 
 def _maker(place: Path) -> Run | None:
@@ -90,7 +91,7 @@ def lives(found: Holder) -> bool:
     """Whether the run goes on, by its engine's word. Raises SlipwayError 75 where only another host could tell."""
     if not Path(found.directory).is_dir():
         what = f"run {found.run} of {found.host} makes it, and {found.directory} cannot be seen from here"
-        raise SlipwayError(Exit.TRY_AGAIN, what, remedy="if it has ended: launch cache prune --force")
+        raise SlipwayError(Exit.TRY_AGAIN, what, remedy="if it has ended: launch cache prune --force FOLDER")
     if found.host != os.uname().nodename and engines.of(found.kind).ATTACHED:
         remedy = f"wait for it: launch show {found.run}, on {found.host}"
         raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} makes it on {found.host}", remedy=remedy)

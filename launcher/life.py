@@ -54,9 +54,9 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
                 _write_secrets(prepared.plan.profile.secrets, run)
                 name = engine.submit(request, run, after)
             except SlipwayError:
+                _release(prepared.plan, run)  # first: a lease whose run is gone says nothing to others
                 shutil.rmtree(run.path)
                 _remove_secrets(run)
-                _release(prepared.plan, run)
                 for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
                     folder.rmdir()
                 raise

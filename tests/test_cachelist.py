@@ -100,3 +100,16 @@ def test_what_is_not_adopted(project: Project, tmp_path: Path) -> None:
     told = adopt(project, tmp_path, source, f"policy={model}")
     assert told.code == 65 and "layers is 4" in told.stderr
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_run_makes_that_cannot_be_seen_is_left_alone(project: Project, tmp_path: Path, home: Path) -> None:
+    """A run directory of another machine: whether it lives is not known here."""
+    (tmp_path / "runs" / "dead").rmdir()
+    listed = cache(project, home, "list", "--json")
+    states = {i["folder"]: i["state"] for i in json.loads(listed.stdout)}
+    assert states["model_dead"] == "being made" and "cannot be seen from here" in listed.stderr
+    assert "model_dead" not in cache(project, home, "prune").stdout
+    refused = cache(project, home, "prune", "model_dead")
+    assert refused.code == 75 and "run dead makes it now" in refused.stderr
+    assert cache(project, home, "prune", "--force", "model_dead").code == 0
+    assert "model_dead" not in cache(project, home, "list").stdout

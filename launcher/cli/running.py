@@ -120,8 +120,8 @@ def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
     return flow.prepare(root, convert.converted(asked, conversions)) if conversions else prepared
 
 
-def _start_conversion(prepared: Any) -> None:
-    """Submits it, and stays with it where the engine is one of this machine."""
+def _start_conversion(prepared: Any) -> Any:
+    """Submits it, and stays with it where the engine is one of this machine; else the run that is in the queue."""
     from launcher import life
 
     if code := options.report(prepared):
@@ -129,9 +129,10 @@ def _start_conversion(prepared: Any) -> None:
     if prepared.engine.ATTACHED:
         if code := _finish(prepared).outcome.exit_code:
             sys.exit(code)
-        return
+        return None
     with life.submitted(prepared) as (started, _):
         say(f"it is run {started.id}")
+        return started
 
 
 def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:

@@ -131,3 +131,11 @@ def test_a_launcher_that_was_killed_leaves_a_conversion_that_goes_on(
     (at / "go").touch()
     assert second.finish().code == 0
     assert len(conversions(tree, before)) == 1 and leftovers(cache) == []
+
+
+def test_a_converter_that_fails_ends_the_launch(
+    tree: Tree, work: Work, place: Path, cache: Path, before: list[Run]
+) -> None:
+    done = tree.launch(*reads(model(work.model, place, "fault"), place / "one"), **{NAME: str(cache)})
+    assert done.code == 3 and len(conversions(tree, before)) == len(tree.all_runs()) - len(before) == 1
+    assert [i["state"] for i in converted(tree, cache)] == ["unfinished"] and leftovers(cache) == []

@@ -1,9 +1,10 @@
 """The converter of the tests: each file beside the model that is called `at-STAGE` makes it wait there for OUTPUT/go.
 
 The stages: `start` (the folder is empty), `half` (iter_0000000 is there, and is all that NeMo RL asks for), `end` (all
-is written, the marker is not).
+is written, the marker is not). Beside `at-fault` it fails.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def main() -> None:
     (iteration / "__0_0.distcp").write_bytes(b"weights" * 1000)
     (output / "latest_checkpointed_iteration.txt").write_text("0")
     stage("end")
+    if Path(config["model"], "at-fault").exists():
+        sys.exit(3)
     slipway_step.write_result({"checkpoint": str(output), "type": "checkpoint_megatron"})
 
 

@@ -71,3 +71,12 @@ def test_a_cache_that_other_nodes_do_not_see_is_refused(lab: Lab, work: Work, pl
         "--profile", "lab", *reads(model(work.model, place), place / "one"), "--megatron-cache", "/tmp/elsewhere"
     )
     assert done.code == 78 and "is under no shared folder" in done.err and not Path("/tmp/elsewhere").exists()
+
+
+def test_a_converter_that_fails_is_tried_once_by_a_launch(lab: Lab, work: Work, place: Path) -> None:
+    before = lab.tree.all_runs()
+    run = submit(lab, model(work.model, place, "fault"), place, "one")
+    lab.await_end(run)
+    assert lab.collected(run).ended == (78, "entrypoint")
+    (conversion,) = conversions(lab.tree, before)
+    assert lab.collected(conversion).ended == (3, "step")
