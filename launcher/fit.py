@@ -31,7 +31,7 @@ LAYOUT_OF = {"checkpoint_hf": "hf_peft", "checkpoint_megatron": "megatron_bridge
 BASE = re.compile(r"(?:/inputs/[^/]+-(?=[0-9a-f]{8}(?:/|$))|(?=(?:[0-9a-f]{40}|[0-9a-f]{64})$))([0-9a-f]{8})")
 COUNTS: tuple[Role, ...] = (
     "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
-    "context_parallel", "expert_parallel", "expert_tensor_parallel", "adapter_rank",
+    "context_parallel", "expert_parallel", "expert_tensor_parallel", "adapter_rank", "reward_gpus", "reward_nodes",
 )  # fmt: skip
 SIZES: tuple[Role, ...] = (*COUNTS[4:9], "sequence_parallel")
 PARALLEL: tuple[Role, ...] = ("tensor_parallel", "pipeline_parallel", "context_parallel")

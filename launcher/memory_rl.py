@@ -14,9 +14,9 @@ at v0.4.0 to v0.7.0 (grpo.py, distillation.py, dpo.py, rm.py, the policy workers
   weights and the keys and values of one whole sequence, else it does not start.
 * a teacher works while all else is on the CPU.
 * a reward model has GPUs of its own, and DTensor alone (reward_model_environment.py). Its weights are in fp32, whatever
-  its precision, over all of these GPUs. A forward pass gathers in its precision: the embeddings and two layers, DTensor's
-  first worker all of them (unshard_fsdp2_model). It keeps one layer's activations and a score in place of logits.
-  Answers are as long as the policy's: nothing reads its max_model_len.
+  its precision, over all of these GPUs. A forward pass gathers in its precision: the embeddings and two layers, with
+  DTensor's first worker all of them (unshard_fsdp2_model). It holds the activations of one layer, and a score in place
+  of logits. What it reads is as long as the policy's sequences: nothing looks at its max_model_len.
 
 Not counted, beyond what launcher.memory does not: what a sleeping engine keeps, gathered weights in a refit (the buffer
 is made as large as there is room), an engine's own activations.
@@ -80,7 +80,7 @@ class Reward(Noun, frozen=True, kw_only=True):
         """Bytes of a GPU during a forward pass, by term."""
         model, spread = self.model, self.layout
         ends = model.vocab * model.hidden  # its head gives one number
-        gathered = model.total if self.whole else ends + 2 * (model.total - ends) / model.layers
+        gathered = model.total if self.whole else ends + 2 * max(model.total - ends, 0) / model.layers
         layer = msgspec.structs.replace(model, layers=1, vocab=1)
         return {
             "weights": 4 * model.total / spread.world,
@@ -206,11 +206,11 @@ def reward_of(wish: Wish, seen: Observed) -> Reward | None:
     """None where no model judges, or something that counts of it is unknown."""
     known, found = settings(wish), seen.artifacts.get("reward_model")
     model, width = _sizes(found) if found else None, WIDTHS.get(str(known.get("reward_precision")))
-    shape = [known.get(r) for r in ("reward_gpus", "reward_nodes", "reward_tensor", "reward_context")]
-    micro, sequence = _resolved(wish, known.get("reward_micro")), known.get("sequence_length")
-    if model is None or width is None or any(type(n) is not int or n < 1 for n in (*shape, micro, sequence)):
+    roles: tuple[Role, ...] = ("reward_gpus", "reward_nodes", "reward_tensor", "reward_context", "sequence_length")
+    counts: list[Any] = [*(known.get(role) for role in roles), _resolved(wish, known.get("reward_micro"))]
+    if model is None or width is None or any(type(n) is not int or n < 1 for n in counts):
         return None
-    gpus, nodes, tensor, context = shape
+    gpus, nodes, tensor, context, sequence, micro = counts
     if gpus * nodes % (tensor * context):
         return None
     spread = Layout(

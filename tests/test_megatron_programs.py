@@ -260,8 +260,8 @@ class ConfigContainer:
 """
 
 
-def of_release(training: Training, step: str, release: str, *given: str) -> None:
-    """The configuration that a container's release starts from, and the library's strictness at its tag."""
+def of_release(training: Training, step: str, release: str, *given: str) -> list[str]:
+    """The configuration that a container's release starts from, and the library's strictness at its tag; its notes."""
     entry = locks.load_lock(Root(ROOT)).entries[f"megatron-bridge/{release}-cuda"]
     at = releases.at_release(catalogue.find_step(Root(ROOT), f"{step}/megatron_bridge"), entry)
     assert catalogue.choose_command(at, entry).program == "megatron_train.py"
@@ -274,6 +274,7 @@ def of_release(training: Training, step: str, release: str, *given: str) -> None
     fields = json.dumps({name: f"{text} {later.get(name, '')}".split() for name, text in ALL_TAGS.items()})
     container = CONTAINER_BEFORE_0_6.format(fields=fields)
     (training.root / "site/megatron/bridge/training/config.py").write_text(container)
+    return wired.notes
 
 
 @pytest.fixture
@@ -505,8 +506,11 @@ def test_conversations_as_they_are_need_a_marked_template_before_0_6(training: T
 
 @pytest.mark.parametrize(("release", "batch"), [("26.04", None), ("26.04.01", None), ("26.06", 2), ("26.06.01", 2)])
 def test_validation_has_batches_of_its_own_from_0_5_on(training: Training, release: str, batch: int | None) -> None:
-    of_release(training, "sft", release, "train", "model", "tokenizer")
+    assert of_release(training, "sft", release, "train", "model", "tokenizer") == []
+    notes = of_release(training, "sft", release, "train", "model", "tokenizer", "validation")
+    training.words["data.validation"] = training.pack
     assert training.seen()["validation"].get("eval_global_batch_size") == batch
+    assert ["batches of train.global_batch_size" in note for note in notes] == ([] if batch else [True])
 
 
 def test_what_a_release_does_not_have_is_refused_in_the_librarys_words(training: Training) -> None:

@@ -12,7 +12,7 @@ from test_memory import LLAMA_1B, LLAMA_8B, QWEN_30B_A3B
 
 from launcher import memory, memory_rl
 from launcher.memory import GIB, Layout, Model
-from launcher.memory_rl import Engine, Run
+from launcher.memory_rl import Engine, Reward, Run
 from launcher.profiles import Gpu, Profile
 
 MEMORY = 80 * GIB
@@ -113,7 +113,10 @@ def test_every_step_is_estimated_at_every_release(wish_of: WishOf, h100: Profile
     for backend in ("dtensor", "megatron"):
         found = start(wish_of, h100, name, release, f"backend={backend}", nodes=2 if name in ("dapo", "rlhf") else 1)
         said = [*memory_rl.notes(found.wish, found.seen), *(what for _, what, _ in of_memory(found))]
+        judges = [text for text in said if "the reward model: about" in text]
+        said = [text for text in said if text not in judges]
         assert len(said) == 1 and "most in training" in said[0], said
+        assert len(judges) == (name == "rlhf")
         assert ("generation" in said[0]) == (name in ("grpo", "dapo", "distillation", "rlhf"))
         assert ("teacher" in said[0]) == (name == "distillation")
 
@@ -149,17 +152,86 @@ def test_too_much_is_said_with_what_would_fit(wish_of: WishOf, h100: Profile) ->
     assert of_memory(smaller) == []
 
 
+@pytest.mark.parametrize("name", ["grpo", "rlhf"])
 @pytest.mark.parametrize(
     "said",
     [
-        "policy.dtensor_cfg.cpu_offload=true", "policy.dtensor_cfg.lora_cfg.enabled=true", "backend=megatron",
-        "policy.train_micro_batch_size=null",
+        "policy.dtensor_cfg.cpu_offload=true", "policy.dtensor_cfg.lora_cfg.enabled=true",
+        "policy.megatron_cfg.optimizer.optimizer_cpu_offload=true", "policy.megatron_cfg.peft.enabled=true",
     ],
 )  # fmt: skip
-def test_of_what_is_unknown_nothing_is_estimated(wish_of: WishOf, h100: Profile, said: str) -> None:
-    more = ["policy.megatron_cfg.optimizer.optimizer_cpu_offload=true"] if said == "backend=megatron" else []
-    found = start(wish_of, h100, "grpo", "v0.7.0", said, *more)
+def test_with_offload_or_lora_only_a_reward_model_is_estimated(
+    wish_of: WishOf, h100: Profile, said: str, name: str
+) -> None:
+    backend = "megatron" if "megatron" in said else "dtensor"
+    found = start(wish_of, h100, name, "v0.7.0", f"backend={backend}", said)
+    assert memory_rl.run_of(found.wish, found.seen) is None and of_memory(found) == []
+    first, *judges = memory_rl.notes(found.wish, found.seen)
+    assert first == f"note: memory: not estimated with {said}"
+    assert [line.startswith("note: memory: the reward model: about ") for line in judges] == [True] * (name == "rlhf")
+
+
+def test_of_what_is_unknown_nothing_is_estimated(wish_of: WishOf, h100: Profile) -> None:
+    found = start(wish_of, h100, "grpo", "v0.7.0", "policy.train_micro_batch_size=null")
     assert memory_rl.run_of(found.wish, found.seen) is None and memory_rl.notes(found.wish, found.seen) == []
+
+
+JUDGE = Layout(world=4, micro=4, sequence=512, bytes=(4, 0, 0), sharding=3)
+
+
+def test_a_reward_model_is_sharded_in_fp32_and_gathered_in_its_precision() -> None:
+    """Llama 3 8B as a judge: no head for words, so 128,256 x 4,096 weights fewer; 218,112,000 in a layer."""
+    model = msgspec.structs.replace(LLAMA_8B, tied=1)
+    terms = Reward(model=model, layout=JUDGE, width=2, whole=False).terms()
+    assert terms["weights"] == 7_504_924_672 and model.total == 7_504_924_672
+    assert terms["gathered"] == pytest.approx(2 * (128_256 * 4096 + 2 * 218_112_000), rel=1e-4)
+    first = Reward(model=model, layout=JUDGE, width=2, whole=True).terms()
+    assert first["gathered"] == 2 * model.total, "DTensor's first worker has all layers at once"
+    wide = Reward(model=model, layout=JUDGE, width=4, whole=False).terms()
+    assert [wide[n] / terms[n] for n in terms] == [1, 2, 2]
+
+
+def test_a_forward_pass_holds_one_layer_and_no_logits() -> None:
+    """Half a training step's layer of 32; its 16-bit logits would be 2 x 4 x 512 x 128,256 bytes more."""
+    judge = Reward(model=LLAMA_8B, layout=JUDGE, width=2, whole=False)
+    layers, vocab = LLAMA_8B.layers, LLAMA_8B.vocab
+    kept = memory.activations(LLAMA_8B, JUDGE) - 4 * 4 * 512 * (LLAMA_8B.hidden + vocab)
+    assert judge.terms()["activations"] == kept / layers + 4 * 4 * 512 * (LLAMA_8B.hidden + 1)
+
+
+@pytest.mark.parametrize("release", rl.RELEASES)
+def test_a_reward_model_takes_the_gpus_batch_and_precision_of_its_own_keys(
+    wish_of: WishOf, h100: Profile, release: str
+) -> None:
+    found = start(wish_of, h100, "rlhf", release, "micro_batch_size=3")
+    reward = memory_rl.reward_of(found.wish, found.seen)
+    assert reward and (reward.layout.world, reward.layout.micro, reward.width, reward.whole) == (4, 3, 2, False)
+    key = "env.reward_model"
+    said = ("batch_size=5", "precision=float32", "resources.gpus_per_node=6", "dtensor_cfg.tensor_parallel_size=2")
+    other = start(wish_of, h100, "rlhf", release, *(f"{key}.{s}" for s in said), f"{key}.dtensor_cfg._v2=false")
+    reward = memory_rl.reward_of(other.wish, other.seen)
+    assert reward and (reward.layout.world, reward.layout.micro, reward.width, reward.whole) == (6, 5, 4, True)
+    assert reward.layout.tensor == 2
+
+
+@pytest.mark.parametrize("said", ["precision=fp8", "batch_size=null", "dtensor_cfg.tensor_parallel_size=3"])
+def test_of_a_reward_model_that_is_unknown_nothing_is_estimated(wish_of: WishOf, h100: Profile, said: str) -> None:
+    found = start(wish_of, h100, "rlhf", "v0.7.0", f"env.reward_model.{said}")
+    assert memory_rl.reward_of(found.wish, found.seen) is None
+    assert "most in training" in told(found), "what trains is known"
+
+
+def test_a_reward_model_that_does_not_fit_is_said_with_what_would(wish_of: WishOf, h100: Profile) -> None:
+    key, big = "env.reward_model", QWEN_30B_A3B
+    found = start(wish_of, h100, "rlhf", "v0.7.0", f"{key}.resources.gpus_per_node=1", reward_model=big)
+    ((severity, what, remedy),) = of_memory(found)
+    assert severity == "error" and what.startswith("the reward model: about 11") and what.endswith("its own GPUs: 1")
+    assert remedy.startswith("give it more GPUs: env.reward_model.resources.gpus_per_node, ")
+    many = start(wish_of, h100, "rlhf", "v0.7.0", f"{key}.batch_size=4096", reward_model=LLAMA_8B)
+    ((_, _, remedy),) = of_memory(many)
+    assert remedy == "would fit: env.reward_model.batch_size=1"
+    fits = start(wish_of, h100, "rlhf", "v0.7.0", f"{key}.resources.gpus_per_node=4", reward_model=big)
+    assert of_memory(fits) == [] and "its own GPUs: 4" in memory_rl.notes(fits.wish, fits.seen)[1]
 
 
 @pytest.mark.parametrize("said", ["policy.generation.backend=sglang", "policy.generation.vllm_cfg.precision=fp8"])
@@ -169,7 +241,7 @@ def test_another_engine_is_unknown_and_a_narrow_one_takes_half(wish_of: WishOf, 
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, 1.5, True, "words", "${no.such.key}", [1], {"a": 1}, 16, 10**30])
-@pytest.mark.parametrize("name", ["grpo", "distillation"])
+@pytest.mark.parametrize("name", ["grpo", "distillation", "rlhf"])
 def test_no_value_of_a_configuration_makes_it_fail(wish_of: WishOf, h100: Profile, name: str, value: Any) -> None:
     wished = start(wish_of, h100, name, "v0.7.0")
     for key in wished.wish.step.roles.values():

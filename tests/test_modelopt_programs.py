@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,6 +172,102 @@ def test_distilling_needs_a_chat_template(refused: Refused, model: Path) -> None
         output__path=str(model.parent / "output"),
     )  # fmt: skip
     assert refused("modelopt_distill.py", config).endswith("has no chat template, which conversations need")
+
+
+class Module:
+    """A model as far as the program handles it; `said`: what was done to it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.said: list[Any] = []
+
+    def to(self, where: Any) -> Module:
+        self.said.append(("to", where))
+        return self
+
+    def save_pretrained(self, output: Path, **options: Any) -> None:
+        self.said.append(("saved", output, options))
+
+
+class DistillationModel(Module):
+    """A student that holds its teacher, as Model Optimizer's."""
+
+
+def model_optimizer(monkeypatch: pytest.MonkeyPatch, keyword: str) -> None:
+    """Stand-ins of torch, transformers and Model Optimizer, whose KDTrainer takes its teacher by `keyword`."""
+
+    class KDTrainer:
+        def __init__(self, **given: Any) -> None:
+            self.given = given
+
+    class Old(KDTrainer):
+        def __init__(self, *, distill_config: Any = None, **given: Any) -> None:
+            super().__init__(distill_config=distill_config, **given)
+
+    class New(KDTrainer):
+        def __init__(self, *, distill_args: Any = None, **given: Any) -> None:
+            super().__init__(distill_args=distill_args, **given)
+
+    plugin: dict[str, Any] = {"KDTrainer": New}
+    if keyword == "distill_config":
+        plugin = {"KDTrainer": Old, "LMLogitsLoss": lambda temperature: ("logits", temperature)}
+    kept = {"DistillationModel": DistillationModel}
+    config = {"AutoConfig": SimpleNamespace(from_pretrained=lambda _: SimpleNamespace(dtype="bfloat16"))}
+    stands = {
+        "torch": {"dtype": str}, "transformers": config, "modelopt": {}, "modelopt.torch": {},
+        "modelopt.torch.distill": kept, "modelopt.torch.distill.plugins": {},
+        "modelopt.torch.distill.plugins.huggingface": plugin,
+    }  # fmt: skip
+    for name, members in stands.items():
+        module = ModuleType(name)
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+        above, _, last = name.rpartition(".")
+        if above:
+            monkeypatch.setattr(sys.modules[above], last, module, raising=False)
+
+
+def taught(monkeypatch: pytest.MonkeyPatch, keyword: str) -> tuple[Any, Module, SimpleNamespace]:
+    """A trainer, its teacher and its arguments."""
+    model_optimizer(monkeypatch, keyword)
+    teacher = Module("teacher")
+    arguments = SimpleNamespace(device="cuda:3", average_tokens_across_devices=True)
+    trainer = modelopt_distill.taught_by(teacher, 2.0, args=arguments, model=Module("student"))
+    return trainer, teacher, arguments
+
+
+def test_model_optimizer_0_44_takes_the_teacher_with_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, teacher, arguments = taught(monkeypatch, "distill_config")
+    assert trainer.given["distill_config"] == {"teacher_model": teacher, "criterion": ("logits", 2.0)}
+    assert trainer.given["model"].name == "student" and trainer.given["args"] is arguments
+    assert teacher.said == [("to", "cuda:3")]
+    assert arguments.average_tokens_across_devices is False, "the loss is not multiplied by the processes"
+    assert not hasattr(trainer, "_teacher_prepared"), "the teacher is a part of the student"
+
+
+def test_from_0_45_on_it_takes_the_teacher_beside_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, teacher, arguments = taught(monkeypatch, "distill_args")
+    assert trainer.given["distill_args"] == {"teacher_model": teacher, "temperature": 2.0}
+    assert trainer._teacher_prepared is True and teacher.said == [("to", "cuda:3")]
+    assert arguments.average_tokens_across_devices is True
+
+
+def test_a_student_is_saved_without_the_teacher_that_it_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model_optimizer(monkeypatch, "distill_config")
+    holding, student, tokenizer = DistillationModel("holding"), Module("student"), Module("tokenizer")
+    alone = {id(holding): student}
+    monkeypatch.setattr(sys.modules["modelopt.torch.distill"], "export", lambda m: alone[id(m)], raising=False)
+    modelopt_distill.save(holding, tokenizer, tmp_path, tmp_path / "output")
+    assert holding.said == []
+    assert student.said == [("to", "bfloat16"), ("saved", tmp_path / "output", {"save_modelopt_state": False})]
+    assert tokenizer.said == [("saved", tmp_path / "output", {})]
+
+
+def test_a_student_that_holds_none_is_saved_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model_optimizer(monkeypatch, "distill_args")
+    student = Module("student")
+    modelopt_distill.save(student, Module("tokenizer"), tmp_path, tmp_path / "output")
+    assert student.said == [("to", "bfloat16"), ("saved", tmp_path / "output", {})]
 
 
 def test_pruning_needs_a_target(refused: Refused, model: Path) -> None:
