@@ -32,6 +32,7 @@ BASE = re.compile(r"(?:/inputs/[^/]+-(?=[0-9a-f]{8}(?:/|$))|(?=(?:[0-9a-f]{40}|[
 COUNTS: tuple[Role, ...] = (
     "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "adapter_rank", "reward_gpus", "reward_nodes",
+    "generation_gpus", "generation_nodes", "prompts", "generations",
 )  # fmt: skip
 SIZES: tuple[Role, ...] = (*COUNTS[4:9], "sequence_parallel")
 PARALLEL: tuple[Role, ...] = ("tensor_parallel", "pipeline_parallel", "context_parallel")

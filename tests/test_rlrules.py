@@ -182,3 +182,17 @@ def test_a_teacher_speaks_with_the_students_tokenizer(wish_of: WishOf) -> None:
 def test_other_steps_are_left_alone(wish_of: WishOf) -> None:
     given = [rows("train")]
     assert launch(wish_of, "data_prep/rl_prep", "v0.7.0", given, procs=1, gpus=0).told == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "policy.generation.colocated.resources.gpus_per_node", "policy.generation.colocated.resources.num_nodes",
+        "policy.generation.max_new_tokens", "grpo.num_prompts_per_step", "grpo.num_generations_per_prompt",
+        "policy.logprob_batch_size",
+    ],
+)  # fmt: skip
+def test_a_word_where_a_number_has_to_be_is_no_traceback(wish_of: WishOf, key: str) -> None:
+    for more in ((), ("policy.generation.colocated.enabled=false",)):
+        found = launch(wish_of, "grpo", "v0.7.0", usual("grpo"), f"{key}=words", *more).findings
+        assert isinstance(found, list)
