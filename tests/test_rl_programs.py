@@ -1,4 +1,4 @@
-"""entrypoints/steps/{rl_prep,nemo_rl_train,nemo_rl_convert}.py, run as programs: rows, configuration, results."""
+"""entrypoints/steps/{rl_prep,nemo_rl_train,nemo_rl_convert,nemo_rl_import}.py, run as programs."""
 
 from __future__ import annotations
 
@@ -412,3 +412,29 @@ def test_what_no_converter_reads_is_refused_with_what_to_train_with(tmp_path: Pa
     done = convert.convert(convert.checkpoint("model/shard-00001.safetensors"))
     assert done.returncode == 78 and "checkpointing.save_consolidated=true" in done.stderr
     assert not any((tmp_path / "output").iterdir())
+
+
+def imported(root: Path, interpreter: Path) -> subprocess.CompletedProcess[str]:
+    """nemo_rl_import.py with a plan that Megatron's converter refuses before it needs any library."""
+    for folder in ("slipway", "state/0/ranks"):
+        (root / folder).mkdir(parents=True)
+    values = {"interpreter": str(interpreter), "convert": {"direction": "sideways"}, "output": {"path": str(root)}}
+    config = {"base": {"values": values}, "layers": [], "remove": [], "set": []}
+    (root / "slipway" / "plan.json").write_text(json.dumps({"config": config}))
+    env = os.environ | {"SLIPWAY_DIR": str(root / "slipway"), "SLIPWAY_STATE_DIR": str(root / "state")}
+    program = PROJECT / "entrypoints" / "steps" / "nemo_rl_import.py"
+    return subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_import_runs_once_with_the_interpreter_that_has_bridge(tmp_path: Path) -> None:
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\necho started >>{tmp_path}/started\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    done = imported(tmp_path / "run", wrapper)
+    assert (tmp_path / "started").read_text() == "started\n"
+    assert done.returncode == 78 and "convert.direction: 'sideways' is none of" in done.stderr, done
+
+
+def test_the_import_says_that_the_image_has_no_such_interpreter(tmp_path: Path) -> None:
+    done = imported(tmp_path / "run", tmp_path / "nowhere")
+    assert done.returncode == 78 and "the image has no environment for Megatron's workers" in done.stderr, done
