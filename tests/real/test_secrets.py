@@ -20,7 +20,7 @@ def test_a_secret_reaches_the_step_and_nothing_else(copy: Tree, place: Path) -> 
     source, output = place / "source", place / "output"
     source.write_text(canaries["KEY"] + "\n")
     profile = copy.path / "slipway.d" / "profiles" / "secretive.yaml"
-    profile.parent.mkdir(parents=True)
+    profile.parent.mkdir(parents=True, exist_ok=True)
     secrets = f"{{TOKEN: env, KEY: 'file:{source}'}}"
     profile.write_text(f"schema: 1\nkind: docker\nextends: docker\nsecrets: {secrets}\n")
     words = ("--profile", "secretive", *toy(output, "wait=true"))
