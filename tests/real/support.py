@@ -183,6 +183,10 @@ class Tree:
         """Oldest first. What was converted for runs stands beside them, below a name that begins with a dot."""
         return [Run(p) for p in sorted(self.runs.glob("[!.]*"))]
 
+    def since(self, before: list[Run]) -> list[Run]:
+        """The runs that are new, oldest first: the last ones of all may be another test's."""
+        return [run for run in self.all_runs() if run not in before]
+
     def run_of(self, command: Running | Done) -> Run:
         """The run that a launch in the foreground has announced."""
 

@@ -43,9 +43,10 @@ def train(yard: Tree, work: Work, output: Path, *more: str) -> Run:
 
 def test_an_adapter_knows_its_base_and_is_merged_as_peft_does(yard: Tree, work: Work, place: Path) -> None:
     command = ["bash", str(EXAMPLE), str(work.folder / "data"), str(work.model), str(place)]
+    before = yard.all_runs()
     done = Running(command, yard.path, {**yard.env, "PATH": f"{BIN}:{yard.env['PATH']}"}).finish()
     assert done.code == 0, (done.out[-3000:], done.err[-3000:])
-    run, merging = yard.all_runs()[-2:]
+    run, merging = yard.since(before)
     adapter, merged = Path(run.outcome["checkpoint"]), place / "merged"
     assert (adapter, run.outcome["result"]["type"]) == (place / "lora" / "epoch_0_step_39" / "model", "checkpoint_lora")
     options = json.loads((adapter / "adapter_config.json").read_text())

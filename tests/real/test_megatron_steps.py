@@ -87,9 +87,10 @@ def test_what_has_to_be_converted_first_is_converted_once(dock: Tree, work: Work
     words += [f"model={work.model}", f"tokenizer={work.model}"]
     planned = dock.launch(*words, "--dry-run")
     assert planned.code == 0 and "convert/hf_to_megatron" in planned.err and "megatron_convert.py" in planned.out
+    before = dock.all_runs()
     first = dock.launch(*words, f"output={place / 'one'}")
     assert first.code == 0 and list((place / "one").glob("iter_*")), first
-    ran = [run.record["plan"]["step"] for run in dock.all_runs()[-2:]]
+    ran = [run.record["plan"]["step"] for run in dock.since(before)]
     assert ran == ["convert/hf_to_megatron", "sft/megatron_bridge"]
     again = dock.launch(*words, "--dry-run")
     assert again.code == 0 and "has made" in again.err and "megatron_train.py" in again.out

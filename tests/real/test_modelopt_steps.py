@@ -70,9 +70,9 @@ def test_a_pruned_model_is_smaller_and_learns_from_the_whole_one(
     yard: Tree, work: Work, place: Path, procs: int
 ) -> None:
     pruned, student = place / "pruned", place / "student"
-    before = {run.id for run in yard.all_runs()}
+    before = yard.all_runs()
     done = example("distill", yard, work, place, PROCS=str(procs))
-    pruning, distilling = (run for run in yard.all_runs() if run.id not in before)
+    pruning, distilling = yard.since(before)
     result = pruning.outcome["result"]
     assert "method: importance hooks with slicing of our own, not Minitron" in done.out
     assert (config_of(pruned)["intermediate_size"], config_of(pruned)["num_hidden_layers"]) == (128, 3)

@@ -34,8 +34,7 @@ def converted(tree: Tree, cache: Path) -> list[dict[str, Any]]:
 
 def conversions(tree: Tree, before: list[Run], step: str = "test/converts") -> list[Run]:
     """Runs of the converter since then."""
-    known = {run.id for run in before}
-    return [run for run in tree.all_runs() if run.id not in known and f"-{step.replace('/', '.')}-" in run.id]
+    return [run for run in tree.since(before) if f"-{step.replace('/', '.')}-" in run.id]
 
 
 def leftovers(cache: Path) -> list[str]:
