@@ -7,7 +7,6 @@ step on any filesystem: `.leases/<folder>/<run id>.json`, so that nobody can tak
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -137,7 +136,7 @@ def adopt(source: Path, folder: Path, converted: Converted) -> None:
             shutil.copytree(source, part, copy_function=_link)
             files = {str(p.relative_to(part)): p.stat().st_size for p in sorted(part.rglob("*")) if p.is_file()}
             said = {**msgspec.to_builtins(converted), "schema": 1, "run": "", "finished": records.now(), "files": files}
-            write_atomic(part / MARKER, json.dumps(said, indent=2, sort_keys=True) + "\n")
+            write_atomic(part / MARKER, canonical.pretty(said))
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)

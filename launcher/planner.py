@@ -19,7 +19,7 @@ ENTRYPOINT = "/slipway/entrypoint.sh"
 
 def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
     """The plan; pure. `files`: what goes into the run's slipway/ folder -> sha256."""
-    entry, step = wish.entry, wish.step
+    entry, step, needed = wish.entry, wish.step, needs(wish, seen)
     output = wish.words.output
     return Plan(
         schema=1,
@@ -44,7 +44,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         user=f"{seen.host.uid}:{seen.host.gid}",
         command=["bash", ENTRYPOINT, "python", f"/slipway/steps/{wish.program}"],
         config=_config(wish, seen),
-        env=dict(sorted(_environment(wish, seen).items())),
+        env=dict(sorted(_environment(wish, needed).items())),
         mounts=_mounts(wish, seen),
         inputs=seen.artifacts,
         output=output_path(seen) if output else f"{RUN_DIR}/output",
@@ -56,7 +56,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         profile=wish.profile,
         limits=limits(wish.profile, seen.engine),
         secrets=sorted(wish.profile.secrets),
-        needs=needs(wish, seen),
+        needs=needed,
         makes=wish.makes,
     )
 
@@ -158,7 +158,7 @@ def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
     return config
 
 
-def _environment(wish: Wish, seen: Observed) -> dict[str, Variable]:
+def _environment(wish: Wish, needed: list[Converted]) -> dict[str, Variable]:
     """Lowest to highest: image, step, profile, command line, launcher."""
     result = {k: Variable(value=v, by="step") for k, v in wish.step.env.items()}
     if isinstance(wish.profile, SlurmProfile) and wish.profile.network:
@@ -188,7 +188,7 @@ def _environment(wish: Wish, seen: Observed) -> dict[str, Variable]:
     }
     if wish.megatron_cache:  # the lock of its configurations ignores HF_HOME
         ours |= {megatroncache.NAME: megatroncache.TARGET, "MEGATRON_CONFIG_LOCK_DIR": megatroncache.TARGET}
-        ours |= {"SLIPWAY_CONVERTED": "\n".join(c.folder for c in needs(wish, seen))}
+        ours |= {"SLIPWAY_CONVERTED": "\n".join(c.folder for c in needed)}
     return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}
 
 

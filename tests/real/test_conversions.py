@@ -89,9 +89,8 @@ def test_two_launches_at_once(tree: Tree, work: Work, place: Path, cache: Path) 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", range(20))
-def test_two_launches_at_once_again(tree: Tree, work: Work, place: Path, cache: Path, number: int) -> None:
-    assert number >= 0
+@pytest.mark.parametrize("_number", range(20))
+def test_two_launches_at_once_again(tree: Tree, work: Work, place: Path, cache: Path, _number: int) -> None:
     race(tree, model(work.model, place), place, cache)
 
 
