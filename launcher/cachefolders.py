@@ -50,11 +50,13 @@ class Taken(SlipwayError):
 
 
 def marker(folder: Path) -> Made | None:
-    """What the marker says; None where the folder is not whole."""
+    """What the marker says; None where the folder is not whole. Raises SlipwayError 66 where it cannot be read."""
+    if not (folder / MARKER).exists():
+        return None
     try:
         return msgspec.json.decode(read_text(folder / MARKER), type=Made)
-    except (SlipwayError, msgspec.DecodeError):
-        return None  # it is written in one step, so what cannot be read is none of ours
+    except msgspec.DecodeError:
+        return None  # it is written in one step, so what is no marker is none of ours
 
 
 def holder(folder: Path) -> Holder | None:

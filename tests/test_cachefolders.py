@@ -138,3 +138,11 @@ def test_adopting_links_and_marks(tmp_path: Path, folder: Path) -> None:
         cachefolders.adopt(source, folder, new)
     assert e.value.code == Exit.CANNOT_WRITE
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model_a"]
+
+
+def test_a_marker_that_cannot_be_read_is_no_reason_to_put_its_folder_aside(tmp_path: Path, folder: Path) -> None:
+    (whole(folder) / MARKER).unlink()
+    (folder / MARKER).mkdir()  # as unreadable for root as another user's file is for others
+    with pytest.raises(SlipwayError):
+        cachefolders.take(folder, run_of(tmp_path, "one"), "docker")
+    assert folder.is_dir() and not (folder.parent / ".quarantine").exists()
