@@ -101,7 +101,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
         raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
     found = observe.engine(root, profile)
-    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
+    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus or 0)
     entry = locks.select(lock, step.library, flavour, options.release)
     program = catalogue.choose_command(step, entry).program
     step = releases.at_release(step, entry)

@@ -45,9 +45,11 @@ class OutputSeen(Noun, frozen=True, kw_only=True):
 
 
 class EngineSeen(Noun, frozen=True, kw_only=True):
-    """`error`: why it cannot be used. `nodes`: it may have more than one.
+    """`error`: why it cannot be used, `remedy`: what to do about that. `nodes`: it may have more than one.
 
-    `hard_limits`: ulimit -> the most that the engine can give (absent = any). `remedy`: what to do about an error.
+    `gpus`: how many a container can get on this machine; None = only the queue knows, which refuses what it has not.
+    `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `hard_limits`: ulimit -> the most
+    that the engine can give (absent = any).
     """
 
     kind: str
@@ -56,8 +58,9 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     version: str = ""
     error: str = ""
     remedy: str = ""
-    gpus: int = 0
-    gpu_support: bool = False
+    gpus: int | None = 0
+    no_gpus: str = ""
+    gpu_remedy: str = ""
     nodes: bool = False
     hard_limits: dict[str, int] = {}
 

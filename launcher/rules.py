@@ -141,8 +141,9 @@ def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
         yield _error(Exit.WORDS, "--nodes", f"a {wish.profile.kind} profile runs on one machine")
     if wish.gpus and wish.entry.flavour == "cpu":
         yield _error(Exit.WORDS, "--gpus", "the cpu flavour has none; say --procs")
-    if wish.gpus > seen.engine.gpus and seen.engine.gpu_support:
-        yield _error(Exit.WORDS, "--gpus", f"{wish.gpus} asked for, the machine has {seen.engine.gpus}")
+    there = seen.engine.gpus
+    if there and wish.gpus > there:
+        yield _error(Exit.WORDS, "--gpus", f"{wish.gpus} asked for, the machine has {there}")
     if wish.procs > seen.host.cpus and wish.entry.flavour == "cpu":
         yield _warning("--procs", f"{wish.procs} processes on {seen.host.cpus} cores")
 
@@ -153,8 +154,8 @@ def _engine(wish: Wish, seen: Observed) -> Iterator[Finding]:
     if engine.error:
         yield _error(Exit.UNAVAILABLE, where, engine.error, engine.remedy)
         return
-    if wish.gpus and not engine.gpu_support and wish.entry.flavour == "cuda":
-        yield _error(Exit.UNAVAILABLE, where, "this engine cannot give GPUs to a container", "or: --flavour cpu")
+    if wish.gpus and engine.gpus == 0 and wish.entry.flavour == "cuda":
+        yield _error(Exit.UNAVAILABLE, where, f"no GPU for a container: {engine.no_gpus}", engine.gpu_remedy)
 
 
 def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:

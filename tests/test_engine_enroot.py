@@ -301,7 +301,7 @@ def test_kill_takes_processes_in_sessions_of_their_own(place: Callable[..., Plac
 def assert_dead(file: Path) -> None:
     """The process whose pid is in `file`, whether or not anybody has waited for it."""
     done = subprocess.run(["ps", "-o", "stat=", "-p", file.read_text().strip()], stdout=subprocess.PIPE, text=True)
-    assert done.stdout.strip() in ("", "Z", "Zs")
+    assert done.stdout.strip()[:1] in ("", "Z")
 
 
 def test_what_outlives_the_entrypoint_is_ended(place: Callable[..., Place]) -> None:

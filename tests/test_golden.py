@@ -92,7 +92,7 @@ def plan_of(step: Step, flavour: str, wish_of: WishOf, image: str = "", **change
     facts = {"program": program, "overlays": overlays, "base": base, "words": words, "wired": wired}
     cache = megatroncache.choose("/data/megatron", None, {}, "", entry) if step.caches else None
     wish = wish_of(step=step, entry=entry, megatron_cache=cache, **facts, **changes)
-    engine, found = engine_of(gpus=4, gpu_support=True), ImageSeen(id=IMAGE, source=image, recorded=1)
+    engine, found = engine_of(gpus=4), ImageSeen(id=IMAGE, source=image, recorded=1)
     return make_plan(wish, seen_of(artifacts=artifacts, engine=engine, image=found, output=output_of()), FILES)
 
 

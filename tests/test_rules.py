@@ -160,11 +160,12 @@ def test_what_is_no_name_of_a_variable_is_refused(wish_of: WishOf, name: str) ->
         ({"nodes": 2}, {}, [("error", 64, "--nodes", "a docker profile runs on one machine")]),
         ({"procs": 8}, {}, []),
         ({"procs": 9}, {}, [("warning", 0, "--procs", "9 processes on 8 cores")]),
-        ({"entry": CUDA, "gpus": 4, "procs": 4}, {"gpus": 4, "gpu_support": True}, []),
+        ({"entry": CUDA, "gpus": 4, "procs": 4}, {"gpus": 4}, []),
         (
-            {"entry": CUDA, "gpus": 8, "procs": 8}, {"gpus": 4, "gpu_support": True},
+            {"entry": CUDA, "gpus": 8, "procs": 8}, {"gpus": 4},
             [("error", 64, "--gpus", "8 asked for, the machine has 4")],
         ),
+        ({"entry": CUDA, "gpus": 8, "procs": 8}, {"gpus": None}, []),  # the queue knows
     ],
 )  # fmt: skip
 def test_the_shape_has_to_fit_the_machine(
@@ -174,7 +175,7 @@ def test_the_shape_has_to_fit_the_machine(
 
 
 def test_gpus_are_refused_for_the_cpu_flavour(wish_of: WishOf) -> None:
-    for engine in (engine_of(gpus=1, gpu_support=True), engine_of()):
+    for engine in (engine_of(gpus=1), engine_of(gpus=None), engine_of()):
         findings = rules.check(wish_of(gpus=1), seen_of(engine=engine))
         assert told(findings) == [("error", 64, "--gpus", "the cpu flavour has none; say --procs")]
 
@@ -183,8 +184,10 @@ ENGINE = "unix:///engine.sock (from DOCKER_HOST)"
 
 
 def test_gpus_are_refused_on_an_engine_that_would_ignore_them(wish_of: WishOf) -> None:
-    findings = rules.check(wish_of(entry=CUDA, gpus=1), seen_of())
-    assert told(findings) == [("error", 69, ENGINE, "this engine cannot give GPUs to a container")]
+    engine = engine_of(no_gpus="the engine has no runtime `nvidia`", gpu_remedy="install it")
+    (finding,) = rules.check(wish_of(entry=CUDA, gpus=1), seen_of(engine=engine))
+    said = "no GPU for a container: the engine has no runtime `nvidia`"
+    assert (told([finding]), finding.remedy) == ([("error", 69, ENGINE, said)], "install it")
 
 
 def test_an_engine_that_does_not_answer_is_the_only_thing_said_of_it(wish_of: WishOf) -> None:

@@ -39,8 +39,11 @@ Value = str | int | bool | None
 
 
 def probe(root: Root, profile: SlurmProfile) -> EngineSeen:
-    """Nothing is asked: a dry run and `-o` need no cluster, and sbatch says at submission what is wrong with it."""
-    return EngineSeen(kind="slurm", address="slurm", source=f"profile {profile.name}", nodes=True)
+    """Nothing is asked: a dry run and `-o` need no cluster, and sbatch says at submission what is wrong with it.
+
+    So how many GPUs a node has is not known here: a request that no node can fulfil is sbatch's to refuse.
+    """
+    return EngineSeen(kind="slurm", address="slurm", source=f"profile {profile.name}", gpus=None, nodes=True)
 
 
 def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineSeen) -> ImageSeen:
