@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ SlurmdTimeout=30
 TCPTimeout=2
 ReturnToService=2
 SlurmdParameters=config_overrides
+GresTypes=gpu
 {lines}
 PartitionName=batch Nodes=ALL Default=YES PriorityTier=1 MaxTime=60 State=UP
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
@@ -303,9 +305,10 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
     addresses = ["127.0.0.1", *(f"127.0.0.{11 + n}" for n in range(len(cluster.nodes)))]
     port, *ports = _free_ports(addresses)
     own = [
-        f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 State=UNKNOWN"
+        f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 Gres=gpu:{_gpus(n)} State=UNKNOWN"
         for n, a, p in zip(cluster.nodes, addresses[1:], ports, strict=True)
     ]
+    _make_gpus(folder, cluster.nodes)
     if accounting:
         (dbd,) = _free_ports(["127.0.0.1"])
         file = folder / "slurmdbd.conf"
@@ -318,6 +321,24 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
     known = "".join(f"{a} {n}\n" for n, a in zip(cluster.nodes, addresses[1:], strict=True))
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + known)
     (folder / "plugstack.conf").write_text(f"required {_plugin(folder)}\n")
+
+
+def _gpus(node: str) -> str:
+    """Eight of a type that the site names, but four without a type on the third node."""
+    return "4" if node == "n3" else "h100:8"
+
+
+def _make_gpus(folder: Path, nodes: tuple[str, ...]) -> None:
+    """Devices that are as harmless as /dev/null, so that Slurm tells each task which of them it has."""
+    lines = []
+    for node in nodes:
+        type_, _, count = _gpus(node).rpartition(":")
+        (folder / "gpus" / node).mkdir(parents=True)
+        for number in range(int(count)):
+            os.mknod(folder / "gpus" / node / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        named = f" Type={type_}" if type_ else ""
+        lines.append(f"NodeName={node} Name=gpu{named} File={folder}/gpus/{node}/gpu[0-{int(count) - 1}]")
+    (folder / "gres.conf").write_text("\n".join(["AutoDetect=off", *lines, ""]))
 
 
 def _plugin(folder: Path) -> str:
