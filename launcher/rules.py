@@ -14,6 +14,7 @@ from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
+ADAPTER_BYTES = 4  # of a weight, at most
 RESERVED_ENV = frozenset(
     {"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", megatroncache.NAME}
 )
@@ -83,7 +84,7 @@ def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
     if out is None:
         if wish.resume:
             yield _error(Exit.WORDS, "--resume", "needs output=PATH, the output of the run that goes on")
-        yield from _space(seen.host.runs, seen, seen.host.runs_free)
+        yield from _space(seen.host.runs, wish, seen, seen.host.runs_free)
         return
     where = f"output={out.path}"
     if out.kind == "other":
@@ -96,23 +97,33 @@ def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif out.empty and wish.resume:
         how = "is empty" if out.kind == "folder" else "is not there"
         yield _warning(where, f"--resume: the folder {how}, so the run starts from the beginning")
-    yield from _space(where, seen, out.free)
+    yield from _space(where, wish, seen, out.free)
     for name, found in seen.artifacts.items():
         if found.path == out.path or out.path.startswith(f"{found.path}/"):
             yield _error(Exit.WORDS, where, f"lies inside the input {name}={found.path}, which is mounted read-only")
 
 
-def _space(where: str, seen: Observed, free: int) -> Iterator[Finding]:
-    need = checkpoint_bytes(seen)
+def _space(where: str, wish: Wish, seen: Observed, free: int) -> Iterator[Finding]:
+    need = checkpoint_bytes(wish, seen)
     if need > free:
         what = f"one checkpoint needs about {_size(need)}, {_size(free)} are free there"
         yield _error(Exit.CANNOT_WRITE, where, what, "free space there, or name a folder elsewhere: output=PATH")
 
 
-def checkpoint_bytes(seen: Observed) -> int:
-    """What one full checkpoint takes: weights as shards and consolidated, and the optimizer's moments."""
-    models = [a for a in seen.artifacts.values() if a.type == "checkpoint_hf"]
-    return sum(2 * a.bytes + ADAM_BYTES * a.parameters for a in models)
+def checkpoint_bytes(wish: Wish, seen: Observed) -> int:
+    """What one full checkpoint takes: weights as shards and consolidated, and the optimizer's moments.
+
+    0 where nothing here says how large it gets. Of LoRA the adapter alone is saved, of several models (a teacher, a
+    judge, a tokenizer's) the one that the step starts from, and of a conversion the weights alone.
+    """
+    inputs = {name: asked for name, asked in wish.step.inputs.items() if "tokenizer_hf" not in asked.types}
+    start = next((seen.artifacts[n] for n in inputs if n in seen.artifacts and seen.artifacts[n].parameters), None)
+    if start is None:
+        return 0
+    if wish.step.output.type == "checkpoint_lora":
+        model, rank = memory.model_of(wish, seen, {}), fit.settings(wish).get("adapter_rank", 0)
+        return int((ADAPTER_BYTES + ADAM_BYTES) * memory.adapter_weights(model, rank)) if model else 0
+    return 2 * start.bytes + ADAM_BYTES * start.parameters if "micro_batch" in wish.step.roles else start.bytes
 
 
 def _environment(wish: Wish) -> Iterator[Finding]:

@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import HOST, MODEL, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
+from helpers import HOST, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
-from launcher import rules
+from launcher import catalogue, rules
 from launcher.artifacts import Artifact, Fault
 from launcher.catalogue import Step
 from launcher.plan import ImageSeen
 from launcher.profiles import Profile
+from launcher.words import Words
+from slipway.project import Root
 
 CUDA = entry_of("cuda")
 BUILD = "images build automodel --release 1.0 --flavour"
@@ -262,8 +264,30 @@ def test_a_finding_reads_as_one_message(wish_of: WishOf) -> None:
     )  # fmt: skip
 
 
-def test_a_checkpoint_is_shards_twice_and_the_moments() -> None:
-    assert rules.checkpoint_bytes(seen_of()) == 2 * MODEL.bytes + 8 * MODEL.parameters
+def test_a_checkpoint_is_shards_twice_and_the_moments(wish_of: WishOf) -> None:
+    assert rules.checkpoint_bytes(wish_of(), seen_of()) == 2 * MODEL.bytes + 8 * MODEL.parameters
+
+
+LARGE = msgspec.structs.replace(
+    MODEL, bytes=10**12, parameters=5 * 10**11,
+    facts={"layers": 80, "hidden": 8192, "vocab": 128256, "heads": 64, "kv_heads": 8, "intermediate": 28672},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words", "least", "most"),
+    [
+        ("peft/automodel", {"train": TRAIN, "model": LARGE}, {"lora_rank": 8}, 1e9, 2e9),  # 104 million weights
+        ("pretrain/megatron_bridge", {"tokenizer": LARGE}, {}, 0, 0),
+        ("convert/hf_to_megatron", {"model": LARGE}, {}, 10**12, 10**12),
+    ],
+)
+def test_of_an_adapter_a_tokenizer_or_a_conversion_no_trained_model_is_counted(
+    wish_of: WishOf, name: str, given: dict[str, Any], words: dict[str, Any], least: float, most: float
+) -> None:
+    said = Words(inputs={n: a.path for n, a in given.items()}, parameters=words, output="/data/out")
+    wish = wish_of(step=catalogue.find_step(Root(REPO), name), words=said)
+    assert least <= rules.checkpoint_bytes(wish, seen_of(artifacts=given)) <= most
 
 
 def test_a_mount_of_the_profile_that_is_not_there(wish_of: WishOf) -> None:
