@@ -206,7 +206,17 @@ def _files(root: Root, step: catalogue.Step, program: str, engine: engines.Engin
         what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
         remedy = nearest(program, [f"{name}.py" for name in there])
         raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
-    return files | {f"steps/{n}.py": there[n] for n in sorted(_imported(there, Path(program).stem))}
+    files |= {f"steps/{n}.py": there[n] for n in sorted(_imported(there, Path(program).stem))}
+    for path in files.values():
+        _refuse_crlf(path)
+    return files
+
+
+def _refuse_crlf(path: Path) -> None:
+    """A shell takes the carriage return of a CRLF line for a part of its last word. Raises SlipwayError 65."""
+    if b"\r\n" in path.read_bytes():
+        remedy = "check it out with LF: git config core.autocrlf false; git rm --cached -r -q . && git reset --hard"
+        raise SlipwayError(Exit.DATA, "its lines end with CRLF, expected LF", where=str(path), remedy=remedy)
 
 
 def _imported(there: Mapping[str, Path], name: str) -> set[str]:
