@@ -106,10 +106,11 @@ class Resume(Noun, frozen=True, kw_only=True):
 
 
 class Command(Noun, frozen=True, kw_only=True):
-    """A step program (in entrypoints/steps/) and the component versions it is for (PEP 440)."""
+    """A program in entrypoints/steps/, the component versions (PEP 440) that it is for, and the flavour if only one."""
 
     program: str
     when: dict[str, str] = {}
+    flavour: Flavour | None = None
 
 
 class BaseConfig(Noun, frozen=True, kw_only=True):
@@ -355,7 +356,7 @@ def choose_command(step: Step, entry: Entry) -> Command:
     """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
     packages = entry.components
     for command in step.commands:
-        if fits(step, command.when, entry):
+        if command.flavour in (None, entry.flavour) and fits(step, command.when, entry):
             return command
     wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
     asked = dict.fromkeys(n for c in step.commands for n in c.when)
