@@ -33,6 +33,10 @@ BYTES = {"mixed": (2, 4, 12), "fp32": (4, 4, 8), "float32": (4, 4, 8), "bfloat16
 # By Megatron's switch, or the name of AutoModel's strategy.
 SHARDING: dict[str, Literal[0, 1, 3]] = {"true": 1, "fsdp2": 3, "megatron_fsdp": 3}
 
+# Words for recomputing whole layers: Megatron's one, and AutoModel's (recipes/_dist_utils.py); of a part of each layer
+# ("selective") nothing is counted.
+RECOMPUTE = frozenset({"full", "true", "on", "enabled", "yes"})
+
 
 NEEDED = frozenset[Role]({"micro_batch", "sequence_length", "precision", "sharding"})  # beside the parallel sizes
 
@@ -195,7 +199,8 @@ def layout_of(wish: Wish, seen: Observed, known: Known) -> Layout | None:
     return Layout(
         world=world, micro=known["micro_batch"], sequence=known["sequence_length"], bytes=width, **shape,
         expert=expert, sharding=SHARDING.get(str(known["sharding"]).lower(), 0),
-        sequence_parallel=known.get("sequence_parallel") is True, recompute=known.get("recompute") == "full",
+        sequence_parallel=known.get("sequence_parallel") is True,
+        recompute=str(known.get("recompute")).lower() in RECOMPUTE,
         rank=known.get("adapter_rank", 0), batch=known.get("global_batch", 0),
     )  # fmt: skip
 

@@ -244,6 +244,19 @@ def test_a_precision_that_is_left_to_the_checkpoint_is_its(
     assert (spread and spread.bytes) == width
 
 
+@pytest.mark.parametrize(
+    ("said", "whole"), [(True, True), ("full", True), ("On", True), ("selective", False), (False, False), (None, False)]
+)
+@pytest.mark.parametrize("name", ["sft/automodel", "peft/automodel", "pretrain/automodel"])
+def test_what_automodel_calls_activation_checkpointing(wish_of: WishOf, name: str, said: Any, whole: bool) -> None:
+    over: dict[str, Any] = {"model": {"torch_dtype": "bfloat16"}, "step_scheduler": {"local_batch_size": 2}}
+    sizes = {"tp_size": 1, "pp_size": 1, "cp_size": 1}
+    over["distributed"] = {"strategy": "fsdp2", "activation_checkpointing": said, **sizes}
+    found = Found(wish_of, name, over=[("mine", over)])
+    spread = memory.layout_of(found.wish, found.seen, memory.settings(found.wish))
+    assert spread is not None and spread.recompute is whole
+
+
 def test_a_precision_that_is_written_out(wish_of: WishOf, h100: Profile) -> None:
     for precision, width in (({"fp32": True}, (4, 4, 8)), ({"bf16": True}, (2, 4, 12))):
         found = Found(wish_of, SFT, profile=h100, given=[LARGE], over=[("mine", {"mixed_precision": precision})])
