@@ -6,7 +6,7 @@ VENV    := .venv/ready
 BIN     := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help quickstart check test test-long images lock render engine clean-engine clean requirements
+.PHONY: help quickstart check test test-long test-gpu images lock render engine clean-engine clean requirements
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,7 +27,7 @@ check: $(VENV) ## formatting, lint, types, shell scripts, rendered files
 	ruff format --check .
 	ruff check .
 	mypy
-	shellcheck -x entrypoints/*.sh images/*.sh examples/*.sh examples/*/*.sh .ci/run
+	shellcheck -x entrypoints/*.sh images/*.sh examples/*.sh examples/*/*.sh tests/gpu/*.sh .ci/run
 	hadolint images/*/*/Dockerfile
 	images render --check
 
@@ -36,6 +36,11 @@ test: check engine ## everything once: checks, then all tests, the real ones too
 
 test-long: check engine ## repeats and faults at every stage, too: takes hours
 	pytest -m "long or not long"
+
+WHEELS  ?=
+OPTIONS ?=
+test-gpu: ## what runs in a container, on this machine's GPU, without an engine (docs/gpu.md; WHEELS=DIR, PYTHON=…)
+	bash tests/gpu/run.sh "$(PYTHON)" "$(WHEELS)" $(OPTIONS)
 
 IMAGES := image-automodel image-megatron-bridge image-modelopt image-nemo-rl
 .PHONY: $(IMAGES)
