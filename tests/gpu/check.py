@@ -147,7 +147,7 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     top = argparse.ArgumentParser(prog="gpu.check", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    top.add_argument("--work", type=Path, required=True, help="a folder that is made anew, and needs 40 GB")
+    top.add_argument("--work", type=Path, required=True, help="a folder that is made anew; 40 GB have to be free")
     top.add_argument("--python", action="append", required=True, type=lambda word: tuple(word.split("=", 1)))
     top.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     top.add_argument("--tiny", action="store_true", help="tiny models, short sequences")
