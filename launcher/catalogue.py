@@ -180,10 +180,14 @@ class Backend(Noun, frozen=True, kw_only=True):
 
 
 class Sample(Noun, frozen=True, kw_only=True):
-    """What one row of a batch is in training: `sequences` of it; whether the loss has `logits` over the vocabulary."""
+    """What one row of a batch is in training: `sequences` of it; whether the loss has `logits` over the vocabulary.
+
+    `logit_bytes`: that the loss keeps of each of them.
+    """
 
     sequences: int = 1
     logits: bool = True
+    logit_bytes: int = 4
 
 
 class Cache(Noun, frozen=True, kw_only=True):

@@ -87,6 +87,7 @@ class Layout(Noun, frozen=True, kw_only=True):
     """How a model is spread and trained. `sharding` over the data parallel GPUs: ZeRO's stage 0, 1 or 3.
 
     `bytes`: of a weight, its gradient, its optimizer state. `rank`: of an adapter; 0 trains all. `batch`: global.
+    `logit`: bytes that the loss keeps of one.
     """
 
     world: int
@@ -102,6 +103,7 @@ class Layout(Noun, frozen=True, kw_only=True):
     recompute: bool = False
     rank: int = 0
     batch: int = 0
+    logit: int = 4
 
     @property
     def expert_tensor(self) -> int:
@@ -155,7 +157,8 @@ def activations(model: Model, layout: Layout) -> float:
     alone and the other 10 with sequence parallelism, too. Here: inputs of norms and linear layers 8, queries and the
     core's output 4 x their width, keys and values 4 x theirs, a gated MLP 6 x its width, no dropout masks. The first of
     p stages keeps p batches of 1/p of the layers, so a pipeline changes nothing. Full recomputation keeps a layer's
-    input (2) and one whole layer. The last norm, logits and their fp32 softmax: 4 (h + v) without a pipeline.
+    input (2) and one whole layer. The last norm, logits and their fp32 softmax: 4 (h + v) without a pipeline; a
+    step's loss may keep more of a logit (`sample` in step.yaml).
     """
     query, key, mlp = model.widths
     tokens = layout.micro * layout.sequence / layout.context
@@ -163,7 +166,7 @@ def activations(model: Model, layout: Layout) -> float:
     again = 2 * max(model.experts_per_token, 1)  # each expert gets a copy of the token
     layer = tokens * model.hidden * ((6 + again) / whole + (4 * query + 4 * key + 6 * mlp) / layout.tensor)
     kept = 2 * tokens * model.hidden / whole * model.layers + layer if layout.recompute else layer * model.layers
-    head = 4 * tokens * (model.hidden + model.vocab) / layout.tensor if layout.pipeline == 1 else 0
+    head = tokens * (4 * model.hidden + layout.logit * model.vocab) / layout.tensor if layout.pipeline == 1 else 0
     return kept + head
 
 
@@ -202,6 +205,7 @@ def layout_of(wish: Wish, seen: Observed, known: Known) -> Layout | None:
         sequence_parallel=known.get("sequence_parallel") is True,
         recompute=str(known.get("recompute")).lower() in RECOMPUTE,
         rank=known.get("adapter_rank", 0), batch=known.get("global_batch", 0),
+        logit=wish.step.sample.logit_bytes,
     )  # fmt: skip
 
 
