@@ -20,6 +20,8 @@ from typing import NamedTuple
 DIFFERS, REFUSED = 1, 78
 DIST_INFO = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*?)-(?P<version>\d[^-]*)(-py[\d.]+.*)?\.(dist|egg)-info")
 DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
+GPU = re.compile(r"libcuda|libnvidia|NVIDIA driver|CUDA")
+REPORT = "no official container was seen before it was built over: docs/first-real-build.md says what to do, and report"
 ASK = "import json, sys; print(json.dumps([sys.path, sys.version.split()[0]]))"
 SHORT = 12  # digits of a checksum or commit
 
@@ -66,13 +68,15 @@ def check_image(args: argparse.Namespace) -> int:
     tables = {f"{n}: {e['python']} (Python {found[n]['version']})": table(e, found[n]) for n, e in environments.items()}
     tables["repositories"] = repository_rows(repositories, read_json(args.repositories) or {})
     tables["environment variables"] = variable_rows(entry.get("env", {}), os.environ)
+    tables |= {f"{n}: imports": import_rows(n, e) for n, e in environments.items() if found[n]["version"]}
     for title, rows in tables.items():
         show(title, rows)
         any_commit = title == "repositories" and args.any_commit
         differences += [row.difference for row in rows if row.difference and not any_commit]
     if args.own:
         differences += entry_differences(entry, read_json(args.own), args.own)
-    return complain(differences + first_python(environments), DIFFERS)
+    differences += first_python(environments)
+    return complain([*differences, REPORT] if differences and entry["flavour"] == "cuda" else differences, DIFFERS)
 
 
 def show(title: str, rows: list[Row]) -> None:
@@ -132,7 +136,8 @@ def inspect(environments: dict) -> tuple[dict, list[str]]:
         packages = installed(path)
         found[name] = {"python": environment["python"], "version": version, "packages": packages}
         if version is None:
-            differences.append(f"environment {name}: there is no interpreter {environment['python']}")
+            what = f"environment {name}: there is no interpreter {environment['python']} that {who()} can reach"
+            differences += [what] if environment.get("required", True) else []
             continue
         python = environment.get("version")
         if python and version.split(".")[: python.count(".") + 1] != python.split("."):
@@ -285,19 +290,42 @@ def folder_of(python: str) -> Path:
     return Path(python).parent.resolve()
 
 
+def import_rows(name: str, environment: dict) -> list[Row]:
+    """Each module that has to be importable by whoever runs this; what only lacks a GPU's driver is shown."""
+    import subprocess
+    import tempfile
+
+    rows = []
+    for module in environment.get("imports", []):
+        with tempfile.TemporaryDirectory(prefix="slipway-imports-") as home:
+            words = [environment["python"], "-B", "-c", f"import {module}"]
+            env = {**os.environ, "HOME": home, "XDG_CACHE_HOME": home}
+            done = subprocess.run(
+                words, env=env, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+        why = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        found = "imported" if not why else "needs a GPU's driver" if GPU.search(why) else why
+        wrong = f"environment {name}: import {module}: {why}, as {who()}" if found == why else ""
+        rows.append(Row(module, "imported", found, wrong))
+    return rows
+
+
+def who() -> str:
+    return f"uid {os.getuid()} gid {os.getgid()}"
+
+
 def mount_differences(mounts: list[dict]) -> list[str]:
-    who = f"uid {os.getuid()} gid {os.getgid()}"
     differences = []
     for mount in mounts:
         target = Path(mount["target"])
         if not target.exists():
-            differences.append(f"{target}: nothing is mounted there, or {who} may not look into a directory above it")
+            differences.append(f"{target}: nothing is mounted there, or {who()} may not look into a directory above it")
         elif not os.access(target, os.R_OK | (os.X_OK if target.is_dir() else 0)):
-            differences.append(f"{target}: {who} may not read it")
+            differences.append(f"{target}: {who()} may not read it")
         elif not mount["readonly"]:
             problem = write_problem(target)
             if problem:
-                differences.append(f"{target}: {who} cannot write there ({problem}), but the step has to")
+                differences.append(f"{target}: {who()} cannot write there ({problem}), but the step has to")
     return differences
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from images import base as bases
 from images import debian, dockerhost, identity, pipconf, render, sources
+from images.lock import REPAIRS
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
 from slipway import canonical
@@ -116,6 +117,7 @@ def gather(
         if not path.is_file() or sha256_file(path) != group.sha256:
             raise SlipwayError(Exit.DATA, "not the file that the lock names", where=str(path), remedy="images lock")
         files[f"requirements-{name}.txt"] = path
+    files |= {f"repair/{r.program}": root.path / REPAIRS / r.program for r in entry.repair if r.program}
     tar = None
     if entry.base.bootstrap:
         tar = bases.ensure(root, entry.base.bootstrap, say)

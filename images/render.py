@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import posixpath
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +22,7 @@ NEWEST = 2  # releases per library and flavour whose files are committed; the re
 def _templates(folder: Path) -> Any:
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -29,6 +30,8 @@ def _templates(folder: Path) -> Any:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.filters |= {"dirname": posixpath.dirname, "basename": posixpath.basename}
+    return environment
 
 
 def main_environment(entry: Entry) -> Environment:
@@ -85,6 +88,8 @@ def entry_json(entry: Entry) -> str:
             "entry": entry.checksum,
             "environments": {
                 name: {"python": env.python, "version": entry.python, "packages": env.packages}
+                | ({"imports": env.imports} if env.imports else {})
+                | ({} if env.required else {"required": False})
                 for name, env in entry.environments.items()
             },
             "repositories": {name: {"path": r.path, "commit": r.commit} for name, r in entry.repositories.items()},
