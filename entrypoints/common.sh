@@ -85,7 +85,7 @@ check_shape() {
 # Says what runs, and refuses an image, mounts or a driver that are not what was planned.
 verify() {
     local code findings lines
-    [[ -x $PYTHON ]] || refuse "$PYTHON: the image has no such interpreter"
+    [[ -x $PYTHON ]] || refuse "$PYTHON: $(no_python)"
     # Its stdout is ours; its findings, on stderr, are kept for the status.
     {
         findings=$("$PYTHON" "$SLIPWAY_DIR/verify.py" run --plan "$SLIPWAY_DIR/plan.json" \
@@ -98,6 +98,14 @@ verify() {
         "$REFUSED") refuse "${lines[@]}" ;;
         *) refuse "verify.py ended with exit code $code:" "${lines[@]}" ;;
     esac
+}
+
+# Why it cannot be started: it may be a link to where this user may not look, or over which something is mounted.
+no_python() {
+    local leads
+    leads=$(readlink "$PYTHON") || { echo 'the image has no such interpreter' && return; }
+    echo "leads to $leads, which uid $UID does not see: something is mounted over it, such as a home on /root, or a \
+folder above it is closed to others; \`images build\` opens those of an official image"
 }
 
 # The inherited umask is kept unless it lets everybody write, or takes rights from the owner.

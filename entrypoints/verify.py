@@ -139,6 +139,7 @@ def inspect(environments: dict) -> tuple[dict, list[str]]:
             what = f"environment {name}: there is no interpreter {environment['python']} that {who()} can reach"
             differences += [what] if environment.get("required", True) else []
             continue
+        differences += [f"environment {name}: {line}" for line in hidden(path)]
         python = environment.get("version")
         if python and version.split(".")[: python.count(".") + 1] != python.split("."):
             differences.append(f"environment {name}: Python: found {version}, expected {python}")
@@ -174,6 +175,16 @@ def installed(path: list[str]) -> dict[str, str]:
         for name, versions in here.items():
             found.setdefault(name, " and ".join(sorted(versions)))
     return found
+
+
+def hidden(path: list[str]) -> list[str]:
+    """uv may have linked a package's files into its cache: one line where that is not to be seen any more."""
+    for folder in filter(Path.is_dir, map(Path, filter(None, path))):
+        for link in (info / "METADATA" for info in folder.glob("*.dist-info")):
+            if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110 - Path's raises where we may not look
+                what = f"{link.parent.name} is linked to {link.readlink()}, which {who()} does not see"
+                return [f"{what}: something hides it, such as a home on /root or a mount on a cache"]
+    return []
 
 
 def identify(item: Path) -> tuple[str, str]:

@@ -209,6 +209,7 @@ def build_lock(
                 env=wish.env,
                 repair=wish.repair,
                 known_as=wish.known_as,
+                holds=wish.holds,
                 user=wish.user,
                 workdir=wish.workdir,
                 driver=wish.driver,

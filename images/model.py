@@ -159,7 +159,8 @@ class Repair(Struct, frozen=True, kw_only=True):
 class MatrixEntry(Struct, frozen=True, kw_only=True):
     """One release. `env`: set in an image of ours, expected of an official base.
 
-    `known_as`: component -> version for `when:`, where what is installed gives another, or none.
+    `known_as`: component -> version for `when:`, where what is installed gives another, or none. `holds`: folders where
+    users mount things, and where this base has what it runs with: no mount may hide them.
     """
 
     base: MatrixBase
@@ -170,6 +171,7 @@ class MatrixEntry(Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     repair: list[Repair] = []
     known_as: dict[str, str] = {}
+    holds: list[str] = []
     user: str = "root"
     workdir: str = "/"
     driver: str = "unknown"
@@ -211,6 +213,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     repair: list[Repair] = []
     known_as: dict[str, str] = {}
+    holds: list[str] = []
     user: str = "root"
     workdir: str = "/"
     driver: str = "unknown"
@@ -254,7 +257,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     def checksum(self) -> str:
         """sha256 (hex) of what the image is made from: neither where claims come from nor what was seen since."""
         body: dict[str, Any] = msgspec.to_builtins(self)
-        for key in ("image", "tested", "sources", "notes", "known_as"):
+        for key in ("image", "tested", "sources", "notes", "known_as", "holds"):
             body.pop(key, None)
         for repair in body.get("repair", []):
             repair.pop("why")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 from launcher import fit, megatroncache, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
@@ -11,6 +12,7 @@ from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
 from launcher.fit import warning as _warning
 from launcher.plan import Finding, Observed, Wish
+from launcher.profiles import SlurmProfile
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
@@ -130,10 +132,24 @@ def _mounts(wish: Wish, seen: Observed) -> Iterator[Finding]:
     targets = [mount.target for mount in wish.profile.mounts]
     for target in sorted({t for t in targets if targets.count(t) > 1}):
         yield _error(Exit.CONFIG, f"{wish.profile.file}: mounts", f"{target} stands there twice")
+    yield from _hidden(wish, targets)
     for name, why in seen.host.missing_secrets.items():
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: secrets.{name}", why)
     for source in seen.host.missing_mounts:
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: mounts", f"there is nothing at {source}")
+
+
+def _hidden(wish: Wish, targets: Sequence[str]) -> Iterator[Finding]:
+    """What would be mounted over what the image runs with; as root with a home mounted, enroot puts it on /root."""
+    profile = wish.profile
+    over = {target: f"mounts: {target}" for target in targets}
+    if isinstance(profile, SlurmProfile) and profile.mount_home and profile.remap_root:
+        over["/root"] = "mount_home, with remap_root, is a mount on /root, which"
+    for target, what in over.items():
+        if held := [h for h in wish.entry.holds if h == target or PurePosixPath(target) in PurePosixPath(h).parents
+                    or PurePosixPath(h) in PurePosixPath(target).parents]:  # fmt: skip
+            said = f"{what} hides {' and '.join(held)}, where {wish.entry.name} has interpreters and packages"
+            yield _error(Exit.CONFIG, str(profile.file), said, "name another target, or leave it out")
 
 
 def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:

@@ -259,6 +259,15 @@ def test_a_missing_interpreter_is_refused(box: Container) -> None:
     assert box.status["reason"] == "/no/such/python: the image has no such interpreter"
 
 
+def test_an_interpreter_that_leads_to_where_nothing_is_seen_is_refused(box: Container, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.symlink_to("/root/.local/share/uv/python/hidden")
+    (box.slipway / "entrypoint.sh").write_text(render(str(python)))
+    assert box.run("") == 78
+    leads = f"{python}: leads to /root/.local/share/uv/python/hidden, which uid {os.getuid()} does not see: "
+    assert box.status["reason"].startswith(leads) and "`images build` opens those" in box.status["reason"]
+
+
 def test_a_verify_that_breaks_is_a_refusal_and_stays_visible(box: Container) -> None:
     (box.slipway / "verify.py").write_text("raise ValueError('a \"quoted\" \\\\ thing')")
     assert box.run("") == 78

@@ -22,6 +22,7 @@ GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a
         ("sources", ["somebody's table"]),
         ("notes", ["a note"]),
         ("known_as", {"boats": "2.0"}),
+        ("holds", ["/root/.cache"]),
         ("base", msgspec.structs.replace(REGISTRY, reported="somebody says so")),
     ],
 )
@@ -64,7 +65,7 @@ def test_every_field_of_an_entry_is_decided_on() -> None:
     assert set(Entry.__struct_fields__) == {
         "library", "release", "flavour", "base", "python", "environments", "groups", "repositories", "env", "user",
         "workdir", "driver", "repair",
-        "image", "tested", "sources", "notes", "known_as",
+        "image", "tested", "sources", "notes", "known_as", "holds",
     }  # fmt: skip
 
 

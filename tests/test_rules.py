@@ -12,7 +12,7 @@ from launcher import rules
 from launcher.artifacts import Artifact, Fault
 from launcher.catalogue import Step
 from launcher.plan import ImageSeen
-from launcher.profiles import Profile
+from launcher.profiles import ExtraMount, Profile, SlurmProfile
 
 CUDA = entry_of("cuda")
 BUILD = "images build automodel --release 1.0 --flavour"
@@ -53,6 +53,30 @@ def test_an_input_that_is_not_what_the_step_takes(
 ) -> None:
     findings = rules.check(wish_of(), seen_of(artifacts={"train": found, "model": MODEL}))
     assert told(findings) == [("error", code, where, what)]
+
+
+HOLDS = msgspec.structs.replace(CUDA, holds=["/root/.cache", "/root/.local"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "hides"),
+    [
+        ({"mounts": [ExtraMount(source="/a", target="/root")]}, "/root/.cache and /root/.local"),
+        ({"mounts": [ExtraMount(source="/a", target="/root/.cache/uv")]}, "/root/.cache"),
+        ({"mounts": [ExtraMount(source="/a", target="/root/.cache")]}, "/root/.cache"),
+        ({"mounts": [ExtraMount(source="/a", target="/root/.cachet"), ExtraMount(source="/a", target="/data")]}, ""),
+        ({"mount_home": True, "remap_root": True}, "/root/.cache and /root/.local"),
+        ({"mount_home": True}, ""),
+        ({"remap_root": True}, ""),
+    ],
+)
+def test_nothing_is_mounted_over_what_an_image_runs_with(wish_of: WishOf, keys: dict[str, Any], hides: str) -> None:
+    profile = SlurmProfile(schema=1, name="site", file="/site.yaml", **keys)
+    engine = engine_of(kind="slurm", nodes=True)
+    found = [f for f in rules.check(wish_of(entry=HOLDS, profile=profile), seen_of(engine=engine)) if "hides" in f.what]
+    assert [(f.code, f.where) for f in found] == ([(78, "/site.yaml")] if hides else [])
+    assert all(f" hides {hides}, where automodel/1.0-cuda has interpreters and packages" in f.what for f in found)
+    assert not [f for f in rules.check(wish_of(entry=CUDA, profile=profile), seen_of()) if "hides" in f.what]
 
 
 def test_every_fault_of_every_input_is_found_at_once(wish_of: WishOf) -> None:

@@ -199,6 +199,20 @@ def test_an_official_image_that_differs_says_where_to_read_on(image: Image) -> N
         assert (code, "docs/first-real-build.md" in err[-1]) == (1, says)
 
 
+def test_packages_whose_files_are_hidden_are_no_surprise_for_the_step(image: Image) -> None:
+    image.install("torch-2.13.0.dist-info", "ray-2.55.1.dist-info")
+    cache = image.root / "cache"
+    cache.write_text("")
+    link = image.site / "torch-2.13.0.dist-info" / "METADATA"
+    link.symlink_to(cache)
+    assert image.run() == (0, [])
+    cache.unlink()
+    code, (line,) = image.run()
+    assert code == 78
+    assert line.startswith(f"environment main: torch-2.13.0.dist-info is linked to {cache}, which uid ")
+    assert line.endswith("something hides it, such as a home on /root or a mount on a cache")
+
+
 def test_an_image_of_another_entry_is_refused(image: Image) -> None:
     assert image.entry is not None
     image.entry |= {"entry": "b" * 64, "release": "0.6.0"}

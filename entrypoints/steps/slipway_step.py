@@ -20,6 +20,7 @@ OUTPUT = Path(os.environ.get("SLIPWAY_OUTPUT_DIR", "/output"))
 SLIPWAY = Path(os.environ.get("SLIPWAY_DIR", "/slipway"))
 STATE = Path(os.environ.get("SLIPWAY_STATE_DIR", "/run/slipway"))
 REFUSED = 78
+STARTED = "SLIPWAY_STARTED_WITH"  # by continue_with: a wrapper's interpreter need not have the name that was asked for
 MARKER = "slipway.json"  # in a folder of a cache: it is whole
 
 
@@ -57,6 +58,16 @@ def leave(name: str, why: str) -> None:
     """One line for the entrypoint; the first rank that fails tells why, the others fail because of it."""
     with contextlib.suppress(FileExistsError), (node_dir() / name).open("x", encoding="utf-8") as f:
         f.write(" ".join(why.split())[:500] + "\n")
+
+
+def continue_with(python: str, what: str) -> None:
+    """Starts this program anew with another environment's interpreter, once. Raises ConfigError where there is none."""
+    if os.environ.get(STARTED) == python:
+        return
+    if not os.access(python, os.X_OK):
+        raise ConfigError(f"{python}: the image has no environment for {what}")
+    os.environ[STARTED] = python
+    os.execv(python, [python, *sys.argv])
 
 
 def load_plan() -> dict[str, Any]:
