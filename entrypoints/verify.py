@@ -139,7 +139,9 @@ def inspect(environments: dict) -> tuple[dict, list[str]]:
             what = f"environment {name}: there is no interpreter {environment['python']} that {who()} can reach"
             differences += [what] if environment.get("required", True) else []
             continue
-        differences += [f"environment {name}: {line}" for line in hidden(path)]
+        if why := hidden(path):  # the packages that compare versions may be hidden, too
+            differences.append(f"environment {name}: {why}")
+            continue
         python = environment.get("version")
         if python and version.split(".")[: python.count(".") + 1] != python.split("."):
             differences.append(f"environment {name}: Python: found {version}, expected {python}")
@@ -177,14 +179,14 @@ def installed(path: list[str]) -> dict[str, str]:
     return found
 
 
-def hidden(path: list[str]) -> list[str]:
-    """uv may have linked a package's files into its cache: one line where that is not to be seen any more."""
+def hidden(path: list[str]) -> str:
+    """uv may have linked a package's files into its cache: why that is not to be seen any more, or nothing."""
     for folder in filter(Path.is_dir, map(Path, filter(None, path))):
         for link in (info / "METADATA" for info in folder.glob("*.dist-info")):
             if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110 - Path's raises where we may not look
                 what = f"{link.parent.name} is linked to {link.readlink()}, which {who()} does not see"
-                return [f"{what}: something hides it, such as a home on /root or a mount on a cache"]
-    return []
+                return f"{what}: something hides it, such as a home on /root or a mount on a cache"
+    return ""
 
 
 def identify(item: Path) -> tuple[str, str]:

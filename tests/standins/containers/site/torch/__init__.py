@@ -2,6 +2,9 @@
 
 import standin
 
+from torch import distributed
+
+__all__ = ["distributed"]
 __version__ = "2.0.0+standin"
 float32, float16, bfloat16 = "float32", "float16", "bfloat16"
 
