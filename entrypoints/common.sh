@@ -22,6 +22,7 @@ CACHES=()
 STEP_PID=''   # the step's process: python, or torchrun
 STEP_CODE=''  # its exit code
 OWN_HOME=''   # made by us, hence removed by us
+OWN_CACHE=''
 MARK=$$.$EPOCHREALTIME # in the environment of all that the step starts
 WATCHDOG=''   # ends the step when it takes too long to stop
 STOPS=0       # how often the container was told to stop
@@ -40,6 +41,7 @@ main() {
     prepare_state
     check_shape
     verify
+    older_driver
     sane_umask
     writable_home
     export_secrets
@@ -108,6 +110,18 @@ no_python() {
 folder above it is closed to others; \`images build\` opens those of an official image"
 }
 
+# NVIDIA's entrypoint, which does not run here, lets an image's CUDA run on an older driver: by a link that it makes in
+# the image. The libraries behind that come first here instead, which takes no writable root.
+older_driver() {
+    local compat=${_CUDA_COMPAT_PATH:-/usr/local/cuda/compat}/lib.real here said
+    here=$(grep -oEm1 '[0-9]+\.[0-9.]+' "${SLIPWAY_DRIVER_FILE:-/proc/driver/nvidia/version}" 2>/dev/null) || return 0
+    [[ -n ${CUDA_DRIVER_VERSION:-} ]] && ((${here%%.*} < ${CUDA_DRIVER_VERSION%%.*})) || return 0
+    said="the driver, $here, is older than the one of the image's CUDA, $CUDA_DRIVER_VERSION"
+    [[ -d $compat ]] || { say "warning: $said, and the image has no $compat" && return; }
+    export LD_LIBRARY_PATH="$compat${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    say "$said: $compat comes first, which serves GPUs of data centres"
+}
+
 # The inherited umask is kept unless it lets everybody write, or takes rights from the owner.
 sane_umask() {
     case $(umask) in
@@ -128,15 +142,30 @@ writable_home() {
     fi
     export USER="${USER:-$name}"
     export LOGNAME="${LOGNAME:-$USER}"
-    default_cache XDG_CACHE_HOME "$HOME/.cache"
+    if [[ -z ${XDG_CACHE_HOME:-} ]] && ! is_of_this_node "$HOME"; then
+        OWN_CACHE=$(mktemp -d "${TMPDIR:-/tmp}/slipway-cache.XXXXXX") || refuse "${TMPDIR:-/tmp}: cannot make a cache there"
+        say "caches are in $OWN_CACHE: HOME, $HOME, is on other nodes, too"
+    fi
+    default_cache XDG_CACHE_HOME "${OWN_CACHE:-$HOME/.cache}"
     default_cache TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
     default_cache TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
     default_cache TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"
     default_cache CUDA_CACHE_PATH "$XDG_CACHE_HOME/nv"
     default_cache MPLCONFIGDIR "$XDG_CACHE_HOME/matplotlib"
     default_cache NUMBA_CACHE_DIR "$XDG_CACHE_HOME/numba"
+    default_cache FLASHINFER_WORKSPACE_BASE "$XDG_CACHE_HOME/flashinfer"
+    default_cache VLLM_CACHE_ROOT "$XDG_CACHE_HOME/vllm"
+    default_cache DG_JIT_CACHE_DIR "$XDG_CACHE_HOME/deep_gemm"
+    default_cache TILELANG_CACHE_DIR "$XDG_CACHE_HOME/tilelang"
+    default_cache HF_MODULES_CACHE "$XDG_CACHE_HOME/huggingface-modules"
     mkdir -p "${CACHES[@]}" || refuse "${CACHES[*]}: cannot be made; mount a writable /tmp"
     export PYTHONUNBUFFERED=1
+}
+
+# Whether a folder is on a file system that no other node writes to. Workers lock files in their caches, which network
+# file systems answer with stale handles where there are many.
+is_of_this_node() {
+    [[ $(stat -f -c %T "$1" 2>/dev/null) =~ ^(btrfs|ext2/ext3|f2fs|overlayfs|ramfs|reiserfs|tmpfs|xfs|zfs)$ ]]
 }
 
 # default_cache NAME DEFAULT: the variable keeps a directory that can be written, else it gets DEFAULT.
@@ -380,7 +409,7 @@ finish() {
         TERM) code=143 ;;
         INT) code=130 ;;
     esac
-    [[ -z $OWN_HOME ]] || rm -rf "$OWN_HOME"
+    rm -rf "${OWN_HOME:-/nonexistent}" "${OWN_CACHE:-/nonexistent}"
     rm -f "${NONCE_FILES[@]}"
     write_status "$code"
     await_nodes

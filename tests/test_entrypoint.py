@@ -605,6 +605,53 @@ def test_a_home_that_can_be_written_is_kept(box: Container) -> None:
     assert box.root.exists()
 
 
+CACHES = ["DG_JIT_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "HF_MODULES_CACHE", "TILELANG_CACHE_DIR",
+          "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT"]  # fmt: skip
+SHOW_CACHES = f"import json, os; print(json.dumps([os.environ[n] for n in {CACHES}] + [os.environ['XDG_CACHE_HOME']]))"
+
+
+@pytest.mark.parametrize(("kind", "here"), [("nfs", False), ("lustre", False), ("UNKNOWN (0x47504653)", False),
+                                            ("ext2/ext3", True), ("overlayfs", True)])  # fmt: skip
+def test_caches_are_on_this_node_whatever_home_is(box: Container, tmp_path: Path, kind: str, here: bool) -> None:
+    """The kernel's word for a file system, as `stat` prints it; workers' locks in caches fail on NFS."""
+    program = tmp_path / "bin" / "stat"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{kind}'\n")
+    program.chmod(0o755)
+    box.env |= {"PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    assert box.run(SHOW_CACHES) == 0, box.err
+    *caches, root = json.loads(box.out.splitlines()[1])
+    assert all(Path(cache).is_relative_to(root) for cache in caches)
+    assert root == f"{box.env['HOME']}/.cache" if here else root.startswith(f"{tmp_path}/slipway-cache.")
+    assert ("is on other nodes, too" in box.err) != here
+    assert Path(root).exists() == here, "what was made for this run goes with it"
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "real", "path", "says"),
+    [
+        ("570.124.06", "580.95.05", True, "COMPAT:/lib", "comes first, which serves GPUs of data centres"),
+        ("570.124.06", "580.95.05", False, "/lib", "and the image has no COMPAT"),
+        ("580.65.06", "580.95.05", True, "/lib", ""),
+        ("570.124.06", "", True, "/lib", ""),
+        ("", "580.95.05", True, "/lib", ""),
+    ],
+)
+def test_an_older_driver_gets_the_images_compatibility_libraries(
+    box: Container, tmp_path: Path, driver: str, cuda: str, real: bool, path: str, says: str
+) -> None:
+    file, compat = tmp_path / "version", tmp_path / "compat" / "lib.real"
+    if driver:
+        file.write_text(f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {driver}  Release Build\n")
+    if real:
+        compat.mkdir(parents=True)
+    box.env |= {"SLIPWAY_DRIVER_FILE": str(file), "_CUDA_COMPAT_PATH": str(compat.parent), "LD_LIBRARY_PATH": "/lib"}
+    box.env |= {"CUDA_DRIVER_VERSION": cuda} if cuda else {}
+    assert box.run("import os; print(os.environ['LD_LIBRARY_PATH'])") == 0, box.err
+    assert box.out.splitlines()[1] == path.replace("COMPAT", str(compat))
+    assert says.replace("COMPAT", str(compat)) in box.err and bool(says) == ("is older than" in box.err)
+
+
 @pytest.mark.parametrize(
     ("inherited", "kept"), [(0o022, 0o022), (0o027, 0o027), (0o002, 0o002), (0, 0o022), (0o777, 0o022)]
 )
