@@ -288,7 +288,23 @@ def test_a_probe_job_shows_each_node_the_same_folders(site: Project, tmp_path: P
         ),
         (
             "printf 'n1\\tfree cache /c\\t1000\\n'",
-            "warning probe n1: little room in enroot's cache /c 0 GiB; an image takes about G GiB",
+            "warning probe n1: enroot's cache /c has G GiB free, of G GiB that an image takes; enroot.conf: ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t60000000\\n'",
+            "warning probe n1: enroot's data /d has G GiB free, of G GiB that an image takes; enroot.conf: ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\ttmpfs\\n'",
+            "warning probe n1: enroot's data /d is in memory (tmpfs), which an unpacked image fills; enroot.conf: ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\tlustre\\n'",
+            "warning probe n1: enroot's data /d is on lustre: every node unpacks its image there over the network; ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\txfs\\n'",
+            "ok probe room in enroot's folders",
         ),
     ],
 )
@@ -316,7 +332,8 @@ def test_probe_sh_tells_of_each_folder_whether_it_is_shared(tmp_path: Path) -> N
     ]
     assert (tmp_path / "shared" / ".slipway-doctor-abc-n7").read_text() == "abc"
     assert not list((tmp_path / "other").iterdir())
-    assert [name.split()[0] for name, free in machine.room(found["n7"]) if free > 0] == ["cache", "data", "temp"]
+    found_places = [p for p in machine.places(found["n7"]) if p.free > 0 and p.filesystem]
+    assert [place.name.split()[0] for place in found_places] == ["cache", "data", "temp"]
 
 
 def test_a_password_file_that_others_may_read_fails_and_is_never_shown(site: Project, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.doctor import Answer, Result, Site, failed, ok, unknown, warning
-from launcher.doctor.machine import ENOUGH, Facts, facts, room, size
+from launcher.doctor.machine import Facts, facts, places
 from launcher.engines import slurmwords
 from launcher.profiles import SlurmProfile
 from slipway.errors import Exit
@@ -91,9 +91,8 @@ def _node_facts(found: Facts, profile: SlurmProfile) -> Iterator[Result]:
             yield warning(text, "pyxis needs it" if key == "enroot" else "flavour: cuda needs one")
         elif answers:
             yield ok(text) if len(answers) == 1 else warning(text, "the nodes differ")
-    little = {n: [f"{name} {size(free)}" for name, free in room(seen) if free < ENOUGH] for n, seen in found.items()}
-    for node, places in sorted(little.items()):
-        if places:
-            yield warning(f"{node}: little room in enroot's {', '.join(places)}", "an image takes about 20 GiB")
-    if found and not any(little.values()):
+    unfit = [(node, place) for node, seen in sorted(found.items()) for place in places(seen) if place.problem]
+    for node, place in unfit:
+        yield warning(f"{node}: enroot's {place.name} {place.problem}", "enroot.conf: a local disk with room")
+    if found and not unfit:
         yield ok("room in enroot's folders")
