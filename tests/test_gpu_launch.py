@@ -35,3 +35,16 @@ def test_slurm_is_asked_for_gpus_and_decides_itself(
     done = project.launch("--profile", "slurm-pyxis", *words, *given, "--dry-run")
     assert done.code == 0, done.stderr
     assert {f"#SBATCH {option}" for option in said} <= set(done.stdout.splitlines())
+
+
+def test_a_release_is_planned_as_its_tag_whatever_its_package_calls_itself(
+    project: Project, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """NeMo RL's container v0.7.0 holds the commit before its tag, whose package is still 0.6.0's."""
+    words = ("rl/dapo", *words[1:])
+    done = project.launch("--profile", "slurm-pyxis", *words, "--dry-run", "-o", str(tmp_path / "plan"))
+    assert done.code == 0, done.stderr
+    plan = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert plan["environments"]["main"]["packages"]["nemo-rl"] == "0.6.0"
+    assert plan["config"]["base"]["path"].endswith("/recipes/llm/dapo-qwen2.5-7b.v2.yaml")
+    assert plan["config"]["script"] == "/opt/nemo-rl/examples/run_grpo.py"

@@ -150,6 +150,14 @@ def test_what_a_step_would_compile_is_there_and_newer_than_its_source(
         assert "make: not found" in done.err
 
 
+def test_a_sqsh_of_it_is_the_same(gpu_project: Tree) -> None:
+    """What pyxis starts: links into /root, modes and locks are what they are in the image."""
+    done = gpu_project.images("squash", name_of("nemo-rl"))
+    assert done.code == 0, done
+    verified = gpu_project.images("verify", done.out.strip())
+    assert verified.code == 0 and "vllm: imports" in verified.out, verified
+
+
 def test_another_commit_than_the_one_that_was_read_is_named(over: Callable[..., Tree]) -> None:
     def other(wish: dict[str, Any]) -> None:
         wish["env"]["NEMO_RL_COMMIT"] = "1" * 40
