@@ -236,16 +236,18 @@ def gpu_project(locked: Tree) -> Tree:
 def installed(entry: Entry, changes: dict[str, str | None] | None = None) -> str:
     """A shell command after which an image seems to have what `entry` expects of its base, but for `changes`.
 
-    Of a claim such as `>=2.1,<3` the first version in it is taken; None: it is not there.
+    Of a claim such as `>=2.1,<3` the first version in it is taken; None: it is not there. For bases with one
+    environment and nothing to repair; those of the others are in standins/containers.
     """
     main = entry.environments["main"]
     claims: dict[str, str | None] = {n: re.findall(r"[0-9][^,<>=]*", c)[0] for n, c in main.packages.items()}
     claims = {n: v.removesuffix(".*") if v else v for n, v in (claims | (changes or {})).items()}
     prefix = str(Path(main.python).parents[1])
+    modules = [module.replace(".", "/") for module in main.imports]
     names = [f"{name.replace('-', '_')}-{version}.dist-info" for name, version in claims.items() if version]
     return (
         f"python3 -m venv --system-site-packages --without-pip {prefix} && "
-        f"cd {prefix}/lib/python3*/site-packages && mkdir {' '.join(names)} && "
+        f"cd {prefix}/lib/python3*/site-packages && mkdir {' '.join(names + modules)} && "
         f"""echo 'import sys; sys.version = "{entry.python}.0 (a stand-in)"' >version.pth"""
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from images import identity
 from images import lock as locks
 from images.model import Entry
 from slipway.errors import Exit
@@ -148,6 +149,21 @@ def test_what_a_step_would_compile_is_there_and_newer_than_its_source(
         assert started.returncode == 0, started.stderr
     else:
         assert "make: not found" in done.err
+
+
+def test_a_library_whose_container_lacks_its_repository_gets_it(gpu_project: Tree, docker: Any, place: Path) -> None:
+    source = place / "modelopt"
+    (source / "examples").mkdir(parents=True)
+    (source / "examples" / "readme").write_text("")
+    for git in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "1"]):
+        subprocess.run(["git", "-C", str(source), *git], check=True)
+    done = gpu_project.images("build", "modelopt", "--flavour", "cuda", "--source", f"modelopt={source}")
+    assert done.code == 0, done.err
+    entry = entry_of(gpu_project, "modelopt")
+    assert set(identity.records(Root(gpu_project.path), entry)[0].drift) == {"source modelopt"}
+    command = ["stat", "-c", "%a", entry.repositories["modelopt"].path, "/opt/Megatron-Bridge/src"]
+    seen = docker.containers.run(image_of(gpu_project, "modelopt"), command, entrypoint="", remove=True)
+    assert seen.decode().split() == ["755", "755"]
 
 
 def test_a_sqsh_of_it_is_the_same(gpu_project: Tree) -> None:
