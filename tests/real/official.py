@@ -69,19 +69,24 @@ def shelf(folder: Path, port: int, address: str) -> Shelf:
     return Shelf(port, address, folder)
 
 
-def checkout(path: Path, registry: str) -> None:
-    """This project's data, with a matrix that names `registry`, and the lock from which `images lock` starts."""
+def checkout(path: Path, registry: str, **releases: str) -> None:
+    """This project's data, with a matrix that names `registry`, and the lock from which `images lock` starts.
+
+    `releases`: library -> another release than RELEASES has.
+    """
     for name in DATA:
         ignored = shutil.ignore_patterns("*.py", "__pycache__") if name == "images" else None
         shutil.copytree(PROJECT / name, path / name, ignore=ignored)
     shutil.copy(PROJECT / "versions.lock", path)
     matrix = path / "images" / "matrix.yaml"
-    matrix.write_text(yaml.safe_dump(matrix_of(yaml.safe_load(matrix.read_text()), registry), sort_keys=False))
+    matrix.write_text(
+        yaml.safe_dump(matrix_of(yaml.safe_load(matrix.read_text()), registry, releases), sort_keys=False)
+    )
 
 
-def matrix_of(matrix: dict[str, Any], registry: str) -> dict[str, Any]:
+def matrix_of(matrix: dict[str, Any], registry: str, releases: dict[str, str]) -> dict[str, Any]:
     """One official release of each library, from another registry, whose digests nobody knows yet."""
-    for library, release in RELEASES.items():
+    for library, release in (RELEASES | releases).items():
         section = matrix["libraries"][library]
         chosen = section["cuda"][release]
         image = str(chosen["base"]["image"]).replace(REGISTRY, registry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from images.model import Entry
 from slipway.errors import Exit
 from slipway.project import Root
 
-from .official import BUILT, RELEASES, Shelf, another, image_of
+from .official import BUILT, RELEASES, Shelf, another, checkout, image_of
 from .support import Done, Tree
 
 pytestmark = pytest.mark.real
@@ -94,6 +95,32 @@ def test_workers_of_vllm_start_as_any_user_on_a_read_only_root(gpu_project: Tree
             code = f"{PATCH}; from vllm.v1.executor import ray_executor; print(ray_executor.STARTED)"
             done = run(gpu_project, image, f"{worker}/bin/python", code, f"--user={user}")
             assert (done.returncode, done.stdout) == (0, f"{VLLM}/bin/python\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("release", "places", "patched"),
+    [
+        ("v0.6.0", "vllm.v1.executor.ray_executor", [f"{VLLM}/bin/python"]),
+        ("v0.4.0", "vllm.executor.ray_distributed_executor, vllm.v1.sample.sampler",
+         [f"{VLLM}/bin/python", "with temperature"]),
+    ],
+)  # fmt: skip
+def test_older_releases_patch_vllm_in_other_ways(
+    locked: Tree, official: Shelf, place: Path, release: str, places: str, patched: list[str]
+) -> None:
+    """v0.6.0 without a lock; v0.4.0 would go on unpatched where it may not write, with other log probabilities."""
+    name = official.put("nemo-rl", release)
+    checkout(place / "project", f"127.0.0.1:{official.port}", **{"nemo-rl": release})
+    tree = dataclasses.replace(locked, path=place / "project")
+    assert tree.images("lock").code == 0
+    done = build(tree, "nemo-rl")
+    assert done.code == 0, done.err
+    worker = "from nemo_rl.models.generation.vllm.vllm_worker import BaseVllmGenerationWorker as W; W()"
+    code = f"{worker}; import {places}; print([m.STARTED for m in ({places},)])"
+    before = run(tree, name, f"{VLLM}/bin/python", code, "--user=0", "--cap-drop=DAC_OVERRIDE")
+    assert repr(patched) not in before.stdout
+    after = run(tree, image_of(tree, "nemo-rl"), f"{VLLM}/bin/python", code)
+    assert (after.returncode, after.stdout.strip()) == (0, repr(patched)), after.stderr
 
 
 def test_an_environment_that_is_missing_is_named_unless_the_base_may_come_without_it(
