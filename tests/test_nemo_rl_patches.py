@@ -97,9 +97,10 @@ def test_locks_lead_where_anybody_may_write_in_every_environment(venvs: Venvs) -
         ("patches.py", WITH_LOCKS.replace('if "start()" in content:', "if True:"),
          "would be written each time a worker starts: "),
         ("vllm_worker.py", IN_INIT.replace("start()", "begin()"), "nothing of it was patched"),
+        ("patches.py", WITH_LOCKS.replace("extra_env_vars", "options"), "_patch_vllm_init_workers_ray(options)"),
         ("elsewhere.py", WITH_LOCKS, "none of patches.py, vllm_worker.py has functions named _patch_vllm_*"),
     ],
-    ids=["again", "nothing", "unknown"],
+    ids=["again", "nothing", "other arguments", "elsewhere"],
 )  # fmt: skip
 def test_what_workers_would_still_write_ends_the_build(venvs: Venvs, file: str, text: str, why: str) -> None:
     venvs.of_release(file, text)

@@ -34,7 +34,10 @@ NOWHERE = "/dev/null"  # any user may open and lock it on any root; a file in /t
 
 def main() -> int:
     if sys.argv[1:] == ["--here"]:
-        return here()
+        try:
+            return here()
+        except RuntimeError as e:
+            return fail(str(e))
     pythons = dict.fromkeys([Path(sys.executable), *sorted(VENVS.glob("*/bin/python"))])
     done = [subprocess.run([python, "-B", __file__, "--here"], check=False).returncode for python in pythons]
     if 0 not in done:
@@ -102,7 +105,10 @@ def functions(source: Path, opener: Callable[..., Any]) -> list[Callable[[], Any
     }  # fmt: skip
     exec(compile(ast.Module(body=list(wanted), type_ignores=[]), str(source), "exec"), scope)
     given = {"py_executable": sys.executable, "extra_env_vars": None, "logger": scope["logger"]}
-    return [bound(scope[n.name], [given[a.arg] for a in n.args.args]) for n in wanted if is_patch(n)]
+    takes = {n.name: [a.arg for a in n.args.args] for n in wanted if is_patch(n)}
+    if unknown := [f"{name}({word})" for name, words in takes.items() for word in words if word not in given]:
+        raise RuntimeError(f"{source}: unknown arguments: {', '.join(unknown)}")
+    return [bound(scope[name], [given[word] for word in words]) for name, words in takes.items()]
 
 
 def is_patch(node: ast.FunctionDef) -> bool:
