@@ -305,22 +305,29 @@ def folder_of(python: str) -> Path:
 
 def import_rows(name: str, environment: dict) -> list[Row]:
     """Each module that has to be importable by whoever runs this; what only lacks a GPU's driver is shown."""
-    import subprocess
     import tempfile
 
     rows = []
     for module in environment.get("imports", []):
         with tempfile.TemporaryDirectory(prefix="slipway-imports-") as home:
-            words = [environment["python"], "-B", "-c", f"import {module}"]
-            env = {**os.environ, "HOME": home, "XDG_CACHE_HOME": home}
-            done = subprocess.run(
-                words, env=env, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
-        why = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            why = import_problem(environment["python"], module, home)
         found = "imported" if not why else "needs a GPU's driver" if GPU.search(why) else why
         wrong = f"environment {name}: import {module}: {why}, as {who()}" if found == why else ""
         rows.append(Row(module, "imported", found, wrong))
     return rows
+
+
+def import_problem(python: str, module: str, home: str) -> str:
+    """The last line of what Python says where it cannot import a module; nothing where it can."""
+    import subprocess
+
+    env = {**os.environ, "HOME": home, "XDG_CACHE_HOME": home}
+    words = [python, "-B", "-c", f"import {module}"]
+    try:
+        done = subprocess.run(words, env=env, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    except OSError as e:  # an engine may start an image's first program with more rights than it has itself
+        return str(e)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def who() -> str:

@@ -30,7 +30,7 @@ def _templates(folder: Path) -> Any:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"dirname": posixpath.dirname, "basename": posixpath.basename}
+    environment.filters["dirname"] = posixpath.dirname
     return environment
 
 

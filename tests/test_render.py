@@ -31,10 +31,9 @@ COPY --chmod=0644 path.sh /etc/profile.d/zz-slipway.sh
 # What this image is, for the launcher, the entrypoint and whoever asks it; last, since it changes most.
 COPY --chmod=0644 entry.json /etc/slipway/entry.json
 # As somebody whom the base does not know, without a network: root would see more than those who run steps.
-USER 65534:65534
 RUN --network=none --mount=type=bind,source=verify.py,target=/run/slipway-verify.py \\
-    /opt/venv/bin/python -B /run/slipway-verify.py image
-USER root
+    setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent \\
+        /opt/venv/bin/python -B /run/slipway-verify.py image
 LABEL org.opencontainers.image.title="slipway automodel" \\
       org.opencontainers.image.version="1.0" \\
       org.opencontainers.image.base.name="registry.example/automodel:1.0" \\
@@ -54,8 +53,9 @@ RUN find /opt/boats \\
     \\( -type d ! -perm -555 -exec chmod a+rx {} + \\) -o \\( -type f ! -perm -444 -exec chmod a+r {} + \\)
 
 # Made late.
-RUN cd /opt/boats && made() { ls keel*.so 2>/dev/null; } && \\
-    { made || make; } && for file in $(made); do [ "$file" -nt keel.cpp ] || touch "$file"; done && [ -n "$(made)" ]
+RUN made() { ls /opt/boats/keel*.so 2>/dev/null; } && \\
+    { made || make -C /opt/boats; } && [ -n "$(made)" ] && \\
+    for file in $(made); do [ "$file" -nt /opt/boats/keel.cpp ] || touch "$file"; done
 
 # Written late.
 RUN --mount=type=bind,source=repair/boats.py,target=/run/slipway-repair.py \\

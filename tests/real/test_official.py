@@ -24,6 +24,7 @@ WORKERS = "/opt/ray_venvs/nemo_rl.models"
 MEGATRON = f"{WORKERS}.policy.workers.megatron_policy_worker.MegatronPolicyWorker"
 VLLM = f"{WORKERS}.generation.vllm.vllm_worker.VllmGenerationWorker"
 DATASETS = "/opt/Megatron-Bridge/3rdparty/Megatron-LM/megatron/core/datasets"
+HELPERS = "helpers_cpp.cpython-312-x86_64-linux-gnu.so"
 COMPILE = "from megatron.core.datasets.utils import compile_helpers as start; start()"
 PATCH = "import sys; from nemo_rl.models.generation.vllm.patches import _apply_vllm_patches as p; p(sys.executable)"
 
@@ -144,7 +145,7 @@ def unrepaired(wish: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("library", "said"),
     [
-        ("nemo-rl", "/opt/nemo_rl_venv/bin/python: Permission denied"),
+        ("nemo-rl", "/opt/nemo_rl_venv/bin/python\u2019: Permission denied"),
         ("megatron-bridge", "import megatron.core: ModuleNotFoundError: No module named 'megatron', as uid 65534"),
     ],
 )
@@ -159,8 +160,8 @@ def test_a_build_ends_where_others_than_root_cannot_use_the_image(
     ("changed_by", "works"),
     [
         (f"touch -d 2020-01-01 {DATASETS}/*.so", True),
-        (f"rm {DATASETS}/*.so && printf '#!/bin/sh\\ncp helpers.cpp helpers_cpp.cpython-312-x86_64-linux-gnu.so\\n' "
-         ">/usr/local/bin/make && chmod 755 /usr/local/bin/make", True),
+        (f"rm {DATASETS}/*.so && printf '#!/bin/sh\\ncp $2/helpers.cpp $2/{HELPERS}\\n' >/usr/local/bin/make && "
+         "chmod 755 /usr/local/bin/make", True),
         (f"rm {DATASETS}/*.so", False),
     ],
     ids=["older", "missing", "missing and no make"],
