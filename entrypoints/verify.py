@@ -76,7 +76,8 @@ def check_image(args: argparse.Namespace) -> int:
     if args.own:
         differences += entry_differences(entry, read_json(args.own), args.own)
     differences += first_python(environments)
-    return complain([*differences, REPORT] if differences and entry["flavour"] == "cuda" else differences, DIFFERS)
+    differences += [REPORT] if differences and entry["flavour"] == "cuda" else []
+    return complain(differences, DIFFERS)
 
 
 def show(title: str, rows: list[Row]) -> None:
@@ -135,12 +136,9 @@ def inspect(environments: dict) -> tuple[dict, list[str]]:
         path, version = search_path(environment["python"])
         packages = installed(path)
         found[name] = {"python": environment["python"], "version": version, "packages": packages}
-        if version is None:
-            what = f"environment {name}: there is no interpreter {environment['python']} that {who()} can reach"
-            differences += [what] if environment.get("required", True) else []
-            continue
-        if why := hidden(path):  # the packages that compare versions may be hidden, too
-            differences.append(f"environment {name}: {why}")
+        missing = "" if version else f"there is no interpreter {environment['python']} that {who()} can reach"
+        if why := missing or hidden(path):  # the packages that compare versions may be hidden, too
+            differences += [f"environment {name}: {why}"] if version or environment.get("required", True) else []
             continue
         python = environment.get("version")
         if python and version.split(".")[: python.count(".") + 1] != python.split("."):
@@ -184,8 +182,8 @@ def hidden(path: list[str]) -> str:
     for folder in filter(Path.is_dir, map(Path, filter(None, path))):
         for link in (info / "METADATA" for info in folder.glob("*.dist-info")):
             if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110 - Path's raises where we may not look
-                what = f"{link.parent.name} is linked to {link.readlink()}, which {who()} does not see"
-                return f"{what}: something hides it, such as a home on /root or a mount on a cache"
+                why = "something hides it, such as a home on /root or a mount on a cache"
+                return f"{link.parent.name} is linked to {link.readlink()}, which {who()} does not see: {why}"
     return ""
 
 
@@ -294,39 +292,34 @@ def first_python(environments: dict) -> list[str]:
     return [
         f"{name}: the first python is {python or 'missing'}, expected {main}"
         for name, python in where.items()
-        if python is None or folder_of(python) != folder_of(main)
+        if python is None or Path(python).parent.resolve() != Path(main).parent.resolve()  # not of what it links to
     ]
-
-
-def folder_of(python: str) -> Path:
-    """Of the name, not of what it links to: a virtual environment's python is a link to the system's."""
-    return Path(python).parent.resolve()
 
 
 def import_rows(name: str, environment: dict) -> list[Row]:
     """Each module that has to be importable by whoever runs this; what only lacks a GPU's driver is shown."""
-    import tempfile
-
     rows = []
     for module in environment.get("imports", []):
-        with tempfile.TemporaryDirectory(prefix="slipway-imports-") as home:
-            why = import_problem(environment["python"], module, home)
+        why = import_problem(environment["python"], module)
         found = "imported" if not why else "needs a GPU's driver" if GPU.search(why) else why
-        wrong = f"environment {name}: import {module}: {why}, as {who()}" if found == why else ""
-        rows.append(Row(module, "imported", found, wrong))
+        wrong = f"environment {name}: import {module}: {why}, as {who()}"
+        rows.append(Row(module, "imported", found, wrong if found == why else ""))
     return rows
 
 
-def import_problem(python: str, module: str, home: str) -> str:
+def import_problem(python: str, module: str) -> str:
     """The last line of what Python says where it cannot import a module; nothing where it can."""
     import subprocess
+    import tempfile
 
-    env = {**os.environ, "HOME": home, "XDG_CACHE_HOME": home}
-    words = [python, "-B", "-c", f"import {module}"]
-    try:
-        done = subprocess.run(words, env=env, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    except OSError as e:  # an engine may start an image's first program with more rights than it has itself
-        return str(e)
+    with tempfile.TemporaryDirectory(prefix="slipway-imports-") as home:
+        env, words = {**os.environ, "HOME": home, "XDG_CACHE_HOME": home}, [python, "-B", "-c", f"import {module}"]
+        try:
+            done = subprocess.run(
+                words, env=env, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+        except OSError as e:  # an engine may start an image's first program with more rights than it has itself
+            return str(e)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
