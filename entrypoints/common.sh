@@ -82,22 +82,39 @@ check_shape() {
         refuse "SLIPWAY_NODES=$NODES: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD"
 }
 
-# Says what runs, and refuses an image, mounts or a driver that are not what was planned.
+# Says what runs, and refuses an image, mounts, a driver or GPUs that are not what was planned.
 verify() {
-    local code findings lines
     [[ -x $PYTHON ]] || refuse "$PYTHON: the image has no such interpreter"
+    compare verify.py run --entry "$SLIPWAY_ENTRY_FILE" --driver-file "$(driver_file)"
+    ! command -v nvidia-smi >/dev/null || compare gpus.py
+}
+
+# compare PROGRAM [ARGUMENT...]: its findings refuse the run, where it says so, else they are printed.
+compare() {
+    local code findings lines program=$1
+    shift
     # Its stdout is ours; its findings, on stderr, are kept for the status.
     {
-        findings=$("$PYTHON" "$SLIPWAY_DIR/verify.py" run --plan "$SLIPWAY_DIR/plan.json" \
-            --entry "$SLIPWAY_ENTRY_FILE" --out "$NODE_DIR/versions.json" 2>&1 >&3)
+        findings=$("$PYTHON" "$SLIPWAY_DIR/$program" "$@" --plan "$SLIPWAY_DIR/plan.json" \
+            --out "$NODE_DIR/versions.json" 2>&1 >&3)
         code=$?
     } 3>&1
     mapfile -t lines <<<"$findings"
     case $code in
         0) [[ -z $findings ]] || printf 'slipway: %s\n' "${lines[@]}" >&2 ;;
         "$REFUSED") refuse "${lines[@]}" ;;
-        *) refuse "verify.py ended with exit code $code:" "${lines[@]}" ;;
+        *) refuse "$program ended with exit code $code:" "${lines[@]}" ;;
     esac
+}
+
+# Where the driver's version stands: the kernel's file, or, in WSL2, which has none, what nvidia-smi says.
+driver_file() {
+    local file=/proc/driver/nvidia/version version
+    if ! [[ -e $file ]] && version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null); then
+        file=$NODE_DIR/driver
+        printf 'Kernel Module  %s\n' "${version%%$'\n'*}" >"$file"
+    fi
+    printf '%s\n' "$file"
 }
 
 # The inherited umask is kept unless it lets everybody write, or takes rights from the owner.

@@ -39,9 +39,11 @@ def prepare(root: Root, plan: Plan, need: Converted) -> Prepared:
     shared = parts.get("pipeline_parallel", 1) * max(parts.get("tensor_parallel", 1), parts.get("expert_parallel", 1))
     nodes = math.ceil(shared / plan.shape.gpus) if parts else 1
     words = [f"model={need.model}", f"output={folder(plan, need)}", *(f"{n}={size}" for n, size in parts.items())]
+    ours = plan.gpus.ids[:shared] if plan.gpus else []
     asked = Options(
         step=need.by, words=tuple(words), profile=plan.profile.name, flavour=plan.flavour, nodes=nodes,
         gpus=shared // nodes if plan.shape.gpus else None, procs=shared // nodes, allow_drift=plan.allow_drift,
+        gpu_ids=",".join(ours),
         release=plan.release if catalogue.find_step(root, need.by).library == plan.library else None, makes=need,
     )  # fmt: skip
     return flow.prepare(root, asked)

@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from images import lock as locks
 from launcher import catalogue, fit, flow, releases
 from launcher.flow import Options, Prepared
@@ -69,12 +71,15 @@ def needed(root: Root, options: Options, prepared: Prepared) -> list[Conversion]
 
 
 def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, words: tuple[str, ...]) -> Conversion:
+    gpu_ids = ",".join((options.gpu_ids or "").split(",")[: step.shape.gpus])
     asked = Options(
         step=step.id, words=words, profile=options.profile, flavour=options.flavour, runs_dir=options.runs_dir,
         allow_drift=options.allow_drift, argv=options.argv, procs=1, gpus=None if options.gpus else options.gpus,
+        gpu_ids=gpu_ids,
     )  # fmt: skip
     first = flow.prepare(root, asked)
-    folder = first.runs / FOLDER / first.plan.hash[:16]
+    anywhere = msgspec.structs.replace(first.plan, gpus=None)  # whichever GPUs are free now
+    folder = first.runs / FOLDER / anywhere.hash[:16]
     whole = dataclasses.replace(asked, words=(*words, f"output={folder}"))
     return Conversion(name, flow.prepare(root, whole) if not folder.exists() else first, folder)
 

@@ -20,6 +20,7 @@ from launcher import (
     catalogue,
     engines,
     fit,
+    gpus,
     hub,
     hubcache,
     megatroncache,
@@ -54,6 +55,7 @@ class Options:
     overlays: tuple[str, ...] = ()
     nodes: int | None = None
     gpus: int | None = None
+    gpu_ids: str | None = None
     procs: int | None = None
     env: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
@@ -101,7 +103,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
         raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
     found = observe.engine(root, profile)
-    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus or 0)
+    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
     entry = locks.select(lock, step.library, flavour, options.release)
     program = catalogue.choose_command(step, entry).program
     step = releases.at_release(step, entry)
@@ -110,7 +112,7 @@ def prepare(root: Root, options: Options) -> Prepared:
     seen = observe.everything(root, profile, entry, words, found, runs, observe.columns(step, words))
     rows = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
-    gpus = options.gpus if options.gpus is not None else 0 if flavour == "cpu" else step.shape.gpus
+    number, named = _gpus(options, profile, flavour, step.shape.gpus)
     wish = Wish(
         step=step,
         profile=profile,
@@ -120,8 +122,9 @@ def prepare(root: Root, options: Options) -> Prepared:
         base=catalogue.base_config(step, entry),
         program=program,
         nodes=options.nodes or step.shape.nodes,
-        gpus=gpus,
-        procs=options.procs or gpus or 1,
+        gpus=number,
+        gpu_ids=named,
+        procs=options.procs or number or 1,
         env=env,
         resume=options.resume,
         allow_drift=options.allow_drift,
@@ -174,12 +177,21 @@ def _megatron_cache(
     return megatroncache.choose(options.megatron_cache, profile.megatron_cache, os.environ, hf_home, entry)
 
 
-def _flavour(asked: Flavour | None, profile: str, gpus: int) -> tuple[Flavour, str]:
+def _gpus(options: Options, profile: profiles.Profile, flavour: Flavour, usual: int) -> tuple[int, list[str]]:
+    """How many GPUs per machine, and by which names. Raises SlipwayError 64."""
+    of_profile = [str(i) for i in getattr(profile, "gpu_ids", [])]
+    named = gpus.parse(options.gpu_ids) if options.gpu_ids else of_profile if flavour == "cuda" else []
+    return options.gpus if options.gpus is not None else len(named) or (0 if flavour == "cpu" else usual), named
+
+
+def _flavour(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Flavour, str]:
     """The flavour and the line that says why."""
     if asked:
         return asked, f"flavour {asked}: --flavour"
     if profile in ("cpu", "cuda"):
         return profile, f"flavour {profile}: the profile says so"  # type: ignore[return-value]
+    if gpus is None:
+        return "cpu", "flavour cpu: the engine does not tell whether it has GPUs; if it has: --flavour cuda"
     chosen: Flavour = "cuda" if gpus else "cpu"
     return chosen, f"flavour {chosen}: the engine has {gpus or 'no'} GPU{'' if gpus == 1 else 's'}"
 
@@ -200,7 +212,7 @@ def _files(root: Root, step: catalogue.Step, program: str, engine: engines.Engin
     folder = root.path / "entrypoints"
     files = {"entrypoint.sh": folder / f"{step.library}.sh"}
     ray = ("ray.sh", "ray_node.py") if step.launcher == "ray" else ()
-    files |= {n: folder / n for n in ("common.sh", "verify.py", *ray, *engine.FILES)}
+    files |= {n: folder / n for n in ("common.sh", "gpus.py", "verify.py", *ray, *engine.FILES)}
     there = {p.stem: p for p in (folder / "steps").glob("*.py")}
     if Path(program).stem not in there:
         what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"

@@ -44,12 +44,34 @@ class OutputSeen(Noun, frozen=True, kw_only=True):
     nearest: str
 
 
+class GpuDevice(Noun, frozen=True, kw_only=True):
+    """A GPU as the driver counts them, `0`, or an instance of one that is divided (MIG), `0:1`."""
+
+    id: str
+    uuid: str = ""
+
+
+class GpuSeen(Noun, frozen=True, kw_only=True):
+    """What an engine of this kind of one machine says of its GPUs.
+
+    `driver`: who serves a request for them. `devices`: all that a container can get; empty = not known, the engine
+    refuses what it has not. `only_all`: there is no choosing among them (WSL2). `held`: id -> the run that has it.
+    """
+
+    driver: Literal["nvidia", "cdi"] = "nvidia"
+    devices: list[GpuDevice] = []
+    only_all: bool = False
+    held: dict[str, str] = {}
+
+
 class EngineSeen(Noun, frozen=True, kw_only=True):
     """`error`: why it cannot be used, `remedy`: what to do about that. `nodes`: it may have more than one.
 
-    `gpus`: how many a container can get on this machine; None = only the queue knows, which refuses what it has not.
-    `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `hard_limits`: ulimit -> the most
-    that the engine can give (absent = any).
+    `gpus`: how many a container can get; None = only the engine or its queue knows, and refuses what it has not.
+    `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `gpu`: which they are.
+    `hard_limits`: ulimit -> the most that the engine can give (absent = any). `elsewhere`: the machine that it is on,
+    where that is another one. `platform`: such as linux/amd64. `users`: whose a container's uids are, where they are
+    not the machine's own. `owner`: uid of the user whose rootless engine it is.
     """
 
     kind: str
@@ -61,8 +83,13 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     gpus: int | None = 0
     no_gpus: str = ""
     gpu_remedy: str = ""
+    gpu: GpuSeen = GpuSeen()
     nodes: bool = False
     hard_limits: dict[str, int] = {}
+    elsewhere: str = ""
+    platform: str = ""
+    users: Literal["", "rootless", "remapped"] = ""
+    owner: int | None = None
 
 
 class ImageSeen(Noun, frozen=True, kw_only=True):
@@ -71,11 +98,12 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
     repositories it does without. `unpack`: bytes that have to be written before it can start; `unpack_free`: that can
-    be.
+    be. `platform`: what it is for; empty where that is not known.
     """
 
     id: str = ""
     source: str = ""
+    platform: str = ""
     missing: str = ""
     remedy: str = ""
     recorded: int = 0
@@ -142,7 +170,10 @@ class Code(Noun, frozen=True, kw_only=True):
 
 
 class Wish(Noun, frozen=True, kw_only=True):
-    """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it."""
+    """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
+
+    `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from.
+    """
 
     step: Step
     profile: Profile
@@ -153,6 +184,7 @@ class Wish(Noun, frozen=True, kw_only=True):
     program: str
     nodes: int
     gpus: int
+    gpu_ids: list[str] = []
     procs: int
     env: dict[str, str]
     resume: bool
@@ -183,9 +215,19 @@ class PlanShape(Noun, frozen=True, kw_only=True):
     procs: int
 
 
+class GpuRequest(Noun, frozen=True, kw_only=True):
+    """The GPUs that a run gets, where the launcher chooses them. `uuids`: where known; `all`: there is no choice."""
+
+    driver: Literal["nvidia", "cdi"]
+    ids: list[str]
+    uuids: list[str] = []
+    all: bool = False
+
+
 class Plan(Noun, frozen=True, kw_only=True):
     """Everything resolved. What the container reads of it is /slipway/plan.json, the same text.
 
+    `platform`: what the image is for. `userns`: the container's user namespace, where it is not the engine's usual one.
     `needs`: what has to be in the cache before the step starts; `makes`: what this run puts there.
     """
 
@@ -198,6 +240,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     lock: str
     image: str
     image_source: str
+    platform: str = ""
     environments: dict[str, dict[str, Any]]
     repositories: dict[str, dict[str, Any]]
     left_out: list[str]
@@ -205,7 +248,9 @@ class Plan(Noun, frozen=True, kw_only=True):
     allow_drift: bool
     driver: str | None
     shape: PlanShape
+    gpus: GpuRequest | None = None
     user: str
+    userns: Literal["", "host"] = ""
     command: list[str]
     config: dict[str, Any]
     env: dict[str, Variable]

@@ -6,7 +6,7 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-from launcher import fit, hubcache, megatroncache
+from launcher import fit, gpus, hubcache, megatroncache
 from launcher.artifacts import Artifact
 from launcher.megatroncache import Converted
 from launcher.plan import RUN_DIR, RUN_ID, STATE, EngineSeen, Mount, Observed, Plan, PlanShape, Variable, Wish
@@ -31,6 +31,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         lock=wish.lock_checksum,
         image=seen.image.id or UNRESOLVED,
         image_source=seen.image.source or seen.image.id or UNRESOLVED,
+        platform=seen.image.platform,
         environments={
             n: {"python": e.python, "version": entry.python, "packages": e.packages}
             for n, e in entry.environments.items()
@@ -41,7 +42,9 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         allow_drift=wish.allow_drift,
         driver=None if entry.driver == "unknown" else entry.driver,
         shape=PlanShape(nodes=wish.nodes, gpus=wish.gpus, procs=wish.procs),
-        user=f"{seen.host.uid}:{seen.host.gid}",
+        gpus=gpus.choose(wish, seen.engine.gpu),
+        user="0:0" if seen.engine.users == "rootless" else f"{seen.host.uid}:{seen.host.gid}",
+        userns="host" if seen.engine.users == "remapped" else "",
         command=["bash", ENTRYPOINT, "python", f"/slipway/steps/{wish.program}"],
         config=_config(wish, seen),
         env=dict(sorted(_environment(wish, needed).items())),

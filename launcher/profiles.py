@@ -72,13 +72,20 @@ class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
         return str(self.__struct_config__.tag)
 
 
+GPU_ID = r"^(\d+(:\d+)?|(GPU|MIG)-[0-9A-Za-z/-]+)$"  # an index, GPU:INSTANCE, or a UUID
+GpuId = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=GPU_ID)]
+
+
 class DockerProfile(_Common, frozen=True, kw_only=True, tag="docker"):
     """`engine`: the engine's address where it is not the usual one. Sizes as Docker writes them (`8g`).
 
-    `ulimits`: name -> limit, -1 = unlimited.
+    `gpu_ids`: the GPUs that runs get, by index, GPU:INSTANCE or UUID. `shared`: folders that this machine and an
+    engine on another one see at the same path. `ulimits`: name -> limit, -1 = unlimited.
     """
 
     engine: str | None = None
+    gpu_ids: list[GpuId] = []
+    shared: list[str] = []
     network: Literal["host", "bridge", "none"] = "host"
     ipc: Literal["private", "host", "shareable"] = "private"
     shm_size: str = "8g"

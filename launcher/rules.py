@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from launcher import fit, megatroncache, memory, memory_rl, rlrules
+from launcher import fit, gpus, megatroncache, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
 from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
@@ -144,6 +144,8 @@ def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
     there = seen.engine.gpus
     if there and wish.gpus > there:
         yield _error(Exit.WORDS, "--gpus", f"{wish.gpus} asked for, the machine has {there}")
+    else:
+        yield from gpus.check(wish, seen.engine)
     if wish.procs > seen.host.cpus and wish.entry.flavour == "cpu":
         yield _warning("--procs", f"{wish.procs} processes on {seen.host.cpus} cores")
 
@@ -171,6 +173,9 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
+    elif image.platform and seen.engine.platform not in ("", image.platform):
+        what = f"is for {image.platform}, the engine's machine is {seen.engine.platform}"
+        yield _error(Exit.DATA, where, what, f"build it on that engine: {entry.build_command}")
     for name in sorted(set(image.left_out) - set(wish.code)):
         if name not in wish.step.repositories:
             yield _warning(where, f"was built without {name} (--source {name}=none)")

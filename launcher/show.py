@@ -55,6 +55,8 @@ def show(run: Run, as_json: bool) -> None:
     for line in _end_lines(run, record):
         click.echo(line)
     click.echo(f"image      {plan.library}/{plan.release}-{plan.flavour}, {plan.image}")
+    if plan.gpus:
+        click.echo(f"gpus       {', '.join(plan.gpus.uuids or plan.gpus.ids)}")
     for name, artifact in plan.inputs.items():
         click.echo(f"input      {name} = {artifact.path} ({artifact.type}, fingerprint {artifact.fingerprint[:12]})")
     for name, tree in plan.code.items():

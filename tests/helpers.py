@@ -129,7 +129,7 @@ class Engine:
     folder: Path
 
     def holds(self, **facts: Any) -> None:
-        """`images`: reference -> id; `info`, `version`: what differs from the usual answer; `missing`: its words."""
+        """What it has and answers, where that is not the usual: see standins/engine.py."""
         (self.folder / "has.json").write_text(json.dumps(facts))
 
     @property

@@ -59,7 +59,7 @@ class Container:
             "shape": {"nodes": 1, "gpus": 0, "procs": 1},
             "mounts": [{"target": str(self.output), "readonly": False}],
         }
-        for name in ("common.sh", "verify.py"):
+        for name in ("common.sh", "gpus.py", "verify.py"):
             shutil.copy(MAIN / "entrypoints" / name, self.slipway)
         (self.slipway / "entrypoint.sh").write_text(render(sys.executable))
         self.entry(entry="a" * 64)

@@ -23,7 +23,7 @@ LAUNCHER = [
     {"records"},
     {"rules", "engines", "planner"},
     {"memory_rl"},
-    {"memory", "rlrules"},
+    {"memory", "rlrules", "gpus"},
     {"fit"},
     {"plan"},
     {"words", "releases", "megatroncache"},

@@ -96,7 +96,7 @@ def test_o_writes_the_whole_run_directory_into_an_empty_folder(
     programs = {"slipway/steps/automodel_finetune.py", "slipway/steps/slipway_step.py"}  # and what those import
     assert found == programs | {
         "plan.json", "request.json", "slipway/plan.json", "slipway/entrypoint.sh", "slipway/common.sh",
-        "slipway/verify.py",
+        "slipway/gpus.py", "slipway/verify.py",
     }  # fmt: skip
     written = tmp_path / "written"
     assert (written / "slipway" / "plan.json").read_text() == (written / "plan.json").read_text()

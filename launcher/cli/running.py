@@ -33,7 +33,7 @@ def run(
     **given: Any,
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
-    from launcher import flow
+    from launcher import flow, gpus
 
     root = find_root()
     asked = flow.Options(words=words, argv=tuple(sys.argv[1:]), **given)
@@ -51,9 +51,14 @@ def run(
         if dry_run:
             click.echo(flow.request_as(prepared, as_json), nl=False)
         sys.exit(code)
-    if code:
-        sys.exit(code)
-    _go(root, prepared, detach, follow)
+    while not code:
+        try:
+            return _go(root, prepared, detach, follow)
+        except gpus.Taken as e:
+            say(f"{e.what}; planned anew")
+            prepared = flow.prepare(root, asked)
+            code = options.report(prepared)
+    sys.exit(code)
 
 
 @click.command()

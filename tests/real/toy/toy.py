@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -42,9 +45,19 @@ def facts() -> dict:
         "limits": limits,
         "given": {name: os.environ.get(name) for name in GIVEN},
         "secrets": {file.name: secret(file) for file in Path("/run/secrets").glob("*")},
+        "gpus": gpus(),
+        "nodes": sorted(str(p) for p in Path("/dev").glob("nvidia[0-9]*")),
         "shm": shm.f_blocks * shm.f_frsize,
         "code": {name: code(Path(item["path"])) for name, item in slipway_step.load_plan()["code"].items()},
     }
+
+
+def gpus() -> list:
+    """UUIDs of the GPUs that this container has."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return re.findall(r"UUID: ([^)]+)", listed)
 
 
 def secret(file: Path) -> dict:
