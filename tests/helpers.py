@@ -86,6 +86,12 @@ class Project:
         path.chmod(0o755)
         return path
 
+    def bridge(self, engine: Engine) -> str:
+        """The URL of an engine on another machine, to which `ssh` leads; its words are written down as a request is."""
+        log, script = self.path.parent / "requests", HERE / "standins" / "ssh.py"
+        self.program("ssh", f'echo "$@" >>{log}; exec {sys.executable} -IS {script} {engine.folder}/socket')
+        return "ssh://me@far.example:2222"
+
     def _run(self, program: str, words: tuple[str, ...], cwd: Path | None) -> Done:
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
             command = {"program": program, "words": words, "cwd": str(cwd or self.path), "env": self.env}

@@ -354,6 +354,22 @@ def test_a_docker_engine(project: Project, engine: Engine, tmp_path: Path) -> No
         assert seen(project, name="docker")[0] == 69
 
 
+def test_the_gpus_of_a_docker_engine(project: Project, engine: Engine) -> None:
+    def said() -> tuple[int, list[str]]:
+        code, lines = seen(project, name="docker")
+        return code, [line.replace(engine.address, "ENGINE") for line in lines if "Docker 26" not in line][:2]
+
+    assert said()[1][0].startswith("ok engine no GPUs: launches take the cpu flavour (neither /proc/driver/nvidia nor")
+    project.program("nvidia-smi", "echo 'GPU 0: A (UUID: GPU-0)'; echo 'GPU 1: A (UUID: GPU-1)'")
+    holds = {"State": "running", "Labels": {"slipway.run": "a", "slipway.gpus": "1"}}
+    engine.holds(info={"Runtimes": {"nvidia": {}}}, containers=[holds])
+    assert said()[1][0] == "ok engine 2 GPUs, served by nvidia; 1 held by run a"
+    project.env["DOCKER_HOST"] = project.bridge(engine)
+    code, lines = said()
+    assert code == 69 and lines[0].startswith("unknown engine whether it has GPUs: only its own refusal tells")
+    assert lines[1] == "failed engine it is on far.example, and `shared:` names no folder that both see; launch there"
+
+
 def test_a_docker_engine_that_is_gone(project: Project) -> None:
     code, lines = seen(project, name="docker")
     assert code == 69 and lines[0].startswith("failed engine ") and lines[1].startswith("unknown images ")

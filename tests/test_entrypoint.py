@@ -79,6 +79,16 @@ class Container:
             "SLIPWAY_KILL_SECONDS": "1",
         }
 
+    def nvidia_smi(self, listing: str) -> None:
+        """The container has one; `listing`: a script, what it does for -L."""
+        program = self.root / "bin" / "nvidia-smi"
+        program.parent.mkdir()
+        program.write_text(
+            f"#!/bin/sh\ncase $1 in --query-gpu=driver_version) echo 575.57.08; exit ;; esac\n{listing}\n"
+        )
+        program.chmod(0o755)
+        self.env["PATH"] = f"{program.parent}:{self.env['PATH']}"
+
     def use(self, python: str) -> None:
         """Another interpreter, of which nothing is expected."""
         self.environments["main"] = {"python": python, "packages": {}}
@@ -228,6 +238,53 @@ def test_drift_that_is_allowed_is_said(box: Container) -> None:
     assert box.run("print('the step')") == 0
     assert "slipway: drift: " in box.err and "bbbbbbbbbbbb" in box.err
     assert "the step" in box.out
+
+
+UUIDS = ["GPU-0", "GPU-1", "MIG-2"]
+LISTED = [
+    "GPU 0: A (UUID: GPU-0)",
+    "GPU 1: A (UUID: GPU-1)",
+    "GPU 2: B (UUID: GPU-2)",
+    "  MIG 1g Device 0: (UUID: MIG-2)",
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "uuids", "listed", "said"),
+    [
+        (3, UUIDS, LISTED, ""),
+        (2, [], LISTED, ""),
+        (4, [], LISTED, "GPUs: found 3, expected 4"),
+        (1, ["GPU-9"], LISTED, "GPUs: found GPU-0, GPU-1, MIG-2, expected GPU-9"),
+        (1, ["GPU-9"], [], "GPUs: found none, expected GPU-9"),
+    ],
+)
+def test_gpus_are_those_of_the_plan(
+    box: Container, wanted: int, uuids: list[str], listed: list[str], said: str
+) -> None:
+    """The driver's version is nvidia-smi's where the kernel has no file of it, as in WSL2."""
+    box.nvidia_smi("\n".join(f"echo '{line}'" for line in listed) or ":")
+    gpus = {"driver": "nvidia", "ids": [], "uuids": uuids, "all": False}
+    box.plan |= {"flavour": "cuda", "driver": "570.26", "shape": {"nodes": 1, "gpus": wanted, "procs": 1}, "gpus": gpus}
+    box.entry()
+    code = box.run("print('stepped')")
+    assert (code, box.status["reason"]) == ((78, said) if said else (0, "the step ended with exit code 0")), box.err
+    assert json.loads((box.state / "0" / "versions.json").read_text())["gpus"] == (UUIDS if listed else [])
+
+
+def test_a_driver_that_is_too_old_is_refused_where_only_nvidia_smi_knows_it(box: Container) -> None:
+    box.nvidia_smi("echo 'GPU 0: A (UUID: GPU-0)'")
+    box.plan |= {"flavour": "cuda", "driver": "580", "shape": {"nodes": 1, "gpus": 1, "procs": 1}}
+    box.entry()
+    assert box.run("") == 78 and box.status["reason"] == "driver: found 575.57.08, expected at least 580"
+
+
+def test_an_nvidia_smi_that_fails_refuses_nothing(box: Container) -> None:
+    box.nvidia_smi("exit 9")
+    box.plan |= {"flavour": "cuda", "shape": {"nodes": 1, "gpus": 1, "procs": 1}}
+    box.entry()
+    assert box.run("") == 0, box.err
+    assert "gpus" not in json.loads((box.state / "0" / "versions.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,39 +209,15 @@ def test_the_flavour_follows_what_is_certain(
     launch = (*(w for w in asked if w not in ("--flavour", "cuda")), "--gpus", "1", "--dry-run")
     engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT)
     assert "flavour cuda: the engine has 8 GPUs" in project.launch(*launch).stderr
-    project.env["DOCKER_HOST"] = far(project, engine)
+    project.env["DOCKER_HOST"] = project.bridge(engine)
     assert inputs and "flavour cpu: the engine does not tell whether it has GPUs" in project.launch(*launch).stderr
-
-
-def far(project: Project, engine: Engine) -> str:
-    """The engine on another machine, to which `ssh` leads: what ssh is told to run there talks to its socket."""
-    bridge = project.path.parent / "bridge.py"
-    bridge.write_text(BRIDGE)
-    project.program(
-        "ssh", f'echo "$@" >>{project.path.parent}/requests; exec {sys.executable} -IS {bridge} {engine.address}'
-    )
-    return "ssh://me@far.example:2222"
-
-
-BRIDGE = """
-import os, socket, sys, threading
-far = socket.socket(socket.AF_UNIX)
-far.connect(sys.argv[1].removeprefix("unix://"))
-def send():
-    while piece := os.read(0, 65536):
-        far.sendall(piece)
-    far.shutdown(socket.SHUT_WR)
-threading.Thread(target=send, daemon=True).start()
-while piece := far.recv(65536):
-    os.write(1, piece)
-"""
 
 
 def test_an_engine_elsewhere_is_asked_through_ssh_and_mounts_what_both_see(
     project: Project, engine: Engine, asked: tuple[str, ...], refused: Refused, tmp_path: Path
 ) -> None:
     engine.holds(images={IMAGE: IMAGE}, info=SHOWN | {"Name": "far7"})
-    project.env["DOCKER_HOST"] = far(project, engine)
+    project.env["DOCKER_HOST"] = project.bridge(engine)
     assert (
         "docker.yaml: shared: the engine is on far7, and mounts that machine's folders: not the inputs and runs here"
         in refused(78, *asked, "--gpus", "2")
