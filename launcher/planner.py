@@ -189,6 +189,8 @@ def _environment(wish: Wish, needed: list[Converted]) -> dict[str, Variable]:
         "SLIPWAY_STOP_SIGNAL": graceful.signal,
         "SLIPWAY_STOP_TO": graceful.to,
     }
+    if isinstance(wish.profile, DockerProfile) and not (wish.gpus and wish.entry.flavour == "cuda"):
+        ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # an image says `all`, which NVIDIA's runtime obeys as the default one
     if wish.megatron_cache:  # the lock of its configurations ignores HF_HOME
         ours |= {megatroncache.NAME: megatroncache.TARGET, "MEGATRON_CONFIG_LOCK_DIR": megatroncache.TARGET}
         ours |= {"SLIPWAY_CONVERTED": "\n".join(c.folder for c in needed)}

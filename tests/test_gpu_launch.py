@@ -265,3 +265,26 @@ def test_what_a_run_writes_is_the_callers_whatever_the_engine_makes_of_users(
     assert (done.code, request["User"], request["HostConfig"].get("UsernsMode")) == (0, user, userns), done.stderr
     text = project.launch(*asked, "--gpus", "1", "--dry-run").stdout
     assert (" --userns host " in text.replace("\\\n", "")) == bool(userns)
+
+
+def test_a_run_without_gpus_gets_none_and_a_variable_chooses_none(
+    project: Project, engine: Engine, asked: tuple[str, ...], refused: Refused
+) -> None:
+    """Where NVIDIA's runtime is the engine's default, it gives what the image's NVIDIA_VISIBLE_DEVICES says: all."""
+    driver(project)
+    engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT | {"DefaultRuntime": "nvidia"})
+    done = project.launch(*asked, "--gpus", "0", "--procs", "1", "--dry-run", "--json")
+    assert "NVIDIA_VISIBLE_DEVICES=void" in json.loads(done.stdout)["Env"], done.stderr
+    said = refused(64, *asked, "--gpus", "1", "--env", "NVIDIA_VISIBLE_DEVICES=3")
+    assert "--gpu-ids: NVIDIA_VISIBLE_DEVICES=3 (command line) does not choose GPUs here: the request names" in said
+
+
+def test_a_rootless_engine_of_another_user_cannot_write_the_callers_files(
+    project: Project, engine: Engine, asked: tuple[str, ...], refused: Refused
+) -> None:
+    if os.getuid():
+        pytest.skip("only root can give the socket to somebody else")
+    os.chown(engine.folder / "socket", 12345, 12345)
+    engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT | {"SecurityOptions": ["name=rootless"]})
+    driver(project)
+    assert "this rootless engine is uid 12345's: its containers cannot write what is yours" in refused(77, *asked)

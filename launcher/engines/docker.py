@@ -87,6 +87,9 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
             asked = "unlimited" if value < 0 else str(value)
             what = f"{asked} asked for, this engine can give {plan.limits[name]}: lowered"
             yield Finding(severity="warning", where=f"ulimit {name}", what=what)
+    if (chosen := plan.env.get("NVIDIA_VISIBLE_DEVICES")) and chosen.by != "launcher":
+        what = f"NVIDIA_VISIBLE_DEVICES={chosen.value} ({chosen.by}) does not choose GPUs here: the request names them"
+        yield error(Exit.WORDS, "--gpu-ids", what, f"say --gpu-ids, or `gpu_ids:` in {plan.profile.file}")
     if seen.engine.users == "rootless" and seen.engine.owner not in (None, seen.host.uid):
         what = f"this rootless engine is uid {seen.engine.owner}'s: its containers cannot write what is yours"
         yield error(Exit.NOT_PERMITTED, seen.engine.address, what, "use an engine of your own, or the machine's")
