@@ -105,3 +105,19 @@ def test_it_does_not_wait_for_a_launcher_that_is_gone() -> None:
 
 def test_other_gpus_are_nobodys_concern() -> None:
     dockergpus.claim(engine([("run-1", "running", "2,3,0:1")]), ["0:0", "1"], "run-5")
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["0", "1", "GPU-a", "GPU-b", "all"], ["0", "1"]),
+        (["10", "9", "2:1", "2:0", "2", "all"], ["2:0", "2:1", "9", "10"]),
+        (["GPU-a", "MIG-b", "all"], ["GPU-a", "MIG-b"]),  # --device-name-strategy=uuid
+    ],
+)
+def test_what_an_engine_names_by_cdi(names: list[str], ids: list[str]) -> None:
+    told = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in names]
+    other = [{"Source": "cdi", "ID": "amd.com/gpu=0"}]
+    found = dockergpus.find({"DiscoveredDevices": told + other, "Runtimes": {"runc": {}}}, elsewhere=True)
+    assert (found.number, [gpu.id for gpu in found.seen.devices]) == (len(ids), ids)
+    assert found.seen.driver == "cdi"

@@ -90,7 +90,7 @@ def cdi(*names: str) -> dict[str, Any]:
     ("words", "facts", "request_"),
     [
         (("--gpus", "2"), {"info": TOOLKIT}, nvidia("0", "1")),
-        (("--gpus", "2"), {"info": TOOLKIT | SHOWN}, nvidia("0", "1")),
+        (("--gpus", "2"), {"info": TOOLKIT | SHOWN}, cdi("0", "1")),  # what the engine has read is certain
         (("--gpus", "2"), {"info": SHOWN}, cdi("0", "1")),
         (("--gpu-ids", "2,3"), {"info": TOOLKIT}, nvidia("2", "3")),
         (("--gpu-ids", f"{UUIDS[4]},1"), {"info": SHOWN}, cdi("4", "1")),
@@ -110,6 +110,17 @@ def test_docker_is_asked_for_the_gpus_that_were_named_or_are_free(
     assert request["HostConfig"]["DeviceRequests"] == [request_]
     known = {str(n): uuid for n, uuid in enumerate(UUIDS)}
     assert all(i in known for i in request["Labels"]["slipway.gpus"].split(","))
+
+
+def test_the_toolkits_hook_serves_requests_without_a_configured_runtime(
+    project: Project, engine: Engine, asked: tuple[str, ...]
+) -> None:
+    driver(project)
+    project.program("nvidia-container-runtime-hook", "exit 1")
+    for info in ({}, SHOWN):
+        engine.holds(images={IMAGE: IMAGE}, info=info)
+        done = project.launch(*asked, "--gpu-ids", "3", "--dry-run", "--json")
+        assert json.loads(done.stdout)["HostConfig"]["DeviceRequests"] == [nvidia("3")], done.stderr
 
 
 def test_a_gpu_that_is_divided_is_asked_for_by_its_instances(

@@ -55,18 +55,18 @@ class Cdi(NamedTuple):
 def find(info: Mapping[str, Any], elsewhere: bool) -> Found:
     """What the engine can give. `elsewhere`: it is on another machine, so that it has only its own word."""
     cdi = _cdi(info, elsewhere)
-    configured = "nvidia" in (info.get("Runtimes") or {})
     if elsewhere:
-        return _remote(cdi.names, configured)
+        return _remote(cdi.names)
     here = on_this_machine()
-    wsl = str(info.get("KernelVersion", "")).endswith(WSL)
-    if configured or shutil.which(HOOK):
-        if not here:
-            what = f"the engine has a runtime `nvidia`, but neither {DRIVER} nor nvidia-smi shows a GPU on this machine"
-            return Found(number=0, why=what, remedy=_LOAD)
-        return Found(number=len(here), seen=GpuSeen(driver="nvidia", devices=here, only_all=wsl))
-    if cdi.names:
+    configured = "nvidia" in (info.get("Runtimes") or {})
+    if cdi.names and not shutil.which(HOOK):  # what the engine has read is certain, a configured runtime is not
         return _by_cdi(cdi.names, here)
+    if here and (configured or shutil.which(HOOK)):
+        wsl = str(info.get("KernelVersion", "")).endswith(WSL)
+        return Found(number=len(here), seen=GpuSeen(driver="nvidia", devices=here, only_all=wsl))
+    if configured:
+        what = f"the engine has a runtime `nvidia`, but neither {DRIVER} nor nvidia-smi shows a GPU on this machine"
+        return Found(number=0, why=what, remedy=_LOAD)
     if not here:
         what = f"neither {DRIVER} nor nvidia-smi shows a GPU on this machine"
         return Found(number=0, why=what, remedy=f"{_LOAD}; {_TOOLKIT}")
@@ -76,12 +76,10 @@ def find(info: Mapping[str, Any], elsewhere: bool) -> Found:
     return Found(number=0, why="the engine has no runtime `nvidia`, and reads no CDI specification", remedy=_TOOLKIT)
 
 
-def _remote(named: list[str], configured: bool) -> Found:
+def _remote(named: list[str]) -> Found:
     """Another machine's engine tells its GPUs only by CDI; without that it is asked, and refuses what it has not."""
-    driver = "cdi" if named and not configured else "nvidia"
     devices = _devices(named)
-    seen = GpuSeen(driver=driver, devices=devices)  # type: ignore[arg-type]
-    return Found(number=len(devices) or None, seen=seen)
+    return Found(number=len(devices) or None, seen=GpuSeen(driver="cdi" if named else "nvidia", devices=devices))
 
 
 def _by_cdi(named: list[str], here: list[GpuDevice]) -> Found:
@@ -94,8 +92,10 @@ def _by_cdi(named: list[str], here: list[GpuDevice]) -> Found:
 
 
 def _devices(named: list[str]) -> list[GpuDevice]:
-    """CDI names a GPU by index (`0`, `0:1` for an instance) and again by UUID: only indices count."""
+    """CDI names a GPU by index (`0`, `0:1` for an instance) and again by UUID: only indices count, where there are any."""
     ids = [name for name in named if re.fullmatch(r"\d+(:\d+)?", name)]
+    if not ids:
+        return [GpuDevice(id=name, uuid=name) for name in named if name != "all"]
     ids.sort(key=lambda i: [int(n) for n in i.split(":")])
     divided = {i.partition(":")[0] for i in ids if ":" in i}
     return [GpuDevice(id=i) for i in ids if i not in divided]
