@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import IMAGE, Engine, Inputs, Project, Refused, record_image
+from helpers import IMAGE, REPO, Engine, Inputs, Project, Refused, errors, record_image
 from test_sqsh import squash
 
 from images import lock as locks
 from images import sidecar
+from launcher import catalogue, releases
+from slipway.project import Root
 
 
 @pytest.fixture
@@ -299,3 +301,25 @@ def test_a_rootless_engine_of_another_user_cannot_write_the_callers_files(
     engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT | {"SecurityOptions": ["name=rootless"]})
     driver(project)
     assert "this rootless engine is uid 12345's: its containers cannot write what is yours" in refused(77, *asked)
+
+
+STEPS = sorted(
+    {step.id for step in catalogue.all_steps(Root(REPO))} - {"optimize/modelopt/prune"}
+)  # without a cuda one
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_gets_the_gpus_that_it_usually_has(project: Project, engine: Engine, name: str) -> None:
+    """Its inputs are not there, which is all that is said of it: what can be rendered is."""
+    step = catalogue.find_step(project.root, name)
+    entry = locks.select(locks.load_lock(project.root), step.library, "cuda")
+    step = releases.at_release(step, entry)
+    record_image(project.root, entry)
+    driver(project)
+    engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT)
+    words = [f"{n}=/nowhere/{n}" for n, i in step.inputs.items() if not i.optional]
+    done = project.launch(name, "--flavour", "cuda", *words, "--dry-run", "--json")
+    said = [line for line in errors(done.stderr).splitlines() if line.startswith("error: ")]
+    assert said == [f"error: {word}: there is nothing there" for word in words], done.stderr
+    wanted = [nvidia(*map(str, range(step.shape.gpus)))] if step.shape.gpus else None
+    assert json.loads(done.stdout)["HostConfig"].get("DeviceRequests") == wanted

@@ -92,7 +92,7 @@ def _by_cdi(named: list[str], here: list[GpuDevice]) -> Found:
 
 
 def _devices(named: list[str]) -> list[GpuDevice]:
-    """CDI names a GPU by index (`0`, `0:1` for an instance) and again by UUID: only indices count, where there are any."""
+    """CDI names a GPU by index (`0`, `0:1` for an instance) and again by UUID: indices count where there are any."""
     ids = [name for name in named if re.fullmatch(r"\d+(:\d+)?", name)]
     if not ids:
         return [GpuDevice(id=name, uuid=name) for name in named if name != "all"]
