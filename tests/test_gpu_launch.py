@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,16 @@ def test_every_step_gets_the_gpus_that_it_usually_has(project: Project, engine: 
     assert said == [f"error: {word}: there is nothing there" for word in words], done.stderr
     wanted = [nvidia(*map(str, range(step.shape.gpus)))] if step.shape.gpus else None
     assert json.loads(done.stdout)["HostConfig"].get("DeviceRequests") == wanted
+
+
+def test_a_conversion_is_the_same_one_on_whatever_gpus(project: Project, engine: Engine, inputs: Inputs) -> None:
+    record_image(project.root, locks.select(locks.load_lock(project.root), "megatron-bridge", "cuda"))
+    driver(project)
+    engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT)
+    words = (f"model={inputs.model}", f"tokenizer={inputs.model}", "train=/nowhere", "--convert", "--dry-run")
+    folders = []
+    for gpu in ("1", "2"):
+        done = project.launch("sft/megatron_bridge", "--flavour", "cuda", *words, "--gpu-ids", gpu)
+        assert done.code == 0 and f"device={gpu}" in done.stdout, done.stderr
+        folders += re.findall("^model: first convert/hf_to_megatron, into (.*)$", done.stderr, re.M)
+    assert len(folders) == 2 and len(set(folders)) == 1
