@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from slipway.project import Root
 
 from .conftest import facts, installed, link_tar
 from .gpu_engine import UUIDS, GpuEngine
-from .support import PROJECT, Proxy, Run, Tree
+from .support import PROJECT, Planned, Proxy, Run, Tree
 
 pytestmark = pytest.mark.real
 
@@ -106,6 +107,18 @@ def test_a_run_gets_what_it_has_asked_for(
     assert sorted(run.record["plan"]["gpus"]["uuids"]) == [UUIDS[n] for n in got]
     assert run.record["plan"]["gpus"]["driver"] == {"toolkit": "nvidia", "cdi": "cdi"}[kind]
     assert facts(run.log)["nodes"] == [f"/dev/nvidia{n}" for n in got]
+
+
+def test_the_printed_command_gets_the_same_by_hand(site: Tree, kind: str, place: Path) -> None:
+    folder = place / "run"
+    printed = site.launch(*toy(place / "output", "--gpu-ids", "6,3"), "--dry-run", "-o", str(folder))
+    assert kind and printed.code == 0, printed
+    Planned(folder).make_folders()
+    env = site.env | {"RUN_ID": f"by-hand-{place.name}", "RUN_DIR": str(folder)}
+    shell = ["bash", "-c", printed.out.replace("docker run ", "docker run --rm ", 1)]
+    done = subprocess.run(shell, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert facts(done.stdout)["gpus"] == [UUIDS[3], UUIDS[6]]
 
 
 def test_two_runs_of_four_have_eight_gpus_and_a_third_waits_for_its_turn(site: Tree, kind: str, place: Path) -> None:
