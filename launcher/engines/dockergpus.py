@@ -55,10 +55,11 @@ class Cdi(NamedTuple):
 def find(info: Mapping[str, Any], elsewhere: bool) -> Found:
     """What the engine can give. `elsewhere`: it is on another machine, so that it has only its own word."""
     cdi = _cdi(info, elsewhere)
-    if elsewhere:
-        return _remote(cdi.names)
-    here = on_this_machine()
     configured = "nvidia" in (info.get("Runtimes") or {})
+    if elsewhere:
+        silent = bool(cdi.folders) and "DiscoveredDevices" not in info  # it reads CDI, and is too old to tell what
+        return _remote(cdi.names, by_cdi=bool(cdi.names) or (silent and not configured))
+    here = on_this_machine()
     if cdi.names and not shutil.which(HOOK):  # what the engine has read is certain, a configured runtime is not
         return _by_cdi(cdi.names, here)
     if here and (configured or shutil.which(HOOK)):
@@ -76,10 +77,10 @@ def find(info: Mapping[str, Any], elsewhere: bool) -> Found:
     return Found(number=0, why="the engine has no runtime `nvidia`, and reads no CDI specification", remedy=_TOOLKIT)
 
 
-def _remote(named: list[str]) -> Found:
+def _remote(named: list[str], by_cdi: bool) -> Found:
     """Another machine's engine tells its GPUs only by CDI; without that it is asked, and refuses what it has not."""
     devices = _devices(named)
-    return Found(number=len(devices) or None, seen=GpuSeen(driver="cdi" if named else "nvidia", devices=devices))
+    return Found(number=len(devices) or None, seen=GpuSeen(driver="cdi" if by_cdi else "nvidia", devices=devices))
 
 
 def _by_cdi(named: list[str], here: list[GpuDevice]) -> Found:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from slipway.project import Root
 from .conftest import facts, installed, link_tar
 from .gpu_engine import UUIDS, GpuEngine
 from .support import PROJECT, Planned, Proxy, Run, Tree
+from .test_ssh import SSH
 
 pytestmark = pytest.mark.real
 
@@ -195,6 +197,41 @@ def test_what_cannot_be_given_is_refused_before(
     assert kind and (done.code, site.all_runs()) == (64, before), done
     assert f"error: {said}" in done.err
     assert not site.docker.containers.list(all=True)
+
+
+@pytest.fixture
+def far(site: Tree, place: Path, machine: GpuEngine) -> Tree:
+    """The commands on another machine, from which ssh leads to that one; they share all folders."""
+    (place / "bin").mkdir()
+    (place / "bin" / "ssh").write_text(SSH.format(machine.places.url))
+    (place / "bin" / "ssh").chmod(0o755)
+    (place / "slipway" / "profiles").mkdir(parents=True)
+    (place / "slipway" / "profiles" / "far.yaml").write_text("schema: 1\nkind: docker\nshared: [/]\n")
+    env = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "DOCKER_HOST": "ssh://far.example"}
+    return dataclasses.replace(site, env=site.env | env | {"XDG_CONFIG_HOME": str(place), "SLIPWAY_PROFILE": "far"})
+
+
+def test_an_engine_elsewhere_gives_what_it_has_and_refuses_the_rest(far: Tree, kind: str, place: Path) -> None:
+    """It does not tell its GPUs (Docker 28.2 does): they are counted from 0, past those that runs hold."""
+    first = far.start("launch", *toy(place / "one", "--gpus", "2", "wait=true"))
+    first.await_line("waiting")
+    second = far.launch(*toy(place / "two", "--gpus", "2"))
+    assert kind and second.code == 0, second
+    (place / "one" / "go").touch()
+    assert first.finish().code == 0
+    assert [given(far.run_of(one)) for one in (first, second)] == [UUIDS[:2], UUIDS[2:4]]
+    before = far.all_runs()
+    refused = far.launch(*toy(place / "three", "--gpu-ids", "9"))
+    assert (refused.code, far.all_runs()) == (69, before), refused
+    assert {"toolkit": "9: unknown device", "cdi": "nvidia-ctk cdi list"}[kind] in refused.err
+
+
+def test_an_engine_elsewhere_that_gives_none_refuses_with_a_remedy(far: Tree, machine: GpuEngine, place: Path) -> None:
+    machine.start("bare")
+    done = far.launch(*toy(place / "output", "--gpus", "1"))
+    assert done.code == 69 and "could not select device driver" in done.err, done
+    assert "on the engine's machine: install nvidia-container-toolkit" in done.err
+    assert not (place / "output").exists() and not far.docker.containers.list(all=True)
 
 
 def test_an_engine_that_gives_none_names_what_is_missing(site: Tree, machine: GpuEngine, place: Path) -> None:
