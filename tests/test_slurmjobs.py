@@ -171,8 +171,8 @@ def test_the_controller_is_asked_first(slurm: Commands, job: Run) -> None:
 
 
 def test_what_the_controller_forgot_is_in_the_accounts(slurm: Commands, job: Run) -> None:
-    slurm.does("sacct", f"echo 'COMPLETED|0:0|{START}|{END}|None'")
-    assert jobs().status(job) == Status("exited", started=START, finished=END)
+    slurm.does("sacct", f"echo 'FAILED|3:0|{START}|{END}|None'")
+    assert jobs().status(job) == Status("exited", exit_code=3, started=START, finished=END)
     words = slurm.calls("sacct")[0].words
     assert "--jobs=7" in words and "--parsable2" in words and "--format=State,ExitCode,Start,End,Reason" in words
 
@@ -202,6 +202,27 @@ def test_the_exit_code_is_the_one_that_the_script_knows(slurm: Commands, job: Ru
     knows(slurm, "FAILED", code="143:0")
     attempts(job, STARTED, ended(5))
     assert jobs().status(job).exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "said"),
+    [
+        ([], Exit.UNAVAILABLE, "its script was never started"),
+        ([STARTED], Exit.INTERNAL, "its script did not reach its end"),
+        ([STARTED, ended(143, "true")], Exit.INTERNAL, "its script did not reach its end"),
+        ([STARTED, ended(0), STARTED | {"attempt": 1}], Exit.INTERNAL, "its script did not reach its end"),
+    ],
+)
+def test_success_is_what_the_script_has_said_last(
+    slurm: Commands, job: Run, lines: list[dict[str, Any]], code: Exit, said: str
+) -> None:
+    """Seen on a real Slurm: a job whose script a node cannot start is COMPLETED, with 0:0."""
+    knows(slurm, "COMPLETED")
+    attempts(job, *lines)
+    status = jobs().status(job)
+    assert (status.state, status.exit_code) == ("exited", code) and said in status.error
+    attempts(job, *lines, STARTED, ended(0))
+    assert jobs().status(job).exit_code == 0
 
 
 def test_what_was_put_back_has_no_end_yet(slurm: Commands, job: Run) -> None:

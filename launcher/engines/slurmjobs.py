@@ -55,10 +55,13 @@ class SlurmJobs:
         found = _ask_scontrol(job) or _ask_sacct(job) or _ask_attempts(run.path)
         if found is None:
             return Status("missing")
-        ended = next((a for a in reversed(_attempts(run.path)) if a["event"] == "end"), None)
-        if found.state == "exited" and ended and ended.get("requeued") != "true" and not found.error:
-            return replace(found, exit_code=int(ended["exit"]))  # the node's own: Slurm knows srun's
-        return found
+        if found.state != "exited" or found.error:
+            return found
+        os.listdir(run.path)  # a network file system then asks its server for what is new
+        attempts = _attempts(run.path)
+        if attempts and attempts[-1]["event"] == "end" and attempts[-1].get("requeued") != "true":
+            return replace(found, exit_code=int(attempts[-1]["exit"]))  # the node's own: Slurm knows srun's
+        return found if found.exit_code else _no_success(found, job, bool(attempts))
 
     def job(self, run: Claimed) -> str | None:
         """The job's id: of the launcher that submitted it, of the job itself, or by its name in the queue."""
@@ -149,6 +152,13 @@ def _ask_sacct(job: str) -> Status | None:
         if done.returncode == 0 and done.stdout.strip():
             return slurmwords.from_sacct(done.stdout.splitlines()[-1])
     return None
+
+
+def _no_success(found: Status, job: str, began: bool) -> Status:
+    """A job that Slurm calls completed though its script has not said so: seen where a node could not start it."""
+    lost = "was never started: its node could not; sinfo --list-reasons, and slurmd's log there, say more"
+    what = f"Slurm calls job {job} completed, but its script {'did not reach its end' if began else lost}"
+    return replace(found, exit_code=int(Exit.INTERNAL if began else Exit.UNAVAILABLE), error=what)
 
 
 def _ask_attempts(path: Path) -> Status | None:

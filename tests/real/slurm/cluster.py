@@ -7,6 +7,10 @@ like a machine (its host name is n1, n2 …): its end, or ours, ends all that ru
 storage. So a file that a job writes there is on its node alone, `read_local(node, name)` reads it, and what the test
 puts there (`write_local`) only that node has: it stands for a disk that the site's other nodes do not see.
 A node that is started again has an empty one.
+
+What is to go wrong on a node with the plugin that stands for pyxis, a file there says: `.unpacking`: the container is
+being made for as long as the file is there; `.removing`: likewise, for its removal; `.no-pyxis`: there is no plugin.
+With real ones (SLIPWAY_TEST_PYXIS), what needs these is not tested.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +41,7 @@ TOOLS = ("munged", "slurmctld", "slurmd", "srun")
 BUILDING = ("gcc", "/usr/include/slurm/spank.h")
 ACCOUNTING = ("slurmdbd", "mariadbd")
 PYXIS = "SLIPWAY_TEST_PYXIS"  # the path of a real spank_pyxis.so, which then takes our plugin's place
+stand_in = pytest.mark.skipif(bool(os.environ.get(PYXIS)), reason="only the stand-in of pyxis is told to do that")
 ENDED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE"}
 )
@@ -66,7 +73,7 @@ SchedulerParameters=bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=5
+KillWait=30
 SlurmdTimeout=30
 TCPTimeout=2
 ReturnToService=2
@@ -94,7 +101,10 @@ LogFile={folder}/slurmdbd.log
 # As pid 1, the shell reaps what slurmstepd leaves.
 _NODE = """\
 mount -t tmpfs none "$1/local"
+mount -t tmpfs none "$1/container"
 mount --bind "$1/hosts" /etc/hosts
+[ ! -e /root/.profile ] || mount --bind "$1/profile" /root/.profile
+[ ! -d "$1/bin" ] || mount --bind "$1/bin" /usr/local/sbin
 echo "$2" >/proc/sys/kernel/hostname
 slurmd -D -N "$2" &
 wait
@@ -182,8 +192,8 @@ class Cluster:
     def run_now(self, job: str) -> dict[str, str]:
         """Lets a requeued job start at once, which Slurm would hold back for two minutes; waits until it runs."""
         told = self.wait_for_state(job, "PENDING", "RUNNING")
-        if told["JobState"] == "PENDING":
-            assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now").code == 0
+        if told["JobState"] == "PENDING":  # in the very second of its requeue its nodes would refuse it
+            assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now+1").code == 0
         return self.wait_for_state(job, "RUNNING")
 
     def read_local(self, node: str, name: str) -> str:
@@ -195,9 +205,16 @@ class Cluster:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    def remove_local(self, node: str, name: str) -> None:
+        self._local(node, name).unlink()
+
     def _local(self, node: str, name: str) -> Path:
         # unshare is in the namespaces that it has made for slurmd.
         return Path(f"/proc/{self._slurmds[node].pid}/root{self.local}/{name}")
+
+    def containers(self, node: str) -> str:
+        """What enroot lists on a node, one a line: its containers, and what is left of them."""
+        return self.call("srun", "--overlap", f"--nodelist={node}", "enroot", "list").out
 
     def kill_node(self, node: str) -> None:
         """Ends slurmd and all that runs on the node, as a power cut does; the controller is not told.
@@ -246,6 +263,22 @@ class Cluster:
             )
 
 
+def interrupt_removal(job: str) -> None:
+    """Kills the removal of a job's container, which `.removing` holds, as Slurm does after KillWait."""
+
+    def removals() -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes()
+                if b"rm -rf" in words and f"/pyxis_{job}.".encode() in words:
+                    found.append(int(folder.name))
+        return found
+
+    for pid in until("the removal", removals):
+        os.kill(pid, signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def running(folder: Path, accounting: bool = False, lines: tuple[str, ...] = (), nodes: int = 3) -> Iterator[Cluster]:
     """Starts a cluster with all its files in `folder`, and ends it. `lines` go into slurm.conf, before the partitions.
@@ -254,7 +287,7 @@ def running(folder: Path, accounting: bool = False, lines: tuple[str, ...] = (),
     both: `PartitionName=DEFAULT GraceTime=5`. With `accounting`, slurmdbd and MariaDB run and sacct answers.
     """
     _install(accounting)
-    for name in ("state", "spool", "local"):
+    for name in ("state", "spool", "local", "container"):
         (folder / name).mkdir(parents=True)
     names = tuple(f"n{number}" for number in range(1, nodes + 1))
     env = {"PATH": debian.search_path(), "SLURM_CONF": str(folder / "slurm.conf"), "LC_ALL": "C"}
@@ -317,6 +350,7 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
     (folder / "slurm.conf").write_text(config)
     known = "".join(f"{a} {n}\n" for n, a in zip(cluster.nodes, addresses[1:], strict=True))
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + known)
+    (folder / "profile").write_text("export PATH=/from/profile:$PATH LD_LIBRARY_PATH=/from/profile\n")
     (folder / "plugstack.conf").write_text(f"required {_plugin(folder)}\n")
 
 
@@ -327,8 +361,13 @@ def _plugin(folder: Path) -> str:
     target, sources = folder / "spank_pyxis.so", [str(HERE / "container.c"), str(HERE / "inside.c")]
     options = ("-shared", "-fPIC", "-O1", "-Wl,-Bsymbolic", "-Wall", "-Wextra", "-Werror")
     subprocess.run(["gcc", *options, "-o", str(target), *sources], check=True)
-    (folder / "container").mkdir()
-    return f"{target} {folder}/container"
+    standin = shlex.join([sys.executable, "-IS", str(PROJECT / "tests" / "standins" / "enroot.py"), f"{folder}/bin"])
+    (folder / "bin").mkdir()
+    enroot = folder / "bin" / "enroot"
+    # Where the plugin has its containers, as a site's enroot.conf says.
+    enroot.write_text(f'#!/bin/sh\nENROOT_DATA_PATH="${{ENROOT_DATA_PATH-{folder}/container}}" exec {standin} "$@"\n')
+    enroot.chmod(0o755)
+    return f"{target} {folder}/container {folder}/local"
 
 
 def _munged(folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 
 from ..conftest import Work, facts, toy
 from ..support import ENDLESS, Run, until
+from .cluster import interrupt_removal, stand_in
 from .conftest import Lab
 
 pytestmark = [
@@ -62,6 +63,23 @@ def test_the_environment_of_the_shell_stays_behind(lab: Lab, place: Path) -> Non
         "ODD": value, "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": None, "SSL_CERT_FILE": None,
         "NVIDIA_VISIBLE_DEVICES": "void",
     }  # fmt: skip
+
+
+@stand_in
+def test_a_job_that_a_node_could_not_start_is_no_success(lab: Lab, place: Path) -> None:
+    """Slurm drains that node, and calls the job completed, with 0:0."""
+    lab.profile("third", "sbatch: {nodelist: n3}")
+    lab.slurm.write_local("n3", ".no-pyxis", "")
+    try:
+        done = lab.launch("--profile", "third", *toy(place / "out"), "--follow")
+    finally:
+        lab.slurm.remove_local("n3", ".no-pyxis")
+        lab.slurm.call("scontrol", "update", "NodeName=n3", "State=RESUME")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    told = lab.slurm.job(lab.job(run))
+    assert (told["JobState"], told["ExitCode"]) == ("COMPLETED", "0:0")
+    assert (done.code, run.ended) == (69, (69, "engine")), done
+    assert "its script was never started" in run.outcome["reason"]
 
 
 def test_a_failing_node_tells_the_exit_code(lab: Lab, place: Path) -> None:
