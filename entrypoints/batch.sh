@@ -144,14 +144,26 @@ requeued() { [[ -n $TOLD ]] && ! job_says "Restarts=$ATTEMPT "; }
 requeue() {
     ((REQUEUE && ATTEMPT + 1 < ATTEMPTS)) || return 0
     say "$TOLD: back into the queue, to go on from the last checkpoint (attempt $((ATTEMPT + 2)) of $ATTEMPTS)"
-    trap '' TERM
+    ENDED=''
+    trap 'ENDED=1' TERM
     GOES_ON=1
     record end "exit=$(step_code)" "srun=$SRUN_CODE" "why=$TOLD" requeued=true
     if scontrol requeue "$SLURM_JOB_ID"; then
-        sleep 600
+        await_term
+        exit
     fi
+    trap '' TERM
     GOES_ON=''
     say "Slurm did not requeue the job"
+}
+
+# Slurm ends the script of a job that it has put back; whoever leaves at once need not be killed for it.
+await_term() {
+    local pause
+    sleep 600 &
+    pause=$!
+    [[ -n $ENDED ]] || wait "$pause"
+    kill "$pause" 2>/dev/null
 }
 
 finish() {

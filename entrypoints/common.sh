@@ -26,6 +26,7 @@ MARK=$$.$EPOCHREALTIME # in the environment of all that the step starts
 WATCHDOG=''   # ends the step when it takes too long to stop
 STOPS=0       # how often the container was told to stop
 STOPPED_BY='' # by which signal first
+TOLD_AT=''    # in SECONDS, when last
 MASTER_PORT=''
 NONCE_FILES=() # written by this node, for the others to see
 CAUSE=entrypoint
@@ -272,7 +273,10 @@ describe_end() {
     fi
 }
 
+# Slurm tells its srun, too, which then tells the step once more: within 3 s it is the same signal.
 on_signal() {
+    [[ -z ${SLURM_JOB_ID:-} || -z $TOLD_AT ]] || ((SECONDS - TOLD_AT > 3)) || return 0
+    TOLD_AT=$SECONDS
     STOPS=$((STOPS + 1))
     STOPPED_BY=${STOPPED_BY:-$1}
     [[ -z $STEP_PID ]] || stop_step

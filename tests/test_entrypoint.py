@@ -368,6 +368,23 @@ def test_a_step_that_does_not_stop_in_time_is_killed(box: Container) -> None:
     assert "killing what is left of the step" in box.err
 
 
+def test_in_a_job_of_slurm_a_signal_may_come_twice_at_once(box: Container) -> None:
+    """Its srun is told, too, and tells the step once more."""
+    box.env["SLURM_JOB_ID"] = "7"
+    process = box.start_ready(
+        READY + "told = []\nsignal.signal(signal.SIGTERM, lambda *_: told.append(1))\n" + ANNOUNCE
+        + "while not told:\n    time.sleep(0.01)\nprint('saving', flush=True)\n"
+        "while not (node / 'go').exists():\n    time.sleep(0.01)\nprint('saved')\n"
+    )  # fmt: skip
+    process.terminate()
+    wait_for(lambda: "saving" in box.out)
+    process.terminate()
+    wait_for(lambda: not pending(process.pid, signal.SIGTERM))
+    (box.state / "0" / "go").touch()
+    assert process.wait(PATIENCE) == 143
+    assert "saved" in box.out and "ending what is left" not in box.err
+
+
 def test_a_second_signal_shortens_the_wait(box: Container) -> None:
     process = box.start_ready(READY + STUBBORN + ANNOUNCE + WAIT)
     process.terminate()
@@ -396,6 +413,12 @@ def test_a_signal_before_the_step_keeps_it_from_starting(box: Container) -> None
     assert process.wait(PATIENCE) == 143
     assert "the step" not in box.out
     assert (box.status["cause"], box.status["step_exit_code"]) == ("signal", None)
+
+
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal has not reached its process yet."""
+    (mask,) = (line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line[:6] == "ShdPnd")
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 # Secrets

@@ -15,7 +15,7 @@ import pytest
 
 from ..conftest import Work, facts, toy
 from ..support import ENDLESS, Run, until
-from .cluster import interrupt_removal, stand_in
+from .cluster import stand_in
 from .conftest import Lab
 
 pytestmark = [
@@ -157,6 +157,18 @@ def test_a_preemption_with_grace_lets_the_step_save(lab: Lab, place: Path) -> No
     assert (place / "out" / "saved").exists()
     ends = [(a["attempt"], a["why"], a["requeued"]) for a in attempts(run) if a["event"] == "end"]
     assert ends == [(0, "preempted", "true"), (1, "", "false")]
+
+
+def test_a_preemption_without_grace_lets_the_step_save(lab: Lab, place: Path) -> None:
+    """Within KillWait: Slurm's TERM comes twice, to the step and by srun, which is told, too."""
+    run = lab.submit(*toy(place / "out"), "wait=true", "slow=7")
+    lab.await_file(place / "out" / "waiting")
+    lab.slurm.call("srun", "--partition=urgent", "--exclusive", "-N3", "true")
+    lab.slurm.run_now(lab.job(run))
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step")
+    assert (place / "out" / "saved").exists()
+    assert [a["requeued"] for a in attempts(run) if a["event"] == "end"] == ["true", "false"]
 
 
 def part(log: Path, attempt: int) -> str:

@@ -23,7 +23,7 @@ def main() -> None:
     print("facts", json.dumps(facts()))
     (output / "written").write_text("by the toy\n")
     if toy["wait"] and not toy["again"]:
-        wait_for(output, toy["deaf"])
+        wait_for(output, toy["deaf"], toy["slow"])
     for number in range(1, toy["lines"] + 1):
         print(f"line {number}")
     slipway_step.write_result({"checkpoint": str(output), "type": "toy"})
@@ -68,8 +68,10 @@ def code(folder: Path) -> dict:
     return {"files": seen, "writable": os.access(folder, os.W_OK)}
 
 
-def wait_for(output: Path, deaf: bool) -> None:
+def wait_for(output: Path, deaf: bool, slow: int) -> None:
     def save(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(slow)
         (output / "saved").write_text("told to stop\n")
         sys.exit(0)
 
