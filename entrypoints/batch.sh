@@ -15,6 +15,13 @@ ENDED=''     # Slurm told this script, too
 SRUN_CODE='' # of srun itself
 GOES_ON=''   # the job was put back into the queue
 
+# On every node; pyxis lets no ENROOT_DATA_PATH of a job through.
+# shellcheck disable=SC2016 # for the shells there
+LEFTOVERS='for name in $(enroot list | grep "^pyxis_${SLURM_JOB_ID}[._]"); do
+    echo "slipway: $(uname -n): removing $name, which an earlier attempt left" >&2
+    enroot remove -f "$name" || exit
+done'
+
 main() {
     check_place
     trap finish EXIT
@@ -30,6 +37,7 @@ main() {
     rm -f container/failed container/*/status.json
     describe_job
     set_up
+    remove_leftovers
     run_step "$@"
 }
 
@@ -76,11 +84,24 @@ set_up() {
     cd "$RUN_DIR" || refuse "$RUN_DIR: cannot go back there after setup"
 }
 
+# pyxis unpacks an image below a name of job and step, and removes it at the end, unless it is killed meanwhile: an attempt
+# more has the same job, counts its steps anew, and would die of what is left. So each takes as many steps before its own
+# as there were attempts, and what is left goes, whichever number it has.
+remove_leftovers() {
+    local number
+    for ((number = 0; number < ATTEMPT; number++)); do
+        env -u ENROOT_DATA_PATH "$(type -P srun)" --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --export=ALL \
+            --mpi=none --input=none --job-name=leftovers bash -c "$LEFTOVERS" ||
+            say "what earlier attempts have left on the nodes could not be removed"
+    done
+}
+
 # Starts srun and waits for its end, however often a signal interrupts the waiting. It is never signalled itself: TERM
 # would make it kill the step. The step's variables are srun's alone: here, GPUS or PATH would mean something else.
 run_step() {
     env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@" &
     SRUN_PID=$!
+    [[ $TOLD != 'time limit' ]] || tell_step &
     while kill -0 "$SRUN_PID" 2>/dev/null; do
         wait "$SRUN_PID"
     done
@@ -116,20 +137,26 @@ step_code() {
     echo "$code"
 }
 
-# Ahead of the time limit: the step is told, and what it saved is where the next attempt goes on.
+# Ahead of the time limit: the step is told, once there is one, and what it saved is where the next attempt goes on.
 on_limit() {
     TOLD='time limit'
     say "the time limit is near: the step is told"
-    tell_step &
+    [[ -z $SRUN_PID ]] || tell_step &
 }
 
 # To a step that has not started yet scancel sends nothing, and says so neither.
 tell_step() {
-    until scontrol show step "$SLURM_JOB_ID.0" &>/dev/null; do
+    local step
+    until step=$(find_step) && [[ -n $step ]]; do
         kill -0 "$$" 2>/dev/null || return
         sleep 1
     done
-    scancel --signal=TERM "$SLURM_JOB_ID.0"
+    scancel --signal=TERM "$step"
+}
+
+# By its name: setup lines and removals have steps, too.
+find_step() {
+    squeue --steps --noheader --jobs="$SLURM_JOB_ID" --format='%i %j' | sed -n 's/ slipway$//p'
 }
 
 # Of scancel, or of a preemption: Slurm tells the step itself.

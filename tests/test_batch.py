@@ -112,6 +112,16 @@ def test_what_an_earlier_attempt_left_tells_nothing_of_this_one(job: Job) -> Non
     assert job.run(SLURM_RESTART_COUNT="2") == 3
 
 
+def test_each_attempt_first_removes_what_others_left_in_steps_that_take_their_numbers(job: Job) -> None:
+    job.write()
+    assert job.run(SLURM_RESTART_COUNT="2", ENROOT_DATA_PATH="/other") == 0, job.err
+    *before, step = job.calls("srun")
+    assert step.option("job-name") == "slipway"
+    assert [c.option("job-name") for c in before] == ["leftovers"] * 2
+    assert all("enroot remove -f" in c.words[-1] and "ENROOT_DATA_PATH" not in c.env for c in before)
+    assert {c.option("nodes") for c in before} == {"2"}
+
+
 def test_a_node_on_which_nothing_ran_is_no_success(job: Job) -> None:
     job.step("mkdir container/0; echo {} >container/0/status.json")
     job.write()
@@ -143,7 +153,7 @@ def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job)
     process = start_waiting(job)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
-    assert [c.words for c in job.calls("scancel")] == [["--signal=TERM", "7.0"]]
+    assert [c.words for c in job.calls("scancel")] == [["--signal=TERM", "7.3"]]
     assert ["requeue", "7"] in [c.words for c in job.calls("scontrol")]
     end = job.attempts[-1]
     assert (end["exit"], end["why"], end["requeued"]) == ("143", "time limit", "true")
@@ -153,7 +163,7 @@ def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job)
 
 def test_a_step_that_does_not_exist_yet_is_told_once_it_does(job: Job) -> None:
     """The signal comes while the setup lines run; scancel would send nothing then, and succeed."""
-    setup = ["touch setting; until [[ -e asked ]]; do read -rt 0.01 <> <(:); done; true"]
+    setup = ["touch setting; until [[ -e go ]]; do read -rt 0.01 <> <(:); done; true"]
     job.write(job.plan(profile={"setup": setup}))
     job.step(WAITS)
     job.does("scancel", "[[ ! -e running ]] || touch told")
@@ -161,16 +171,20 @@ def test_a_step_that_does_not_exist_yet_is_told_once_it_does(job: Job) -> None:
     process = job.start()
     wait_for((job.path / "setting").exists)
     process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: not pending(process.pid, signal.SIGUSR1))
+    (job.path / "go").touch()
     assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
     assert job.attempts[-1]["why"] == "time limit"
 
 
 def test_nobody_goes_on_asking_for_a_step_that_will_not_come(job: Job) -> None:
-    setup = ["touch setting; until [[ -e asked ]]; do read -rt 0.01 <> <(:); done; false"]
+    setup = ["touch setting; until [[ -e go ]]; do read -rt 0.01 <> <(:); done; false"]
     job.write(job.plan(profile={"setup": setup}))
     process = job.start()
     wait_for((job.path / "setting").exists)
     process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: not pending(process.pid, signal.SIGUSR1))
+    (job.path / "go").touch()
     assert process.wait(PATIENCE) == 78
     wait_for(lambda: not group(process.pid))
 

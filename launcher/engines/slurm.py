@@ -17,7 +17,7 @@ from images import identity
 from images.model import Entry
 from launcher.engines import Claimed, slurmwords, sqsh
 from launcher.engines.shell import quote
-from launcher.engines.slurmjobs import connect
+from launcher.engines.slurmjobs import STEP, connect
 from launcher.plan import RUN_DIR, STATE, EngineSeen, Finding, ImageSeen, Observed, Plan
 from launcher.profiles import SlurmProfile
 from slipway import canonical
@@ -136,6 +136,7 @@ def _srun(plan: Plan) -> dict[str, Value]:
         "cpu-bind": "none",  # one task per node, whose processes share all its cores
         "cpus-per-task": p.cpus,  # since 22.05 srun does not take it over from sbatch
         "export": ",".join(names),
+        "job-name": STEP,
         "kill-on-bad-exit": 1,  # without it the other nodes wait in their rendezvous
         "mpi": p.mpi,
         "no-container-entrypoint": True,

@@ -19,6 +19,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.files import write_atomic
 
 TIMEOUT = 60  # seconds that one command of Slurm may take: a controller that fails over lets its clients wait
+STEP = "slipway"  # the name of the one that is the run, among a job's steps; batch.sh has it, too
 POLL = 1.0  # seconds between two questions to the controller
 _OVER = ("exited", "missing")
 # What would change a job behind its script's back; SLURM_CONF says where the cluster is.
@@ -57,7 +58,7 @@ class SlurmJobs:
             return Status("missing")
         if found.state != "exited" or found.error:
             return found
-        os.listdir(run.path)  # a network file system then asks its server for what is new
+        any(run.path.iterdir())  # a network file system then asks its server for what is new
         attempts = _attempts(run.path)
         if attempts and attempts[-1]["event"] == "end" and attempts[-1].get("requeued") != "true":
             return replace(found, exit_code=int(attempts[-1]["exit"]))  # the node's own: Slurm knows srun's
@@ -103,10 +104,8 @@ class SlurmJobs:
         status = self.status(run)
         if job is None or status.state in _OVER:
             return
-        if name == "KILL" or status.state == "pending" or _call(["scontrol", "show", "step", f"{job}.0"]).returncode:
-            done = _call(["scancel", job])
-        else:
-            done = _call(["scancel", f"--signal={name}", f"{job}.0"])
+        step = _step(job) if name != "KILL" and status.state == "running" else ""
+        done = _call(["scancel", f"--signal={name}", step] if step else ["scancel", job])
         if done.returncode and self.status(run).state not in _OVER:
             raise SlipwayError(Exit.UNAVAILABLE, f"scancel: {done.stderr.strip()}", where=f"job {job}")
 
@@ -121,6 +120,12 @@ class SlurmJobs:
 def name(run: Claimed) -> str:
     """The job's name, by which any process can find it again."""
     return f"slipway-{run.id}"
+
+
+def _step(job: str) -> str:
+    """The step that is the run, by its name: setup lines and removals have steps of their own. Empty: there is none."""
+    done = _call(["squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i %j"])
+    return next((line.split()[0] for line in done.stdout.splitlines() if line.split()[1:] == [STEP]), "")
 
 
 def _call(words: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

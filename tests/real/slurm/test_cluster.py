@@ -56,7 +56,7 @@ def test_a_tasks_code_is_sruns(site: Site, script: str, options: tuple[str, ...]
 
 def test_kill_on_bad_exit_hides_the_code(site: Site) -> None:
     """Once all are there: what ends a container that is still being made is another code."""
-    wait = "touch /shared/$SLURM_PROCID; until [ -e /shared/0 ] && [ -e /shared/1 ] && [ -e /shared/2 ]; do sleep 0.1; done"
+    wait = "cd /shared; touch $SLURM_PROCID; until [ -e 0 ] && [ -e 1 ] && [ -e 2 ]; do sleep 0.1; done"
     mount = f"--container-mounts={site.shared}:/shared"
     done = site.sh(f"{wait}; [ $SLURM_PROCID = 1 ] && exit 5; sleep 600", "-N3", "--kill-on-bad-exit=1", mount)
     assert done.code == 143

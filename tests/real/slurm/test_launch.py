@@ -15,7 +15,7 @@ import pytest
 
 from ..conftest import Work, facts, toy
 from ..support import ENDLESS, Run, until
-from .cluster import stand_in
+from .cluster import interrupt_removal, stand_in
 from .conftest import Lab
 
 pytestmark = [
@@ -169,6 +169,26 @@ def test_a_preemption_without_grace_lets_the_step_save(lab: Lab, place: Path) ->
     assert lab.collected(run).ended == (0, "step")
     assert (place / "out" / "saved").exists()
     assert [a["requeued"] for a in attempts(run) if a["event"] == "end"] == ["true", "false"]
+
+
+@stand_in
+def test_what_an_attempt_left_is_not_in_the_way_of_the_next(lab: Lab, place: Path) -> None:
+    """Slurm's KILL may hit the removal of the container, whose name the next attempt's has, too."""
+    lab.profile("second", "sbatch: {nodelist: n2}")
+    run = Run(lab.tree.runs / lab.launch("--profile", "second", *toy(place / "out"), "wait=true").out.strip())
+    lab.await_file(place / "out" / "waiting")
+    job = lab.job(run)
+    lab.slurm.write_local("n2", ".removing", "")
+    assert lab.slurm.call("scontrol", "requeue", job).code == 0
+    interrupt_removal(job)
+    lab.slurm.remove_local("n2", ".removing")
+    until("requeued", lambda: lab.slurm.job(job)["JobState"] == "PENDING")
+    assert lab.slurm.containers("n2") == f"pyxis_{job}.0\n"
+    lab.slurm.run_now(job)
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step"), (run.path / "logs" / "job.log").read_text()
+    assert f"n2: removing pyxis_{job}.0, which an earlier attempt left" in (run.path / "logs" / "job.log").read_text()
+    assert lab.slurm.containers("n2") == ""
 
 
 def part(log: Path, attempt: int) -> str:
