@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What a Slurm job does around its one srun. Sourced by script.sh in the run directory, which sets IMAGE, NODES, GPUS,
-# ATTEMPTS, REQUEUE, PLAN, RUN_ID, RUN_DIR, FOLDERS, SECRETS, SETUP, ENV and SRUN.
+# ATTEMPTS, REQUEUE, PLAN, RUN_ID, RUN_DIR, FOLDERS, SHARED, SECRETS, SETUP, ENV and SRUN.
 #
 # Exit codes: the step's own, of whichever node failed first (srun hides it behind the 143 of those it ended);
 # 69 the step was never launched; 77 a declared secret is missing; 78 refused. Every attempt leaves its lines in attempts.jsonl.
@@ -13,6 +13,7 @@ SRUN_PID=''
 TOLD=''      # why the step was told to leave: 'time limit' or 'TERM'
 ENDED=''     # Slurm told this script, too
 SRUN_CODE='' # of srun itself
+NONCES=()    # written by this script, for the nodes to find
 GOES_ON=''   # the job was put back into the queue
 
 # On every node; pyxis lets no ENROOT_DATA_PATH of a job through.
@@ -96,9 +97,20 @@ remove_leftovers() {
     done
 }
 
+# Below each mount that the nodes have to share, before any of their containers is there to look for it.
+leave_nonces() {
+    local folder
+    for folder in "${SHARED[@]}"; do
+        rm -f "$folder/.slipway-nonce-$SLURM_JOB_ID."* # of attempts that were killed
+        NONCES+=("$folder/.slipway-nonce-$SLIPWAY_NONCE")
+        : 2>/dev/null >"${NONCES[-1]}" || refuse "$folder: cannot be written on $(uname -n)"
+    done
+}
+
 # Starts srun and waits for its end, however often a signal interrupts the waiting. It is never signalled itself: TERM
 # would make it kill the step. The step's variables are srun's alone: here, GPUS or PATH would mean something else.
 run_step() {
+    leave_nonces
     env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@" &
     SRUN_PID=$!
     [[ $TOLD != 'time limit' ]] || tell_step &
@@ -108,6 +120,7 @@ run_step() {
     wait "$SRUN_PID"
     SRUN_CODE=$?
     ((SRUN_CODE >= 0)) || SRUN_CODE=143 # bash 5.2 loses it, and says -1, where a signal comes with srun's end
+    rm -f "${NONCES[@]}"
     ((SRUN_CODE)) || never_started
     ((SRUN_CODE == 0)) && exit 0
     ! job_says PreemptTime=2 || TOLD=preempted

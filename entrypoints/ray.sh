@@ -7,7 +7,6 @@
 # Exit codes: the driver's own; 75 when nodes did not come within SLIPWAY_RAY_WAIT seconds, or one was lost: with other
 # nodes the same run may work. The reason names the hosts.
 
-TRY_AGAIN=75
 RAY_PROGRAM=${PYTHON%/*}/ray
 RAY_NODE=$SLIPWAY_DIR/ray_node.py
 RAY_WAIT=${SLIPWAY_RAY_WAIT:-300}
@@ -21,13 +20,6 @@ RAY_WATCH=''
 RAY_LOST='' # why the cluster is not whole any more
 HEAD_DIR=$SLIPWAY_STATE_DIR/0
 RAY_START=("$RAY_PROGRAM" start --block --disable-usage-stats --log-color=false)
-
-unavailable() {
-    CAUSE=entrypoint
-    REASON=$1
-    say "$1"
-    exit "$TRY_AGAIN"
-}
 
 # What actors will have: the plan's variables and the image's, and of Ray's own only these.
 clean_environment() {
@@ -194,7 +186,7 @@ finish_ray() {
 trap finish_ray EXIT
 node_name >"$RAY_LOGS/host"
 clean_environment
-if ((NODE_RANK == 0)); then # the file by which the nodes meet carries the port of the cluster
+if ((NODE_RANK == 0)); then # what it tells the others when they meet carries the port of the cluster
     claim_node "${SLIPWAY_HEAD:-}"
     printf '%s\n' "$HOME" >"$RAY_LOGS/home"
 fi

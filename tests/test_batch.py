@@ -297,6 +297,28 @@ def test_what_slurm_itself_puts_back_keeps_its_secrets(job: Job) -> None:
     assert secret.exists()
 
 
+def test_what_nodes_have_to_share_is_marked_before_the_step(job: Job) -> None:
+    """All their containers are younger than the mark, however long they take to make."""
+    job.write()
+    old = job.path / "container" / ".slipway-nonce-7.0.0123456789abcdef"
+    old.parent.mkdir()
+    old.touch()
+    marks = f'echo "$PWD"/container/.slip* {job.root}/out/.slip* {job.root}/hf/.slip* >marks'
+    job.step(f"{marks}\n{STEP}")
+    assert job.run(SLURM_RESTART_COUNT="1") == 0, job.err
+    nonce = job.calls("srun")[-1].env["SLIPWAY_NONCE"]
+    places = [job.path / "container", job.root / "out", job.root / "hf"]
+    assert (job.path / "marks").read_text().split() == [f"{place}/.slipway-nonce-{nonce}" for place in places]
+    assert not [path for place in places for path in place.glob(".slip*")]
+
+
+def test_a_place_that_cannot_be_marked_is_named(job: Job) -> None:
+    job.write()
+    job.does("scontrol", (job.folder / "scontrol.sh").read_text() + f"\nrm -rf {job.root}/out")
+    assert job.run() == 78
+    assert f"refused: {job.root}/out: cannot be written on " in job.err and not job.calls("srun")
+
+
 def test_no_job_no_run(job: Job) -> None:
     """A script that somebody runs by hand must not take away what the job will need."""
     secret = with_secret(job)

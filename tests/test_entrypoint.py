@@ -456,6 +456,8 @@ class Nodes:
     def __init__(self, torchrun: Container, folder: Path) -> None:
         folder.mkdir()
         self.state, self.boxes = torchrun.state, (torchrun, Container(folder))
+        for place in (torchrun.state, torchrun.output):  # by the job's script
+            (place / ".slipway-nonce-7.0.abc").touch()
         for rank, box in enumerate(self.boxes):
             box.state = self.state
             box.env |= torchrun.env | {
@@ -475,11 +477,6 @@ class Nodes:
         """The shape that torchrun was given."""
         words = json.loads((self.state / str(rank) / "argv").read_text())
         return dict(word.split("=") for word in words if word.startswith("--"))
-
-    @property
-    def nonces(self) -> list[Path]:
-        return [path for box in self.boxes for path in (*box.state.iterdir(), *box.output.iterdir())
-                if path.name.startswith(".")]  # fmt: skip
 
 
 @pytest.fixture
@@ -502,42 +499,69 @@ def test_nodes_meet_and_agree_on_a_port(nodes: Nodes) -> None:
     assert (first["--node-rank"], second["--node-rank"], first["--nnodes"]) == ("0", "1", "2")
     assert first["--master-addr"] == second["--master-addr"] == "10.0.0.1"
     assert first["--master-port"] == second["--master-port"] and 1024 < int(first["--master-port"]) < 32768
-    assert not nodes.nonces and not (nodes.state / "failed").exists()
+    assert not (nodes.state / "failed").exists()
     assert [nodes.status(rank)["exit_code"] for rank in range(2)] == [0, 0]
 
 
-def test_a_node_waits_for_the_first(nodes: Nodes) -> None:
-    late = nodes.boxes[1].start(BOTH)
-    wait_for((nodes.state / "1" / "versions.json").exists)
-    first = nodes.boxes[0].start(BOTH)
-    assert [process.wait(PATIENCE) for process in (first, late)] == [0, 0], nodes.boxes[1].err
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_node_waits_for_one_whose_container_takes_longer(nodes: Nodes, late: int) -> None:
+    """Longer than storage may take to show a file."""
+    other = nodes.boxes[1 - late]
+    other.env["SLIPWAY_MOUNT_WAIT"] = "1"
+    first = other.start(BOTH)
+    names = ("n2", "n1") if late == 0 else ("n1", "n2")
+    said = "{} waits for {}, whose container may take up to 1800 s".format(*names)
+    wait_for(lambda: said in other.err or first.poll() is not None)
+    second = nodes.boxes[late].start(BOTH)
+    assert [process.wait(PATIENCE) for process in (first, second)] == [0, 0], other.err
+    assert nodes.options(0)["--master-port"] == nodes.options(1)["--master-port"]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_node_that_does_not_come_is_named(nodes: Nodes, late: int) -> None:
+    nodes.boxes[1 - late].env["SLIPWAY_START_WAIT"] = "1"
+    assert nodes.boxes[1 - late].run("print('the step')") == 75
+    said = f"n{late + 1} was not there within 1 s, n{2 - late} was: its container is not made"
+    assert nodes.status(1 - late)["reason"] == said
+    assert "the step" not in nodes.boxes[1 - late].out
+
+
+def test_what_an_earlier_attempt_told_is_not_taken_for_this_one(nodes: Nodes) -> None:
+    (nodes.state / "0").mkdir()
+    (nodes.state / "0" / "go").write_text("7.0.old 1\n")
+    nodes.boxes[1].env["SLIPWAY_START_WAIT"] = "1"
+    assert nodes.boxes[1].run("") == 75
+
+
+def test_a_node_that_waits_for_another_can_be_told_to_stop(nodes: Nodes) -> None:
+    """And does not wait for that one to end."""
+    process = nodes.boxes[0].start("print('the step')")
+    wait_for((nodes.state / "0" / "there").exists)
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert nodes.status(0)["reason"] == "told to stop by TERM before the step started"
 
 
 def test_what_another_job_left_is_not_taken_for_this_one(nodes: Nodes) -> None:
     for place in (nodes.state, nodes.boxes[0].output):
-        (place / ".slipway-nonce-7.0.old").write_text("1\n")
+        next(place.glob(".slipway-nonce-*")).rename(place / ".slipway-nonce-7.0.old")
     nodes.boxes[1].env["SLIPWAY_MOUNT_WAIT"] = "1"
     assert nodes.boxes[1].run("") == 78
-    assert f"node n2 does not see in {nodes.state} what n1 wrote there 1 s ago" in nodes.status(1)["reason"]
+    assert f"node n2 does not see in {nodes.state} what n1 wrote there" in nodes.status(1)["reason"]
 
 
 def test_a_node_with_other_storage_is_refused_and_named(nodes: Nodes) -> None:
     other = nodes.boxes[1]
     other.env |= {"SLIPWAY_SHARED": str(other.output), "SLIPWAY_MOUNT_WAIT": "1"}
-    wait = READY + "while not (node.parent / '1' / 'status.json').exists():\n    time.sleep(0.01)\nsys.exit(143)\n"
-    assert nodes.run(wait, "print('the step')") == [143, 78]
-    reason = f"node n2 does not see in {other.output} what n1 wrote there 1 s ago: it is not the same storage on both"
+    first, second = (box.start("print('the step')") for box in nodes.boxes)
+    assert second.wait(PATIENCE) == 78
+    first.terminate()  # as srun does then
+    assert first.wait(PATIENCE) == 143
+    reason = f"node n2 does not see in {other.output} what n1 wrote there, looked for it for 1 s: "
+    reason += "it is not the same storage on both"
     assert (nodes.status(1)["cause"], nodes.status(1)["reason"]) == ("entrypoint", reason)
     assert "the step" not in other.out
     assert (nodes.state / "failed").read_text() == "78 1 n2\n", "the first's 143 came after it"
-    assert not nodes.nonces
-
-
-def test_a_place_that_the_first_cannot_write_is_named(nodes: Nodes) -> None:
-    nodes.boxes[0].env["SLIPWAY_SHARED"] = "/proc/nowhere"
-    assert nodes.boxes[0].run("") == 78
-    assert nodes.status(0)["reason"] == "/proc/nowhere: cannot be written"
-    assert not nodes.nonces
 
 
 @pytest.mark.parametrize("name", ["SLIPWAY_NONCE", "SLIPWAY_HEAD"])
@@ -561,7 +585,7 @@ def test_a_node_that_was_told_to_stop_is_not_the_one_that_failed(nodes: Nodes) -
     first.terminate()
     second.terminate()
     assert [process.wait(PATIENCE) for process in (first, second)] == [143, 143]
-    assert not (nodes.state / "failed").exists() and not nodes.nonces
+    assert not (nodes.state / "failed").exists()
 
 
 RANK_OF_NODE = """

@@ -169,6 +169,8 @@ def render(plan: Plan) -> dict[str, Any]:
     }
     lines += [f"{name}={quote(str(value))}" for name, value in facts.items()]
     lines.append(f"FOLDERS=({' '.join(quote(m.source) for m in plan.mounts if not m.readonly)})")
+    places = {STATE, *plan.env["SLIPWAY_SHARED"].value.split()} if plan.shape.nodes > 1 else set()
+    lines.append(f"SHARED=({' '.join(quote(m.source) for m in plan.mounts if m.target in places)})")
     lines.append(f"SECRETS=({' '.join(quote(name) for name in plan.secrets)})")
     lines += _array("SETUP", [shlex.quote(line) for line in profile.setup])
     lines += [

@@ -222,6 +222,23 @@ def test_nodes_without_shared_storage_are_named(lab: Lab, work: Work) -> None:
     assert re.search(r"node n[23] does not see in /output what n1 wrote there", run.outcome["reason"])
 
 
+@stand_in
+def test_nodes_wait_for_those_whose_containers_take_longer(lab: Lab, work: Work, place: Path) -> None:
+    """Longer than shared storage may take to show a file."""
+    lab.profile("uneven", "mount_wait: 2")
+    words = (*work.words(place / "out", "max_steps=2", "global_batch_size=12"), "--nodes", "3", "--procs", "1")
+    for node in ("n1", "n3"):
+        lab.slurm.write_local(node, ".unpacking", "")
+    run = Run(lab.tree.runs / lab.launch("--profile", "uneven", *words).out.strip())
+    for log, node, late in (("node-1.log", "n2", "n1"), ("node-0.log", "n1", "n3")):
+        file = run.path / "logs" / log
+        said = f"{node} waits for {late}, whose container may take"
+        until(said, lambda f=file, s=said: (f.exists() and s in f.read_text()) or attempts(run)[1:])
+        lab.slurm.remove_local(late, ".unpacking")
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step"), run.outcome
+
+
 def test_the_cause_of_a_failed_start_is_one_line(lab: Lab, place: Path) -> None:
     planned = place / "planned"
     assert lab.launch("--profile", "lab", *toy(place / "out"), "-o", str(planned)).code == 0
