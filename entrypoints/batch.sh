@@ -42,7 +42,7 @@ main() {
     run_step "$@"
 }
 
-# The script finds everything beside itself, and pyxis has no way to write a comma or a colon. Until this is known to be
+# The script finds everything beside itself, and pyxis cannot mount every path. Until this is known to be
 # its own directory, nothing is written or removed here.
 check_place() {
     [[ -n ${SLURM_JOB_ID:-} ]] || refuse "this is no job of Slurm's: submit it with sbatch, from inside its directory"
@@ -52,7 +52,7 @@ check_place() {
     grep -qsxF "PLAN=$PLAN" script.sh ||
         refuse "$PWD on $(uname -n) is not the directory of this script: submit from inside the run directory"
     case $PWD in
-        *[,:]*) refuse "$PWD: pyxis cannot mount a path with a comma or a colon" ;;
+        *[[:space:],:\"\$\`\\]*) refuse "$PWD: pyxis cannot mount a path with white space or one of , : \" \$ \` \\" ;;
     esac
 }
 

@@ -360,12 +360,12 @@ def test_what_pyxis_would_take_from_the_environment_is_gone(job: Job) -> None:
     assert not [name for name in job.srun.env if name.startswith("PYXIS_")]
 
 
-@pytest.mark.parametrize("name", ["a:b", "a,b"])
+@pytest.mark.parametrize("name", ["a:b", "a,b", "a b", 'a"b', "a$b", "a`b", "a\\b"])
 def test_a_path_that_pyxis_cannot_mount_is_refused(job: Job, name: str) -> None:
     job.path = job.path.with_name(name)
     job.write()
     assert job.run() == 78
-    assert f"{job.path}: pyxis cannot mount a path with a comma or a colon" in job.err
+    assert f'{job.path}: pyxis cannot mount a path with white space or one of , : " $ ` \\' in job.err
 
 
 def test_an_image_that_is_not_on_the_node_is_named(job: Job) -> None:

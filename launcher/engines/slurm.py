@@ -1,8 +1,8 @@
 """Slurm with pyxis: a plan as one sbatch script with one srun, one task per node. See slurmjobs.py for what follows.
 
-What pyxis does with its options was seen on a real one: mounts have no escapes, the last of two mount options wins,
-unknown mount flags pass, the image's variables hide the job's unless they are named, and the whole environment of the
-caller reaches the task. So everything is said once, by name, and what cannot be said is refused here.
+What pyxis does with its options was seen on a real one: mounts have no escapes and go through a shell, the last of two
+mount options wins, unknown mount flags pass, the image's variables hide the job's unless they are named, each line of a
+named one's value is read as a variable, and the whole environment of the caller reaches the task. So everything is said once, by name, and what cannot be said is refused here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, a
 # What batch.sh finds out in the job; the entrypoint needs it.
 FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_DEADLINE", "SLIPWAY_HEAD", "SLIPWAY_NODE_NAMES",
          "SLIPWAY_NONCE")  # fmt: skip
+LOGIN_SHELL = "ENROOT_LOGIN_SHELL"  # enroot's; else it reads /etc/profile, and ~/.profile of a home that is mounted
 # Options that would make another job of it than one script, from its own directory, with one task a node.
 _OURS = frozenset({"array", "chdir", "dependency", "error", "export-file", "het-group", "input", "job-name",
                    "multi-prog", "ntasks", "parsable", "test-only", "wait", "wrap"})  # fmt: skip
+_NO_MOUNT = re.compile(r"[\s,:\"$`\\]")
+_CANNOT = "white space, a comma, colon, quote, dollar, backquote or backslash, which pyxis cannot mount"
 _BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
 
 Value = str | int | bool | None
@@ -65,8 +68,10 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
     runs = [("runs directory", seen.host.runs)]
     sources = [(f"mount {m.target}", m.source) for m in plan.mounts if not m.source.startswith(RUN_DIR)] + runs
     for what, path in [*sources, *((f"mount {m.target}", m.target) for m in plan.mounts)]:
-        if re.search(r"[,:\n]", path):
-            yield _error(Exit.CONFIG, what, f"{path!r} holds a comma, colon or newline, which pyxis cannot express")
+        if _NO_MOUNT.search(path):
+            yield _error(
+                Exit.CONFIG, what, f"{path!r} holds {_CANNOT}", "use a folder with another name, or a link to it"
+            )
     if plan.image_source.startswith("/"):
         sources.append(("image", plan.image_source))
     for what, path in sources if profile.shared else []:
@@ -123,7 +128,7 @@ def _srun(plan: Plan) -> dict[str, Value]:
     """The options of the one srun. Its whole environment is named: srun passes on what --export names, and pyxis lets
     the image's own value win unless --container-env names the variable, too."""
     p = _profile(plan)
-    names = sorted({*plan.env, *FOUND} - set(_BY_RANK))
+    names = sorted({*plan.env, *FOUND} - {*_BY_RANK, *_inside(plan)})
     mounts = [f"{m.source}:{m.target}:{'ro' if m.readonly else 'rw'}" for m in plan.mounts]
     return {
         "container-env": ",".join(names),
@@ -135,7 +140,7 @@ def _srun(plan: Plan) -> dict[str, Value]:
         "container-writable": p.writable,
         "cpu-bind": "none",  # one task per node, whose processes share all its cores
         "cpus-per-task": p.cpus,  # since 22.05 srun does not take it over from sbatch
-        "export": ",".join(names),
+        "export": ",".join(sorted([*names, LOGIN_SHELL])),
         "job-name": STEP,
         "kill-on-bad-exit": 1,  # without it the other nodes wait in their rendezvous
         "mpi": p.mpi,
@@ -147,6 +152,11 @@ def _srun(plan: Plan) -> dict[str, Value]:
         "open-mode": "append",
         "output": "logs/node-%n.log",
     }
+
+
+def _inside(plan: Plan) -> dict[str, str]:
+    """What env sets inside the container: values of several lines, of which pyxis would read each as a variable."""
+    return {name: variable.value for name, variable in plan.env.items() if "\n" in variable.value}
 
 
 def render(plan: Plan) -> dict[str, Any]:
@@ -177,11 +187,14 @@ def render(plan: Plan) -> dict[str, Any]:
         "",
         "# What the step is given, and this script is not: srun's --export and --container-env name every one.",
     ]
-    lines += _array("ENV", [f"{name}={quote(variable.value)}" for name, variable in plan.env.items()])
+    inside = _inside(plan)
+    own = [f"{name}={quote(variable.value)}" for name, variable in plan.env.items() if name not in inside]
+    lines += _array("ENV", [*own, f"{LOGIN_SHELL}=n"])
     lines += ["", "# shellcheck disable=SC2054 # commas are the options' own"]
     lines += [*_array("SRUN", _options({**_srun(plan), **profile.srun}, quote)), ""]
     lost = '{ echo "slipway: refused: $PWD holds no slipway/: submit from inside the run directory" >&2; exit 78; }'
-    lines += [f". slipway/batch.sh || {lost}", f"main {' '.join(quote(w) for w in plan.command)}", ""]
+    command = [*(["env", *(f"{n}={v}" for n, v in inside.items())] if inside else []), *plan.command]
+    lines += [f". slipway/batch.sh || {lost}", f"main {' '.join(quote(w) for w in command)}", ""]
     return {"script": "\n".join(lines)}
 
 
@@ -203,8 +216,8 @@ def _directive(value: str) -> str:
 
 def fill(request: dict[str, Any], run: Claimed) -> dict[str, Any]:
     """The same: the script finds out where it is. Raises SlipwayError 78 where pyxis cannot mount that."""
-    if re.search(r"[,:\n]", str(run.path)):
-        what = "a comma, colon or newline in the path of the run directory, which pyxis cannot mount"
+    if _NO_MOUNT.search(str(run.path)):
+        what = f"the path of the run directory holds {_CANNOT}"
         raise SlipwayError(Exit.CONFIG, what, where=str(run.path), remedy="name another: --runs-dir")
     return request | {"sha256": canonical.sha256(request["script"].encode())}
 

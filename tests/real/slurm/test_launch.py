@@ -51,7 +51,7 @@ def test_what_is_submitted_is_what_the_dry_run_printed(lab: Lab, place: Path) ->
 
 def test_the_environment_of_the_shell_stays_behind(lab: Lab, place: Path) -> None:
     odd = {"PYXIS_CONTAINER_IMAGE": "/nowhere", "SBATCH_PARTITION": "urgent", "SSL_CERT_FILE": "/x"}
-    value = 'it\'s "quoted" $(touch /tmp/never) `id`\n#, and = more'
+    value = 'it\'s "quoted" $(touch /tmp/never) `id`\n#, and = more\nSSL_CERT_FILE=/of/a/line\n'
     words = (*toy(place / "out"), "--env", f"ODD={value}", "--env", "LC_ALL=C.UTF-8")
     run = lab.submit(*words, LD_LIBRARY_PATH="/hostlib", **odd)
     lab.await_end(run)
@@ -80,6 +80,23 @@ def test_a_job_that_a_node_could_not_start_is_no_success(lab: Lab, place: Path) 
     assert (told["JobState"], told["ExitCode"]) == ("COMPLETED", "0:0")
     assert (done.code, run.ended) == (69, (69, "engine")), done
     assert "its script was never started" in run.outcome["reason"]
+
+
+def test_a_home_that_is_mounted_changes_no_variable(lab: Lab, place: Path) -> None:
+    lab.profile("homely", "mount_home: true")
+    done = lab.launch("--profile", "homely", *toy(place / "out"), "--follow")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    given = facts((run.path / "logs" / "node-0.log").read_text())["given"]
+    assert done.code == 0 and given["PATH"].startswith("/opt/venv/bin:") and given["LD_LIBRARY_PATH"] is None, done
+
+
+@pytest.mark.parametrize("name", ["$(echo other)", 'a"b', "a b", "a`b", "a\\b"])
+def test_a_path_that_a_shell_would_read_is_refused_before_anything_is_made(lab: Lab, place: Path, name: str) -> None:
+    before = lab.tree.all_runs()
+    done = lab.launch("--profile", "lab", *toy(place / name))
+    assert done.code == 78 and "mount /output: " in done.err and "which pyxis cannot mount" in done.err, done
+    assert "use a folder with another name" in done.err
+    assert lab.tree.all_runs() == before and not (place / name).exists()
 
 
 def test_a_failing_node_tells_the_exit_code(lab: Lab, place: Path) -> None:
