@@ -10,7 +10,7 @@
 
 ATTEMPT=0
 SRUN_PID=''
-TOLD=''      # why the step was told to leave: 'time limit' or 'TERM'
+TOLD=''      # why the step was told to leave: 'time limit', 'TERM' or 'preempted'
 ENDED=''     # Slurm told this script, too
 SRUN_CODE='' # of srun itself
 NONCES=()    # written by this script, for the nodes to find
@@ -27,6 +27,7 @@ main() {
     check_place
     trap finish EXIT
     trap on_limit USR1
+    trap on_cancel USR2
     trap on_term TERM
     check_image
     ATTEMPT=${SLURM_RESTART_COUNT:-0}
@@ -35,7 +36,7 @@ main() {
     ((ATTEMPT < ATTEMPTS)) || refuse "started $((ATTEMPT + 1)) times, the profile allows $ATTEMPTS (attempts)"
     check_secrets
     make_folders
-    rm -f container/failed container/*/status.json
+    rm -rf container/failed container/*/status.json container/*/ranks
     describe_job
     set_up
     remove_leftovers
@@ -113,7 +114,7 @@ run_step() {
     leave_nonces
     env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@" &
     SRUN_PID=$!
-    [[ $TOLD != 'time limit' ]] || tell_step &
+    [[ -z $TOLD ]] || tell_step &
     while kill -0 "$SRUN_PID" 2>/dev/null; do
         wait "$SRUN_PID"
     done
@@ -122,6 +123,10 @@ run_step() {
     ((SRUN_CODE >= 0)) || SRUN_CODE=143 # bash 5.2 loses it, and says -1, where a signal comes with srun's end
     rm -f "${NONCES[@]}"
     ((SRUN_CODE)) || never_started
+    if ((SRUN_CODE)) && [[ -n $TOLD ]] && ! began; then # what makes a container ends with the signal, as if that were an error
+        SRUN_CODE=143
+        say "told to stop ($TOLD) before its container was made"
+    fi
     ((SRUN_CODE == 0)) && exit 0
     ! job_says PreemptTime=2 || TOLD=preempted
     # Who cancels a job that is near its limit does not want it back; Slurm would put it there.
@@ -142,6 +147,9 @@ never_started() {
     done
 }
 
+# Whether an entrypoint has begun on any node.
+began() { compgen -G 'container/*/ranks' >/dev/null; }
+
 # The exit code of the node that failed first, which its entrypoint has written; else srun's.
 step_code() {
     local code=''
@@ -154,6 +162,13 @@ step_code() {
 on_limit() {
     TOLD='time limit'
     say "the time limit is near: the step is told"
+    [[ -z $SRUN_PID ]] || tell_step &
+}
+
+# Of `launch cancel`.
+on_cancel() {
+    TOLD=TERM
+    say "the step is told to stop"
     [[ -z $SRUN_PID ]] || tell_step &
 }
 
@@ -208,7 +223,7 @@ await_term() {
 
 finish() {
     local code=$?
-    trap '' TERM USR1
+    trap '' TERM USR1 USR2
     trap - EXIT
     [[ -z $GOES_ON ]] || exit "$code"
     if requeued; then

@@ -250,15 +250,19 @@ def _on_host(path: str, plan: Plan, run: Run) -> str:
 def _cause(run: Run, kind: str, status: Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
     if status.out_of_memory:
         return "memory", "killed: out of memory"
+    said = "" if wrote else engines.of(kind).explain(run.log_text())
+    stopped = said.startswith("told to stop")
     if run.had_event("cancel"):
-        return "cancelled", wrote.get("reason", "") or "cancelled"
+        return "cancelled", wrote.get("reason", "") or (said if stopped else "cancelled")
     if status.error:
         return "engine", status.error
     if not wrote and run.had_event("signal"):
         return "signal", "killed: it did not leave when it was told to stop"
     if not wrote:
-        said = engines.of(kind).explain(run.log_text())
-        return "engine", said or f"the container ended with {code} before its entrypoint could say why"
+        return (
+            "signal" if stopped else "engine",
+            said or f"the container ended with {code} before its entrypoint could say why",
+        )
     cause: records.Cause = wrote["cause"] if wrote.get("cause") in ("step", "signal", "entrypoint") else "engine"
     return cause, wrote.get("reason", "") or ("done" if code == 0 else f"the step exited with {code}")
 

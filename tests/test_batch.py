@@ -297,6 +297,26 @@ def test_what_slurm_itself_puts_back_keeps_its_secrets(job: Job) -> None:
     assert secret.exists()
 
 
+@pytest.mark.parametrize(
+    ("told", "why"), [(signal.SIGUSR1, "time limit"), (signal.SIGUSR2, "TERM"), (signal.SIGTERM, "TERM")]
+)
+def test_what_is_told_while_its_container_is_made_was_stopped(job: Job, told: signal.Signals, why: str) -> None:
+    """What makes the container takes TERM for itself, and srun says 1."""
+    job.write(job.plan(profile={"attempts": 1}))
+    job.step(WAITS.replace("exit 143", "exit 1"))
+    job.does("scancel", TELLS)
+    process = job.start()
+    wait_for((job.path / "running").exists)
+    process.send_signal(told)
+    if told == signal.SIGTERM:  # Slurm tells the step itself
+        wait_for(lambda: not pending(process.pid, told))
+        (job.path / "told").touch()
+    assert process.wait(PATIENCE) == 143, job.err
+    assert f"told to stop ({why}) before its container was made" in job.err
+    assert [c.words for c in job.calls("scancel")] == ([] if told == signal.SIGTERM else [["--signal=TERM", "7.3"]])
+    assert (job.attempts[-1]["exit"], job.attempts[-1]["why"]) == ("143", why)
+
+
 def test_what_nodes_have_to_share_is_marked_before_the_step(job: Job) -> None:
     """All their containers are younger than the mark, however long they take to make."""
     job.write()

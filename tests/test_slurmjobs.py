@@ -28,7 +28,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Slurm's commands, which the launcher finds; a controller that has forgotten every job, and no accounts."""
     commands = Commands(tmp_path / "slurm")
     commands.does("scontrol", FORGOTTEN)
-    commands.does("squeue", "[[ $1 != --steps ]] || printf '%s\\n' '7.batch batch' '7.0 leftovers' '7.3 slipway'")
+    commands.does("squeue", "[[ $1 != --steps ]] || printf '%s\\n' batch leftovers slipway")
     commands.does("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     monkeypatch.setenv("PATH", str(commands.bin))
     monkeypatch.setattr(slurmjobs, "POLL", 0.01)
@@ -255,8 +255,8 @@ def test_a_controller_that_is_away_is_no_missing_job(slurm: Commands, job: Run) 
 @pytest.mark.parametrize(
     ("state", "name", "words"),
     [
-        ("RUNNING", "TERM", ["--signal=TERM", "7.3"]),
-        ("RUNNING", "INT", ["--signal=INT", "7.3"]),
+        ("RUNNING", "TERM", ["--batch", "--signal=USR2", "7"]),
+        ("RUNNING", "INT", ["--batch", "--signal=USR2", "7"]),
         ("RUNNING", "KILL", ["7"]),
         ("PENDING", "TERM", ["7"]),
         ("PENDING", "KILL", ["7"]),
@@ -265,7 +265,7 @@ def test_a_controller_that_is_away_is_no_missing_job(slurm: Commands, job: Run) 
 def test_the_step_is_told_and_a_job_without_one_is_cancelled(
     slurm: Commands, job: Run, state: str, name: str, words: list[str]
 ) -> None:
-    """Never srun, which would kill the step."""
+    """By the batch script; never by srun, which would kill the step."""
     knows(slurm, state)
     jobs().signal(job, name)
     assert [c.words for c in slurm.calls("scancel")] == [words]
@@ -274,7 +274,7 @@ def test_the_step_is_told_and_a_job_without_one_is_cancelled(
 def test_a_job_that_has_no_step_yet_is_cancelled(slurm: Commands, job: Run) -> None:
     """scancel would say that it has told the step."""
     knows(slurm)
-    slurm.does("squeue", "echo '7.batch batch'; echo '7.0 leftovers'")
+    slurm.does("squeue", "echo batch; echo leftovers")
     jobs().signal(job, "TERM")
     assert [c.words for c in slurm.calls("scancel")] == [["7"]]
 

@@ -96,16 +96,16 @@ class SlurmJobs:
         return ask
 
     def signal(self, run: Claimed, name: str) -> None:
-        """TERM and INT go to the step alone, which may save; the batch script then ends with it. KILL ends the job.
+        """TERM and INT are the batch script's to pass on, as USR2: the step may save. KILL ends the job.
 
-        A job without a step has nothing to save; of a signal to a step that is not there, scancel would say nothing.
+        A job without a step has nothing to save.
         """
         job = self.job(run)
         status = self.status(run)
         if job is None or status.state in _OVER:
             return
-        step = _step(job) if name != "KILL" and status.state == "running" else ""
-        done = _call(["scancel", f"--signal={name}", step] if step else ["scancel", job])
+        ask = name != "KILL" and status.state == "running" and _has_step(job)
+        done = _call(["scancel", *(["--batch", "--signal=USR2"] if ask else []), job])
         if done.returncode and self.status(run).state not in _OVER:
             raise SlipwayError(Exit.UNAVAILABLE, f"scancel: {done.stderr.strip()}", where=f"job {job}")
 
@@ -122,10 +122,9 @@ def name(run: Claimed) -> str:
     return f"slipway-{run.id}"
 
 
-def _step(job: str) -> str:
-    """The step that is the run, by its name: setup lines and removals have steps of their own. Empty: there is none."""
-    done = _call(["squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i %j"])
-    return next((line.split()[0] for line in done.stdout.splitlines() if line.split()[1:] == [STEP]), "")
+def _has_step(job: str) -> bool:
+    """Whether the step that is the run is there, by its name: setup lines and removals have steps of their own."""
+    return STEP in _call(["squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%j"]).stdout.split()
 
 
 def _call(words: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

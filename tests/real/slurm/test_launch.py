@@ -323,6 +323,27 @@ def test_cancel_asks_the_step_first(lab: Lab, work: Work, place: Path) -> None:
     assert [a["requeued"] for a in attempts(run) if a["event"] == "end"] == ["false"]
 
 
+@stand_in
+@pytest.mark.parametrize(("way", "cause"), [("cancel", "cancelled"), ("time limit", "signal")])
+def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: Path, way: str, cause: str) -> None:
+    """What makes it takes the signal for itself, and fails."""
+    lab.profile("single", "sbatch: {nodelist: n2}", "attempts: 1")
+    lab.slurm.write_local("n2", ".unpacking", "")
+    try:
+        run = Run(lab.tree.runs / lab.launch("--profile", "single", *toy(place / "out")).out.strip())
+        steps = ("squeue", "--steps", "--noheader", f"--jobs={lab.job(run)}", "--format=%j")
+        until("the step", lambda: "slipway" in lab.slurm.call(*steps).out.split())
+        if way == "cancel":
+            assert lab.launch("cancel", run.id).code == 0
+        else:
+            assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        lab.await_end(run)
+    finally:
+        lab.slurm.remove_local("n2", ".unpacking")
+    assert lab.collected(run).ended == (143, cause), (run.path / "logs" / "job.log").read_text()
+    assert run.outcome["reason"].endswith(") before its container was made")
+
+
 def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Path) -> None:
     lab.profile("held", "sbatch: {hold: true}")
     run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
