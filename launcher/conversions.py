@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def lives(found: Holder) -> bool:
         what = f"run {found.run} of {found.host} makes it, and {found.directory} cannot be seen from here"
         raise SlipwayError(Exit.TRY_AGAIN, what, remedy="if it has ended: launch cache prune --force FOLDER")
     if found.host != os.uname().nodename and engines.of(found.kind).ATTACHED:
-        remedy = f"wait for it: launch show {found.run}, on {found.host}"
+        remedy = f"wait for it: launch show {shlex.quote(found.directory)}, on {found.host}"
         raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} makes it on {found.host}", remedy=remedy)
     record, state = life.refresh(Run(Path(found.directory)))
     return record.outcome is None if record else state != "never submitted"

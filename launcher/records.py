@@ -13,12 +13,14 @@ import fcntl
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from launcher import profiles
 from launcher.plan import Plan
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
@@ -157,6 +159,15 @@ def runs_dir(root: Root, option: str | None, profile_runs: str | None) -> Path:
     """`--runs-dir`, the profile's `runs:`, $SLIPWAY_RUNS, else the project's own."""
     named = option or profile_runs or os.environ.get("SLIPWAY_RUNS", "").strip()
     return Path(named).expanduser().absolute() if named else root.runs
+
+
+def spoken(root: Root, path: Path) -> str:
+    """How a command of this shell names a run: by its id where it looks by itself, else by its directory."""
+    with contextlib.suppress(SlipwayError):  # a shell whose profile is broken finds nothing by itself
+        profile = profiles.find_profile(root, os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker")
+        if runs_dir(root, None, profile.runs) == path.parent:
+            return path.name
+    return shlex.quote(str(path))
 
 
 def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:

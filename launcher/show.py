@@ -19,6 +19,7 @@ from slipway import canonical
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
 from slipway.files import read_text
+from slipway.project import find_root
 
 
 def list_runs(folder: Path, as_json: bool) -> None:
@@ -67,7 +68,7 @@ def show(run: Run, as_json: bool) -> None:
     for log in sorted((run.path / "logs").glob("*.log")):
         click.echo(f"log        {log}")
     if not any((run.path / "logs").glob("*.log")):
-        click.echo("log        still with the engine: launch logs")
+        click.echo(f"log        still with the engine: launch logs {records.spoken(find_root(), run.path)}")
     click.echo(f"record     {run.record_file}")
 
 

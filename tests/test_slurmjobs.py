@@ -184,7 +184,9 @@ def test_without_accounts_the_jobs_own_lines_count(
 ) -> None:
     monkeypatch.setattr(slurmjobs, "TIMEOUT", 0.3)
     slurm.does("sacct", accounts)
-    assert jobs().status(job) == Status("missing")
+    status = jobs().status(job)
+    assert (status.state, status.exit_code) == ("exited", Exit.UNAVAILABLE)
+    assert status.error.startswith("Slurm has forgotten job 7, whose script never began: ")
     attempts(job, STARTED, ended(5))
     assert jobs().status(job) == Status("exited", exit_code=5, started=START, finished=END)
 

@@ -136,7 +136,7 @@ def _start_conversion(prepared: Any) -> Any:
 
 
 def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
-    from launcher import conversions, life
+    from launcher import conversions, life, records
 
     if detach and follow:
         raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
@@ -144,7 +144,7 @@ def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
     if detach or not (prepared.engine.ATTACHED or follow):
         with life.submitted(prepared, after) as (started, _):
             click.echo(started.id)
-        say(f"follow it with: launch logs -f {started.id}")
+        say(f"follow it with: launch logs -f {records.spoken(root, started.path)}")
         return
     sys.exit(_finish(prepared, after).outcome.exit_code)
 

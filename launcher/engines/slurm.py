@@ -2,7 +2,8 @@
 
 What pyxis does with its options was seen on a real one: mounts have no escapes and go through a shell, the last of two
 mount options wins, unknown mount flags pass, the image's variables hide the job's unless they are named, each line of a
-named one's value is read as a variable, and the whole environment of the caller reaches the task. So everything is said once, by name, and what cannot be said is refused here.
+named one's value is read as a variable, and the whole environment of the caller reaches the task. So everything is said
+once, by name, and what cannot be said is refused here.
 """
 
 from __future__ import annotations

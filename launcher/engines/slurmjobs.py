@@ -55,7 +55,9 @@ class SlurmJobs:
             return Status("missing")
         found = _ask_scontrol(job) or _ask_sacct(job) or _ask_attempts(run.path)
         if found is None:
-            return Status("missing")
+            why = "it was cancelled while it waited, or no node could start it"
+            what = f"Slurm has forgotten job {job}, whose script never began: {why}"
+            return Status("exited", exit_code=int(Exit.UNAVAILABLE), error=what)
         if found.state != "exited" or found.error:
             return found
         any(run.path.iterdir())  # a network file system then asks its server for what is new

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -353,6 +354,15 @@ def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Pat
     assert not (place / "out" / "written").exists()
 
 
+def test_the_hint_finds_a_run_that_is_not_in_this_shells_place(lab: Lab, place: Path) -> None:
+    lab.profile("own", f"runs: {place}/runs")
+    done = lab.launch("--profile", "own", *toy(place / "out"))
+    hint = re.search(r"^follow it with: launch (logs -f .+)$", done.err, re.M)
+    assert done.code == 0 and hint, done
+    followed = lab.launch(*shlex.split(hint[1]))
+    assert followed.code == 0 and "line 3" in followed.out, followed
+
+
 def test_ctrl_c_while_following_leaves_the_job_alone(lab: Lab, place: Path) -> None:
     command = lab.tree.start("launch", "--profile", "lab", *toy(place / "out"), "wait=true", "--follow")
     lab.await_file(place / "out" / "waiting")
@@ -380,6 +390,32 @@ def test_a_job_that_slurm_has_forgotten_is_known_from_its_own_record(lab: Lab, p
     lab.await_end(run)
     (run.path / "job").write_text("987654\n")
     assert lab.collected(run).ended == (5, "step")
+
+
+def test_a_job_that_slurm_has_forgotten_before_it_began(lab: Lab, place: Path) -> None:
+    lab.profile("held", "sbatch: {hold: true}")
+    run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
+    assert lab.slurm.call("scancel", lab.job(run)).code == 0
+    (run.path / "job").write_text("987654\n")
+    assert lab.collected(run).ended == (69, "engine")
+    assert "Slurm has forgotten job 987654, whose script never began" in run.outcome["reason"]
+
+
+def test_a_prolog_that_the_container_lacks_is_the_cause(lab: Lab, place: Path) -> None:
+    """A site's TaskProlog runs inside."""
+    prolog, config = lab.slurm.folder / "prolog", lab.slurm.folder / "slurm.conf"
+    prolog.write_text("#!/bin/sh\n")
+    prolog.chmod(0o755)
+    text = config.read_text()
+    try:
+        config.write_text(f"{text}TaskProlog={prolog}\n")
+        assert lab.slurm.call("scontrol", "reconfigure").code == 0
+        done = lab.launch("--profile", "lab", *toy(place / "out"), "--follow")
+    finally:
+        config.write_text(text)
+        lab.slurm.call("scontrol", "reconfigure")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert (done.code, run.ended, run.outcome["reason"]) == (1, (1, "engine"), "TaskProlog failed status=1")
 
 
 def test_a_launcher_that_dies_after_sbatch_has_not_lost_the_job(lab: Lab, place: Path) -> None:
