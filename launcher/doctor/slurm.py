@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.doctor import Check, Result, Site, failed, ok, run, unknown, warning
-from launcher.doctor.machine import credentials, folder, runs
+from launcher.doctor.machine import credentials, readable, runs
 from launcher.doctor.slurmprobe import probe
 from launcher.engines import slurmwords
 from launcher.profiles import SlurmProfile
@@ -190,7 +190,7 @@ def _squash(site: Site) -> Iterator[Result]:
     elif not profile.squash:
         yield warning("the profile names no folder for .sqsh files", "squash: a folder that every node sees")
     else:
-        yield folder(Path(profile.squash), "squash: in the profile")
+        yield readable(Path(profile.squash), "squash: in the profile")
         yield from _below(profile, Path(profile.squash), "squash")
 
 
@@ -210,7 +210,7 @@ def _shared(site: Site) -> Iterator[Result]:
         yield warning("the profile names none", "shared: the folders that every node sees")
     for name in site.profile.shared:
         yield (
-            folder(Path(name), "shared: in the profile")
+            readable(Path(name), "shared: in the profile")
             if Path(name).is_dir()
             else failed(f"{name} is not there", "shared: the folders that every node sees", Exit.CONFIG)
         )
