@@ -172,14 +172,15 @@ on_cancel() {
     [[ -z $SRUN_PID ]] || tell_step &
 }
 
-# To a step that has not started yet scancel sends nothing, and says so neither.
+# To a step that has not started yet scancel sends nothing, and says so neither. URG reaches the entrypoints alone: all
+# else ignores it, also what mounts the image where pyxis does not unpack it. What makes a container knows only TERM.
 tell_step() {
     local step
     until step=$(find_step) && [[ -n $step ]]; do
         kill -0 "$$" 2>/dev/null || return
         sleep 1
     done
-    scancel --signal=TERM "$step"
+    scancel --signal="$(began && echo URG || echo TERM)" "$step"
 }
 
 # By its name: setup lines and removals have steps, too.

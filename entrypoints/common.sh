@@ -38,7 +38,7 @@ REASON='the entrypoint ended before it started the step'
 main() {
     set -u
     trap finish EXIT
-    trap 'on_signal TERM' TERM
+    trap 'on_signal TERM' TERM URG # where pyxis mounts the image, a TERM to the step ends what mounts it, too
     trap 'on_signal INT' INT
     started=$(now)
     prepare_state
@@ -416,7 +416,7 @@ end_leftovers() {
 
 finish() {
     local code=$?
-    trap '' TERM INT
+    trap '' TERM INT URG
     trap - EXIT
     end_watchdog
     [[ -z $STEP_PID ]] || end_leftovers

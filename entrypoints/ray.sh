@@ -160,7 +160,7 @@ fi
 # Ray ends its own processes in order when it is told, which takes seconds; workers of its that are left then are idle.
 finish_ray() {
     local code=$? tries
-    trap '' TERM INT
+    trap '' TERM INT URG
     : >"$RAY_LOGS/ended"
     [[ -z $RAY_WATCH ]] || kill "$RAY_WATCH" 2>/dev/null
     [[ -z $STEP_PID ]] || kill -- "-$STEP_PID" 2>/dev/null

@@ -17,7 +17,7 @@ from helpers import REPO
 from slurm_job import PATIENCE, REQUEUES, STEP, Job
 
 # Says that it runs, and ends with 143 when scancel has told it.
-WAITS = "touch running; until [[ -e told ]]; do read -rt 0.01 <> <(:); done; exit 143"
+WAITS = "mkdir -p container/0/ranks; touch running; until [[ -e told ]]; do read -rt 0.01 <> <(:); done; exit 143"
 TELLS = "touch told"
 
 
@@ -153,7 +153,7 @@ def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job)
     process = start_waiting(job)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
-    assert [c.words for c in job.calls("scancel")] == [["--signal=TERM", "7.3"]]
+    assert [c.words for c in job.calls("scancel")] == [["--signal=URG", "7.3"]]
     assert ["requeue", "7"] in [c.words for c in job.calls("scontrol")]
     end = job.attempts[-1]
     assert (end["exit"], end["why"], end["requeued"]) == ("143", "time limit", "true")
@@ -303,7 +303,7 @@ def test_what_slurm_itself_puts_back_keeps_its_secrets(job: Job) -> None:
 def test_what_is_told_while_its_container_is_made_was_stopped(job: Job, told: signal.Signals, why: str) -> None:
     """What makes the container takes TERM for itself, and srun says 1."""
     job.write(job.plan(profile={"attempts": 1}))
-    job.step(WAITS.replace("exit 143", "exit 1"))
+    job.step(WAITS.replace("mkdir -p container/0/ranks; ", "").replace("exit 143", "exit 1"))
     job.does("scancel", TELLS)
     process = job.start()
     wait_for((job.path / "running").exists)

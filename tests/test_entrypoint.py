@@ -347,6 +347,15 @@ def test_the_signal_that_the_step_wants_is_sent(box: Container) -> None:
     assert "saved" in box.out
 
 
+def test_a_signal_that_all_others_ignore_is_as_good_as_term(box: Container) -> None:
+    """The job's script sends it to all processes of the step."""
+    saves = "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
+    process = box.start_ready(READY + saves + ANNOUNCE + WAIT)
+    process.send_signal(signal.SIGURG)
+    assert process.wait(PATIENCE) == 143
+    assert "saved" in box.out and box.status["signal"] == "TERM"
+
+
 def test_without_ranks_the_group_is_told(box: Container) -> None:
     process = box.start_ready(READY + "print('ready', flush=True)\n" + WAIT)
     process.terminate()

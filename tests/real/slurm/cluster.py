@@ -9,7 +9,8 @@ puts there (`write_local`) only that node has: it stands for a disk that the sit
 A node that is started again has an empty one.
 
 What is to go wrong on a node with the plugin that stands for pyxis, a file there says: `.unpacking`: the container is
-being made for as long as the file is there; `.removing`: likewise, for its removal; `.no-pyxis`: there is no plugin.
+being made for as long as the file is there; `.removing`: likewise, for its removal; `.no-pyxis`: there is no plugin;
+`.squashfuse`: a TERM to the step ends what holds its root.
 With real ones (SLIPWAY_TEST_PYXIS), what needs these is not tested.
 """
 

@@ -325,6 +325,26 @@ def test_cancel_asks_the_step_first(lab: Lab, work: Work, place: Path) -> None:
 
 
 @stand_in
+@pytest.mark.parametrize("way", ["cancel", "time limit"])
+def test_where_pyxis_mounts_the_image_a_step_can_save(lab: Lab, place: Path, way: str) -> None:
+    """By a process of the step, which a TERM to the step would end."""
+    lab.profile("mounting", "sbatch: {nodelist: n2}", "attempts: 1")
+    lab.slurm.write_local("n2", ".squashfuse", "")
+    try:
+        run = Run(lab.tree.runs / lab.launch("--profile", "mounting", *toy(place / "out"), "wait=true").out.strip())
+        lab.await_file(place / "out" / "waiting")
+        if way == "cancel":
+            assert lab.launch("cancel", run.id).code == 0
+        else:
+            assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        lab.await_end(run)
+    finally:
+        lab.slurm.remove_local("n2", ".squashfuse")
+    assert lab.collected(run).ended == (143, "cancelled" if way == "cancel" else "signal"), run.outcome
+    assert (place / "out" / "saved").exists()
+
+
+@stand_in
 @pytest.mark.parametrize(("way", "cause"), [("cancel", "cancelled"), ("time limit", "signal")])
 def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: Path, way: str, cause: str) -> None:
     """What makes it takes the signal for itself, and fails."""
