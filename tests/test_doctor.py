@@ -229,6 +229,21 @@ def test_what_the_profile_has_wrong_is_said(site: Project, before: str, after: s
     assert code == (78 if line.startswith("failed") else 0)
 
 
+def test_a_site_whose_pyxis_mounts_images_is_warned(site: Project, tmp_path: Path) -> None:
+    """What mounts them is a process of the step, which Slurm's TERM ends with the others."""
+    (tmp_path / "plugstack.conf").write_text("include plugstack.conf.d/*.conf\n")
+    (tmp_path / "plugstack.conf.d").mkdir()
+    own = tmp_path / "plugstack.conf.d" / "pyxis.conf"
+    config = f"{CONFIG}PlugStackConfig         = {tmp_path}/plugstack.conf\n"
+    say(site, "scontrol", ANSWERS["scontrol"] | {"show config": config})
+    own.write_text("required /usr/lib/spank_pyxis.so runtime_path=/run/pyxis\n")
+    assert seen(site) == (0, WELL)
+    own.write_text("required /usr/lib/spank_pyxis.so runtime_path=/run/pyxis use_squashfuse=true\n")
+    code, lines = seen(site)
+    (more,) = set(lines) - set(WELL)
+    assert code == 0 and more.startswith("warning pyxis pyxis mounts images (use_squashfuse)")
+
+
 def test_a_machine_without_slurm_fails_once_and_what_needs_it_is_unknown(site: Project) -> None:
     (Path(site.env["PATH"]) / "sbatch").unlink()
     code, lines = seen(site)

@@ -73,8 +73,22 @@ def _pyxis(site: Site) -> Iterator[Result]:
         yield unknown(said.why)
     elif "--container-image" in said.out:
         yield ok("srun knows --container-image")
+        if _mounts_images(Path(_config(site).get("PlugStackConfig", ""))):
+            remedy = "end jobs with launch cancel; with `scancel` or a preemption without GraceTime a step cannot save"
+            yield warning("pyxis mounts images (use_squashfuse): what Slurm ends loses its root at once", remedy)
     else:
         yield failed("srun does not know --container-image", "pyxis is to be in plugstack.conf, here and on every node")
+
+
+def _mounts_images(file: Path) -> bool:
+    """Whether pyxis's line in plugstack.conf, or in what that includes, says so; false where it cannot be read here."""
+    if not (file.is_file() and os.access(file, os.R_OK)):
+        return False
+    text = file.read_text(encoding="utf-8", errors="replace")
+    names = re.findall(r"^\s*include\s+(\S+)", text, re.M)
+    more = [path for name in names for path in Path("/").glob(str(file.parent / name).lstrip("/"))]
+    own = re.search(r"^\s*\w+\s+\S*pyxis\S*.*\buse_squashfuse=(1|t|y)", text, re.M | re.I)
+    return bool(own) or any(_mounts_images(path) for path in more if path != file)
 
 
 def _partitions(site: Site) -> Iterator[Result]:
