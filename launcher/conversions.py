@@ -89,7 +89,7 @@ def _maker(place: Path) -> Run | None:
 
 def lives(found: Holder) -> bool:
     """Whether the run goes on, by its engine's word. Raises SlipwayError 75 where only another host could tell."""
-    if not Path(found.directory).is_dir():
+    if not os.access(found.directory, os.R_OK | os.X_OK):  # gone, or of another user
         what = f"run {found.run} of {found.host} makes it, and {found.directory} cannot be seen from here"
         raise SlipwayError(Exit.TRY_AGAIN, what, remedy="if it has ended: launch cache prune --force FOLDER")
     if found.host != os.uname().nodename and engines.of(found.kind).ATTACHED:

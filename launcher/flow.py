@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -38,7 +39,17 @@ from launcher.planner import make_plan
 from launcher.words import parse
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.files import (
+    PRIVATE,
+    PRIVATE_FOLDER,
+    cannot_write,
+    keep_private,
+    make_folders,
+    private,
+    read_text,
+    sha256_file,
+    write_atomic,
+)
 from slipway.project import Root
 
 
@@ -221,20 +232,23 @@ def _imported(there: Mapping[str, Path], name: str) -> set[str]:
 
 
 def write_run_files(prepared: Prepared, path: Path) -> None:
-    """plan.json, the request and slipway/ into a run directory; raises SlipwayError 73."""
+    """plan.json, the request and slipway/ into a run directory, which others cannot enter; raises SlipwayError 73."""
     for name, source in prepared.files.items():
         target = path / "slipway" / name
         with cannot_write(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    (path / "logs").mkdir(exist_ok=True)
     for name, write in prepared.code.items():
         write(path / "code" / name)
-    write_atomic(path / "plan.json", canonical.pretty(prepared.plan))
+    engine = prepared.engine
+    write_atomic(path / "plan.json", canonical.pretty(prepared.plan), PRIVATE)
+    write_atomic(path / engine.REQUEST, engine.request_text(prepared.request), PRIVATE)
     with cannot_write(path):
         shutil.copyfile(path / "plan.json", path / "slipway" / "plan.json")
-    engine = prepared.engine
-    write_atomic(path / engine.REQUEST, engine.request_text(prepared.request))
+        (path / "logs").mkdir(exist_ok=True)
+        for name in engine.LOGS:
+            open(path / "logs" / name, "ab", opener=private).close()
+        keep_private(path)
 
 
 def request_as(prepared: Prepared, as_json: bool) -> str:
@@ -245,8 +259,13 @@ def request_as(prepared: Prepared, as_json: bool) -> str:
 
 def write_directory(prepared: Prepared, path: Path) -> None:
     """`-o DIR`: a complete run directory, for `launch submit DIR`. Raises SlipwayError 73 where DIR is not empty."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
+    with cannot_write(path):
+        make_folders(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(PRIVATE_FOLDER)
+        if not path.is_dir() or any(path.iterdir()):
+            raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
+        keep_private(path)  # an empty folder that was there: before anything is written into it
     write_run_files(prepared, path)
 
 

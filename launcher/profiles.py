@@ -145,6 +145,16 @@ KINDS: dict[str, type[Profile]] = {"docker": DockerProfile, "enroot": EnrootProf
 _MERGED = ("env", "secrets", "ulimits", "sbatch", "srun")  # mappings that `extends` joins key by key
 
 
+# What would change which programs and libraries are loaded, what shells run, or what the launcher and Slurm say.
+_NO_SECRET = re.compile(
+    r"(PYTHON|BASH|PERL5|(LD|GLIBC|MALLOC|SLIPWAY|SLURM|SBATCH|SRUN|PMIX?|OMPI|ENROOT|PYXIS|CUDA|XDG)_)\w*"
+    r"|NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_\w*|DISABLE_REQUIRE)"
+    r"|PATH|ENV|IFS|PS4|CDPATH|SHELL|SHELLOPTS|PROMPT_COMMAND|GLOBIGNORE|GCONV_PATH|LOCPATH|NODE_OPTIONS"
+    r"|HOME|USER|LOGNAME|UID|EUID|PPID|TMPDIR|PWD|HF_HOME|HF_HUB_OFFLINE|HF_TOKEN_PATH|NRL_MEGATRON_CHECKPOINT_DIR"
+    r"|MEGATRON_CONFIG_LOCK_DIR|RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|RAY_ADDRESS"
+)
+
+
 def parse_size(text: str) -> int:
     """`8g`, `512m`, `80GiB`, `1024` in bytes (powers of 1024). Raises ValueError."""
     match = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", text.lower())
@@ -226,6 +236,7 @@ def _read(path: Path) -> Profile:
     for mount in profile.mounts:
         _check_mount(path, mount)
     for name, value in profile.secrets.items():
+        _check_secret(path, name)
         _check_text(path, ("secrets", name), value, r"env|file:/.+", "`env`, or file: and an absolute path")
     if isinstance(profile, SlurmProfile) and profile.time is not None:
         shape = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"
@@ -237,6 +248,18 @@ def _check_text(path: Path, keys: tuple[str, ...], value: str, pattern: str, exp
     if not re.fullmatch(pattern, value):
         where = f"{path}:{yamldoc.line_of(path, *keys)}"
         raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {value!r}; expected {expected}", where=where)
+
+
+def _check_secret(path: Path, name: str) -> None:
+    """A secret is a file and a variable of that name: no path, and nothing by which programs find their parts or us."""
+    why = ""
+    if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
+        why = "expected the name of a variable, such as HF_TOKEN (A to Z, digits, _)"
+    elif _NO_SECRET.fullmatch(name):
+        why = "the launcher or the container's programs set it, or load others by it; expected the name of a secret"
+    if why:
+        where = f"{path}:{yamldoc.line_of(path, 'secrets', name)}"
+        raise SlipwayError(Exit.CONFIG, f"secrets: {name!r}: {why}", where=where)
 
 
 def _check_mount(path: Path, mount: ExtraMount) -> None:

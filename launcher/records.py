@@ -22,9 +22,11 @@ import msgspec
 from launcher.plan import Plan
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import cannot_write, read_text, write_atomic
+from slipway.files import PRIVATE, PRIVATE_FOLDER, cannot_write, make_folders, owner, private, read_text, write_atomic
 from slipway.project import Root
 from slipway.yamldoc import Noun
+
+SECRETS = ".secrets"  # in the folder of all runs
 
 State = Literal["submitted", "ended"]
 Cause = Literal["step", "signal", "cancelled", "entrypoint", "engine", "memory", "launcher"]
@@ -81,7 +83,7 @@ class Run:
     @property
     def secrets(self) -> Path:
         """Where its secrets are while it runs: not in the run directory, which is for showing around."""
-        return self.path.parent / ".secrets" / self.id
+        return self.path.parent / SECRETS / self.id
 
     @property
     def record_file(self) -> Path:
@@ -97,13 +99,14 @@ class Run:
             raise SlipwayError(Exit.DATA, f"not a run record: {e}", where=str(self.record_file)) from e
 
     def write(self, record: Record) -> None:
-        write_atomic(self.record_file, canonical.pretty(record))
+        write_atomic(self.record_file, canonical.pretty(record), PRIVATE)
 
     def event(self, what: str, **facts: Any) -> None:
         """Appends one line to events.jsonl (one write: lines of two processes do not mix)."""
         line = json.dumps({"time": now(), "event": what, **facts}, sort_keys=True) + "\n"
-        with cannot_write(self.path), (self.path / "events.jsonl").open("a") as f:
-            f.write(line)
+        with cannot_write(self.path), open(self.path / "events.jsonl", "ab+", opener=private) as f:
+            cut = f.seek(0, os.SEEK_END) and f.seek(-1, os.SEEK_END) and f.read(1) != b"\n"  # by a kill, or a full disk
+            f.write(b"\n" * cut + line.encode())
 
     def had_event(self, what: str) -> bool:
         """Whether `event(what)` was written; a line that a kill cut off does not count."""
@@ -115,7 +118,7 @@ class Run:
     def lock(self, wait: bool = False) -> Iterator[bool]:
         """Holds the run's lock; yields False where another living process has it and `wait` is not asked for."""
         with cannot_write(self.path):
-            handle = (self.path / "lock").open("w")
+            handle = os.fdopen(private(str(self.path / "lock"), os.O_WRONLY | os.O_CREAT), "w")
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -160,15 +163,19 @@ def runs_dir(root: Root, option: str | None, profile_runs: str | None) -> Path:
 
 
 def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
-    """A new run directory `<time>-<step>-<plan hash, 6>`; -2, -3 … when taken. Raises SlipwayError 73."""
+    """A new run directory `<time>-<step>-<plan hash, 6>`; -2, -3 … when taken. Raises SlipwayError 73.
+
+    It is for its owner alone from the first moment: what is written into it is safe from others before it has a mode of
+    its own. The folder of all runs can be written by others only where somebody has made it so.
+    """
     stamp = (when or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%SZ")
     stem = f"{stamp}-{plan.step.replace('/', '.')}-{plan.hash[:6]}"
     with cannot_write(runs):
-        runs.mkdir(parents=True, exist_ok=True)
+        make_folders(runs)
         for number in range(1, 10_000):
             path = runs / (stem if number == 1 else f"{stem}-{number}")
             try:
-                path.mkdir()
+                path.mkdir(PRIVATE_FOLDER)
             except FileExistsError:
                 continue
             return Run(path)
@@ -176,7 +183,9 @@ def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
 
 
 def find(runs: Path, name: str) -> Run:
-    """A run by its id, a unique beginning or ending of it, its directory, or `last`. Raises SlipwayError 64 or 66."""
+    """A run by its id, a unique beginning or ending of it, its directory, or `last`. Raises SlipwayError 64, 66, 77."""
+    for path in (runs / name, Path(name)):
+        _check_readable(path)
     if "/" in name or Path(name, "plan.json").is_file():
         if not Path(name, "plan.json").is_file() and not Path(name, "lock").is_file():
             raise SlipwayError(Exit.NO_INPUT, "there is no such run directory", where=name)
@@ -193,11 +202,21 @@ def find(runs: Path, name: str) -> Run:
     raise SlipwayError(Exit.NO_INPUT, f"there is no run {name!r}", where=str(runs), remedy=remedy)
 
 
+def _check_readable(path: Path) -> None:
+    """Raises SlipwayError 77 for the run directory of somebody else."""
+    try:
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            what = f"is {owner(path)}'s, who alone may read it"
+            raise SlipwayError(Exit.NOT_PERMITTED, what, where=str(path))
+    except PermissionError as e:
+        raise SlipwayError(Exit.NOT_PERMITTED, "may not be read by you", where=str(path)) from e
+
+
 def list_ids(runs: Path) -> list[str]:
-    """Run ids, oldest first: they begin with the time."""
+    """Run ids, oldest first: they begin with the time. Of a folder that users share, those that are ours to read."""
     if not runs.exists():
         return []
     if not runs.is_dir():
         raise SlipwayError(Exit.WORDS, "the runs directory is no folder", where=str(runs))
     pattern = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}(-\d+)?")
-    return sorted(e.name for e in os.scandir(runs) if pattern.fullmatch(e.name))
+    return sorted(e.name for e in os.scandir(runs) if pattern.fullmatch(e.name) and os.access(e, os.R_OK | os.X_OK))

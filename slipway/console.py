@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,12 +18,18 @@ def say(text: str) -> None:
     """One line for the person at the terminal, while there is one; stdout is kept for results."""
     try:
         click.echo(text, err=True)
-    except BrokenPipeError:
+    except OSError:  # it was closed, or is a file on a disk that is full: no reason to end what goes on
         unread(sys.stderr)
 
 
+def say_now(text: str) -> None:
+    """The same, but nothing where that would have to wait: whoever is at the terminal may have stopped reading."""
+    if sys.stderr is not None and select.select([], [sys.stderr], [], 0)[1]:
+        say(text)
+
+
 def unread(stream: TextIO) -> None:
-    """Sends what is still to come on `stream` nowhere: its reader has left, every write would fail."""
+    """Sends what is still to come on `stream` nowhere: every write would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -16,7 +16,7 @@ OURS = ("slipway", "images", "launcher")
 LAUNCHER = [
     {"cli"},
     {"show", "steplist", "doctor", "cachelist"},
-    {"convert", "conversions"},
+    {"convert", "conversions", "foreground"},
     {"life"},
     {"flow"},
     {"observe", "code", "profilelist", "cachefolders"},

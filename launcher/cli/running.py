@@ -151,10 +151,10 @@ def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
 
 def _finish(prepared: Any, after: list[str] | None = None) -> Any:
     """Runs it to its end; its record, which has an outcome."""
-    from launcher import life, show
+    from launcher import foreground, life, show
 
     if prepared.engine.ATTACHED:
-        finished, record = life.run_in_foreground(prepared)
+        finished, record = foreground.run(prepared)
         show.print_end(finished, record)
     else:
         with life.submitted(prepared, after or ()) as (finished, _):

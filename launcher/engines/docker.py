@@ -27,6 +27,7 @@ _LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max 
 
 
 ATTACHED, KEEPS_LOG, REQUEST = True, True, "request.json"
+LOGS: tuple[str, ...] = ()
 FILES: tuple[str, ...] = ()
 
 

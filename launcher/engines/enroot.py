@@ -28,6 +28,7 @@ from slipway.errors import Exit
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = True, False, "script.sh"
+LOGS: tuple[str, ...] = ()
 FILES = ("enroot.sh", "outside.sh")
 PATIENCE = 10  # seconds that `enroot version` may take
 _NO_MOUNT = re.compile(r"[\s:,\\]")

@@ -16,7 +16,7 @@ from typing import Any
 from images import rootfs
 from launcher.engines import Claimed, Status, logfiles, polling
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write
+from slipway.files import PRIVATE, cannot_write, private
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 POLL = 0.1  # seconds between two looks at files
@@ -33,7 +33,7 @@ class EnrootRuns:
     def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
         """Starts script.sh in a session of its own; returns its pid once it has the run directory."""
         log_file = run.path / "logs" / "step.log"
-        with cannot_write(log_file), log_file.open("ab") as log:
+        with cannot_write(log_file), open(log_file, "ab", opener=private) as log:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             started = subprocess.Popen(["bash", "script.sh"], cwd=run.path, start_new_session=True, **streams)
         while not _read(run.path / "process"):
@@ -87,7 +87,7 @@ class EnrootRuns:
     def remove(self, run: Claimed) -> None:
         """What a script that was killed has left; one that has not yet begun will find its place taken."""
         with cannot_write(run.path), contextlib.suppress(FileExistsError):
-            (run.path / "process").touch(exist_ok=False)
+            (run.path / "process").touch(PRIVATE, exist_ok=False)
         if own := _read(run.path / "process").get("own"):
             rootfs.remove(Path(_read(run.path / "plan.json")["profile"]["data"], own))
 

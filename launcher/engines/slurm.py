@@ -25,6 +25,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"
+LOGS = ("job.log",)
 FILES = ("batch.sh", "outside.sh")
 EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
 # What batch.sh finds out in the job; the entrypoint needs it.
@@ -230,5 +231,5 @@ def _error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:
     return Finding(severity="error", where=where, what=what, remedy=remedy, code=code)
 
 
-__all__ = ["ATTACHED", "FILES", "KEEPS_LOG", "REQUEST", "as_text", "check", "connect", "directives", "explain", "fill",
-           "find_image", "probe", "render", "request_text"]  # fmt: skip
+__all__ = ["ATTACHED", "FILES", "KEEPS_LOG", "LOGS", "REQUEST", "as_text", "check", "connect", "directives", "explain",
+           "fill", "find_image", "probe", "render", "request_text"]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from launcher.engines import Claimed, Status, logfiles, polling, slurmwords
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
-from slipway.files import write_atomic
+from slipway.files import PRIVATE, write_atomic
 
 TIMEOUT = 60  # seconds that one command of Slurm may take: a controller that fails over lets its clients wait
 POLL = 1.0  # seconds between two questions to the controller
@@ -44,7 +44,7 @@ class SlurmJobs:
             said = slurmwords.refusal(done.stderr)
             raise SlipwayError(Exit.UNAVAILABLE, f"sbatch: {said.what}", where=said.where, remedy=said.remedy)
         job = done.stdout.strip().partition(";")[0]  # JOB;CLUSTER where there are several
-        write_atomic(run.path / "job", f"{job}\n")
+        write_atomic(run.path / "job", f"{job}\n", PRIVATE)
         return job
 
     def status(self, run: Claimed) -> Status:
