@@ -29,12 +29,13 @@ check_resolved() {
     [[ $IMAGE != UNRESOLVED ]] || refuse "the image was not resolved when this script was written; write it again"
 }
 
+# Others may be able to make folders beside the run directory.
+own_secrets() { [[ ! -L ../.secrets && ! -L $SECRETS_DIR && -O $SECRETS_DIR ]]; }
+
 check_secrets() {
     local name
-    if ((${#SECRETS[@]})) && [[ -e $SECRETS_DIR ]]; then
-        [[ ! -L ../.secrets && ! -L $SECRETS_DIR && -O $SECRETS_DIR ]] ||
-            fail "$NOT_PERMITTED" "refused: $SECRETS_DIR is not your own folder, but a link or somebody else's"
-    fi
+    ((${#SECRETS[@]} == 0)) || [[ ! -e $SECRETS_DIR ]] || own_secrets ||
+        fail "$NOT_PERMITTED" "refused: $SECRETS_DIR is not your own folder, but a link or somebody else's"
     for name in "${SECRETS[@]}"; do
         [[ -r $SECRETS_DIR/$name ]] ||
             fail "$NOT_PERMITTED" "refused: the secret $name is not in $SECRETS_DIR; submit this directory with: launch submit ${PWD@Q}"
@@ -53,5 +54,5 @@ make_folders() {
 }
 
 remove_secrets() {
-    ((${#SECRETS[@]} == 0)) || rm -rf "$SECRETS_DIR" || say "cannot remove the secrets in $PWD/$SECRETS_DIR: remove them"
+    ((${#SECRETS[@]} == 0)) || ! own_secrets || rm -rf "$SECRETS_DIR" || say "cannot remove the secrets in $PWD/$SECRETS_DIR: remove them"
 }

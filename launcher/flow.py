@@ -41,10 +41,10 @@ from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import (
     PRIVATE,
-    PRIVATE_FOLDER,
     cannot_write,
     keep_private,
     make_folders,
+    make_private,
     private,
     read_text,
     sha256_file,
@@ -262,7 +262,7 @@ def write_directory(prepared: Prepared, path: Path) -> None:
     with cannot_write(path):
         make_folders(path.parent)
         with contextlib.suppress(FileExistsError):
-            path.mkdir(PRIVATE_FOLDER)
+            make_private(path)
         if not path.is_dir() or any(path.iterdir()):
             raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
         keep_private(path)  # an empty folder that was there: before anything is written into it

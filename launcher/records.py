@@ -22,7 +22,7 @@ import msgspec
 from launcher.plan import Plan
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import PRIVATE, PRIVATE_FOLDER, cannot_write, make_folders, owner, private, read_text, write_atomic
+from slipway.files import PRIVATE, cannot_write, make_folders, make_private, owner, private, read_text, write_atomic
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -175,7 +175,7 @@ def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
         for number in range(1, 10_000):
             path = runs / (stem if number == 1 else f"{stem}-{number}")
             try:
-                path.mkdir(PRIVATE_FOLDER)
+                make_private(path)
             except FileExistsError:
                 continue
             return Run(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pwd
@@ -72,6 +73,12 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, PRIVATE)
 
 
+def make_private(path: Path) -> None:
+    """A new folder for its owner alone, from the first moment. Raises FileExistsError."""
+    path.mkdir(PRIVATE_FOLDER)
+    _drop_acl(path)
+
+
 def keep_private(folder: Path) -> None:
     """Takes all rights of others from `folder` and everything below; programs stay programs.
 
@@ -80,6 +87,20 @@ def keep_private(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
+    _drop_acl(folder)
+
+
+def _drop_acl(folder: Path | int) -> None:
+    """A default ACL, handed down by the folder above, would count in place of the umask for what is made in it."""
+    try:
+        names = os.listxattr(folder) if hasattr(os, "listxattr") else []
+    except OSError as e:
+        if e.errno != errno.ENOTSUP:
+            raise
+        return
+    for name in names:
+        if name.startswith("system.posix_acl_"):
+            os.removexattr(folder, name)
 
 
 def own_folder(path: Path) -> None:
@@ -89,7 +110,7 @@ def own_folder(path: Path) -> None:
     """
     with cannot_write(path):
         with contextlib.suppress(FileExistsError):
-            path.mkdir(PRIVATE_FOLDER)
+            make_private(path)
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             what = f"belongs to {owner(path)}" if stat.S_ISDIR(found.st_mode) else "is no folder"
@@ -97,6 +118,7 @@ def own_folder(path: Path) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             os.fchmod(handle, stat.S_IMODE(os.fstat(handle).st_mode) & ~_OTHERS)
+            _drop_acl(handle)
         finally:
             os.close(handle)
 

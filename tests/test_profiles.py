@@ -235,3 +235,30 @@ def test_a_kind_that_there_is_not_is_refused(site: Project, kind: str, remedy: s
 def test_a_profile_of_each_kind_is_written_to_a_plan_and_read_from_it(site: Project, name: str) -> None:
     found = profiles.find_profile(site.root, name)
     assert msgspec.json.decode(msgspec.json.encode(found), type=profiles.Profile) == found
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/cron.d/x", "/x", "a/b", "hf_token", "1TOKEN", "A-B", "A B", "''", "'A\\n'"]
+)
+def test_a_secret_is_named_as_a_variable(site: Project, name: str) -> None:
+    path = site.write(MINE, f"schema: 1\nkind: docker\nsecrets:\n  {name}: env\n")
+    with pytest.raises(SlipwayError, match="expected the name of a variable, such as HF_TOKEN") as e:
+        profiles.find_profile(site.root, "mine")
+    assert (e.value.code, e.value.where) == (Exit.CONFIG, f"{path}:4:3")
+
+
+OTHERS = ["PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "IFS", "HOME", "HF_HOME"]
+OTHERS += ["HF_TOKEN_PATH", "SLIPWAY_SECRETS", "SLURM_JOB_ID", "RANK", "NVIDIA_VISIBLE_DEVICES", "GLIBC_TUNABLES"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_secret_is_none_of_what_programs_are_loaded_by_or_the_launcher_sets(site: Project, name: str) -> None:
+    site.write(MINE, f"schema: 1\nkind: docker\nsecrets: {{{name}: env}}\n")
+    with pytest.raises(SlipwayError, match=f"secrets: '{name}': the launcher or the container's programs set it"):
+        profiles.find_profile(site.root, "mine")
+
+
+def test_secrets_that_are_usual(site: Project) -> None:
+    names = ["HF_TOKEN", "WANDB_API_KEY", "NVIDIA_API_KEY", "NGC_API_KEY", "LDAP_PASSWORD", "GITHUB_TOKEN", "_X1"]
+    site.write(MINE, "schema: 1\nkind: docker\nsecrets:\n" + "".join(f"  {name}: env\n" for name in names))
+    assert list(profiles.find_profile(site.root, "mine").secrets) == names

@@ -192,3 +192,5 @@ def test_an_event_that_a_kill_cut_off_does_not_count(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("a") as f:
         f.write('{"event": "ended", "ti')
     assert run.had_event("started") and not run.had_event("ended")
+    run.event("ended")  # on a line of its own
+    assert run.had_event("started") and run.had_event("ended")

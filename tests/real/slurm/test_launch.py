@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ..conftest import Work, facts, toy
-from ..support import ENDLESS, Run, until
+from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, until
 from .conftest import Lab
 
 pytestmark = [
@@ -226,6 +226,19 @@ def test_a_secret_reaches_the_step_and_nothing_else(lab: Lab, place: Path) -> No
         ["grep", "-rl", canary, str(run.path), str(planned), str(place)], capture_output=True, text=True
     )
     assert found.stdout == ""
+
+
+@pytest.mark.parametrize(("mask", "written"), [(0o000, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_run_directory_is_for_its_owner_alone(lab: Lab, place: Path, mask: int, written: int) -> None:
+    """What Slurm itself opens in it, too. What the step makes has the modes of the umask at submission."""
+    runs = open_runs(place)
+    done = by_umask(lab.tree, mask).launch("--profile", "lab", "test/toy", "--runs-dir", str(runs), "--follow")
+    assert done.code == 0, done
+    (run,) = map(Run, runs.glob("[!.]*"))
+    assert {p.name for p in (run.path / "logs").iterdir()} == {"job.log", "node-0.log"}
+    assert {"attempts.jsonl", "job"} <= {p.name for p in run.path.iterdir()}
+    assert run.path.stat().st_mode & 0o777 == 0o700
+    assert open_to_others(run.path) == ({"output/written": written} if written & 0o077 else {})
 
 
 def test_cancel_asks_the_step_first(lab: Lab, work: Work, place: Path) -> None:
