@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from .conftest import Work, toy
 from .support import Run, Running, Tree, until
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")]
-PROGRAMS = Path(sys.executable).parent
+PROGRAM = str(Path(sys.executable).parent / "launch")
 LINES = 20_000  # more than a page of a copy that is there already, and than a pipe holds
 
 
@@ -51,20 +52,38 @@ def fill(disk: Path) -> Path:
                 return disk / "filler"
 
 
-def waiting(tree: Tree, place: Path, runs: Path, *words: str, **options: bool) -> tuple[Running, Run]:
+def alone(tree: Tree, runs: Path) -> Iterator[Tree]:
+    """The project with runs of one test alone, which end with it."""
+    made = dataclasses.replace(tree, runs=runs, env=tree.env | {"SLIPWAY_RUNS": str(runs)}, prefix=[], _started=[])
+    yield made
+    made.end_all()
+
+
+@pytest.fixture
+def lone(tree: Tree, place: Path) -> Iterator[Tree]:
+    yield from alone(tree, place / "runs")
+
+
+@pytest.fixture
+def cramped(tree: Tree, small_disk: Path) -> Iterator[Tree]:
+    """Its runs are on the small disk."""
+    yield from alone(tree, small_disk)
+
+
+def waiting(tree: Tree, place: Path, *words: str) -> tuple[Running, Run]:
     """A launch whose step waits, and its run."""
-    launched = tree.start("launch", *toy(place / "output", "wait=true", *words), "--runs-dir", str(runs), **options)
+    launched = tree.start("launch", *toy(place / "output", "wait=true", *words))
     until("a step that waits", (place / "output" / "waiting").exists)
-    (path,) = runs.glob("[!.]*")
-    return launched, Run(path)
+    (run,) = tree.all_runs()
+    return launched, run
 
 
 @pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143)])
-def test_a_disk_that_fills_while_the_step_runs(tree: Tree, place: Path, small_disk: Path, name: str, code: int) -> None:
+def test_a_disk_that_fills_while_the_step_runs(cramped: Tree, place: Path, name: str, code: int) -> None:
     """It costs the log's copy: output goes on, a signal is passed on; what is not recorded is said, and can be."""
-    launched, run = waiting(tree, place, small_disk, "deaf=true", f"lines={LINES}")
+    launched, run = waiting(cramped, place, "deaf=true", f"lines={LINES}")
     launched.await_line("waiting")
-    filler = fill(small_disk)
+    filler = fill(cramped.runs)
     launched.signal(signal.Signals[f"SIG{name}"])
     launched.await_told(f"{name}: asked to stop")
     launched.await_line(f"slipway: {name}: TERM to 1 rank")  # the container has heard it
@@ -75,18 +94,18 @@ def test_a_disk_that_fills_while_the_step_runs(tree: Tree, place: Path, small_di
     assert done.err.count(copied) == 1, done
     assert done.code == 73 and "the run has ended, which is not recorded yet: cannot write: No space" in done.err, done
     assert f"launch show {run.path}" in done.err
-    assert tree.container(run) is not None
+    assert cramped.container(run) is not None
 
     filler.unlink()
-    shown = tree.launch("show", str(run.path))
+    shown = cramped.launch("show", str(run.path))
     assert shown.code == 0 and run.outcome["exit_code"] == code, shown
-    assert f"line {LINES}\n" in run.log and tree.container(run) is None
+    assert f"line {LINES}\n" in run.log and cramped.container(run) is None
 
 
-def test_a_disk_with_room_again_costs_nothing(tree: Tree, place: Path, small_disk: Path) -> None:
+def test_a_disk_with_room_again_costs_nothing(cramped: Tree, place: Path) -> None:
     """By the end of the run its log is fetched anew. (The step itself may have failed to leave its result there.)"""
-    launched, run = waiting(tree, place, small_disk, "lines=3000")
-    filler = fill(small_disk)
+    launched, run = waiting(cramped, place, "lines=3000")
+    filler = fill(cramped.runs)
     (place / "output" / "go").touch()
     launched.await_told("the log's copy in the run directory stopped: No space")
     filler.unlink()
@@ -95,8 +114,8 @@ def test_a_disk_with_room_again_costs_nothing(tree: Tree, place: Path, small_dis
     assert run.log == done.out and "line 3000\n" in run.log
 
 
-def test_logs_that_somebody_removes(tree: Tree, place: Path) -> None:
-    launched, run = waiting(tree, place, place / "runs", "lines=3")
+def test_logs_that_somebody_removes(lone: Tree, place: Path) -> None:
+    launched, run = waiting(lone, place)
     launched.await_line("waiting")
     shutil.rmtree(run.path / "logs")
     launched.signal(signal.SIGINT)
@@ -104,40 +123,39 @@ def test_logs_that_somebody_removes(tree: Tree, place: Path) -> None:
     assert done.code == 130 and run.ended == (130, "signal"), done
     assert done.err.count("the log's copy in the run directory stopped: No such file or directory") == 1
     assert run.log == done.out
-    assert tree.container(run) is None
+    assert lone.container(run) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_reader_that_stops_reading(tree: Tree, place: Path, number: signal.Signals) -> None:
+def test_a_reader_that_stops_reading(lone: Tree, place: Path, number: signal.Signals) -> None:
     """Both streams are one pipe that is full: whoever asks the launcher to leave is heard, and the run is recorded."""
     reader, writer = os.pipe()
     words = toy(place / "output", "wait=true", f"lines={LINES}")
-    argv = [str(PROGRAMS / "launch"), *words, "--runs-dir", str(place / "runs")]
-    launched = subprocess.Popen(argv, cwd=tree.path, env=tree.env, stdout=writer, stderr=writer)
-    os.close(writer)
-    until("a step that waits", (place / "output" / "waiting").exists)
-    (place / "output" / "go").touch()
-    (path,) = (place / "runs").glob("[!.]*")
-    tree.await_exit(Run(path))
+    with subprocess.Popen([PROGRAM, *words], cwd=lone.path, env=lone.env, stdout=writer, stderr=writer) as launched:
+        os.close(writer)
+        try:
+            until("a step that waits", (place / "output" / "waiting").exists)
+            (place / "output" / "go").touch()
+            (run,) = lone.all_runs()
+            lone.await_exit(run)
 
-    def has_left() -> bool:
-        launched.send_signal(number)
-        return launched.poll() is not None
+            def has_left() -> bool:
+                launched.send_signal(number)
+                return launched.poll() is not None
 
-    until("the launcher's end", has_left)
-    os.close(reader)
-    assert Run(path).ended == (0, "step") and f"line {LINES}\n" in Run(path).log
-    assert tree.container(Run(path)) is None
+            until("the launcher's end", has_left)
+        finally:
+            launched.kill()
+            os.close(reader)
+    assert run.ended == (0, "step") and f"line {LINES}\n" in run.log
+    assert lone.container(run) is None
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", ">/dev/full 2>&1"])
-def test_streams_that_cannot_be_written(tree: Tree, place: Path, closed: str) -> None:
-    words = [*toy(place / "output", "wait=true", "lines=3"), "--runs-dir", str(place / "runs")]
-    argv = ["bash", "-c", f'exec "$@" {closed}', "-", str(PROGRAMS / "launch"), *words]
-    launched = Running(argv, tree.path, tree.env)
-    until("a step that waits", (place / "output" / "waiting").exists)
+def test_streams_that_cannot_be_written(lone: Tree, place: Path, closed: str) -> None:
+    lone.prefix[:] = ["bash", "-c", f'exec "$@" {closed}', "-"]
+    launched, run = waiting(lone, place)
     launched.signal(signal.SIGINT)
     done = launched.finish()
-    (path,) = (place / "runs").glob("[!.]*")
-    assert done.code == 130 and Run(path).ended == (130, "signal"), done
-    assert tree.container(Run(path)) is None
+    assert done.code == 130 and run.ended == (130, "signal"), done
+    assert lone.container(run) is None
