@@ -16,7 +16,7 @@ from images import debian
 from images.model import Bootstrap
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.files import cannot_write, make_folders, read_text, sha256_file, write_atomic
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -41,7 +41,7 @@ def ensure(root: Root, wish: Bootstrap, say: Callable[[str], None]) -> BaseTar:
     """
     folder = root.state / "base" / canonical.sha256(wish)[:12]
     with cannot_write(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one bootstrap at a time; the second finds the first one's tar
             return _found(folder) or _bootstrap(folder, wish, root, say)

@@ -281,5 +281,8 @@ def request_text(request: dict[str, Any]) -> str:
 
 
 def explain(log: str) -> str:
-    """Nothing: this engine tells by its API why it did not start a container, and the log is the step's."""
-    return ""
+    """What the API does not tell: bash could not read the entrypoint, since the run directory is its owner's alone."""
+    if "/slipway/entrypoint.sh: Permission denied" not in log:
+        return ""
+    why = "this engine's users are not those of this machine (rootless, or userns-remap)"
+    return f"the container cannot read the run directory, which is for you alone: {why}"

@@ -102,6 +102,19 @@ def test_a_disk_that_fills_while_the_step_runs(cramped: Tree, place: Path, name:
     assert f"line {LINES}\n" in run.log and cramped.container(run) is None
 
 
+def test_a_run_on_a_full_disk_is_cancelled(cramped: Tree, place: Path) -> None:
+    done = cramped.launch(*toy(place / "output", "wait=true"), "--detach")
+    (run,) = cramped.all_runs()
+    until("a step that waits", (place / "output" / "waiting").exists)
+    filler = fill(cramped.runs)
+    done = cramped.launch("cancel", run.id)
+    assert (place / "output" / "saved").exists(), "the step was told, and saved"
+    assert done.code == 73 and f"launch show {run.path}" in done.err, done
+    filler.unlink()
+    assert cramped.show(run).code == 0 and run.outcome["exit_code"] == 143
+    assert cramped.container(run) is None
+
+
 def test_a_disk_with_room_again_costs_nothing(cramped: Tree, place: Path) -> None:
     """By the end of the run its log is fetched anew. (The step itself may have failed to leave its result there.)"""
     launched, run = waiting(cramped, place, "lines=3000")
