@@ -18,7 +18,7 @@ from images import lock as locks
 from launcher import catalogue, fit, flow, releases
 from launcher.flow import Options, Prepared
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, make_folders, own_folder, private
+from slipway.files import cannot_write, check_own, make_folders, own_folder, private
 from slipway.project import Root
 
 FOLDER = ".converted"
@@ -77,8 +77,7 @@ def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, w
         allow_drift=options.allow_drift, argv=options.argv, procs=1, gpus=None if options.gpus else options.gpus,
     )  # fmt: skip
     first = flow.prepare(root, asked)
-    if (first.runs / FOLDER).is_symlink() or (first.runs / FOLDER).exists():
-        own_folder(first.runs / FOLDER)  # what is found in there is taken for ours
+    check_own(first.runs / FOLDER)  # what is found in there is taken for ours
     folder = first.runs / FOLDER / first.plan.hash[:16]
     whole = dataclasses.replace(asked, words=(*words, f"output={folder}"))
     return Conversion(name, flow.prepare(root, whole) if not folder.exists() else first, folder)

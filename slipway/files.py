@@ -111,16 +111,24 @@ def own_folder(path: Path) -> None:
     with cannot_write(path):
         with contextlib.suppress(FileExistsError):
             make_private(path)
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            what = f"belongs to {owner(path)}" if stat.S_ISDIR(found.st_mode) else "is no folder"
-            raise SlipwayError(Exit.NOT_PERMITTED, f"{what}; expected a folder of your own", where=str(path))
+        check_own(path)
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             os.fchmod(handle, stat.S_IMODE(os.fstat(handle).st_mode) & ~_OTHERS)
             _drop_acl(handle)
         finally:
             os.close(handle)
+
+
+def check_own(path: Path) -> None:
+    """Raises SlipwayError 77 for what is there and is no folder of ours."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        what = f"belongs to {owner(path)}" if stat.S_ISDIR(found.st_mode) else "is no folder"
+        raise SlipwayError(Exit.NOT_PERMITTED, f"{what}; expected a folder of your own", where=str(path))
 
 
 def owner(path: Path) -> str:
