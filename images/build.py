@@ -109,7 +109,7 @@ def gather(
     root: Root, lock: Lock, entry: Entry, chosen: dict[str, sources.Source], say: Callable[[str], None]
 ) -> Context:
     """The context of `entry`: rendered texts, requirements, the verify program, CUDA's substitutes, the base tar."""
-    entrypoints = root.path / "entrypoints"
+    entrypoints = root.file("entrypoints")
     files = {"verify.py": entrypoints / "verify.py"}
     for name, group in entry.groups.items():
         path = root.path / group.file
@@ -122,6 +122,7 @@ def gather(
         folder = entrypoints / "cpu" / entry.library
         hooks = [p for p in sorted(folder.glob("*")) if p.is_file()]
         files |= {f"cpu/{p.name}": p for p in [*hooks, *(folder.parent.glob("*.py") if hooks else ())]}
+    files = {name: root.file(path) for name, path in files.items()}
     texts = render.files_of(root, lock, entry)
     if chosen:
         texts["repositories.json"] = canonical.pretty({name: source.brought for name, source in chosen.items()})

@@ -63,7 +63,7 @@ def render(check: bool) -> None:
     root = find_root()
     stale = 0
     for name, text in renderer.committed(root, locks.load_lock(root)).items():
-        path = root.path / name
+        path = root.file(name)
         before = read_text(path) if path.exists() else ""
         if before == text:
             continue

@@ -196,17 +196,17 @@ def _environment(words: tuple[str, ...]) -> dict[str, str]:
 
 
 def _files(root: Root, step: catalogue.Step, program: str, engine: engines.Engine) -> dict[str, Path]:
-    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 where there is no such program."""
-    folder = root.path / "entrypoints"
-    files = {"entrypoint.sh": folder / f"{step.library}.sh"}
+    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 for an unknown program, 77."""
+    folder = root.file("entrypoints")
     ray = ("ray.sh", "ray_node.py") if step.launcher == "ray" else ()
-    files |= {n: folder / n for n in ("common.sh", "verify.py", *ray, *engine.FILES)}
-    there = {p.stem: p for p in (folder / "steps").glob("*.py")}
+    files = {n: root.file(folder / n) for n in ("common.sh", "verify.py", *ray, *engine.FILES)}
+    files["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
+    there = {p.stem: p for p in root.file(folder / "steps").glob("*.py")}
     if Path(program).stem not in there:
         what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
         remedy = nearest(program, [f"{name}.py" for name in there])
         raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
-    files |= {f"steps/{n}.py": there[n] for n in sorted(_imported(there, Path(program).stem))}
+    files |= {f"steps/{n}.py": root.file(there[n]) for n in sorted(_imported(there, Path(program).stem))}
     for path in files.values():
         _refuse_crlf(path)
     return files

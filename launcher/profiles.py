@@ -12,6 +12,7 @@ from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
 from slipway.project import Root, user_dirs
+from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
 Limit = Literal["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
@@ -157,7 +158,7 @@ def find_profile(root: Root, name: str) -> Profile:
     """The profile `name`, with what it extends. Raises SlipwayError 64 (unknown, with the nearest) or 78 (wrong)."""
     profile = with_origins(root, name)[0]
     if isinstance(profile, EnrootProfile):
-        data = Path(profile.data).expanduser() if profile.data else root.state / "enroot"
+        data = Path(profile.data).expanduser() if profile.data else root.kept("enroot")
         return msgspec.structs.replace(profile, data=str(data.absolute()))
     return profile
 
@@ -205,8 +206,8 @@ def _chain(root: Root, name: str) -> list[tuple[Path, type[Profile]]]:
 
 
 def _read(path: Path) -> Profile:
-    """One file, checked. Raises SlipwayError 78 with file and line."""
-    text = read_text(path)
+    """One file, checked. Raises SlipwayError 78 with file and line, 77 for one that others may write."""
+    text = read_text(trusted(path, path.parents[1]))
     value = yamldoc.parse(text, str(path))
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind not in KINDS:

@@ -16,7 +16,7 @@ def find(root: Root, entry: Entry, named: str | None) -> ImageSeen:
     folder = Path(named).expanduser().absolute() if named else sidecar.folder(root)
     records = identity.records(root, entry)
     for record in records:
-        file = folder / sidecar.file_name(record)
+        file = folder / sidecar.file_name(record) if named else root.kept(folder / sidecar.file_name(record))
         if not file.is_file():
             continue
         try:
