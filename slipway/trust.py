@@ -70,14 +70,20 @@ def _uid(word: str) -> int:
 
 
 def _is_private(gid: int, callers: set[int]) -> bool:
-    """Whether a group is that of one trusted user alone, as useradd makes them (USERGROUPS_ENAB): such users have
-    umask 002, and all their files say that the group may write. Others who have this group as their first would not
-    be named as it is; to look for them is to read all of a site's directory."""
+    """Whether a group is that of one trusted user alone, as useradd makes them (USERGROUPS_ENAB).
+
+    Such users have umask 002, so the group may write all their files. It is known by its name, which is the user's;
+    where this machine has no such group, as a container has not those of its host, by its number. Whether others have
+    it as their first group is not looked for: that is to read all of a site's directory.
+    """
     import grp
     import pwd
 
     try:
         group = grp.getgrgid(gid)
+    except KeyError:
+        return gid in callers
+    try:
         owner = pwd.getpwnam(group.gr_name)
     except KeyError:
         return False
