@@ -107,11 +107,13 @@ def _nearest(path: Path) -> Path:
 
 
 def _host(profile: Profile, runs: Path) -> HostSeen:
+    home = hf_home(profile)
     return HostSeen(
         uid=os.getuid(),
         gid=os.getgid(),
         cpus=len(os.sched_getaffinity(0)),
-        hf_home=str(hf_home(profile)),
+        hf_home=str(home),
+        hub=(home / "hub").is_dir(),
         runs=str(runs),
         runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
         runs_free=shutil.disk_usage(_nearest(runs)).free,

@@ -89,7 +89,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 class HostSeen(Noun, frozen=True, kw_only=True):
     """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`.
 
-    `missing_mounts`: sources of the profile's mounts that are not there; `missing_secrets`: name -> why.
+    `hub`: whether `hf_home` has a folder of the hub's snapshots. `missing_mounts`: sources of the profile's mounts
+    that are not there; `missing_secrets`: name -> why.
     """
 
     uid: int
@@ -99,6 +100,7 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     runs: str
     runs_writable: bool
     runs_free: int
+    hub: bool = False
     missing_mounts: list[str] = []
     missing_secrets: dict[str, str] = {}
 

@@ -16,7 +16,16 @@ from slipway.errors import Exit
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
 ADAPTER_BYTES = 4  # of a weight, at most
 RESERVED_ENV = frozenset(
-    {"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", megatroncache.NAME}
+    {
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN_PATH",
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        megatroncache.NAME,
+    }
 )
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",

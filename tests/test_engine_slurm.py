@@ -165,7 +165,8 @@ def test_srun_gets_what_was_meant(job: Job) -> None:
     assert call.words[-len(plan.command) :] == plan.command
     assert call.option("container-image") == str(job.image)
     assert call.option("container-mounts").split(",") == [
-        f"{job.root}/hf:/cache/hf:rw",
+        f"{job.root}/hf/datasets:/cache/datasets:rw",
+        f"{job.path}/hf:/cache/hf:rw",
         "/data/llama:/inputs/model-bbbbbbbb:ro",
         "/data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:ro",
         f"/data/{ODD}:/more {ODD}:ro",
@@ -275,7 +276,9 @@ def test_a_plan_that_slurm_can_take_has_no_findings(plan_of: Any) -> None:
 def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, char: str) -> None:
     path = f"/data/a{char}b"
     seen, profile = seen_of(), {}
-    where = {"output": "mount /output", "hf_home": "mount /cache/hf", "runs directory": "runs directory"}.get(place, "")
+    where = {"output": "mount /output", "hf_home": "mount /cache/datasets", "runs directory": "runs directory"}.get(
+        place, ""
+    )
     if place == "output":
         seen = seen_of(output=output_of(path=path))
     elif place == "input":
@@ -287,6 +290,7 @@ def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, cha
     else:
         key = {"hf_home": "hf_home", "runs directory": "runs"}[place]
         seen = seen_of(host=msgspec.structs.replace(HOST, **{key: path}))
+    path += "/datasets" * (place == "hf_home")
     what = f"{path!r} holds a comma, colon or newline, which pyxis cannot express"
     assert found_in(plan_of(seen, **profile), seen) == [(where, what)]
 
@@ -313,7 +317,7 @@ def test_the_script_is_submitted_as_it_was_shown_and_its_hash_recorded(plan_of: 
          "mount /inputs/train-aaaaaaaa/chats.jsonl"),
         ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image"),
         ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory"),
-        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/hf"),
+        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/datasets"),
     ],
 )  # fmt: skip
 def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str) -> None:

@@ -29,6 +29,7 @@ LAUNCHER = [
     {"words", "releases", "megatroncache"},
     {"catalogue", "profiles", "fullcheck"},
     {"artifacts", "hub"},
+    {"blobs"},
     {"hubcache"},
     {"checkpoints", "datasets"},
     {"compressed", "jsonl", "parquet"},

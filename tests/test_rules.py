@@ -132,7 +132,17 @@ def test_the_runs_directory_has_to_be_writable(wish_of: WishOf) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SLIPWAY_RUN", "SLIPWAY_ANYTHING", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "WORLD_SIZE"]
+    "name",
+    [
+        "SLIPWAY_RUN",
+        "SLIPWAY_ANYTHING",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN_PATH",
+        "RANK",
+        "WORLD_SIZE",
+    ],
 )
 def test_variables_of_the_launcher_are_set_by_nobody_else(
     wish_of: WishOf, profile: Profile, step: Step, name: str
