@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from . import hf_home
 from .cache import conversions, converted, leftovers, model, reads
 from .conftest import Work, facts, toy
 from .support import ENDLESS, PROJECT, Run, Running, Tree, until
@@ -145,6 +146,15 @@ def test_what_the_container_is_given(site: Tree, place: Path) -> None:
     assert "ro" in options["/"] and "ro" in options["/slipway"] and "rw" in options["/output"]
     (place / "output" / "go").touch()
     assert launched.finish().code == 0
+
+
+def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(site: Tree, place: Path) -> None:
+    home = place / "hf"
+    before = hf_home.log_in(home)
+    done = site.launch(*toy(place / "output"), *hf_home.told(), HF_HOME=str(home))
+    assert done.code == 0, done
+    assert hf_home.seen(done.out) == hf_home.HIDDEN
+    assert hf_home.content(home) == before
 
 
 def test_a_failing_steps_code(site: Tree, place: Path) -> None:
