@@ -90,7 +90,7 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`.
 
     `hub`: whether `hf_home` has a folder of the hub's snapshots. `missing_mounts`: sources of the profile's mounts
-    that are not there; `missing_secrets`: name -> why.
+    that are not there; `missing_secrets`: name -> why. `logins`: files of the caller's that hold tokens or passwords.
     """
 
     uid: int
@@ -103,6 +103,8 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     hub: bool = False
     missing_mounts: list[str] = []
     missing_secrets: dict[str, str] = {}
+    home: str = ""
+    logins: list[str] = []
 
 
 class HubSeen(Noun, frozen=True, kw_only=True):

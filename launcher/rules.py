@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 
 from launcher import fit, megatroncache, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
@@ -11,6 +12,7 @@ from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
 from launcher.fit import warning as _warning
 from launcher.plan import Finding, Observed, Wish
+from launcher.profiles import SlurmProfile
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
@@ -154,6 +156,21 @@ def _mounts(wish: Wish, seen: Observed) -> Iterator[Finding]:
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: secrets.{name}", why)
     for source in seen.host.missing_mounts:
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: mounts", f"there is nothing at {source}")
+    yield from _logins(wish, seen)
+
+
+def _logins(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    """Tokens that nobody has declared, in a folder that somebody mounts."""
+    mounted = [(f"{wish.profile.file}: mounts", m.source) for m in wish.profile.mounts]
+    mounted += [(f"{name}={a.path}", a.path) for name, a in seen.artifacts.items()]
+    mounted += [(f"output={seen.output.path}", seen.output.path)] if seen.output else []
+    if isinstance(wish.profile, SlurmProfile) and wish.profile.mount_home:
+        mounted.append((f"{wish.profile.file}: mount_home", seen.host.home))
+    for where, folder in mounted:
+        for login in seen.host.logins:
+            if PurePath(login).is_relative_to(folder):
+                what = f"{login} is in it, a login that whatever runs in the container can read"
+                yield _warning(where, what, "mount a folder without it")
 
 
 def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:

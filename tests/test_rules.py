@@ -12,7 +12,7 @@ from launcher import catalogue, rules
 from launcher.artifacts import Artifact, Fault
 from launcher.catalogue import Step
 from launcher.plan import ImageSeen
-from launcher.profiles import Profile
+from launcher.profiles import ExtraMount, Profile, SlurmProfile
 from launcher.words import Words
 from slipway.project import Root
 
@@ -305,3 +305,24 @@ def test_a_mount_of_the_profile_that_is_not_there(wish_of: WishOf) -> None:
     assert told(rules.check(wish_of(), seen_of(host=host))) == [
         ("error", 66, f"{wish_of().profile.file}: mounts", "there is nothing at /scratch")
     ]
+
+
+def test_a_mount_with_a_login_in_it_is_warned_of(wish_of: WishOf, profile: Profile) -> None:
+    """By a folder that holds it, and not by one whose name only begins like that."""
+    host = msgspec.structs.replace(HOST, home="/home/user", logins=["/home/user/.netrc", "/home/user/hf/token"])
+    mounts = [ExtraMount(source=s, target=f"/m{n}") for n, s in enumerate(("/home/user", "/home/user/h", "/home/us"))]
+    wish = wish_of(profile=msgspec.structs.replace(profile, mounts=mounts))
+    found = rules.check(wish, seen_of(host=host, output=output_of(path="/home/user/hf")))
+    assert [(f.severity, f.where, f.what.split()[0]) for f in found] == [
+        ("warning", f"{profile.file}: mounts", "/home/user/.netrc"),
+        ("warning", f"{profile.file}: mounts", "/home/user/hf/token"),
+        ("warning", "output=/home/user/hf", "/home/user/hf/token"),
+    ]
+    assert rules.check(wish_of(), seen_of(host=host)) == []
+
+
+def test_a_mounted_home_with_a_login_in_it_is_warned_of(wish_of: WishOf) -> None:
+    host = msgspec.structs.replace(HOST, home="/home/user", logins=["/home/user/.netrc"])
+    site = SlurmProfile(schema=1, name="site", file="site.yaml", mount_home=True)
+    (found,) = rules.check(wish_of(profile=site), seen_of(host=host, engine=engine_of(nodes=True)))
+    assert (found.severity, found.where) == ("warning", "site.yaml: mount_home")

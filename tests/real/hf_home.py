@@ -27,9 +27,13 @@ def attempt(name, write):
         tried[name] = "written"
     except OSError as e:
         tried[name] = e.strerror
-for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"):
-    attempt(name, (pathlib.Path(os.environ[name]) / "by-the-toy").touch)
-hub = pathlib.Path(os.environ["HF_HUB_CACHE"])
+home = pathlib.Path(os.environ["HF_HOME"])
+folders = {{"HF_HOME": home, "HF_HUB_CACHE": home / "hub", "HF_DATASETS_CACHE": home / "datasets"}}
+folders["HF_MODULES_CACHE"] = home / "modules"
+folders = {{name: pathlib.Path(os.environ.get(name, usual)) for name, usual in folders.items()}}
+for name, folder in folders.items():
+    attempt(name, (folder / "by-the-toy").touch)
+hub = folders["HF_HUB_CACHE"]
 for file in hub.glob("models--*/snapshots/*/config.json"):
     attempt("read", file.read_bytes)
     attempt("snapshot", lambda: file.write_text("changed"))

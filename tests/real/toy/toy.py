@@ -13,7 +13,16 @@ from pathlib import Path
 import slipway_step
 
 GIVEN = ("ODD", "PATH", "LC_ALL", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "NVIDIA_VISIBLE_DEVICES")
-SEEN = ("USER", "LOGNAME", "HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR")
+SEEN = (
+    "USER",
+    "LOGNAME",
+    "HOME",
+    "XDG_CACHE_HOME",
+    "HF_MODULES_CACHE",
+    "TRITON_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "MPLCONFIGDIR",
+)
 
 
 def main() -> None:
