@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import CHAT, Project, safetensors, write_chats, write_checkpoint
+from helpers import CHAT, REPO, Project, safetensors, script, write_chats, write_checkpoint
 from hubs import Hub, hub_in
 
 from launcher import artifacts, blobs, fullcheck, hubcache
@@ -17,22 +19,33 @@ from launcher import artifacts, blobs, fullcheck, hubcache
 SHARD, MODEL = "model-00001-of-00002.safetensors", "hf://org/tiny"
 
 
-@pytest.fixture
-def hub(tmp_path: Path, project: Project) -> Iterator[Hub]:
-    """A hub that the project's commands ask: org/tiny, whose first shard is too large to be hashed at every launch."""
-    source = write_checkpoint(tmp_path / "source")
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub with org/tiny, whose first shard is too large to be hashed at every launch."""
+    folder = tmp_path_factory.mktemp("hub")
+    source = write_checkpoint(folder / "source")
     (source / SHARD).write_bytes(safetensors({"a": [2, blobs.SMALL]}))
-    with hub_in(tmp_path / "hub") as found:
+    with hub_in(folder / "hub") as found:
         found.add("org/tiny", source, "main")
-        project.env |= {"HF_ENDPOINT": found.url, "HF_HOME": str(tmp_path / "hf")}
         yield found
 
 
+@pytest.fixture(scope="module")
+def fetched(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A HF_HOME with org/tiny, which nobody changes."""
+    home = tmp_path_factory.mktemp("home")
+    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
+    subprocess.run([script("launch"), "fetch", MODEL], cwd=REPO, env=env, capture_output=True, check=True)
+    return home
+
+
 @pytest.fixture
-def snapshot(project: Project, hub: Hub) -> Path:
-    """org/tiny of `hub`, in the cache."""
-    assert hub.url == project.env["HF_ENDPOINT"]
-    return Path(project.launch("fetch", MODEL).stdout.strip())
+def snapshot(hub: Hub, fetched: Path, project: Project, tmp_path: Path) -> Path:
+    """org/tiny in a HF_HOME of the test's own, which is that of its commands."""
+    project.env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+    shutil.copytree(fetched, tmp_path / "hf", symlinks=True)
+    (found,) = (tmp_path / "hf").glob("hub/models--org--tiny/snapshots/*")
+    return found
 
 
 def flip(file: Path, at: int = -1) -> str:
@@ -88,6 +101,9 @@ def test_a_changed_byte_of_a_small_blob_stops_a_launch(project: Project, snapsho
     train = write_chats(tmp_path / "chats.jsonl")
     done = project.launch("--dry-run", "sft/automodel", "--flavour", "cpu", f"train={train}", f"model={snapshot}")
     assert done.code == 65 and error in done.stderr, done
+    for both in (file.resolve(), file):
+        both.unlink()
+    assert project.launch("fetch", MODEL).code == 0 and project.launch("check", str(snapshot)).code == 0
 
 
 def test_git_names_a_blob_of_many_pieces(tmp_path: Path) -> None:
@@ -96,6 +112,7 @@ def test_git_names_a_blob_of_many_pieces(tmp_path: Path) -> None:
     assert blobs.content(tmp_path / "a", "0" * 64) == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.usefixtures("snapshot")
 @pytest.mark.parametrize("below", ["/data", "/data/*.jsonl", "/data/a.jsonl"])
 def test_rows_of_the_hub_are_hashed_besides(project: Project, hub: Hub, tmp_path: Path, below: str) -> None:
     """A row that is still a row: nothing but the blob's name tells."""
