@@ -20,13 +20,16 @@ from typing import Any, Literal
 import msgspec
 
 from launcher.plan import Plan
-from slipway import canonical
+from launcher.reports import Result
+from slipway import canonical, inbox
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import cannot_write, read_text, write_atomic
+from slipway.files import cannot_read, cannot_write, write_atomic
+from slipway.inbox import Damaged
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
 State = Literal["submitted", "ended"]
+RECORD_LIMIT = 64 * 2**20  # bytes: a plan, a request and all reports at their longest
 Cause = Literal["step", "signal", "cancelled", "entrypoint", "engine", "memory", "launcher"]
 
 
@@ -36,7 +39,7 @@ class Outcome(Noun, frozen=True, kw_only=True):
     `step` the program itself; `signal` it was told to stop; `cancelled` by `launch cancel`; `entrypoint` refused to
     start it; `engine` could not start it or lost it; `memory` killed by the memory limit; `launcher` died before it
     was submitted. `checkpoint`: what the step made, a finished checkpoint or data, on the host; `result`: what the step
-    program reported.
+    program reported; `damaged`: what the container wrote and could not be read, and why.
     """
 
     exit_code: int
@@ -46,6 +49,22 @@ class Outcome(Noun, frozen=True, kw_only=True):
     finished: str = ""
     checkpoint: str = ""
     result: dict[str, Any] = {}
+    damaged: list[str] = []
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.result, Result)  # or no record: whoever reads one may rely on it
+
+    @property
+    def reported(self) -> Result:
+        """What the launcher knows of the result."""
+        return msgspec.convert(self.result, Result)
+
+
+class EngineUsed(Noun, frozen=True, kw_only=True):
+    """The engine that has the run, and where it answers."""
+
+    kind: str
+    address: str
 
 
 class Record(Noun, frozen=True, kw_only=True):
@@ -58,13 +77,23 @@ class Record(Noun, frozen=True, kw_only=True):
     plan_hash: str
     plan: Plan
     request: dict[str, Any]
-    engine: dict[str, str]
+    engine: EngineUsed
     slipway: str
     argv: list[str]
     submitted: str
     outcome: Outcome | None = None
     versions: dict[str, Any] = {}
     config: str = ""
+
+    def __post_init__(self) -> None:
+        if self.engine.kind != self.plan.profile.kind:
+            raise ValueError(f"the engine is {self.engine.kind!r}, the profile is for {self.plan.profile.kind}")
+
+
+class _Event(msgspec.Struct):
+    """A line of events.jsonl, as far as anybody reads it."""
+
+    event: str
 
 
 class Run:
@@ -87,35 +116,44 @@ class Run:
     def record_file(self) -> Path:
         return self.path / "record.json"
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is the caller's: what is in another user's run directory is looked at, and never acted upon."""
+        with cannot_read(self.path):
+            return {self.path.stat().st_uid, self.path.lstat().st_uid} == {os.geteuid()}
+
     def record(self) -> Record | None:
         """The record; None where the launcher died before it was written. Raises SlipwayError 65 where it is broken."""
-        if not self.record_file.is_file():
-            return None
-        try:
-            return msgspec.json.decode(read_text(self.record_file), type=Record)
-        except msgspec.DecodeError as e:
-            raise SlipwayError(Exit.DATA, f"not a run record: {e}", where=str(self.record_file)) from e
+        data = inbox.read(self.path, self.record_file.name, RECORD_LIMIT)
+        return None if data is None else _decoded(data, self.record_file)
 
     def write(self, record: Record) -> None:
-        write_atomic(self.record_file, canonical.pretty(record))
+        """Replaces the record, by one that can be read again: raises SlipwayError 65 and leaves the old one else."""
+        try:
+            data = canonical.pretty(record).encode()
+        except (ValueError, RecursionError) as e:
+            raise Damaged(f"cannot be recorded: {e}", self.record_file) from e
+        _decoded(data, self.record_file)
+        write_atomic(self.record_file, data)
 
     def event(self, what: str, **facts: Any) -> None:
         """Appends one line to events.jsonl (one write: lines of two processes do not mix)."""
         line = json.dumps({"time": now(), "event": what, **facts}, sort_keys=True) + "\n"
-        with cannot_write(self.path), (self.path / "events.jsonl").open("a") as f:
+        path = self.path / "events.jsonl"
+        with cannot_write(path), open(path, "a", opener=inbox.opener) as f:
             f.write(line)
 
     def had_event(self, what: str) -> bool:
-        """Whether `event(what)` was written; a line that a kill cut off does not count."""
-        path = self.path / "events.jsonl"
-        lines = read_text(path).splitlines() if path.is_file() else []
-        return any(line.endswith("}") and json.loads(line)["event"] == what for line in lines)
+        """Whether `event(what)` was written; what is no event, such as a line that a kill cut off, does not count."""
+        lines = (inbox.read(self.path, "events.jsonl", RECORD_LIMIT) or b"").splitlines()
+        return any(_event(line) == what for line in lines if what.encode() in line)
 
     @contextlib.contextmanager
     def lock(self, wait: bool = False) -> Iterator[bool]:
         """Holds the run's lock; yields False where another living process has it and `wait` is not asked for."""
-        with cannot_write(self.path):
-            handle = (self.path / "lock").open("w")
+        path = self.path / "lock"
+        with cannot_write(path):
+            handle = open(path, "w", opener=inbox.opener)  # noqa: SIM115 - closed below, while it is held
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -124,28 +162,19 @@ class Run:
                 return
             yield True
 
-    def status(self) -> dict[str, Any]:
-        """What the entrypoint wrote: of the node that failed first by itself, else of the first node."""
-        failed = self.path / "container" / "failed"  # CODE RANK NAME
-        words = read_text(failed).split() if failed.is_file() else []
-        rank = words[1] if len(words) > 1 else "0"
-        return self.container_file(f"{rank}/status.json")
 
-    def log_text(self) -> str:
-        """The end of every log file, for what an engine says in them."""
-        files = sorted((self.path / "logs").glob("*.log"))
-        return "".join(f.read_bytes()[-65536:].decode(errors="replace") for f in files)
+def _decoded(data: bytes, path: Path) -> Record:
+    try:
+        return inbox.decode(data, Record, path)
+    except Damaged as e:
+        raise Damaged(f"not a run record: {e.what}", path) from e
 
-    def container_file(self, name: str) -> dict[str, Any]:
-        """A JSON object that the container wrote below container/; empty where it wrote none."""
-        path = self.path / "container" / name
-        try:
-            value = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except ValueError as e:  # cut off by a kill: said, not trusted
-            return {"unreadable": f"{path}: {e}"}
-        return value if isinstance(value, dict) else {"unreadable": str(path)}
+
+def _event(line: bytes) -> str:
+    try:
+        return msgspec.json.decode(line, type=_Event).event
+    except (msgspec.DecodeError, RecursionError):
+        return ""
 
 
 def now() -> str:

@@ -13,7 +13,7 @@ from helpers import WishOf, seen_of
 from launcher import records
 from launcher.plan import Plan
 from launcher.planner import make_plan
-from launcher.records import Record, Run
+from launcher.records import EngineUsed, Record, Run
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
@@ -28,7 +28,7 @@ def plan(wish_of: WishOf) -> Plan:
 def record_of(plan: Plan, run: Run) -> Record:
     return Record(
         schema=1, run=run.id, directory=str(run.path), state="submitted", plan_hash=plan.hash, plan=plan, request={},
-        engine={"kind": "docker", "address": "unix:///e"}, slipway="0", argv=[], submitted=records.now(),
+        engine=EngineUsed(kind="docker", address="unix:///e"), slipway="0", argv=[], submitted=records.now(),
     )  # fmt: skip
 
 
@@ -95,18 +95,6 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     with Run(tmp_path).lock() as mine:
         assert mine
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [(None, {}), ('{"exit_code": 3}', {"exit_code": 3}), ('{"exit', "unreadable"), ("[]", "unreadable")],
-)
-def test_what_the_container_wrote_is_read_and_not_trusted(tmp_path: Path, text: str | None, value: object) -> None:
-    (tmp_path / "container" / "0").mkdir(parents=True)
-    if text is not None:
-        (tmp_path / "container" / "0" / "status.json").write_text(text)
-    found = Run(tmp_path).container_file("0/status.json")
-    assert list(found) == ["unreadable"] if value == "unreadable" else found == value
 
 
 def test_the_runs_directory_option_profile_variable_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
