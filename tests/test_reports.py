@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Done, Engine, Project, WishOf, seen_of
+from helpers import Done, Engine, Project, WishOf, left_by, seen_of
 
-from launcher import records
 from launcher.planner import make_plan
-from launcher.records import EngineUsed, Record, Run
+from launcher.records import Run
 
 ODD, WHOLE = "20260101T000000Z-sft.automodel-aaaaaa", "20260102T000000Z-sft.automodel-bbbbbb"
 STATUS = {"exit_code": 0, "cause": "step", "reason": "", "started": "", "finished": ""}
@@ -65,21 +64,12 @@ def write(run: Run, name: str, content: object) -> None:
 
 @pytest.fixture
 def left(project: Project, engine: Engine, wish_of: WishOf) -> Left:
+    assert project.env["DOCKER_HOST"] == engine.address
     plan = make_plan(wish_of(), seen_of(), {})
 
     def make(run_id: str) -> Run:
-        run = Run(project.path / "runs" / run_id)
-        (run.path / "container" / "0").mkdir(parents=True)
-        (run.path / "logs").mkdir()
+        run = left_by(project, plan, run_id)
         run.log.write_text("step 1/3\n")
-        record = Record(
-            schema=1, run=run.id, directory=str(run.path), state="submitted", plan_hash=plan.hash, plan=plan,
-            request={}, engine=EngineUsed(kind="docker", address=engine.address), slipway="0", argv=[],
-            submitted=records.now(),
-        )  # fmt: skip
-        run.write(record)
-        run.event("started")
-        (run.path / "lock").touch()
         write(run, "0/status.json", STATUS)
         write(run, "result.json", RESULT)
         return run

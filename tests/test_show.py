@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
-from helpers import IMAGE, Project, WishOf, seen_of, tree
+from helpers import IMAGE, Project, WishOf, record_of, seen_of, tree
 
 from launcher import cli
 from launcher.planner import make_plan
-from launcher.records import EngineUsed, Outcome, Record, Run
+from launcher.records import Outcome, Record, Run
 
 DONE = Outcome(
     exit_code=0,
@@ -40,9 +40,8 @@ def ended(project: Project, wish_of: WishOf) -> list[Run]:
         run = Run(project.path / "runs" / run_id)
         run.log.parent.mkdir(parents=True)
         run.log.write_bytes(b"step 1/2\xff\nstep 2/2\n")
-        record = Record(
-            schema=1, run=run.id, directory=str(run.path), state="ended", plan_hash=plan.hash, plan=plan, request={},
-            engine=EngineUsed(kind="docker", address="unix:///gone"), slipway="0.1.0", submitted="2026-01-01T00:00:00Z",
+        record = record_of(
+            run, plan, "unix:///gone", state="ended", slipway="0.1.0", submitted="2026-01-01T00:00:00Z",
             argv=["sft/automodel", "train=/a b/c.jsonl"], outcome=outcome,
         )  # fmt: skip
         run.write(record)
@@ -97,16 +96,16 @@ def deep(text: str) -> str:
 
 
 ODD_RECORDS: list[tuple[tuple[str, ...], Any, str]] = [
-    (("engine", "kind"), "podman", "the engine is 'podman', the profile is for docker - at `$`"),
-    (("engine", "kind"), "shell", "the engine is 'shell', the profile is for docker - at `$`"),
+    (("engine", "kind"), "podman", "the engine is 'podman', the profile is for docker"),
+    (("engine", "kind"), "shell", "the engine is 'shell', the profile is for docker"),
     (("plan", "profile", "kind"), "podman", "Invalid value 'podman' - at `$.plan.profile.kind`"),
-    (("engine",), {"kind": "docker"}, "missing required field `address` - at `$.engine`"),
+    (("engine",), {"kind": "docker"}, "Object missing required field `address` - at `$.engine`"),
     (("outcome", "exit_code"), "0", "Expected `int`, got `str` - at `$.outcome.exit_code`"),
     (("outcome", "result", "last_loss"), "low", "Expected `float | null`, got `str`"),
     (("outcome", "damaged"), {}, "Expected `array`, got `object` - at `$.outcome.damaged`"),
     (("outcome",), [], "Expected `object | null`, got `array` - at `$.outcome`"),
     (("plan", "inputs", "train", "fingerprint"), 5, "Expected `str`, got `int`"),
-    (("request",), "odd", "maximum recursion depth exceeded"),
+    (("request", "a"), "odd", "maximum recursion depth exceeded"),
 ]
 ODD_FILES: list[tuple[str, Any, str]] = [
     ("record.json", os.mkfifo, "record.json: is no regular file"),
@@ -155,15 +154,7 @@ def copied(run: Run, number: int) -> Run:
 def test_lines_that_are_no_events_do_not_count(project: Project, ended: list[Run]) -> None:
     events = ended[0].path / "events.jsonl"
     ended_line = events.read_text()
-    odd = [
-        '{"event": "ended"',
-        "[]",
-        '"ended"',
-        "5",
-        '{"event": 5, "ended": 1}',
-        "[" * 200_000 + '"ended"',
-        "\x00ended",
-    ]
+    odd = ['{"event": "ended"', "[]", '"ended"', '{"event": 5, "ended": 1}', "[" * 200_000 + '"ended"', "\x00ended"]
     events.write_text("".join(f"{line}\n" for line in odd) + ended_line)
     assert project.launch("show", IDS[0]).code == 0
     events.write_text("".join(f"{line}\n" for line in odd))

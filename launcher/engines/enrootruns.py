@@ -28,7 +28,7 @@ POLL = 0.1  # seconds between two looks at files
 class _Process(msgspec.Struct):
     """The process of enroot.sh. `own`: the name of a root file system of this run alone; `mark`: of all it starts."""
 
-    pid: Annotated[int, msgspec.Meta(gt=0)]
+    pid: Annotated[int, msgspec.Meta(gt=0, le=2**31 - 1)]
     start: str
     boot: str
     host: str
