@@ -37,9 +37,21 @@ def main() -> None:
         wait_for(output, toy["deaf"])
     for number in range(1, toy["lines"] + 1):
         print(f"line {number}")
-    slipway_step.write_result({"checkpoint": str(output), "type": "toy"})
+    losses = {"steps": 3, "first_loss": 7.664, "last_loss": float(toy["loss"])} if toy["loss"] else {}
+    slipway_step.write_result({"checkpoint": str(output), "type": "toy", **losses})
+    if toy["plants"]:
+        plant()
     if toy["code"]:
         sys.exit(toy["code"])
+
+
+def plant() -> None:
+    """What a container could leave for whoever collects its run."""
+    for name in ("config.yaml", "result.json"):
+        (slipway_step.STATE / name).unlink()
+    (slipway_step.STATE / "config.yaml").symlink_to("/etc/passwd")
+    os.mkfifo(slipway_step.STATE / "result.json")
+    (slipway_step.STATE / "failed").symlink_to("/dev/zero")
 
 
 def facts() -> dict:
