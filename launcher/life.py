@@ -21,7 +21,7 @@ from launcher.engines import Connection, Status, logfiles
 from launcher.flow import Prepared, write_run_files
 from launcher.plan import RUN_DIR, Plan
 from launcher.records import EngineUsed, Outcome, Record, Run
-from launcher.reports import NodeStatus, Reports
+from launcher.reports import Reports
 from slipway import __version__
 from slipway.console import say, unread
 from slipway.errors import Exit, SlipwayError
@@ -225,7 +225,7 @@ def _outcome(run: Run, plan: Plan, status: Status, told: Reports) -> Outcome:
         reason = "its container was removed by someone else"
         return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason=reason, damaged=told.damaged)
     code = wrote.exit_code if wrote and status.state != "exited" else status.exit_code
-    cause, reason = _cause(run, plan.profile.kind, status, wrote, code)
+    cause, reason = _cause(run, plan.profile.kind, status, told, code)
     return Outcome(
         exit_code=code,
         cause=cause,
@@ -246,7 +246,8 @@ def _on_host(path: str, plan: Plan, run: Run) -> str:
     return plan.output.replace(RUN_DIR, str(run.path)) + path.removeprefix("/output")
 
 
-def _cause(run: Run, kind: str, status: Status, wrote: NodeStatus | None, code: int) -> tuple[records.Cause, str]:
+def _cause(run: Run, kind: str, status: Status, told: Reports, code: int) -> tuple[records.Cause, str]:
+    wrote = told.status
     if status.out_of_memory:
         return "memory", "killed: out of memory"
     if run.had_event("cancel"):
@@ -257,7 +258,9 @@ def _cause(run: Run, kind: str, status: Status, wrote: NodeStatus | None, code: 
         if run.had_event("signal"):
             return "signal", "killed: it did not leave when it was told to stop"
         said = engines.of(kind).explain(logfiles.tail(run.path / "logs"))
-        return "engine", said or f"the container ended with {code} before its entrypoint could say why"
+        unread = any("/status.json: " in what for what in told.damaged)
+        why = "and what its entrypoint wrote cannot be read" if unread else "before its entrypoint could say why"
+        return "engine", said or f"the container ended with {code} {why}"
     cause: records.Cause = wrote.cause if wrote.cause in ("step", "signal", "entrypoint") else "engine"  # type: ignore[assignment]
     return cause, wrote.reason or ("done" if code == 0 else f"the step exited with {code}")
 

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -120,7 +121,9 @@ class Run:
     def ours(self) -> bool:
         """Whether it is the caller's: what is in another user's run directory is looked at, and never acted upon."""
         with cannot_read(self.path):
-            return {self.path.stat().st_uid, self.path.lstat().st_uid} == {os.geteuid()}
+            here = self.path.lstat()  # of a link, both whoever made it and whose directory it names
+            owners = {here.st_uid, self.path.stat().st_uid if stat.S_ISLNK(here.st_mode) else here.st_uid}
+            return owners == {os.geteuid()}
 
     def record(self) -> Record | None:
         """The record; None where the launcher died before it was written. Raises SlipwayError 65 where it is broken."""

@@ -139,7 +139,7 @@ def ray_logs(run: Run) -> None:
     life.refresh(run)
     nodes = sorted(
         (int(path.name), path / "ray") for path in run.path.glob("container/[0-9]*")
-        if path.name.isdecimal() and (path / "ray").is_dir()
+        if path.name.isdecimal() and (path / "ray").is_dir() and not (path / "ray").is_symlink()
     )  # fmt: skip
     if not nodes:
         raise SlipwayError(Exit.NO_INPUT, "this run has started no Ray", where=str(run.path))

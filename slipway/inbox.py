@@ -7,13 +7,13 @@ long. What is in it has to be of the type that is asked for.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import math
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -42,6 +42,11 @@ def opened(folder: Path, name: str, shared: bool = False) -> BinaryIO | None:
 
     Raises Damaged, or SlipwayError 77 where it may not be read.
     """
+    handle = _checked(folder, name, shared)
+    return None if handle is None else os.fdopen(handle, "rb")
+
+
+def _checked(folder: Path, name: str, shared: bool) -> int | None:
     try:
         handle, owner = _open(folder, name)
     except FileNotFoundError:
@@ -50,15 +55,14 @@ def opened(folder: Path, name: str, shared: bool = False) -> BinaryIO | None:
         if e.errno == errno.EACCES:
             raise SlipwayError(Exit.NOT_PERMITTED, "may not be read", where=str(folder / name)) from e
         raise Damaged(_why_not(e, folder, name), folder / name) from e
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, handle)
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise Damaged("is no regular file", folder / name)
-        if found.st_uid not in (owner, 0) and not shared:
-            raise Damaged(f"belongs to uid {found.st_uid}, its folder to uid {owner}", folder / name)
-        stack.pop_all()
-    return os.fdopen(handle, "rb")
+    found = os.fstat(handle)
+    fault = "is no regular file" if not stat.S_ISREG(found.st_mode) else ""
+    if found.st_uid not in (owner, 0) and not shared:
+        fault = fault or f"belongs to uid {found.st_uid}, its folder to uid {owner}"
+    if fault:
+        os.close(handle)
+        raise Damaged(fault, folder / name)
+    return handle
 
 
 def _open(folder: Path, name: str) -> tuple[int, int]:
@@ -85,17 +89,25 @@ def _why_not(error: OSError, folder: Path, name: str) -> str:
 
 def read(folder: Path, name: str, limit: int = LIMIT, shared: bool = False) -> bytes | None:
     """The bytes of `folder/name`; None where there is none. Raises Damaged, also for more than `limit`, or 77."""
-    file = opened(folder, name, shared)
-    if file is None:
+    handle = _checked(folder, name, shared)
+    if handle is None:
         return None
-    with file:
-        try:
-            data = file.read(limit + 1)
-        except OSError as e:
-            raise Damaged(f"cannot be read: {e.strerror}", folder / name) from e
+    try:
+        data = b"".join(_pieces(handle, limit + 1))
+    except OSError as e:
+        raise Damaged(f"cannot be read: {e.strerror}", folder / name) from e
+    finally:
+        os.close(handle)
     if len(data) > limit:
         raise Damaged(f"is longer than {limit} bytes", folder / name)
     return data
+
+
+def _pieces(handle: int, most: int) -> Iterator[bytes]:
+    """What is in a file, up to `most` bytes."""
+    while most > 0 and (piece := os.read(handle, min(most, 2**20))):
+        most -= len(piece)
+        yield piece
 
 
 def read_text(folder: Path, name: str, limit: int = LIMIT) -> str | None:

@@ -459,6 +459,21 @@ def test_files_that_no_script_wrote_are_named_and_nothing_is_signalled(
         assert (cancelled.code, why in cancelled.stderr) == (65, True)
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_status_that_cannot_be_read_is_said_beside_the_scripts_code(
+    project: Project, plan_of: Callable[..., Plan], code: int
+) -> None:
+    run = left_by(project, plan_of())
+    (run.path / "process").write_text(json.dumps(own()))
+    (run.path / "ended").write_text(json.dumps({"exit": code, "finished": "x"}))
+    (run.path / "container" / "0" / "status.json").write_text('{"exit_code": 0, "reas')
+    row = " ".join(project.launch("runs").stdout.split())
+    assert f"exit {code} damaged: container/0/status.json: is no JSON" in row
+    shown = project.launch("show", run.id)
+    why = f" (engine: the container ended with {code} and what its entrypoint wrote cannot be read)" if code else ""
+    assert (shown.code, f"step       sft/automodel: exit {code}{why}\n" in shown.stdout) == (65, True)
+
+
 @pytest.mark.parametrize(("name", "kept"), [("..", True), ("boats", True), ("boats-{run}", False)])
 def test_only_a_root_file_system_of_the_run_itself_is_removed(
     project: Project, plan_of: Callable[..., Plan], tmp_path: Path, name: str, kept: bool

@@ -273,6 +273,11 @@ def test_what_ray_wrote_is_printed_by_node_before_the_drivers_log(project: Proje
         (folder / "host").write_text(f"{host}\n")
         (folder / "raylet.out").write_text(f"raylet of {host}")  # its last line has no end
         (folder / "worker-1.err").write_text("")
+        (folder / "session.log").symlink_to(project.path / "versions.lock")  # Ray's own links are in the folder, too
+        os.mkfifo(folder / "pipe.log")
+    (run / "container" / "3").mkdir()
+    (run / "container" / "3" / "ray").symlink_to(project.path / "launcher")
+    (run / "container" / "0x").mkdir()
     done = project.launch("logs", "last", "--ray")
     said = [f"\n==> {host} raylet.out <==\nraylet of {host}" for host in ("n1", "n3", "n11")]
     assert (done.code, done.stdout) == (0, "".join(said) + "\n==> driver <==\nstep 2/2\n")
