@@ -51,13 +51,18 @@ def test_a_record_is_read_back_whole(tmp_path: Path, plan: Plan) -> None:
     assert json.loads(run.record_file.read_text())["plan"]["step"] == "sft/automodel"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", [[[]] * 3, DEEP]])
-def test_a_record_that_could_not_be_read_again_is_not_written(tmp_path: Path, plan: Plan, value: Any) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [*({"versions": {"a": v}} for v in (float("nan"), float("inf"), "\ud800", DEEP)), {"submitted": 5}, {"argv": [1]}],
+)
+def test_a_record_that_could_not_be_read_again_is_not_written(
+    tmp_path: Path, plan: Plan, changes: dict[str, Any]
+) -> None:
     run = records.claim(tmp_path, plan)
     run.write(record_of(run, plan))
     before = tree(run.path)
     with pytest.raises(SlipwayError) as e:
-        run.write(record_of(run, plan, state="ended", versions={"a": value}))
+        run.write(record_of(run, plan, state="ended", **changes))
     assert (e.value.code, e.value.where) == (Exit.DATA, str(run.record_file))
     assert tree(run.path) == before, "so that it can be collected once more"
 
