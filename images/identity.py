@@ -30,6 +30,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
 
     `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
     `sources`: what the build was given of each git repository. `pushed`: REGISTRY/NAME@sha256:MANIFEST, the last first.
+    `platform`: such as linux/amd64; empty where that is not known.
     """
 
     schema: int = 1
@@ -37,6 +38,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     entry: str
     ids: list[str]
     tag: str
+    platform: str = ""
     inputs: str
     reproducible: bool
     substitutions: dict[str, str] = {}

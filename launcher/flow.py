@@ -32,6 +32,7 @@ from launcher import (
     rules,
 )
 from launcher import code as codes
+from launcher.engines.shell import refusing
 from launcher.megatroncache import Converted, MegatronCache
 from launcher.plan import Finding, Plan, Wish
 from launcher.planner import make_plan
@@ -110,7 +111,9 @@ def prepare(root: Root, options: Options) -> Prepared:
     seen = observe.everything(root, profile, entry, words, found, runs, observe.columns(step, words))
     rows = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
-    gpus = options.gpus if options.gpus is not None else 0 if flavour == "cpu" else step.shape.gpus
+    asked = step.shape.gpus
+    usual = 0 if flavour == "cpu" else profile.gpus_for(asked)
+    gpus = options.gpus if options.gpus is not None else usual
     wish = Wish(
         step=step,
         profile=profile,
@@ -136,9 +139,10 @@ def prepare(root: Root, options: Options) -> Prepared:
     files = _files(root, step, program, engine)
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = [*rules.check(wish, seen, observe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
-    findings += codes.check(wish, checkouts, rows)
+    findings = _placed(root, profile, [*findings, *codes.check(wish, checkouts, rows)])
     notes = [
         why,
+        *([f"gpus {gpus}: a node has as many (profile {profile.name})"] if gpus == usual not in (0, asked) else []),
         *(h.note for h in seen.hub.values() if h.note),
         *wish.wired.notes,
         *([f"{megatroncache.NAME}: {c.path} ({c.rule})"] if (c := wish.megatron_cache) else []),
@@ -150,6 +154,18 @@ def prepare(root: Root, options: Options) -> Prepared:
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
     return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent)
+
+
+def _placed(root: Root, profile: profiles.Profile, findings: list[Finding]) -> list[Finding]:
+    """What is said of a key of the profile is said with its line, which may be one of a profile that it extends."""
+    if not any(f.where.startswith(f"{profile.file}: ") for f in findings):
+        return findings
+    origins, placed = profiles.with_origins(root, profile.name)[1], []
+    for finding in findings:
+        file, _, key = finding.where.partition(": ")
+        line = profiles.place(origins, key) if file == profile.file else ""
+        placed.append(msgspec.structs.replace(finding, where=f"{line}: {key}") if line else finding)
+    return placed
 
 
 def fetched(root: Root, options: Options, prepared: Prepared) -> Prepared:
@@ -248,9 +264,15 @@ def write_run_files(prepared: Prepared, path: Path) -> None:
 
 
 def request_as(prepared: Prepared, as_json: bool) -> str:
-    """What a dry run prints: the very request that would be submitted."""
-    engine = prepared.engine
-    return canonical.pretty(prepared.request) if as_json else engine.as_text(prepared.request)
+    """What a dry run prints: the very request that would be submitted; with errors, one that refuses to run."""
+    engine, request = prepared.engine, prepared.request
+    wrong = [str(f).removeprefix("error: ") for f in prepared.findings if f.severity == "error"]
+    if wrong and "script" in request:
+        request = request | {"script": refusing(request["script"], wrong)}
+    if as_json:
+        return canonical.pretty(request)
+    text = engine.as_text(request)
+    return text if not wrong or "script" in request else refusing(text, wrong)
 
 
 def write_directory(prepared: Prepared, path: Path) -> None:

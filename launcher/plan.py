@@ -49,7 +49,8 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
 
     `gpus`: how many a container can get on this machine; None = only the queue knows, which refuses what it has not.
     `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `hard_limits`: ulimit -> the most
-    that the engine can give (absent = any).
+    that the engine can give (absent = any). `platform`: what containers run on, such as linux/amd64, empty = unknown;
+    `platform_by`: what says so.
     """
 
     kind: str
@@ -63,6 +64,8 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     gpu_remedy: str = ""
     nodes: bool = False
     hard_limits: dict[str, int] = {}
+    platform: str = ""
+    platform_by: str = ""
 
 
 class ImageSeen(Noun, frozen=True, kw_only=True):
@@ -70,8 +73,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
-    repositories it does without. `unpack`: bytes that have to be written before it can start; `unpack_free`: that can
-    be.
+    repositories it does without. `platform`: what it was made for, empty = unknown. `unpack`: bytes that have to be
+    written before it can start; `unpack_free`: that can be.
     """
 
     id: str = ""
@@ -82,6 +85,7 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
     tagged: str = ""
     drift: dict[str, str] = {}
     left_out: list[str] = []
+    platform: str = ""
     unpack: int = 0
     unpack_free: int = 0
 

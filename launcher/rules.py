@@ -205,6 +205,9 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not image.id and image.tagged:
         what = f"the engine's slipway/{entry.library} is {image.tagged}, which no record of this lock entry names"
         yield _error(Exit.DATA, where, what, f"build it from the lock: {entry.build_command}")
+    elif image.platform and seen.engine.platform and image.platform != seen.engine.platform:
+        what = f"is for {image.platform}; containers run on {seen.engine.platform} ({seen.engine.platform_by})"
+        yield _error(Exit.DATA, image.source or where, what, _for_platform(wish, seen.engine.platform))
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
@@ -221,6 +224,13 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
             yield _warning(where, f"{what} (--allow-drift)")
         else:
             yield _error(Exit.DATA, where, what, "build it from what the lock pins, or accept it with --allow-drift")
+
+
+def _for_platform(wish: Wish, platform: str) -> str:
+    """What makes the image for another processor."""
+    squash = "" if wish.profile.kind == "docker" else f", then: images squash {wish.entry.name}"
+    profile = "; or correct what the profile says" if wish.profile.kind == "slurm" else ""
+    return f"run: {wish.entry.build_command} --platform {platform}{squash}{profile}"
 
 
 def _size(n: float) -> str:
