@@ -74,8 +74,8 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 {lines}
-PartitionName=batch Nodes=ALL Default=YES PriorityTier=1 MaxTime=60 State=UP
-PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
+PartitionName=batch Nodes={batch} Default=YES PriorityTier=1 MaxTime=60 State=UP
+PartitionName=urgent Nodes={batch} PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
 """
 _DATABASE = """\
 AuthType=auth/munge
@@ -176,8 +176,8 @@ class Cluster:
         def look() -> bool:
             for name, slurmd in self._slurmds.items():
                 assert slurmd.poll() is None, f"{name} has ended: {self.log(f'slurmd.{name}')}"
-            states = self.call("sinfo", "-h", "-N", "-p", "batch", "-o", "%T").out.split()
-            return states == ["idle"] * len(self.nodes)
+            states = set(self.call("sinfo", "-h", "-N", "-o", "%N %T").out.splitlines())
+            return states == {f"{node} idle" for node in self.nodes}
 
         until("idle nodes", look)
 
@@ -249,16 +249,19 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(folder: Path, accounting: bool = False, lines: tuple[str, ...] = (), nodes: int = 3) -> Iterator[Cluster]:
+def running(
+    folder: Path, accounting: bool = False, lines: tuple[str, ...] = (), nodes: int = 3, bare: bool = False
+) -> Iterator[Cluster]:
     """Starts a cluster with all its files in `folder`, and ends it. `lines` go into slurm.conf, before the partitions.
 
     Partitions: `batch`, the default, and `urgent`, for which jobs of `batch` are requeued. `lines` may set defaults for
-    both: `PartitionName=DEFAULT GraceTime=5`. With `accounting`, slurmdbd and MariaDB run and sacct answers.
+    both: `PartitionName=DEFAULT GraceTime=5`. With `accounting`, slurmdbd and MariaDB run and sacct answers. With
+    `bare`, there is one more node, by itself in the partition `bare`, of which no GRES tells what GPUs it has.
     """
     _install(accounting)
     for name in ("state", "spool", "local"):
         (folder / name).mkdir(parents=True)
-    names = tuple(f"n{number}" for number in range(1, nodes + 1))
+    names = (*(f"n{number}" for number in range(1, nodes + 1)), *(("bare",) if bare else ()))
     env = {"PATH": debian.search_path(), "SLURM_CONF": str(folder / "slurm.conf"), "LC_ALL": "C"}
     cluster = Cluster(folder, names, env)
     with contextlib.ExitStack() as stack:
@@ -281,7 +284,7 @@ def slurm() -> Iterator[Cluster]:
     """A cluster without accounting, for all tests of this session."""
     with tempfile.TemporaryDirectory(prefix="slipway-slurm-") as name:
         Path(name).chmod(0o755)
-        with running(Path(name) / "slurm") as cluster:
+        with running(Path(name) / "slurm", bare=True) as cluster:
             yield cluster
 
 
@@ -305,7 +308,7 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
     addresses = ["127.0.0.1", *(f"127.0.0.{11 + n}" for n in range(len(cluster.nodes)))]
     port, *ports = _free_ports(addresses)
     own = [
-        f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 Gres=gpu:{_gpus(n)} State=UNKNOWN"
+        f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 State=UNKNOWN{_gres(n)}"
         for n, a, p in zip(cluster.nodes, addresses[1:], ports, strict=True)
     ]
     _make_gpus(folder, cluster.nodes)
@@ -316,7 +319,10 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
         file.write_text(_DATABASE.format(folder=folder, port=dbd))
         own += ["AccountingStorageType=accounting_storage/slurmdbd", f"AccountingStoragePort={dbd}"]
         own += ["AccountingStorageHost=127.0.0.1", f"AccountingStoragePass={folder}/munge.socket"]
-    config = _CONFIG.format(folder=folder, host=host, port=port, lines="\n".join([*own, *lines]))
+    batch = ",".join(n for n in cluster.nodes if _gpus(n))
+    config = _CONFIG.format(folder=folder, host=host, port=port, lines="\n".join([*own, *lines]), batch=batch)
+    if "bare" in cluster.nodes:
+        config += "PartitionName=bare Nodes=bare MaxTime=60 State=UP\n"
     (folder / "slurm.conf").write_text(config)
     known = "".join(f"{a} {n}\n" for n, a in zip(cluster.nodes, addresses[1:], strict=True))
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + known)
@@ -324,14 +330,18 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
 
 
 def _gpus(node: str) -> str:
-    """Eight of a type that the site names, but four without a type on the third node."""
-    return "4" if node == "n3" else "h100:8"
+    """Eight of a type that the site names, but four without a type on the third node; of `bare` Slurm knows none."""
+    return {"n3": "4", "bare": ""}.get(node, "h100:8")
+
+
+def _gres(node: str) -> str:
+    return f" Gres=gpu:{_gpus(node)}" if _gpus(node) else ""
 
 
 def _make_gpus(folder: Path, nodes: tuple[str, ...]) -> None:
     """Devices that are as harmless as /dev/null, so that Slurm tells each task which of them it has."""
     lines = []
-    for node in nodes:
+    for node in filter(_gpus, nodes):
         type_, _, count = _gpus(node).rpartition(":")
         (folder / "gpus" / node).mkdir(parents=True)
         for number in range(int(count)):
