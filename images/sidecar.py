@@ -31,11 +31,6 @@ class Sidecar(Noun, frozen=True, kw_only=True):
     made: str
 
 
-def platform(machine: str) -> str:
-    """`uname -m` as Docker writes it: linux/amd64."""
-    return f"linux/{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine) }"
-
-
 def file_name(record: identity.ImageRecord) -> str:
     """Library, release, flavour and 12 digits of the configuration's digest."""
     return f"{record.name.replace('/', '-')}-{record.ids[0].removeprefix('sha256:')[:12]}{SUFFIX}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from helpers import Done, Inputs, Project, record_image
 from test_sqsh import squash
 
 from images import lock as locks
-from images import sidecar
+from images import platforms, sidecar
 
 
 @pytest.fixture
@@ -124,6 +125,19 @@ def test_an_image_for_another_processor_is_refused(
     assert dry(project, *words).code == 0
     site(project, "arch: amd64")
     assert dry(project, *words).code == 65
+
+
+def test_enroot_runs_an_image_of_this_machines_processor(project: Project, words: tuple[str, ...]) -> None:
+    project.program("enroot", "echo 4.1.2")
+    (file,) = sidecar.folder(project.root).glob("*.sqsh")
+    beside, here = sidecar.path_of(file), platforms.named(os.uname().machine)
+    text = beside.read_text()
+    for platform, refused in (("linux/riscv64", True), (here, False)):
+        beside.write_text(text.replace("linux/amd64", platform))
+        done = project.launch("--profile", "enroot", *words, "--flavour", "cuda", "--dry-run")
+        said = f"error: {file}: is for {platform}; containers run on {here} (uname -m)\n"
+        assert (said in done.stderr) == refused
+        assert ("images build nemo-rl" in done.stderr) == refused and "correct what the profile" not in done.stderr
 
 
 def run(text: str, folder: Path) -> tuple[int, str]:

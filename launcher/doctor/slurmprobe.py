@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from images import sidecar
+from images import platforms
 from launcher.doctor import Answer, Result, Site, failed, ok, unknown, warning
 from launcher.doctor.machine import ENOUGH, Facts, facts, room, size
 from launcher.engines import slurmwords
@@ -86,10 +86,10 @@ def _as_said(found: Facts, profile: SlurmProfile) -> Iterator[Result]:
     """The nodes' processor, and where Slurm does not count them their GPUs, beside what the profile says."""
     wanted, key = profile.processor
     machines = {n: seen["arch"][0] for n, seen in sorted(found.items()) if "arch" in seen}
-    if wrong := {n: m for n, m in machines.items() if sidecar.platform(m) != f"linux/{wanted}"}:
+    if wrong := {n: m for n, m in machines.items() if platforms.named(m) != f"linux/{wanted}"}:
         what = ", ".join(f"{n} is {m}" for n, m in wrong.items())
         what = f"{what}; the profile's nodes are {wanted} ({key or 'default'})"
-        right = sidecar.platform(next(iter(wrong.values()))).removeprefix("linux/")
+        right = platforms.named(next(iter(wrong.values()))).removeprefix("linux/")
         yield failed(what, f"arch: {right}", Exit.CONFIG)
     elif machines:
         yield ok(f"{wanted} on {', '.join(machines)}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from images import identity, sidecar
+from images import identity, platforms
 from images.model import Entry
 from launcher.engines import Claimed, sqsh
 from launcher.engines.enrootruns import connect as connect
@@ -53,7 +53,7 @@ def probe(root: Root, profile: EnrootProfile) -> EngineSeen:
     source = f"profile {profile.name}"
     seen = EngineSeen(
         kind="enroot", address="enroot", source=source, gpus=gpus, no_gpus=why, gpu_remedy=remedy,
-        platform=sidecar.platform(os.uname().machine), platform_by="uname -m",
+        platform=platforms.named(os.uname().machine), platform_by="uname -m",
     )  # fmt: skip
     try:
         done = subprocess.run(["enroot", "version"], capture_output=True, text=True, timeout=PATIENCE, check=True)

@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 TOOLS = ("munged", "slurmctld", "slurmd", "srun")
 BUILDING = ("gcc", "/usr/include/slurm/spank.h")
 ACCOUNTING = ("slurmdbd", "mariadbd")
+BARE = "bare"  # a node, and its partition
 PYXIS = "SLIPWAY_TEST_PYXIS"  # the path of a real spank_pyxis.so, which then takes our plugin's place
 ENDED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE"}
@@ -105,7 +106,7 @@ wait
 
 @dataclass
 class Cluster:
-    """A Slurm that runs. `env` is what its commands need in their environment; `nodes` are n1, n2 …
+    """A Slurm that runs. `env` is what its commands need in their environment; `nodes` are n1, n2 …, those of `batch`.
 
     `folder` is shared by all nodes; `local` is not: see the module.
     """
@@ -177,7 +178,7 @@ class Cluster:
             for name, slurmd in self._slurmds.items():
                 assert slurmd.poll() is None, f"{name} has ended: {self.log(f'slurmd.{name}')}"
             states = set(self.call("sinfo", "-h", "-N", "-o", "%N %T").out.splitlines())
-            return states == {f"{node} idle" for node in self.nodes}
+            return states == {f"{node} idle" for node in {*self.nodes, *self._slurmds}}
 
         until("idle nodes", look)
 
@@ -261,11 +262,12 @@ def running(
     _install(accounting)
     for name in ("state", "spool", "local"):
         (folder / name).mkdir(parents=True)
-    names = (*(f"n{number}" for number in range(1, nodes + 1)), *(("bare",) if bare else ()))
+    names = tuple(f"n{number}" for number in range(1, nodes + 1))
+    every = (*names, BARE) if bare else names
     env = {"PATH": debian.search_path(), "SLURM_CONF": str(folder / "slurm.conf"), "LC_ALL": "C"}
     cluster = Cluster(folder, names, env)
     with contextlib.ExitStack() as stack:
-        _configure(cluster, accounting, lines)
+        _configure(cluster, every, accounting, lines)
         _start(cluster, stack, "munged", *_munged(folder))
         until("munge's socket", (folder / "munge.socket").is_socket)
         if accounting:
@@ -273,7 +275,7 @@ def running(
         _start(cluster, stack, "slurmctld", "slurmctld", "-D", "-i")
         until("the controller", lambda: " is UP" in cluster.call("scontrol", "ping").out)
         stack.callback(cluster.kill_nodes)
-        for node in names:
+        for node in every:
             cluster.start_node(node)
         cluster.wait_for_idle()
         yield cluster
@@ -303,15 +305,15 @@ def _install(accounting: bool) -> None:
             _POLICY.unlink()
 
 
-def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> None:
+def _configure(cluster: Cluster, nodes: tuple[str, ...], accounting: bool, lines: tuple[str, ...]) -> None:
     folder, host = cluster.folder, socket.gethostname().partition(".")[0]
-    addresses = ["127.0.0.1", *(f"127.0.0.{11 + n}" for n in range(len(cluster.nodes)))]
+    addresses = ["127.0.0.1", *(f"127.0.0.{11 + n}" for n in range(len(nodes)))]
     port, *ports = _free_ports(addresses)
     own = [
         f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 State=UNKNOWN{_gres(n)}"
-        for n, a, p in zip(cluster.nodes, addresses[1:], ports, strict=True)
+        for n, a, p in zip(nodes, addresses[1:], ports, strict=True)
     ]
-    _make_gpus(folder, cluster.nodes)
+    _make_gpus(folder, nodes)
     if accounting:
         (dbd,) = _free_ports(["127.0.0.1"])
         file = folder / "slurmdbd.conf"
@@ -319,19 +321,19 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
         file.write_text(_DATABASE.format(folder=folder, port=dbd))
         own += ["AccountingStorageType=accounting_storage/slurmdbd", f"AccountingStoragePort={dbd}"]
         own += ["AccountingStorageHost=127.0.0.1", f"AccountingStoragePass={folder}/munge.socket"]
-    batch = ",".join(n for n in cluster.nodes if _gpus(n))
-    config = _CONFIG.format(folder=folder, host=host, port=port, lines="\n".join([*own, *lines]), batch=batch)
-    if "bare" in cluster.nodes:
-        config += "PartitionName=bare Nodes=bare MaxTime=60 State=UP\n"
+    batch, own = ",".join(cluster.nodes), [*own, *lines]
+    config = _CONFIG.format(folder=folder, host=host, port=port, lines="\n".join(own), batch=batch)
+    if BARE in nodes:
+        config += f"PartitionName={BARE} Nodes={BARE} MaxTime=60 State=UP\n"
     (folder / "slurm.conf").write_text(config)
-    known = "".join(f"{a} {n}\n" for n, a in zip(cluster.nodes, addresses[1:], strict=True))
+    known = "".join(f"{a} {n}\n" for n, a in zip(nodes, addresses[1:], strict=True))
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + known)
     (folder / "plugstack.conf").write_text(f"required {_plugin(folder)}\n")
 
 
 def _gpus(node: str) -> str:
     """Eight of a type that the site names, but four without a type on the third node; of `bare` Slurm knows none."""
-    return {"n3": "4", "bare": ""}.get(node, "h100:8")
+    return {"n3": "4", BARE: ""}.get(node, "h100:8")
 
 
 def _gres(node: str) -> str:

@@ -112,7 +112,8 @@ def test_where_slurm_knows_of_no_gpus_a_job_has_the_node_for_itself(gpus: Lab, p
     assert "TresPerNode" not in job and seen["given"]["NVIDIA_VISIBLE_DEVICES"] != "void"
     gpus.profile("asks", "partition: bare", "gpus: 4", "flavour: cuda")
     refused = gpus.launch("--profile", "asks", *wants_all(place / "other"))
-    assert refused.code != 0 and not (place / "other").exists()
+    assert "Requested node configuration is not available" in refused.err, refused
+    assert refused.code == 69 and not (place / "other").exists()
 
 
 def test_what_a_dry_run_with_errors_prints_does_nothing_in_the_queue(gpus: Lab, place: Path) -> None:
