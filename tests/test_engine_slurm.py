@@ -310,23 +310,26 @@ def test_the_script_is_submitted_as_it_was_shown_and_its_hash_recorded(plan_of: 
 
 
 @pytest.mark.parametrize(
-    ("what", "where"),
+    ("what", "where", "key"),
     [
-        ({"output": output_of(path="/scratch/out")}, "mount /output"),
+        ({"output": output_of(path="/scratch/out")}, "mount /output", "output=PATH"),
         ({"artifacts": {"train": msgspec.structs.replace(TRAIN, path="/tmp/chats.jsonl")}},
-         "mount /inputs/train-aaaaaaaa/chats.jsonl"),
-        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image"),
-        ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory"),
-        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/datasets"),
+         "mount /inputs/train-aaaaaaaa/chats.jsonl", ""),
+        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image", "squash: in the profile"),
+        ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory",
+         "runs: in the profile, or --runs-dir"),
+        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/datasets",
+         "hf_home: in the profile, or HF_HOME"),
     ],
 )  # fmt: skip
-def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str) -> None:
+def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str, key: str) -> None:
     seen = seen_of(**what)
     plan = plan_of(seen, shared=["/data", "/home", "/project"])
     (found,) = slurm.check(plan, seen)
     assert (found.where, found.code) == (where, Exit.CONFIG)
     assert "is under no shared folder: other nodes will not see it" in found.what
-    assert found.remedy == f"shared are: /data, /home, /project ({PROFILE.file}: shared)"
+    remedy = f"; name a folder below one of them: {key}" if key else ""
+    assert found.remedy == f"shared are: /data, /home, /project ({PROFILE.file}: shared){remedy}"
 
 
 def test_a_site_that_names_no_shared_folders_is_warned_for_several_nodes(plan_of: Any) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Done, Inputs, Project, record_image
+from helpers import HERE, REPO, Done, Inputs, Project, record_image, write_checkpoint
+from test_checkpoints import write_megatron
 from test_sqsh import squash
 
 from images import lock as locks
@@ -177,3 +181,31 @@ def test_dockers_command_refuses_likewise_and_leaves_the_shell_alone(
     code, said = run(done.stdout, tmp_path)
     assert code == 78 and "slipway: refused: unix://" in said and "docker: " not in said
     assert run(f"{done.stdout}echo and on >&2\n", tmp_path)[1].endswith("and on\n")
+
+
+def readmes(heading: str) -> list[str]:
+    """The blocks of a part of the README that are typed or written, less their indentation."""
+    part = (REPO / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?:^    .*\n)+", part, re.M)
+    return [re.sub(r"^    ", "", block, flags=re.M) for block in blocks]
+
+
+def test_the_readmes_command_and_profile_for_a_cluster_as_they_stand(project: Project, tmp_path: Path) -> None:
+    """With nothing put to them: what is below /lustre is below a folder of this test's."""
+    command, profile, *_ = (block.replace("/lustre", f"{tmp_path}/lustre") for block in readmes("On a cluster"))
+    project.write("slipway.d/profiles/site.yaml", profile)
+    project.env["HF_TOKEN"] = "a token"
+    lustre = tmp_path / "lustre"
+    write_megatron(lustre / "base")
+    write_checkpoint(lustre / "llama")
+    (lustre / "packed").mkdir()
+    shutil.copy(HERE / "data" / "packed.parquet", lustre / "packed" / "training_2048.idx.parquet")
+    (lustre / "packed" / "2048_metadata.jsonl").write_text('[{"dataset_max_seqlen": 39, "pack_size": 2048}]')
+    entry = locks.select(locks.load_lock(project.root), "megatron-bridge", "cuda")
+    squash(lustre / "me" / "squash", record_image(project.root, entry), name=entry.name, entry=entry.checksum)
+    program, *words = shlex.split(command.replace("\\\n", ""))
+    done = project.launch(*words, "--dry-run")
+    assert (program, done.code) == ("launch", 0), done.stderr
+    said = {"nodes=4", "gpus-per-node=8", "account=nemotron", "time=4:00:00", "comment=nemotron", "partition=batch"}
+    assert said <= directives(done)
+    assert "model.tensor_model_parallel_size=4" in done.stderr and "data parallel 8" in done.stderr

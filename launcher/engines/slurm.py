@@ -33,6 +33,12 @@ FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_DEADLINE", "SLIPW
 # Options that would make another job of it than one script, from its own directory, with one task a node.
 _OURS = frozenset({"array", "chdir", "dependency", "error", "export-file", "het-group", "input", "job-name",
                    "multi-prog", "ntasks", "parsable", "test-only", "wait", "wrap"})  # fmt: skip
+# What says where a folder is that every node has to see.
+_NAMED_BY = {
+    "image": "squash: in the profile", "mount /cache/datasets": "hf_home: in the profile, or HF_HOME",
+    "mount /cache/hub": "hf_home: in the profile, or HF_HOME", "mount /cache/megatron": "megatron_cache: in the profile", "mount /output": "output=PATH",
+    "runs directory": "runs: in the profile, or --runs-dir",
+}  # fmt: skip
 _BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
 
 Value = str | int | bool | None
@@ -82,7 +88,9 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
         sources.append(("image", plan.image_source))
     for what, path in sources if profile.shared else []:
         if not any(PurePath(path).is_relative_to(root) for root in profile.shared):
+            key = _NAMED_BY.get(what, "")
             remedy = f"shared are: {', '.join(profile.shared)} ({profile.file}: shared)"
+            remedy += f"; name a folder below one of them: {key}" if key else ""
             yield _error(Exit.CONFIG, what, f"{path} is under no shared folder: other nodes will not see it", remedy)
     if plan.shape.nodes > 1 and not profile.shared:
         what = "names no shared folders: whether all nodes see the same is only known when the job starts"
