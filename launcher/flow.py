@@ -263,10 +263,14 @@ def write_run_files(prepared: Prepared, path: Path) -> None:
     write_atomic(path / engine.REQUEST, engine.request_text(prepared.request))
 
 
-def request_as(prepared: Prepared, as_json: bool) -> str:
-    """What a dry run prints: the very request that would be submitted; with errors, one that refuses to run."""
+def request_as(prepared: Prepared, as_json: bool, first: int = 0) -> str:
+    """What a dry run prints: the very request that would be submitted; with errors, one that refuses to run.
+
+    `first`: the exit code of what has to come first and is refused.
+    """
     engine, request = prepared.engine, prepared.request
     wrong = [str(f).removeprefix("error: ") for f in prepared.findings if f.severity == "error"]
+    wrong += [f"what has to be made first is refused ({first}): the dry run says why"] if first else []
     if wrong and "script" in request:
         request = request | {"script": refusing(request["script"], wrong)}
     if as_json:

@@ -173,6 +173,21 @@ def test_a_dry_run_that_found_errors_prints_a_script_that_refuses_to_run(
         assert line in said
 
 
+def test_a_script_refuses_likewise_where_what_comes_first_is_refused(
+    project: Project, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """NeMo RL's cpu image is there, the image with which its model is converted first is not."""
+    entry = locks.select(locks.load_lock(project.root), "nemo-rl", "cpu")
+    record = record_image(project.root, entry)
+    squash(sidecar.folder(project.root), record, name=entry.name, entry=entry.checksum)
+    given = ("backend=megatron", "--flavour", "cpu", "--dry-run", "--megatron-cache", f"{tmp_path}/cache")
+    done = project.launch("--profile", "slurm-pyxis", *words, *given)
+    assert done.code == 66 and "error: image of megatron-bridge/" in done.stderr, done.stderr
+    assert done.stderr.count("error: ") == 1
+    code, said = run(done.stdout, tmp_path)
+    assert (code, said) == (78, "slipway: refused: what has to be made first is refused (66): the dry run says why\n")
+
+
 def test_dockers_command_refuses_likewise_and_leaves_the_shell_alone(
     project: Project, inputs: Inputs, tmp_path: Path
 ) -> None:
