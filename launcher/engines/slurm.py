@@ -35,10 +35,13 @@ _OURS = frozenset({"array", "chdir", "dependency", "error", "export-file", "het-
                    "multi-prog", "ntasks", "parsable", "test-only", "wait", "wrap"})  # fmt: skip
 # What says where a folder is that every node has to see.
 _NAMED_BY = {
-    "image": "squash: in the profile", "mount /cache/datasets": "hf_home: in the profile, or HF_HOME",
-    "mount /cache/hub": "hf_home: in the profile, or HF_HOME", "mount /cache/megatron": "megatron_cache: in the profile", "mount /output": "output=PATH",
+    "image": "squash: in the profile",
+    "mount /cache/datasets": "hf_home: in the profile, or HF_HOME",
+    "mount /cache/hub": "hf_home: in the profile, or HF_HOME",
+    "mount /cache/megatron": "megatron_cache: in the profile",
+    "mount /output": "output=PATH",
     "runs directory": "runs: in the profile, or --runs-dir",
-}  # fmt: skip
+}
 _BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
 
 Value = str | int | bool | None
