@@ -125,6 +125,8 @@ writable_home() {
     export USER="${USER:-$name}"
     export LOGNAME="${LOGNAME:-$USER}"
     default_cache XDG_CACHE_HOME "$HOME/.cache"
+    # Code of models, which HF_HOME would share among nodes, each of which writes it.
+    default_cache HF_MODULES_CACHE "$XDG_CACHE_HOME/huggingface/modules"
     default_cache TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
     default_cache TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
     default_cache TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"

@@ -44,9 +44,10 @@ class Places:
 
     @classmethod
     def of(cls, root: Root) -> Places:
+        record, home = root.kept(dockerhost.RECORD), root.kept("engine")
         state = root.state.resolve()
         name = f"slipway-{canonical.sha256(str(state).encode())[:8]}"
-        return cls(state / "engine", Path("/run") / name, state / dockerhost.RECORD)
+        return cls(state / home.name, Path("/run") / name, state / record.name)
 
     @property
     def data(self) -> Path:

@@ -132,7 +132,8 @@ def resolve(url: str, tag: str) -> tuple[str, str]:
 
 def _fetched(root: Root, repository: Repository, say: Callable[[str], None]) -> Path:
     """A bare repository that has the pinned commit and, checked, its pinned tree."""
-    store = root.state / "sources" / canonical.sha256(repository.url.encode())[:12]
+    store = root.kept(Path("sources", canonical.sha256(repository.url.encode())[:12]))
+    root.kept(store / "config")  # git runs what that names
     commit = str(repository.commit)
     with cannot_write(store):
         make_folders(store)

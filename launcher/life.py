@@ -8,22 +8,24 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
-from launcher import cachefolders, engines, records
-from launcher.engines import Connection, Status
+from launcher import cachefolders, engines, records, reports
+from launcher.engines import Connection, Status, logfiles
 from launcher.flow import Prepared, write_run_files
 from launcher.plan import RUN_DIR, Plan
-from launcher.records import Outcome, Record, Run
+from launcher.records import EngineUsed, Outcome, Record, Run
+from launcher.reports import Reports
 from slipway import __version__
 from slipway.console import say, say_now
 from slipway.errors import Exit, SlipwayError
 from slipway.files import PRIVATE, PRIVATE_FOLDER, cannot_write, own_folder, read_text, write_atomic, written
 
 CANCEL_MARGIN = 20  # seconds that the entrypoint gets beyond the step's own grace, before the kill
+ANOTHERS = "another user's"  # the state of a run in whose directory somebody else may have written anything
 START_POLL = 0.1  # seconds between two looks at a container that is being started
 
 
@@ -81,7 +83,7 @@ def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Reco
         plan_hash=prepared.plan.hash,
         plan=prepared.plan,
         request=request,
-        engine={"kind": prepared.plan.profile.kind, "address": prepared.address},
+        engine=EngineUsed(kind=prepared.plan.profile.kind, address=prepared.address),
         slipway=__version__,
         argv=list(prepared.argv),
         submitted=records.now(),
@@ -163,16 +165,14 @@ def collect(run: Run, engine: Connection) -> Record:
     if status.state in ("running", "pending"):
         return record
     if record.outcome is None:
-        if status.state == "exited" and engines.of(record.engine["kind"]).KEEPS_LOG:
+        if status.state == "exited" and engines.of(record.engine.kind).KEEPS_LOG:
             with _recorded(run):
                 _save_log(run, engine)
+        told = reports.read(run.path)
+        outcome = _outcome(run, record.plan, status, told)
         record = msgspec.structs.replace(
-            record,
-            state="ended",
-            outcome=_outcome(run, record.plan, status),
-            versions=run.container_file("0/versions.json"),
-            config=_text(run.path / "container" / "config.yaml"),
-        )
+            record, state="ended", outcome=outcome, versions=told.versions, config=told.config
+        )  # fmt: skip
         with _recorded(run):
             run.write(record)
     _release(record.plan, run)
@@ -206,58 +206,65 @@ def _save_log(run: Run, engine: Connection) -> None:
         f.writelines(engine.logs(run, follow=False))
 
 
-def _text(path: Path) -> str:
-    return read_text(path) if path.is_file() else ""
-
-
-def _outcome(run: Run, plan: Plan, status: Status) -> Outcome:
+def _outcome(run: Run, plan: Plan, status: Status, told: Reports) -> Outcome:
     """What became of a run that is not running, from the engine's word and what the entrypoint wrote."""
     if status.state == "missing" and not run.had_event("started"):
         return Outcome(exit_code=int(Exit.INTERNAL), cause="launcher", reason="the launcher died before it was started")
     if status.state == "created":
         reason = status.error or "the launcher died before it was started"
         return Outcome(exit_code=int(Exit.INTERNAL), cause="engine" if status.error else "launcher", reason=reason)
-    wrote = run.status()
-    result = run.container_file("result.json")
+    wrote = told.status
     if status.state == "missing" and not wrote:
-        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason="its container was removed by someone else")
-    code = status.exit_code if status.state == "exited" else int(wrote["exit_code"])
-    cause, reason = _cause(run, plan.profile.kind, status, wrote, code)
+        reason = "its container was removed by someone else"
+        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason=reason, damaged=told.damaged)
+    code = wrote.exit_code if wrote and status.state != "exited" else status.exit_code
+    cause, reason = _cause(run, plan.profile.kind, status, told, code)
     return Outcome(
         exit_code=code,
         cause=cause,
         reason=reason,
-        started=status.started or wrote.get("started", ""),
-        finished=status.finished or wrote.get("finished", ""),
-        checkpoint=_on_host(result.get("checkpoint") or result.get("path", ""), plan, run),
-        result=result,
+        started=status.started or (wrote.started if wrote else ""),
+        finished=status.finished or (wrote.finished if wrote else ""),
+        checkpoint=_on_host(told.result.get("checkpoint") or told.result.get("path") or "", plan, run),
+        result=told.result,
+        damaged=told.damaged,
     )
 
 
 def _on_host(path: str, plan: Plan, run: Run) -> str:
     """The host's path of something below /output in the container; empty where it is not."""
-    below = path.removeprefix("/output")
-    return plan.output.replace(RUN_DIR, str(run.path)) + below if path.startswith("/output") else ""
+    parts = PurePosixPath(path).parts
+    if parts[:2] != ("/", "output") or ".." in parts:
+        return ""
+    return plan.output.replace(RUN_DIR, str(run.path)) + path.removeprefix("/output")
 
 
-def _cause(run: Run, kind: str, status: Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
+def _cause(run: Run, kind: str, status: Status, told: Reports, code: int) -> tuple[records.Cause, str]:
+    wrote = told.status
     if status.out_of_memory:
         return "memory", "killed: out of memory"
     if run.had_event("cancel"):
-        return "cancelled", wrote.get("reason", "") or "cancelled"
+        return "cancelled", (wrote.reason if wrote else "") or "cancelled"
     if status.error:
         return "engine", status.error
-    if not wrote and run.had_event("signal"):
-        return "signal", "killed: it did not leave when it was told to stop"
-    if not wrote:
-        said = engines.of(kind).explain(run.log_text())
-        return "engine", said or f"the container ended with {code} before its entrypoint could say why"
-    cause: records.Cause = wrote["cause"] if wrote.get("cause") in ("step", "signal", "entrypoint") else "engine"
-    return cause, wrote.get("reason", "") or ("done" if code == 0 else f"the step exited with {code}")
+    if wrote is None:
+        if run.had_event("signal"):
+            return "signal", "killed: it did not leave when it was told to stop"
+        said = engines.of(kind).explain(logfiles.tail(run.path / "logs"))
+        unread = any("/status.json: " in what for what in told.damaged)
+        why = "and what its entrypoint wrote cannot be read" if unread else "before its entrypoint could say why"
+        return "engine", said or f"the container ended with {code} {why}"
+    cause: records.Cause = wrote.cause if wrote.cause in ("step", "signal", "entrypoint") else "engine"  # type: ignore[assignment]
+    return cause, wrote.reason or ("done" if code == 0 else f"the step exited with {code}")
 
 
 def refresh(run: Run) -> tuple[Record | None, str]:
-    """The record, brought up to date, and the run's state in a word: whoever comes first collects an ended run."""
+    """The record, brought up to date, and the run's state in a word: whoever comes first collects an ended run.
+
+    Of another user's run it is the record as it is, if that may be read: nothing in there is acted upon.
+    """
+    if not run.ours:
+        return _anothers(run), ANOTHERS
     ended = run.had_event("ended")  # before the record is read, which is written before that event
     record = run.record()
     if record is None:
@@ -267,7 +274,7 @@ def refresh(run: Run) -> tuple[Record | None, str]:
             return None, "never submitted" if mine else "being prepared"
     if ended:
         return record, word(record)
-    with engines.of_record(record.engine) as engine, run.lock() as mine:
+    with engines.of_record(record) as engine, run.lock() as mine:
         if mine:
             record = collect(run, engine)
             if record.outcome:
@@ -275,6 +282,15 @@ def refresh(run: Run) -> tuple[Record | None, str]:
         status = engine.status(run)
     record = run.record() or record  # whoever has the lock may have brought the run home since
     return record, word(record) if record.outcome else _standing(run, status)
+
+
+def _anothers(run: Run) -> Record | None:
+    try:
+        return run.record()
+    except SlipwayError as e:
+        if e.code == Exit.NOT_PERMITTED:
+            return None
+        raise
 
 
 def _standing(run: Run, status: Status) -> str:
@@ -306,12 +322,16 @@ def word(record: Record) -> str:
 
 def cancel(run: Run) -> Record:
     """Asks the step to stop, waits for its grace, kills it after that; returns the record with its outcome."""
+    if not run.ours:
+        raise SlipwayError(
+            Exit.NOT_PERMITTED, "it is another user's run: only that user can cancel it", where=str(run.path)
+        )
     record = run.record()
     if record is None:
         raise SlipwayError(Exit.NO_INPUT, "this run was never submitted", where=str(run.path))
     if record.outcome is not None:
         return record
-    with engines.of_record(record.engine) as engine:
+    with engines.of_record(record) as engine:
         await_start(run, engine)
         if engine.status(run).state in ("running", "pending"):
             grace = record.plan.graceful.seconds + CANCEL_MARGIN

@@ -28,6 +28,15 @@ def cannot_write(path: Path) -> Iterator[None]:
         raise SlipwayError(Exit.CANNOT_WRITE, f"cannot write: {e.strerror or e}", where=str(path)) from e
 
 
+@contextlib.contextmanager
+def cannot_read(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into the error with exit code 66 that names `path`."""
+    try:
+        yield
+    except OSError as e:
+        raise SlipwayError(Exit.NO_INPUT, f"cannot read: {e.strerror or e}", where=str(path)) from e
+
+
 def write_atomic(path: Path, data: str | bytes, mode: int = 0o644) -> None:
     """Writes `path` whole or not at all, also across a crash; makes missing parents. Raises SlipwayError 73."""
     with written(path, mode) as f:

@@ -584,7 +584,8 @@ def test_what_outlives_the_step_is_ended(box: Container) -> None:
 
 SHOW = """
 import getpass, json, os, pathlib, tempfile
-names = ["HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
+names = ["HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "HF_MODULES_CACHE", "TRITON_CACHE_DIR",
+         "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
 for name in names:
     if name not in ("USER", "LOGNAME"):
         tempfile.TemporaryFile(dir=os.environ[name]).close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import sys
 import tempfile
@@ -55,7 +56,10 @@ def run(main: Callable[[], None]) -> None:
 
 def leave(name: str, why: str) -> None:
     """One line for the entrypoint; the first rank that fails tells why, the others fail because of it."""
-    with contextlib.suppress(FileExistsError), open(node_dir() / name, "x", encoding="utf-8", opener=private) as f:
+    with (
+        contextlib.suppress(FileExistsError),
+        open(node_dir() / name, "x", encoding="utf-8", errors="backslashreplace", opener=private) as f,
+    ):
         f.write(" ".join(why.split())[:500] + "\n")
 
 
@@ -157,8 +161,28 @@ def config_file(config: dict[str, Any]) -> Iterator[Path]:
 
 
 def write_result(result: dict[str, Any]) -> None:
-    """What the step made, for the record; rank 0 alone calls it."""
-    write_private(STATE / "result.json", json.dumps(result, indent=2) + "\n")
+    """What the step made, for the record; rank 0 alone calls it.
+
+    JSON has no NaN and no infinities: such a number is null, and `not_finite` says by its dotted key what it was.
+    """
+    odd: dict[str, str] = {}
+    said = finite(result, odd)
+    if odd:
+        said["not_finite"] = odd
+        print(f"slipway: not finite: {', '.join(f'{key} is {what}' for key, what in odd.items())}", file=sys.stderr)
+    write_private(STATE / "result.json", json.dumps(said, indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any, odd: dict[str, str], key: str = "") -> Any:
+    """`value` with null for every number that is not finite; those are told in `odd`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        odd[key] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return None
+    if isinstance(value, dict):
+        return {k: finite(v, odd, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v, odd, f"{key}.{n}") for n, v in enumerate(value)]
+    return value
 
 
 def seal(makes: dict[str, Any] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,23 @@ class Claimed(Protocol):
 
     @property
     def path(self) -> Path: ...
+
+
+class Used(Protocol):
+    """The engine of a run, and where it answers."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+
+class Recorded(Protocol):
+    """A record, as far as engines need it."""
+
+    @property
+    def engine(self) -> Used: ...
 
 
 class Connection(Protocol):
@@ -114,9 +131,9 @@ def of(kind: str) -> Engine:
     return module  # type: ignore[no-any-return]
 
 
-def of_record(engine: Mapping[str, str]) -> AbstractContextManager[Connection]:
+def of_record(record: Recorded) -> AbstractContextManager[Connection]:
     """A connection to the engine that a record names."""
-    return of(engine["kind"]).connect(engine["address"])
+    return of(record.engine.kind).connect(record.engine.address)
 
 
 __all__ = ["Claimed", "Connection", "Engine", "Profile", "Status", "of", "of_record"]

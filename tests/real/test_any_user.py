@@ -62,7 +62,7 @@ def test_home_and_caches_inside(user: Tree, place: Path) -> None:
     variables = seen["variables"]
     assert all(variables.values()), variables
     assert variables["USER"] == variables["LOGNAME"] and variables["HOME"] != "/"
-    assert all(seen["writable"].values()) and len(seen["writable"]) == 5
+    assert all(seen["writable"].values()) and len(seen["writable"]) == 6
     if ROOT:
         assert variables["USER"] == f"uid{UID}"
     assert owners(place / "home") == {(UID, GID)}

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from . import hf_home
 from .cache import conversions, converted, leftovers, model, reads
 from .conftest import Work, facts, toy
 from .support import ENDLESS, PROJECT, Run, Running, Tree, by_umask, open_runs, open_to_others, until
@@ -158,6 +159,15 @@ def test_a_run_directory_is_for_its_owner_alone(site: Tree, place: Path, mask: i
     assert run.path.stat().st_mode & 0o777 == 0o700
     written = {0o000: {"output/written": 0o644}, 0o002: {"output/written": 0o664}, 0o077: {}}
     assert open_to_others(run.path) == written[mask]
+
+
+def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(site: Tree, place: Path) -> None:
+    home = place / "hf"
+    before = hf_home.log_in(home)
+    done = site.launch(*toy(place / "output"), *hf_home.told(), HF_HOME=str(home))
+    assert done.code == 0, done
+    assert hf_home.seen(done.out) == hf_home.HIDDEN
+    assert hf_home.content(home) == before
 
 
 def test_a_failing_steps_code(site: Tree, place: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from .. import hf_home
 from ..conftest import Work, facts, toy
 from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, until
 from .conftest import Lab
@@ -62,6 +63,17 @@ def test_the_environment_of_the_shell_stays_behind(lab: Lab, place: Path) -> Non
         "ODD": value, "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": None, "SSL_CERT_FILE": None,
         "NVIDIA_VISIBLE_DEVICES": "void",
     }  # fmt: skip
+
+
+def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(lab: Lab, place: Path) -> None:
+    home = place / "hf"
+    before = hf_home.log_in(home)
+    lab.profile(place.name.lower(), f"hf_home: {home}")
+    done = lab.launch("--profile", place.name.lower(), *toy(place / "out"), *hf_home.told(), "--follow")
+    assert done.code == 0, done
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert hf_home.seen((run.path / "logs" / "node-0.log").read_text()) == hf_home.HIDDEN
+    assert hf_home.content(home) == before
 
 
 def test_a_failing_node_tells_the_exit_code(lab: Lab, place: Path) -> None:
