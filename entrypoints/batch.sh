@@ -36,6 +36,7 @@ main() {
     ((ATTEMPT < ATTEMPTS)) || refuse "started $((ATTEMPT + 1)) times, the profile allows $ATTEMPTS (attempts)"
     check_secrets
     make_folders
+    make_logs
     rm -rf container/failed container/*/status.json container/*/ranks
     describe_job
     set_up
@@ -62,6 +63,14 @@ check_image() {
     [[ $IMAGE != /* || -f $IMAGE ]] || refuse "$IMAGE: there is no such file on $(uname -n)"
 }
 
+# Slurm would make them by the step's umask; it appends to what is there.
+make_logs() {
+    local rank
+    for ((rank = 0; rank < NODES; rank++)); do
+        : >>"logs/node-$rank.log" || refuse "$PWD/logs: cannot be written"
+    done
+}
+
 # What only the job knows.
 describe_job() {
     local names ends
@@ -78,11 +87,14 @@ describe_job() {
 # The profile's own lines, one after the other; a site's scripts are seldom written for a shell that is strict.
 set_up() {
     local line
+    umask "$CALLERS_UMASK" # which such a line may change
     set +u
     for line in "${SETUP[@]}"; do
         eval "$line" || refuse "setup: $line: ended with $?"
     done
     set -u
+    CALLERS_UMASK=$(umask)
+    umask 077
     cd "$RUN_DIR" || refuse "$RUN_DIR: cannot go back there after setup"
 }
 
@@ -112,7 +124,7 @@ leave_nonces() {
 # would make it kill the step. The step's variables are srun's alone: here, GPUS or PATH would mean something else.
 run_step() {
     leave_nonces
-    env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@" &
+    (umask "$CALLERS_UMASK" && exec env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@") &
     SRUN_PID=$!
     [[ -z $TOLD ]] || tell_step &
     while kill -0 "$SRUN_PID" 2>/dev/null; do
@@ -231,7 +243,7 @@ finish() {
         record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" requeued=true
         exit "$code"
     fi
-    rm -rf "$SECRETS_DIR"
+    remove_secrets
     record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" requeued=false
     exit "$code"
 }

@@ -22,6 +22,7 @@ KILL_AFTER=${SLIPWAY_KILL_SECONDS:-5} # between TERM and KILL for what is still 
 
 COMMAND=()
 CACHES=()
+STEP_UMASK=022
 STEP_PID=''   # the step's process: python, or torchrun
 STEP_CODE=''  # its exit code
 OWN_HOME=''   # made by us, hence removed by us
@@ -41,12 +42,12 @@ main() {
     trap 'on_signal TERM' TERM URG # where pyxis mounts the image, a TERM to the step ends what mounts it, too
     trap 'on_signal INT' INT
     started=$(now)
+    own_umask
     prepare_state
     check_shape
     verify
-    sane_umask
     writable_home
-    export_secrets
+    check_secrets
     # shellcheck source-path=SCRIPTDIR source=ray.sh
     [[ ${SLIPWAY_LAUNCHER:-} != ray ]] || . "$SLIPWAY_DIR/ray.sh"
     meet_nodes
@@ -112,11 +113,14 @@ verify() {
     esac
 }
 
-# The inherited umask is kept unless it lets everybody write, or takes rights from the owner.
-sane_umask() {
-    case $(umask) in
-        *[0145] | 0[1-7]??) umask 022 ;;
+# What is written to the run directory is for its owner alone. The step keeps the umask that was inherited, unless that
+# lets everybody write, or takes rights from the owner.
+own_umask() {
+    STEP_UMASK=$(umask)
+    case $STEP_UMASK in
+        *[0145] | 0[1-7]??) STEP_UMASK=022 ;;
     esac
+    umask 077
 }
 
 # Any uid works: a user without an entry in passwd has HOME=/ and no name, and most caches live below HOME.
@@ -133,6 +137,8 @@ writable_home() {
     export USER="${USER:-$name}"
     export LOGNAME="${LOGNAME:-$USER}"
     default_cache XDG_CACHE_HOME "$HOME/.cache"
+    # Code of models, which HF_HOME would share among nodes, each of which writes it.
+    default_cache HF_MODULES_CACHE "$XDG_CACHE_HOME/huggingface/modules"
     default_cache TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
     default_cache TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
     default_cache TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"
@@ -151,13 +157,22 @@ default_cache() {
     CACHES+=("$dir")
 }
 
-# Declared secrets are files; libraries want variables.
-export_secrets() {
+check_secrets() {
     local name
     for name in ${SLIPWAY_SECRETS:-}; do
         [[ -r $SLIPWAY_SECRETS_DIR/$name ]] || refuse "the secret $name is not in $SLIPWAY_SECRETS_DIR"
-        export "$name=$(<"$SLIPWAY_SECRETS_DIR/$name")"
     done
+}
+
+# as_step WORDS...: becomes that program, with the step's umask and its secrets. Those are files, and libraries want
+# variables; in this shell such a name might be a variable of ours.
+as_step() {
+    local name_of_secret
+    umask "$STEP_UMASK"
+    for name_of_secret in ${SLIPWAY_SECRETS:-}; do
+        export "$name_of_secret=$(<"$SLIPWAY_SECRETS_DIR/$name_of_secret")"
+    done
+    exec "$@"
 }
 
 # Nodes have to share what they write to, and start together: their containers may take minutes to make, one longer than
@@ -283,7 +298,7 @@ run_step() {
         exit
     fi
     set -m # the step gets a process group of its own, and does not ignore INT as background jobs do otherwise
-    SLIPWAY_MARK=$MARK "${COMMAND[@]}" </dev/null &
+    SLIPWAY_MARK=$MARK as_step "${COMMAND[@]}" </dev/null &
     STEP_PID=$!
     set +m
     ((STOPS == 0)) || stop_step # told between the question above and now

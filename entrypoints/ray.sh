@@ -61,12 +61,13 @@ last_line() {
 build_ray_command() {
     if ((NODE_RANK)); then
         await_head && claim_node "$SLIPWAY_HEAD:$MASTER_PORT"
+        : >"$RAY_LOGS/start.log" # by our umask
         # shellcheck disable=SC2016 # the inner shell's own
         COMMAND=(bash -c 'exec "$@" >"$0" 2>&1' "$RAY_LOGS/start.log" "${RAY_START[@]}" "${RAY_OPTIONS[@]}")
         return
     fi
     set -m # process groups of their own: what the driver is told, Ray is not
-    SLIPWAY_MARK=$MARK "${RAY_START[@]}" "${RAY_OPTIONS[@]}" </dev/null >"$RAY_LOGS/start.log" 2>&1 &
+    SLIPWAY_MARK=$MARK as_step "${RAY_START[@]}" "${RAY_OPTIONS[@]}" </dev/null >"$RAY_LOGS/start.log" 2>&1 &
     RAY_PID=$!
     set +m
     COMMAND=("$PYTHON" "$@")

@@ -147,7 +147,7 @@ def _environment(file: Path) -> str:
 
 def _bring(root: Root, entry: Entry, brought: Path) -> None:
     brought.mkdir()
-    shutil.copyfile(root.path / "entrypoints" / "verify.py", brought / "verify.py")
+    shutil.copyfile(root.file("entrypoints/verify.py"), brought / "verify.py")
     (brought / "entry.json").write_text(render.entry_json(entry))
     for path in (brought.parent, brought, *brought.iterdir()):
         path.chmod(0o755)  # whoever it runs as has to read it

@@ -45,9 +45,12 @@ class OutputSeen(Noun, frozen=True, kw_only=True):
 
 
 class EngineSeen(Noun, frozen=True, kw_only=True):
-    """`error`: why it cannot be used. `nodes`: it may have more than one.
+    """`error`: why it cannot be used, `remedy`: what to do about that. `nodes`: it may have more than one.
 
-    `hard_limits`: ulimit -> the most that the engine can give (absent = any). `remedy`: what to do about an error.
+    `gpus`: how many a container can get on this machine; None = only the queue knows, which refuses what it has not.
+    `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `hard_limits`: ulimit -> the most
+    that the engine can give (absent = any). `platform`: what containers run on, such as linux/amd64, empty = unknown;
+    `platform_by`: what says so.
     """
 
     kind: str
@@ -56,10 +59,13 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     version: str = ""
     error: str = ""
     remedy: str = ""
-    gpus: int = 0
-    gpu_support: bool = False
+    gpus: int | None = 0
+    no_gpus: str = ""
+    gpu_remedy: str = ""
     nodes: bool = False
     hard_limits: dict[str, int] = {}
+    platform: str = ""
+    platform_by: str = ""
 
 
 class ImageSeen(Noun, frozen=True, kw_only=True):
@@ -67,8 +73,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
-    repositories it does without. `unpack`: bytes that have to be written before it can start; `unpack_free`: that can
-    be.
+    repositories it does without. `platform`: what it was made for, empty = unknown. `unpack`: bytes that have to be
+    written before it can start; `unpack_free`: that can be.
     """
 
     id: str = ""
@@ -79,6 +85,7 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
     tagged: str = ""
     drift: dict[str, str] = {}
     left_out: list[str] = []
+    platform: str = ""
     unpack: int = 0
     unpack_free: int = 0
 
@@ -86,7 +93,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 class HostSeen(Noun, frozen=True, kw_only=True):
     """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`.
 
-    `missing_mounts`: sources of the profile's mounts that are not there; `missing_secrets`: name -> why.
+    `hub`: whether `hf_home` has a folder of the hub's snapshots. `missing_mounts`: sources of the profile's mounts
+    that are not there; `missing_secrets`: name -> why. `logins`: files of the caller's that hold tokens or passwords.
     """
 
     uid: int
@@ -96,8 +104,11 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     runs: str
     runs_writable: bool
     runs_free: int
+    hub: bool = False
     missing_mounts: list[str] = []
     missing_secrets: dict[str, str] = {}
+    home: str = ""
+    logins: list[str] = []
 
 
 class HubSeen(Noun, frozen=True, kw_only=True):

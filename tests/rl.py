@@ -83,5 +83,5 @@ def launch(
         wired=releases.wired(step, artifacts), **(shape | changes),
     )  # fmt: skip
     wish = fit.with_backend(wish)
-    seen = seen_of(artifacts=artifacts, output=output_of(), engine=engine_of(gpus=8, gpu_support=True, nodes=True))
+    seen = seen_of(artifacts=artifacts, output=output_of(), engine=engine_of(gpus=8, nodes=True))
     return Launch(wish, seen, make_plan(wish, seen, {}))

@@ -28,6 +28,9 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of two users, and mounts")
+
+
 def with_secret(job: Job) -> Path:
     """Writes the job with the secret TOKEN; returns its file."""
     job.write(job.plan(profile={"secrets": {"TOKEN": "env"}}))
@@ -145,6 +148,54 @@ def test_a_missing_secret_is_refused(job: Job) -> None:
     assert f"the secret TOKEN is not in {folder}; submit this directory with: launch submit '{job.path}'" in job.err
     assert not job.calls("srun")
     assert job.attempts[-1]["exit"] == "77"
+
+
+@pytest.mark.parametrize("whose", ["link", "link to all", pytest.param("another's", marks=AS_ROOT)])
+def test_secrets_that_are_not_the_callers_own_are_refused_and_left_alone(job: Job, whose: str) -> None:
+    secret = with_secret(job)
+    if whose == "another's":
+        os.chown(secret.parent, 65534, 65534)
+    else:
+        link = secret.parent if whose == "link" else secret.parent.parent
+        link.rename(job.root / "elsewhere")
+        link.symlink_to(job.root / "elsewhere")
+    assert job.run() == 77
+    assert f"../.secrets/{job.path.name} is not your own folder" in job.err
+    assert not job.calls("srun") and secret.read_text() == "hush"
+
+
+@AS_ROOT
+def test_secrets_that_cannot_be_removed_are_said(job: Job) -> None:
+    secret = with_secret(job)
+    subprocess.run(["mount", "--bind", secret.parent, secret.parent], check=True)
+    try:
+        assert job.run() == 0
+    finally:
+        subprocess.run(["umount", secret.parent], check=True)
+    assert f"cannot remove the secrets in {job.path}/../.secrets/{job.path.name}: remove them" in job.err
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_what_a_job_writes_is_for_its_owner_alone_but_for_what_its_step_writes(job: Job, mask: int) -> None:
+    job.write()
+    job.step(f"{STEP}; umask >mask")
+    before = os.umask(mask)
+    try:
+        assert job.run() == 0, job.err
+    finally:
+        os.umask(before)
+    assert int((job.path / "mask").read_text(), 8) == mask
+    ours = [job.path / "attempts.jsonl", *(job.path / "logs").glob("node-*.log")]
+    assert {path.stat().st_mode & 0o777 for path in ours} == {0o600}
+    assert (job.path / "container").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_line_of_setup_may_say_what_others_may_do(job: Job) -> None:
+    job.write(job.plan(profile={"setup": ["umask 007"]}))
+    job.step(f"{STEP}; umask >mask")
+    assert job.run() == 0, job.err
+    assert int((job.path / "mask").read_text(), 8) == 0o007
+    assert (job.path / "attempts.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job) -> None:
@@ -323,11 +374,11 @@ def test_what_nodes_have_to_share_is_marked_before_the_step(job: Job) -> None:
     old = job.path / "container" / ".slipway-nonce-7.0.0123456789abcdef"
     old.parent.mkdir()
     old.touch()
-    marks = f'echo "$PWD"/container/.slip* {job.root}/out/.slip* {job.root}/hf/.slip* >marks'
+    marks = f'echo "$PWD"/container/.slip* {job.root}/out/.slip* {{"$PWD"/hf,{job.root}/hf/datasets}}/.slip* >marks'
     job.step(f"{marks}\n{STEP}")
     assert job.run(SLURM_RESTART_COUNT="1") == 0, job.err
     nonce = job.calls("srun")[-1].env["SLIPWAY_NONCE"]
-    places = [job.path / "container", job.root / "out", job.root / "hf"]
+    places = [job.path / "container", job.root / "out", job.path / "hf", job.root / "hf" / "datasets"]
     assert (job.path / "marks").read_text().split() == [f"{place}/.slipway-nonce-{nonce}" for place in places]
     assert not [path for place in places for path in place.glob(".slip*")]
 

@@ -139,7 +139,12 @@ def test_a_site_where_all_is_well(site: Project) -> None:
         (
             "sinfo",
             {"--noheader --format=%R": "gpu", "--noheader --format=%D %G": "4 (null)"},
-            "failed GPUs no node of the partition has GPUs that Slurm knows of",
+            "failed GPUs no node of the partition has GPUs that Slurm knows of; gpus_by: none where its nodes",
+        ),
+        (
+            "sinfo",
+            {"--noheader --format=%R": "gpu", "--noheader --format=%D %G": "4 gpu:4(S:0-1),shard:8"},
+            "warning GPUs nodes have 4 GPUs, and who wants a whole node asks for 8; gpus: 4",
         ),
         (
             "scontrol",
@@ -191,6 +196,23 @@ def test_what_is_not_well_is_said(site: Project, program: str, answers: dict[str
             "mount_wait: 1",
             "mpi: pmx",
             "failed mpi srun knows no --mpi=pmx; the site's default is none; did you mean 'pmix'?",
+        ),
+        (
+            "time: 02:00:00",
+            "time: UNLIMITED",
+            "failed time UNLIMITED asked for, gpu allows 1-00:00:00: jobs would wait for ever",
+        ),
+        ("mount_wait: 1", "gpus: 8\ngpu_type: h100", "ok GPUs 4 nodes with gpu:h100:8"),
+        ("mount_wait: 1", "gpus: 4", "failed GPUs gpus: 4, and nodes have 8 GPUs; gpus: 8"),
+        (
+            "mount_wait: 1",
+            "gpu_type: h10",
+            "failed GPUs gpu_type: h10, and Slurm knows h100; did you mean 'h100'?",
+        ),
+        (
+            "mount_wait: 1",
+            "gpus_by: none",
+            "warning GPUs 4 nodes with gpu:h100:8, and gpus_by: none takes whole nodes; gpus_by: gpus-per-node",
         ),
         ("squash: {T}/shared/squash", "image: registry", "ok squash not used: image: registry"),
         (
@@ -270,6 +292,34 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     assert (tmp_path / "ended").read_text() == "ended\n"
 
 
+def test_gpus_that_are_no_resource_of_slurms_are_counted_by_the_probe_job(site: Project) -> None:
+    say(site, "sinfo", ANSWERS["sinfo"] | {"--noheader --format=%D %G": "2 (null)"})
+    site.edit(SITE, "mount_wait: 1", "gpus_by: none\ngpus: 4")
+    say(site, "srun", ANSWERS["srun"], "printf 'n1\\tgpus\\t4 x H100, 560\\nn2\\tgpus\\t8 x H100, 560\\n'")
+    code, lines = seen(site, "--probe", "2")
+    assert "ok GPUs no resource of Slurm's, as the profile says (gpus_by: none)" in lines
+    assert "failed probe n2 has 8 GPUs, the profile says gpus: 4; gpus: 8" in lines
+    assert not any("n1 has" in line for line in lines) and code
+
+
+@pytest.mark.parametrize(
+    ("line", "machine", "said"),
+    [
+        ("gpus: 8", "x86_64", "ok probe amd64 on n1"),
+        ("arch: arm64", "aarch64", "ok probe arm64 on n1"),
+        (
+            "gpu: {model: GB200}", "x86_64",
+            "failed probe n1 is x86_64; the profile's nodes are arm64 (gpu.model); arch: amd64",
+        ),
+        ("gpus: 8", "aarch64", "failed probe n1 is aarch64; the profile's nodes are amd64 (default); arch: arm64"),
+    ],
+)  # fmt: skip
+def test_the_nodes_processor_is_compared(site: Project, line: str, machine: str, said: str) -> None:
+    site.edit(SITE, "mount_wait: 1", line)
+    say(site, "srun", ANSWERS["srun"], f"printf 'n1\\tarch\\t{machine}\\n'")
+    assert said in seen(site, "--probe", "1")[1]
+
+
 def test_a_probe_job_shows_each_node_the_same_folders(site: Project, tmp_path: Path) -> None:
     code, lines = seen(site, "--probe")
     found = [line for line in lines if line.split()[1] == "probe"]
@@ -330,6 +380,7 @@ def test_probe_sh_tells_of_each_folder_whether_it_is_shared(tmp_path: Path) -> N
         ["is not there"],
     ]
     assert (tmp_path / "shared" / ".slipway-doctor-abc-n7").read_text() == "abc"
+    assert found["n7"]["arch"] == [os.uname().machine]
     assert not list((tmp_path / "other").iterdir())
     assert [name.split()[0] for name, free in machine.room(found["n7"]) if free > 0] == ["cache", "data", "temp"]
 

@@ -121,12 +121,19 @@ def test_a_container_is_named_after_its_run() -> None:
 PODMAN = {"info": {"Runtimes": {"nvidia": {}}}, "version": {"Components": [{"Name": "Podman Engine"}]}}
 
 
-@pytest.mark.parametrize("facts", [{}, PODMAN])
-def test_an_engine_without_gpus_or_that_would_ignore_them(engine: Engine, facts: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({}, "the engine has no runtime `nvidia`"),
+        ({"info": {"Runtimes": {"nvidia": {}}}}, "the NVIDIA driver lists none in /proc/driver/nvidia/gpus"),
+        (PODMAN, "Podman's Docker socket ignores requests for GPUs"),
+    ],
+)
+def test_an_engine_without_gpus_or_that_would_ignore_them(engine: Engine, facts: dict[str, Any], why: str) -> None:
     engine.holds(**facts)
     seen = docker.probe(Root(engine.folder), DockerProfile(schema=1, engine=engine.address))
     assert (seen.address, seen.source, seen.error) == (engine.address, "the profile's engine", "")
-    assert (seen.version, seen.gpu_support, seen.gpus) == ("26.1.5", False, 0)
+    assert (seen.version, seen.gpus, seen.no_gpus) == ("26.1.5", 0, why)
 
 
 def test_an_engine_that_is_dead_is_seen_with_its_error(tmp_path: Path) -> None:

@@ -167,7 +167,8 @@ def test_srun_gets_what_was_meant(job: Job) -> None:
     assert call.words[-len(inside) :] == inside and not {"ASKED", "SITE"} & call.env.keys()
     assert call.option("container-image") == str(job.image)
     assert call.option("container-mounts").split(",") == [
-        f"{job.root}/hf:/cache/hf:rw",
+        f"{job.root}/hf/datasets:/cache/datasets:rw",
+        f"{job.path}/hf:/cache/hf:rw",
         "/data/llama:/inputs/model-bbbbbbbb:ro",
         "/data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:ro",
         f"/data/{ODD}:/more{ODD}:ro",
@@ -277,7 +278,9 @@ def test_a_plan_that_slurm_can_take_has_no_findings(plan_of: Any) -> None:
 def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, char: str) -> None:
     path = f"/data/a{char}b"
     seen, profile = seen_of(), {}
-    where = {"output": "mount /output", "hf_home": "mount /cache/hf", "runs directory": "runs directory"}.get(place, "")
+    where = {"output": "mount /output", "hf_home": "mount /cache/datasets", "runs directory": "runs directory"}.get(
+        place, ""
+    )
     if place == "output":
         seen = seen_of(output=output_of(path=path))
     elif place == "input":
@@ -289,6 +292,7 @@ def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, cha
     else:
         key = {"hf_home": "hf_home", "runs directory": "runs"}[place]
         seen = seen_of(host=msgspec.structs.replace(HOST, **{key: path}))
+    path += "/datasets" * (place == "hf_home")
     what = (
         f"{path!r} holds white space, a comma, colon, quote, dollar, backquote or backslash, which pyxis cannot mount"
     )
@@ -310,23 +314,26 @@ def test_the_script_is_submitted_as_it_was_shown_and_its_hash_recorded(plan_of: 
 
 
 @pytest.mark.parametrize(
-    ("what", "where"),
+    ("what", "where", "key"),
     [
-        ({"output": output_of(path="/scratch/out")}, "mount /output"),
+        ({"output": output_of(path="/scratch/out")}, "mount /output", "output=PATH"),
         ({"artifacts": {"train": msgspec.structs.replace(TRAIN, path="/tmp/chats.jsonl")}},
-         "mount /inputs/train-aaaaaaaa/chats.jsonl"),
-        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image"),
-        ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory"),
-        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/hf"),
+         "mount /inputs/train-aaaaaaaa/chats.jsonl", ""),
+        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image", "squash: in the profile"),
+        ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory",
+         "runs: in the profile, or --runs-dir"),
+        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/datasets",
+         "hf_home: in the profile, or HF_HOME"),
     ],
 )  # fmt: skip
-def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str) -> None:
+def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str, key: str) -> None:
     seen = seen_of(**what)
     plan = plan_of(seen, shared=["/data", "/home", "/project"])
     (found,) = slurm.check(plan, seen)
     assert (found.where, found.code) == (where, Exit.CONFIG)
     assert "is under no shared folder: other nodes will not see it" in found.what
-    assert found.remedy == f"shared are: /data, /home, /project ({PROFILE.file}: shared)"
+    remedy = f"; name a folder below one of them: {key}" if key else ""
+    assert found.remedy == f"shared are: /data, /home, /project ({PROFILE.file}: shared){remedy}"
 
 
 def test_a_site_that_names_no_shared_folders_is_warned_for_several_nodes(plan_of: Any) -> None:

@@ -446,6 +446,18 @@ def test_secrets_become_variables(box: Container, tmp_path: Path) -> None:
     assert "last" not in box.err and "last" not in json.dumps(box.status)
 
 
+def test_a_secret_is_no_variable_of_the_entrypoint(box: Container, tmp_path: Path) -> None:
+    names = "MARK STEP_UMASK CAUSE COMMAND NODE_DIR"
+    box.env |= {"SLIPWAY_SECRETS": names, "SLIPWAY_SECRETS_DIR": str(tmp_path / "secrets")}
+    (tmp_path / "secrets").mkdir()
+    for name in names.split():
+        (tmp_path / "secrets" / name).write_text("hush")
+    assert box.run("import os; print(os.environ['MARK'], os.environ['SLIPWAY_MARK'])") == 0, box.err
+    told, mark = box.out.splitlines()[1].split()
+    assert told == "hush" and mark != "hush"
+    assert box.status["cause"] == "step"
+
+
 def test_a_secret_that_is_not_there_is_refused(box: Container, tmp_path: Path) -> None:
     box.env |= {"SLIPWAY_SECRETS": "TOKEN", "SLIPWAY_SECRETS_DIR": str(tmp_path / "secrets")}
     assert box.run("print('the step')") == 78
@@ -628,7 +640,8 @@ def test_what_outlives_the_step_is_ended(box: Container) -> None:
 
 SHOW = """
 import getpass, json, os, pathlib, tempfile
-names = ["HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
+names = ["HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "HF_MODULES_CACHE", "TRITON_CACHE_DIR",
+         "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
 for name in names:
     if name not in ("USER", "LOGNAME"):
         tempfile.TemporaryFile(dir=os.environ[name]).close()
@@ -658,6 +671,10 @@ def test_a_home_that_can_be_written_is_kept(box: Container) -> None:
 def test_umask(box: Container, inherited: int, kept: int) -> None:
     assert box.run(SHOW, prefix=("bash", "-c", f'umask {inherited:04o}; exec "$@"', "-")) == 0, box.err
     assert json.loads(box.out.splitlines()[1])["umask"] == kept
+    found = {path: path.stat().st_mode & 0o777 for path in box.state.rglob("*")}
+    assert {"status.json", "versions.json", "ranks"} <= {path.name for path in found}
+    assert {mode for path, mode in found.items() if path.is_file()} == {0o600}
+    assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}
 
 
 def test_a_state_directory_that_cannot_be_written_is_refused(box: Container) -> None:

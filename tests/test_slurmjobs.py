@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_job import RUN_ID, Commands
+from helpers import Project, WishOf, left_by, seen_of
+from slurm_job import COMMANDS, PROFILE, RUN_ID, Commands
 from test_slurmwords import END, START, shown
 
 from launcher import records
 from launcher.engines import Status, slurmjobs
+from launcher.planner import make_plan
 from launcher.records import Run
+from slipway.console import visible
 from slipway.errors import Exit, SlipwayError
 
 NAME = f"slipway-{RUN_ID}"
@@ -160,6 +163,34 @@ def test_a_job_whose_launcher_died_is_found_by_its_name(slurm: Commands, run: Ru
 def test_a_job_that_nobody_remembers_has_written_its_id(slurm: Commands, run: Run) -> None:
     attempts(run, STARTED | {"job": "13"})
     assert jobs().job(run) == "13" and not slurm.calls("squeue")
+
+
+@pytest.mark.parametrize("text", ["--help", "1 2", "7;id", "7\n8", "\u0667", "-1", "" + "7" * 40])
+def test_what_is_no_job_id_is_no_word_for_slurm(project: Project, wish_of: WishOf, text: str) -> None:
+    run = left_by(project, make_plan(wish_of(profile=PROFILE), seen_of(), {}))
+    for name in COMMANDS:
+        project.program(name, f'echo "$0 $@" >>{project.path}/called')
+    (run.path / "job").write_text(text)
+    listed = project.launch("runs")
+    row = " ".join(listed.stdout.split())
+    assert (listed.code, row) == (0, f"{run.id} damaged: job: is no job id: {visible(repr(text[:40]))}")
+    for verb in ("show", "cancel", "logs"):
+        done = project.launch(verb, run.id)
+        assert (done.code, done.stdout) == (65, "") and f"{run.path}/job: is no job id" in done.stderr
+    assert not (project.path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "junk",
+    ["[]", "{}", '"event"', "[" * 200_000, '{"event": "end"}', '{"event": "end", "job": "--help", "time": "x"}',
+     '{"event": "end", "job": "7", "time": "x", "exit": "--"}', '{"event": "end", "job": 7, "time": "x"}'],
+)  # fmt: skip
+@pytest.mark.usefixtures("slurm")
+def test_a_line_that_is_no_attempt_does_not_count(job: Run, junk: str) -> None:
+    attempts(job, STARTED, ended(5), cut=f"{junk}\n")
+    assert jobs().status(job) == Status("exited", exit_code=5, started=START, finished=END)
+    (job.path / "job").unlink()
+    assert jobs().job(job) == "7"
 
 
 # Status

@@ -44,13 +44,13 @@ def run(
         prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
     code = options.report(prepared)
     if dry_run or directory:
-        code = code or options.report_conversions(root, prepared, quiet=not dry_run)
-        if directory and not code:
+        first = 0 if code else options.report_conversions(root, prepared, quiet=not dry_run)
+        if directory and not code and not first:
             flow.write_directory(prepared, directory)
             say(f"wrote {directory}; submit it with: launch submit {directory}")
         if dry_run:
-            click.echo(flow.request_as(prepared, as_json), nl=False)
-        sys.exit(code)
+            click.echo(flow.request_as(prepared, as_json, first), nl=False)
+        sys.exit(code or first)
     if code:
         sys.exit(code)
     _go(root, prepared, detach, follow)
@@ -151,10 +151,10 @@ def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
 
 def _finish(prepared: Any, after: list[str] | None = None) -> Any:
     """Runs it to its end; its record, which has an outcome."""
-    from launcher import life, show
+    from launcher import foreground, life, show
 
     if prepared.engine.ATTACHED:
-        finished, record = life.run_in_foreground(prepared)
+        finished, record = foreground.run(prepared)
         show.print_end(finished, record)
     else:
         with life.submitted(prepared, after or ()) as (finished, _):

@@ -22,7 +22,7 @@ def _engine(site: Site) -> Iterator[Result]:
         return
     yield ok(f"Docker {seen.version} at {where}")
     if not seen.gpus and site.profile.flavour == "cuda":
-        yield failed("no NVIDIA runtime or no driver, and flavour: cuda", "install nvidia-container-toolkit")
+        yield failed(f"flavour: cuda, but no GPU for a container: {seen.no_gpus}", seen.gpu_remedy)
     else:
         yield ok(f"{seen.gpus} GPUs" if seen.gpus else "no GPUs: launches take the cpu flavour")
     for name, most in planner.limits(site.profile, seen).items():

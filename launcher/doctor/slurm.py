@@ -11,10 +11,11 @@ from launcher.doctor import Check, Result, Site, failed, ok, run, unknown, warni
 from launcher.doctor.machine import credentials, readable, runs
 from launcher.doctor.slurmprobe import probe
 from launcher.engines import slurmwords
-from launcher.profiles import SlurmProfile
+from launcher.profiles import WHOLE_NODE, SlurmProfile
 from slipway.errors import Exit, nearest
 
 OLDEST = (22, 5)
+_GRES = re.compile(r"\bgpu:(?:([A-Za-z_][\w.-]*):)?(\d+)")
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -231,17 +232,37 @@ def _shared(site: Site) -> Iterator[Result]:
 
 
 def _gpus(site: Site) -> Iterator[Result]:
-    """What Slurm itself says of the nodes; drivers are seen by the probe job."""
+    """What Slurm itself says of the nodes, beside what the profile does; drivers are seen by the probe job."""
     profile = site.profile
     words = [f"--partition={profile.partition}"] if profile.partition else []
     said = site.ask("sinfo", "--noheader", "--format=%D %G", *words)
     with_gpus = [line for line in said.out.splitlines() if "gpu" in line]
+    seen = "; ".join(f"{n} nodes with {g}" for n, g in (line.split() for line in with_gpus))
     if said.code:
         yield unknown(said.why)
+    elif profile.gpus_by == "none" and with_gpus:
+        yield warning(f"{seen}, and gpus_by: none takes whole nodes", "gpus_by: gpus-per-node, or gres")
+    elif profile.gpus_by == "none":
+        yield ok("no resource of Slurm's, as the profile says (gpus_by: none)")
     elif with_gpus or profile.flavour == "cpu":
-        yield ok("; ".join(f"{n} nodes with {g}" for n, g in (line.split() for line in with_gpus)) or "none needed")
+        yield ok(seen or "none needed")
+        yield from _as_said(profile, {(t, int(n)) for line in with_gpus for t, n in _GRES.findall(line)})
     else:
-        yield failed("no node of the partition has GPUs that Slurm knows of", "flavour: cpu, or another partition")
+        remedy = "gpus_by: none where its nodes have GPUs all the same, or another partition"
+        yield failed("no node of the partition has GPUs that Slurm knows of", remedy)
+
+
+def _as_said(profile: SlurmProfile, known: set[tuple[str, int]]) -> Iterator[Result]:
+    """The profile's `gpus` and `gpu_type` beside what nodes have. `known`: type (or empty) and number."""
+    numbers, types = sorted({n for _, n in known}), sorted({t for t, _ in known} - {""})
+    have = f"nodes have {' or '.join(map(str, numbers))} GPUs"
+    if profile.gpus and numbers and profile.gpus not in numbers:
+        yield failed(f"gpus: {profile.gpus}, and {have}", f"gpus: {numbers[-1]}", Exit.CONFIG)
+    elif profile.flavour == "cuda" and not profile.gpus and numbers not in ([], [WHOLE_NODE]):
+        yield warning(f"{have}, and who wants a whole node asks for {WHOLE_NODE}", f"gpus: {numbers[-1]}")
+    if profile.gpu_type and numbers and profile.gpu_type not in types:
+        what = f"gpu_type: {profile.gpu_type}, and Slurm knows {' and '.join(types) or 'no types'}"
+        yield failed(what, nearest(profile.gpu_type, types) if types else "leave gpu_type out", Exit.CONFIG)
 
 
 def _probe(site: Site) -> Iterator[Result]:

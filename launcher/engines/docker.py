@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
+DRIVER = Path("/proc/driver/nvidia/gpus")
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 _LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max open files": "nofile",
                 "max processes": "nproc", "max core file size": "core"}  # fmt: skip
 
 
 ATTACHED, KEEPS_LOG, REQUEST = True, True, "request.json"
+LOGS: tuple[str, ...] = ()
 FILES: tuple[str, ...] = ()
 
 
@@ -39,14 +41,15 @@ def probe(root: Root, profile: DockerProfile) -> EngineSeen:
     except SlipwayError as e:
         return EngineSeen(kind="docker", address=address.url, source=address.source, error=e.what, remedy=e.remedy)
     podman = any("podman" in c.get("Name", "").lower() for c in version.get("Components") or [])
-    gpus = _gpu_count() if "nvidia" in (info.get("Runtimes") or {}) and not podman else 0
+    gpus, why, remedy = _gpus(info, podman)
     return EngineSeen(
         kind="docker",
         address=address.url,
         source=address.source,
         version=version["Version"],
         gpus=gpus,
-        gpu_support=gpus > 0,
+        no_gpus=why,
+        gpu_remedy=remedy,
         hard_limits=_hard_limits(dockerhost.peer_pid(address.url)),
     )
 
@@ -74,10 +77,16 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
             yield Finding(severity="warning", where=f"ulimit {name}", what=what)
 
 
-def _gpu_count() -> int:
-    """GPUs that the NVIDIA driver of this machine lists; 0 without a driver."""
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
+def _gpus(info: Mapping[str, Any], podman: bool) -> tuple[int, str, str]:
+    """How many GPUs the engine can give; where none, why, and what to do about that."""
+    if podman:
+        return 0, "Podman's Docker socket ignores requests for GPUs", "use a Docker engine, or --profile enroot"
+    if "nvidia" not in (info.get("Runtimes") or {}):
+        remedy = "install nvidia-container-toolkit, then: nvidia-ctk runtime configure --runtime=docker, restart Docker"
+        return 0, "the engine has no runtime `nvidia`", remedy
+    if not (gpus := len(list(DRIVER.glob("*")))):
+        return 0, f"the NVIDIA driver lists none in {DRIVER}", "load the driver (nvidia-smi has to list the GPUs)"
+    return gpus, "", ""
 
 
 def _hard_limits(pid: int | None) -> dict[str, int]:
@@ -280,5 +289,8 @@ def request_text(request: dict[str, Any]) -> str:
 
 
 def explain(log: str) -> str:
-    """Nothing: this engine tells by its API why it did not start a container, and the log is the step's."""
-    return ""
+    """What the API does not tell: bash could not read the entrypoint, since the run directory is its owner's alone."""
+    if "/slipway/entrypoint.sh: Permission denied" not in log:
+        return ""
+    why = "this engine's users are not those of this machine (rootless, or userns-remap)"
+    return f"the container cannot read the run directory, which is for you alone: {why}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from images import identity
+from images import identity, platforms
 from images.model import Entry
 from launcher.engines import Claimed, sqsh
 from launcher.engines.enrootruns import connect as connect
@@ -28,20 +28,34 @@ from slipway.errors import Exit
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = True, False, "script.sh"
+LOGS: tuple[str, ...] = ()
 FILES = ("enroot.sh", "outside.sh")
 PATIENCE = 10  # seconds that `enroot version` may take
 _NO_MOUNT = re.compile(r"[\s:,\\]")
 _NO_ENV = re.compile(r"ENROOT_.*|.*\n.*|\w+=[\"'].*[\"']\s*", re.S)
 _CAUSE = re.compile(r"^(?:\[ERROR\]|enroot-\w+:|slipway: refused:|slipway: cannot|slipway: there is no).*", re.M)
 NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
+DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+def _gpus() -> tuple[int, str, str]:
+    """How many GPUs enroot's hook can give; where none, why, and what to do about that."""
+    if not shutil.which("nvidia-container-cli"):
+        what = "enroot's NVIDIA hook needs nvidia-container-cli, which is not here"
+        return 0, what, "install libnvidia-container-tools"
+    if not (gpus := len(list(DRIVER.glob("*")))):
+        return 0, f"the NVIDIA driver lists none in {DRIVER}", "load the driver (nvidia-smi has to list the GPUs)"
+    return gpus, "", ""
 
 
 def probe(root: Root, profile: EnrootProfile) -> EngineSeen:
     """Whether enroot is here and may make namespaces; its version. GPUs need NVIDIA's container tools beside it."""
-    tools = shutil.which("nvidia-container-cli") is not None
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if tools else 0
+    gpus, why, remedy = _gpus()
     source = f"profile {profile.name}"
-    seen = EngineSeen(kind="enroot", address="enroot", source=source, gpus=gpus, gpu_support=gpus > 0)
+    seen = EngineSeen(
+        kind="enroot", address="enroot", source=source, gpus=gpus, no_gpus=why, gpu_remedy=remedy,
+        platform=platforms.named(os.uname().machine), platform_by="uname -m",
+    )  # fmt: skip
     try:
         done = subprocess.run(["enroot", "version"], capture_output=True, text=True, timeout=PATIENCE, check=True)
     except (OSError, subprocess.SubprocessError) as e:
@@ -55,7 +69,7 @@ def probe(root: Root, profile: EnrootProfile) -> EngineSeen:
 
 def find_image(root: Root, entry: Entry, profile: EnrootProfile, found: EngineSeen) -> ImageSeen:
     """The .sqsh of `images squash`; and what it takes to unpack it, where nobody has or the run wants its own."""
-    image, data = sqsh.find(root, entry, profile.squash), Path(profile.data or "")
+    image, data = sqsh.find(root, entry, profile.squash, found.platform), Path(profile.data or "")
     if image.missing or ((data / PurePath(image.source).stem).is_dir() and not profile.writable):
         return image
     layers = next((r.layers for r in identity.records(root, entry) if image.id in r.ids), [])

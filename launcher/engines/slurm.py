@@ -26,6 +26,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"
+LOGS = ("job.log",)
 FILES = ("batch.sh", "outside.sh")
 EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
 # What batch.sh finds out in the job; the entrypoint needs it.
@@ -37,27 +38,47 @@ _OURS = frozenset({"array", "chdir", "dependency", "error", "export-file", "het-
                    "multi-prog", "ntasks", "parsable", "test-only", "wait", "wrap"})  # fmt: skip
 _NO_MOUNT = re.compile(r"[\s,:\"$`\\]")
 _CANNOT = "white space, a comma, colon, quote, dollar, backquote or backslash, which pyxis cannot mount"
+# What says where a folder is that every node has to see.
+_NAMED_BY = {
+    "image": "squash: in the profile",
+    "mount /cache/datasets": "hf_home: in the profile, or HF_HOME",
+    "mount /cache/hub": "hf_home: in the profile, or HF_HOME",
+    "mount /cache/megatron": "megatron_cache: in the profile",
+    "mount /output": "output=PATH",
+    "runs directory": "runs: in the profile, or --runs-dir",
+}
 _BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
 
 Value = str | int | bool | None
 
 
 def probe(root: Root, profile: SlurmProfile) -> EngineSeen:
-    """Nothing is asked: a dry run and `-o` need no cluster, and sbatch says at submission what is wrong with it."""
-    return EngineSeen(kind="slurm", address="slurm", source=f"profile {profile.name}", nodes=True)
+    """Nothing is asked: a dry run and `-o` need no cluster, and sbatch says at submission what is wrong with it.
+
+    So how many GPUs a node has is not known here, unless the profile says it: a request that no node can fulfil is
+    sbatch's to refuse. The nodes' processor is the one that the profile names.
+    """
+    processor, key = profile.processor
+    by = (
+        f"{key}, profile {profile.name}" if key else f"what nodes are where a profile does not say arch: {profile.name}"
+    )
+    return EngineSeen(
+        kind="slurm", address="slurm", source=f"profile {profile.name}", gpus=None, nodes=True,
+        platform=f"linux/{processor}", platform_by=by,
+    )  # fmt: skip
 
 
 def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineSeen) -> ImageSeen:
     """The .sqsh of `images squash`, or what `images build --push` has pushed where the profile says `registry`."""
     if profile.image == "squash":
-        return sqsh.find(root, entry, profile.squash)
+        return sqsh.find(root, entry, profile.squash, found.platform)
     records = identity.records(root, entry)
-    for record in records:
+    for record in sorted(records, key=lambda r: r.platform not in (found.platform, "")):
         for reference in record.pushed:
             registry, _, rest = reference.partition("/")
             return ImageSeen(
                 id=record.ids[0], source=f"{registry}#{rest}", recorded=len(records), drift=record.drift,
-                left_out=record.left_out,
+                left_out=record.left_out, platform=record.platform,
             )  # fmt: skip
     remedy = f"run: {entry.build_command} --push REGISTRY/NAME:TAG"
     return ImageSeen(recorded=len(records), missing="no record says that it was pushed to a registry", remedy=remedy)
@@ -77,13 +98,22 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
         sources.append(("image", plan.image_source))
     for what, path in sources if profile.shared else []:
         if not any(PurePath(path).is_relative_to(root) for root in profile.shared):
+            key = _NAMED_BY.get(what, "")
             remedy = f"shared are: {', '.join(profile.shared)} ({profile.file}: shared)"
+            remedy += f"; name a folder below one of them: {key}" if key else ""
             yield _error(Exit.CONFIG, what, f"{path} is under no shared folder: other nodes will not see it", remedy)
     if plan.shape.nodes > 1 and not profile.shared:
         what = "names no shared folders: whether all nodes see the same is only known when the job starts"
         yield Finding(severity="warning", where=f"{profile.file}: shared", what=what)
     for name in sorted({"ALL", "NIL", "NONE"} & plan.env.keys()):
         yield _error(Exit.CONFIG, f"variable {name}", "is no name that Slurm's --export can say")
+    if profile.gpus and plan.shape.gpus > profile.gpus:
+        what = f"{plan.shape.gpus} GPUs asked for on each node, which has {profile.gpus}"
+        remedy = f"say --gpus {profile.gpus} or less, and more --nodes; or correct what the profile says"
+        yield _error(Exit.WORDS, f"{profile.file}: gpus", what, remedy)
+    if profile.gpus_by == "none" and profile.gpu_type:
+        what = "says as which type GPUs are asked for, and with gpus_by: none they are not asked for"
+        yield _error(Exit.CONFIG, f"{profile.file}: gpu_type", what, "leave one of the two out (gpu_type: null)")
     for key, value in directives(plan).items():
         if "\n" in str(value):
             yield _error(Exit.CONFIG, f"{profile.file}: {key}", f"{value!r} is more than one line")
@@ -105,7 +135,7 @@ def directives(plan: Plan) -> dict[str, Value]:
         "account": p.account,
         "constraint": p.constraint,
         "cpus-per-task": p.cpus,
-        "exclusive": p.exclusive,
+        "exclusive": p.exclusive or (p.gpus_by == "none" and shape.gpus > 0),  # else others would use its GPUs, too
         "export": "NONE",
         "gpus-per-node": gpus if shape.gpus and p.gpus_by == "gpus-per-node" else None,
         "gres": f"gpu:{gpus}" if shape.gpus and p.gpus_by == "gres" else None,
@@ -247,5 +277,5 @@ def _error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:
     return Finding(severity="error", where=where, what=what, remedy=remedy, code=code)
 
 
-__all__ = ["ATTACHED", "FILES", "KEEPS_LOG", "REQUEST", "as_text", "check", "connect", "directives", "explain", "fill",
-           "find_image", "probe", "render", "request_text"]  # fmt: skip
+__all__ = ["ATTACHED", "FILES", "KEEPS_LOG", "LOGS", "REQUEST", "as_text", "check", "connect", "directives", "explain",
+           "fill", "find_image", "probe", "render", "request_text"]  # fmt: skip

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from .. import hf_home
 from ..conftest import Work, facts, toy
-from ..support import ENDLESS, Run, until
+from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, until
 from .cluster import interrupt_removal, stand_in
 from .conftest import Lab
 
@@ -98,6 +99,17 @@ def test_a_path_that_a_shell_would_read_is_refused_before_anything_is_made(lab: 
     assert done.code == 78 and "mount /output: " in done.err and "which pyxis cannot mount" in done.err, done
     assert "use a folder with another name" in done.err
     assert lab.tree.all_runs() == before and not (place / name).exists()
+
+
+def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(lab: Lab, place: Path) -> None:
+    home = place / "hf"
+    before = hf_home.log_in(home)
+    lab.profile(place.name.lower(), f"hf_home: {home}")
+    done = lab.launch("--profile", place.name.lower(), *toy(place / "out"), *hf_home.told(), "--follow")
+    assert done.code == 0, done
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert hf_home.seen((run.path / "logs" / "node-0.log").read_text()) == hf_home.HIDDEN
+    assert hf_home.content(home) == before
 
 
 def test_a_failing_node_tells_the_exit_code(lab: Lab, place: Path) -> None:
@@ -311,6 +323,19 @@ def test_a_secret_reaches_the_step_and_nothing_else(lab: Lab, place: Path) -> No
         ["grep", "-rl", canary, str(run.path), str(planned), str(place)], capture_output=True, text=True
     )
     assert found.stdout == ""
+
+
+@pytest.mark.parametrize(("mask", "written"), [(0o000, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_run_directory_is_for_its_owner_alone(lab: Lab, place: Path, mask: int, written: int) -> None:
+    """What Slurm itself opens in it, too. What the step makes has the modes of the umask at submission."""
+    runs = open_runs(place)
+    done = by_umask(lab.tree, mask).launch("--profile", "lab", "test/toy", "--runs-dir", str(runs), "--follow")
+    assert done.code == 0, done
+    (run,) = map(Run, runs.glob("[!.]*"))
+    assert {p.name for p in (run.path / "logs").iterdir()} == {"job.log", "node-0.log"}
+    assert {"attempts.jsonl", "job"} <= {p.name for p in run.path.iterdir()}
+    assert run.path.stat().st_mode & 0o777 == 0o700
+    assert open_to_others(run.path) == ({"output/written": written} if written & 0o077 else {})
 
 
 def test_cancel_asks_the_step_first(lab: Lab, work: Work, place: Path) -> None:
