@@ -36,13 +36,14 @@ def find(root: Root, wanted: str | None = None) -> Address:
     """The engine to talk to: `wanted` (a profile's `engine:`), DOCKER_HOST, the project's own, docker's context.
 
     The project's own counts only while it answers; no other is asked. A blank value is an unset one.
-    Raises SlipwayError 78 for a configuration that is no JSON or names a context that is not there.
+    Raises SlipwayError 78 for a configuration that is no JSON or names a context that is not there, 77 for a record
+    of an engine that others may write.
     """
     if wanted and wanted.strip():
         return Address(wanted.strip(), "the profile's engine")
     if named := _variable("DOCKER_HOST"):
         return Address(named, "DOCKER_HOST")
-    own = _value(root.state / RECORD, "address")
+    own = _value(root.kept(RECORD), "address")
     if own and answers(own):
         return Address(own, f"{root.state.name}/{RECORD}")
     return _context()

@@ -27,7 +27,7 @@ from images.debian import OLDEST_ENGINE, Say, dockerd_version, missing, need, se
 from images.dockerhost import Address
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, write_atomic
+from slipway.files import cannot_write, make_folders, write_atomic
 from slipway.project import Root
 
 TOOLS = ("dockerd", "docker", "buildx", "mmdebstrap")  # what an engine of our own, and builds on it, need
@@ -45,9 +45,10 @@ class Places:
 
     @classmethod
     def of(cls, root: Root) -> Places:
+        record, home = root.kept(dockerhost.RECORD), root.kept("engine")
         state = root.state.resolve()
         name = f"slipway-{canonical.sha256(str(state).encode())[:8]}"
-        return cls(state / "engine", Path("/run") / name, state / dockerhost.RECORD)
+        return cls(state / home.name, Path("/run") / name, state / record.name)
 
     @property
     def data(self) -> Path:
@@ -143,7 +144,7 @@ def _check_may_start(found: Address, places: Places) -> None:
 def _locked(root: Root) -> Iterator[None]:
     """One command at a time starts or stops this engine. The lock is on the folder itself, so it leaves no file."""
     with cannot_write(root.state):
-        root.state.mkdir(parents=True, exist_ok=True)
+        make_folders(root.state)
         folder = os.open(root.state, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from images import lock as locks
 from launcher import catalogue, fit, flow, releases
 from launcher.flow import Options, Prepared
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write
+from slipway.files import cannot_write, check_own, make_folders, own_folder, private
 from slipway.project import Root
 
 FOLDER = ".converted"
@@ -46,8 +47,10 @@ class Conversion:
     def claimed(self) -> Iterator[None]:
         """The right to make it: waits for whoever does, and removes what one that failed has left."""
         with cannot_write(self.folder):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = self.folder.with_suffix(".lock").open("a")
+            make_folders(self.folder.parent.parent)
+        own_folder(self.folder.parent)
+        with cannot_write(self.folder):
+            lock = os.fdopen(private(str(self.folder.with_suffix(".lock")), os.O_WRONLY | os.O_CREAT), "w")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.made:
@@ -78,6 +81,7 @@ def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, w
         gpu_ids=gpu_ids,
     )  # fmt: skip
     first = flow.prepare(root, asked)
+    check_own(first.runs / FOLDER)  # what is found in there is taken for ours
     anywhere = msgspec.structs.replace(first.plan, gpus=None)  # whichever GPUs are free now
     folder = first.runs / FOLDER / anywhere.hash[:16]
     whole = dataclasses.replace(asked, words=(*words, f"output={folder}"))

@@ -70,8 +70,9 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     `gpus`: how many a container can get; None = only the engine or its queue knows, and refuses what it has not.
     `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `gpu`: which they are.
     `hard_limits`: ulimit -> the most that the engine can give (absent = any). `elsewhere`: the machine that it is on,
-    where that is another one. `platform`: such as linux/amd64. `users`: whose a container's uids are, where they are
-    not the machine's own. `owner`: uid of the user whose rootless engine it is.
+    where that is another one. `platform`: what containers run on, such as linux/amd64, empty = unknown; `platform_by`:
+    what says so. `users`: whose a container's uids are, where they are not the machine's own. `owner`: uid of the user
+    whose rootless engine it is.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     hard_limits: dict[str, int] = {}
     elsewhere: str = ""
     platform: str = ""
+    platform_by: str = ""
     users: Literal["", "rootless", "remapped"] = ""
     owner: int | None = None
 
@@ -97,19 +99,19 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
-    repositories it does without. `unpack`: bytes that have to be written before it can start; `unpack_free`: that can
-    be. `platform`: what it is for; empty where that is not known.
+    repositories it does without. `platform`: what it was made for, empty = unknown. `unpack`: bytes that have to be
+    written before it can start; `unpack_free`: that can be.
     """
 
     id: str = ""
     source: str = ""
-    platform: str = ""
     missing: str = ""
     remedy: str = ""
     recorded: int = 0
     tagged: str = ""
     drift: dict[str, str] = {}
     left_out: list[str] = []
+    platform: str = ""
     unpack: int = 0
     unpack_free: int = 0
 
@@ -117,7 +119,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 class HostSeen(Noun, frozen=True, kw_only=True):
     """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`.
 
-    `missing_mounts`: sources of the profile's mounts that are not there; `missing_secrets`: name -> why.
+    `hub`: whether `hf_home` has a folder of the hub's snapshots. `missing_mounts`: sources of the profile's mounts
+    that are not there; `missing_secrets`: name -> why. `logins`: files of the caller's that hold tokens or passwords.
     """
 
     uid: int
@@ -127,8 +130,11 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     runs: str
     runs_writable: bool
     runs_free: int
+    hub: bool = False
     missing_mounts: list[str] = []
     missing_secrets: dict[str, str] = {}
+    home: str = ""
+    logins: list[str] = []
 
 
 class HubSeen(Noun, frozen=True, kw_only=True):

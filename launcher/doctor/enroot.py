@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.doctor import Check, Result, Site, failed, ok, warning
-from launcher.doctor.machine import ENOUGH, credentials, facts, folder, room, runs, size
+from launcher.doctor.machine import ENOUGH, credentials, facts, folder, readable, room, runs, size
 
 
 def _enroot(site: Site) -> Iterator[Result]:
@@ -40,7 +40,7 @@ def _folders(site: Site) -> Iterator[Result]:
             yield (ok if free >= ENOUGH else warning)(f"enroot's {name}, {size(free)} free")
     for key in ("squash", "data"):
         if path := getattr(site.profile, key):
-            yield folder(Path(path), f"{key}: in the profile")
+            yield (readable if key == "squash" else folder)(Path(path), f"{key}: in the profile")
 
 
 CHECKS: dict[str, Check] = {

@@ -36,6 +36,15 @@ def folder(path: Path, what: str) -> Result:
     return ok(seen) if free >= ENOUGH else warning(seen, "an image takes about 20 GiB")
 
 
+def readable(path: Path, what: str) -> Result:
+    """A folder from which is only read; images are made in it by somebody, with room."""
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        return failed(f"{path} cannot be read", f"name another: {what}", Exit.NOT_PERMITTED)
+    if path.is_dir() and not os.access(path, os.W_OK):
+        return ok(f"{path}, for reading alone")
+    return folder(path, what)
+
+
 def room(node: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
     """enroot's folders on a node, as `cache /path`, with the bytes that are free there."""
     for key, (kibibytes, *_) in ((k, v) for k, v in node.items() if k.startswith("free ")):

@@ -31,6 +31,7 @@ _LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max 
 
 
 ATTACHED, KEEPS_LOG, REQUEST = True, True, "request.json"
+LOGS: tuple[str, ...] = ()
 FILES: tuple[str, ...] = ()
 
 
@@ -57,6 +58,7 @@ def probe(root: Root, profile: DockerProfile) -> EngineSeen:
         hard_limits=_hard_limits(dockerhost.peer_pid(address.url)),
         elsewhere=elsewhere,
         platform="/".join(filter(None, (version.get("Os"), version.get("Arch")))),
+        platform_by="the engine's machine",
         users=_users(info),
         owner=dockerhost.owner(address.url),
     )
@@ -68,7 +70,7 @@ def find_image(root: Root, entry: Entry, profile: DockerProfile, found: EngineSe
     if found.error:
         return ImageSeen(recorded=len(records))
     with dockerhost.engine_client(dockerhost.Address(found.address, found.source)) as client:
-        match = identity.present(records, client)
+        match = identity.present(sorted(records, key=lambda r: r.platform not in (found.platform, "")), client)
         if match:
             record, digest = match
             has = client.images.get(digest).attrs
@@ -349,5 +351,8 @@ def request_text(request: dict[str, Any]) -> str:
 
 
 def explain(log: str) -> str:
-    """Nothing: this engine tells by its API why it did not start a container, and the log is the step's."""
-    return ""
+    """What the API does not tell: bash could not read the entrypoint, since the run directory is its owner's alone."""
+    if "/slipway/entrypoint.sh: Permission denied" not in log:
+        return ""
+    why = "this engine's users are not those of this machine (rootless, or userns-remap)"
+    return f"the container cannot read the run directory, which is for you alone: {why}"

@@ -3,8 +3,9 @@
 Listens on FOLDER/socket, answers from FOLDER/has.json, writes each request's method and path to FOLDER/requests, and
 prints "ready" once it listens. has.json: `images` (reference -> id) for `platform`; `info` and `version`, where they
 differ from the usual answer; `containers`, those that run. What it does not know it answers with 404 and the words
-`missing`. It takes a tag and an archive (which is then the image LOADED) as if it kept them. To everything else that
-would make something it answers 500, and writes what it was sent to FOLDER/refused.
+`missing`; it has no container that could be removed. It takes a tag and an archive (which is then the image LOADED) as
+if it kept them. To everything else that would make something it answers 500, and writes what it was sent to
+FOLDER/refused.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             (FOLDER / "refused").write_bytes(body)
             self.reply(500, {"message": "a stand-in makes nothing"})
 
-    do_DELETE = do_HEAD = do_PUT = do_POST
+    do_HEAD = do_PUT = do_POST
+
+    def do_DELETE(self) -> None:
+        self.asked()
+        self.reply(404, {"message": "No such container"})
 
     def asked(self) -> str:
         path = urllib.parse.unquote(re.sub(r"^/v[\d.]+", "", self.path).partition("?")[0])
