@@ -49,6 +49,7 @@ elif [[ -r /proc/driver/nvidia/version ]]; then
     say "gpus" "driver $(grep -oEm1 '[0-9]+\.[0-9.]+' /proc/driver/nvidia/version)"
 fi
 
+say "arch" "$(uname -m)"
 command -v enroot >/dev/null && say "enroot" "$(enroot version 2>&1)"
 for folder in \
     "cache $(setting ENROOT_CACHE_PATH "${XDG_CACHE_HOME:-$HOME/.cache}/enroot")" \

@@ -14,6 +14,7 @@ from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
 from slipway.project import Root, user_dirs
+from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
 ArtifactType = Literal[
@@ -106,10 +107,11 @@ class Resume(Noun, frozen=True, kw_only=True):
 
 
 class Command(Noun, frozen=True, kw_only=True):
-    """A step program (in entrypoints/steps/) and the component versions it is for (PEP 440)."""
+    """A program in entrypoints/steps/, the component versions (PEP 440) that it is for, and the flavour if only one."""
 
     program: str
     when: dict[str, str] = {}
+    flavour: Flavour | None = None
 
 
 class BaseConfig(Noun, frozen=True, kw_only=True):
@@ -272,7 +274,8 @@ def all_steps(root: Root) -> list[Step]:
 
 
 def _load(name: str, folder: Path) -> Step:
-    step = yamldoc.load(folder / "step.yaml", Step)
+    top = folder.parents[name.count("/") + 1]  # which has steps/<name>/
+    step = yamldoc.load(trusted(folder / "step.yaml", top), Step)
     for field in ("id", "folder"):
         if getattr(step, field):
             at = yamldoc.line_of(folder / "step.yaml", field)
@@ -297,7 +300,8 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
     if not path.is_file():
         own = {p.stem for p in folder.glob("*.yaml")} - {"step", "base"}
         raise SlipwayError(Exit.NO_INPUT, f"no configuration {name!r}", where="-c", remedy=nearest(name, own))
-    value = yamldoc.parse_plain(read_text(path), str(path))
+    own_file = path.parent == folder
+    value = yamldoc.parse_plain(read_text(trusted(path, folder) if own_file else path), str(path))
     if not isinstance(value, dict):
         raise SlipwayError(Exit.CONFIG, "a configuration is a mapping", where=str(path))
     for key in value:
@@ -308,7 +312,7 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
                 where=f"{path}:{yamldoc.line_of(path, key)}",
                 remedy=nearest(str(key), step.config_roots),
             )
-    if path.parent != folder:
+    if not own_file:
         _check_owned(step, path, value)
     return value
 
@@ -336,7 +340,7 @@ def base_config(step: Step, entry: Entry) -> dict[str, Any]:
         if base.path:
             return {"path": base.path}
         if base.file:
-            file = Path(step.folder) / base.file
+            file = trusted(Path(step.folder) / base.file, Path(step.folder))
             return {"values": yamldoc.parse_plain(read_text(file), str(file))}
     flavours = dict.fromkeys(b.flavour for b in step.base if b.flavour)
     remedy = f"it runs in flavour {' or '.join(flavours)}: {step.title}" if flavours else ""
@@ -355,7 +359,7 @@ def choose_command(step: Step, entry: Entry) -> Command:
     """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
     packages = entry.components
     for command in step.commands:
-        if fits(step, command.when, entry):
+        if command.flavour in (None, entry.flavour) and fits(step, command.when, entry):
             return command
     wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
     asked = dict.fromkeys(n for c in step.commands for n in c.when)

@@ -131,8 +131,9 @@ def _config_facts(folder: Path) -> dict[str, str | int]:
         "experts_per_token": sizes.get("num_experts_per_tok"),
         "expert_intermediate": sizes.get("moe_intermediate_size"),
         "tied": int(bool(config.get("tie_word_embeddings"))),
+        "dtype": sizes.get("dtype") or sizes.get("torch_dtype") or config.get("torch_dtype"),
     }
-    return {k: v for k, v in facts.items() if v and isinstance(v, str if k == "architecture" else int)}
+    return {k: v for k, v in facts.items() if v and isinstance(v, str if k in ("architecture", "dtype") else int)}
 
 
 def megatron_facts(model: dict[str, Any]) -> dict[str, str | int]:

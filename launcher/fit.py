@@ -148,7 +148,7 @@ def _shape_note(wish: Wish, known: Known) -> str:
         text = f"shape: Ray with {wish.nodes} x {wish.procs} workers"
     keys = [f"{key}={known[role]}" for role, key in wish.step.roles.items() if role in known and role in SIZES]
     text += f"; {', '.join(keys)}" if keys else ""
-    if shape and world % math.prod(shape.values()) == 0:
+    if shape and "micro_batch" in wish.step.roles and world % math.prod(shape.values()) == 0:
         data = world // math.prod(shape.values())
         text += f"; data parallel {data}"
         batch, micro = known.get("global_batch"), known.get("micro_batch")

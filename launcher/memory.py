@@ -34,6 +34,9 @@ BYTES = {"mixed": (2, 4, 12), "fp32": (4, 4, 8), "float32": (4, 4, 8), "bfloat16
 SHARDING: dict[str, Literal[0, 1, 3]] = {"true": 1, "fsdp2": 3, "megatron_fsdp": 3}
 
 
+NEEDED = frozenset[Role]({"micro_batch", "sequence_length", "precision", "sharding"})  # beside the parallel sizes
+
+
 class Model(Noun, frozen=True, kw_only=True):
     """Sizes of a transformer with gated MLPs; of experts where `experts`. `parameters`: as counted; 0: by the sizes."""
 
@@ -112,7 +115,7 @@ class Layout(Noun, frozen=True, kw_only=True):
 
 def estimate(model: Model, layout: Layout) -> dict[str, float]:
     """Bytes on the fullest GPU (the first stage of a pipeline), by term."""
-    trained, sharded = (_adapter(model, layout), 0.0) if layout.rank else (0.0, 1.0)
+    trained, sharded = (adapter_weights(model, layout.rank) / layout.pipeline, 0.0) if layout.rank else (0.0, 1.0)
     terms = {}
     for (name, least), size in zip({"weights": 3, "gradients": 3, "optimizer": 1}.items(), layout.bytes, strict=True):
         model_part = 1.0 if name == "weights" else sharded
@@ -134,11 +137,11 @@ def _held(model: Model, layout: Layout, sharded: bool) -> float:
     return dense / (layout.world // (tensor * pipeline)) + experts / expert_share / (layout.world // expert_share)
 
 
-def _adapter(model: Model, layout: Layout) -> float:
-    """Weights of LoRA on the four linear layers of attention and MLP, in one pipeline stage."""
+def adapter_weights(model: Model, rank: int) -> float:
+    """Weights of LoRA on the four linear layers of attention and MLP."""
     query, key, mlp = model.widths
     ends = (1 + query + 2 * key) + (query + 1) + (1 + 2 * mlp) + (mlp + 1)
-    return layout.rank * ends * model.hidden * model.layers / layout.pipeline
+    return rank * ends * model.hidden * model.layers
 
 
 def activations(model: Model, layout: Layout) -> float:
@@ -181,12 +184,11 @@ def next_fit(model: Model, layout: Layout, memory: int, used: Callable[[Layout],
     return None
 
 
-def layout_of(wish: Wish, known: Known) -> Layout | None:
+def layout_of(wish: Wish, seen: Observed, known: Known) -> Layout | None:
     """None where the step does not train, something that counts is unknown, or the shape is wrong anyway."""
-    needed: set[Role] = {"micro_batch", "sequence_length", "precision", "sharding"}
-    shape, width, world = sizes(wish, known), _bytes(known.get("precision")), world_size(wish)
+    shape, width, world = sizes(wish, known), _bytes(_precision(wish, seen, known)), world_size(wish)
     expert = known.get("expert_parallel", 1)
-    if shape is None or width is None or not needed <= known.keys():
+    if shape is None or width is None or not known.keys() >= NEEDED:
         return None
     if world % math.prod(shape.values()) or world % (expert * shape["pipeline"]):
         return None
@@ -196,6 +198,12 @@ def layout_of(wish: Wish, known: Known) -> Layout | None:
         sequence_parallel=known.get("sequence_parallel") is True, recompute=known.get("recompute") == "full",
         rank=known.get("adapter_rank", 0), batch=known.get("global_batch", 0),
     )  # fmt: skip
+
+
+def _precision(wish: Wish, seen: Observed, known: Known) -> Any:
+    """What the configuration says; `auto` is the type that the checkpoint's config.json names."""
+    said, start = known.get("precision"), fit.model(wish, seen)
+    return start.facts.get("dtype") if said == "auto" and start else said
 
 
 def _bytes(precision: Any) -> tuple[int, int, int] | None:
@@ -235,9 +243,23 @@ def check(wish: Wish, seen: Observed) -> list[Finding]:
 
 
 def notes(wish: Wish, seen: Observed) -> list[str]:
-    """The estimate in one line, where it is no finding."""
-    found = _sized(wish, seen)
-    return [f"note: memory: {line(*found)}"] if found and not check(wish, seen) else []
+    """The estimate in one line, where it is no finding; of a step that trains, else what would be needed for one."""
+    if found := _sized(wish, seen):
+        return [] if check(wish, seen) else [f"note: memory: {line(*found)}"]
+    if wish.entry.flavour != "cuda" or not wish.step.roles.keys() >= NEEDED or not (missing := _missing(wish, seen)):
+        return []
+    return [f"note: memory: not estimated, since nothing here says {', '.join(missing)}"]
+
+
+def _missing(wish: Wish, seen: Observed) -> list[str]:
+    """What of an estimate is not known, as the user would say it; empty where it is the shape that is wrong."""
+    known, gpu, roles = settings(wish), wish.profile.gpu, wish.step.roles
+    wanted = sorted(NEEDED | (set(fit.PARALLEL) & roles.keys()))
+    said = [] if gpu and gpu.bytes else [f"the GPU's memory ({wish.profile.file}: gpu.memory)"]
+    said += [roles[role] for role in wanted if role not in known]
+    if "precision" in known and _bytes(_precision(wish, seen, known)) is None:
+        said.append(f"the type behind {roles['precision']}={known['precision']}")
+    return said if model_of(wish, seen, known) else [*said, "the model's sizes"]
 
 
 def _sized(wish: Wish, seen: Observed) -> tuple[Model, Layout, int] | None:
@@ -245,7 +267,7 @@ def _sized(wish: Wish, seen: Observed) -> tuple[Model, Layout, int] | None:
     if wish.entry.flavour != "cuda" or gpu is None or not gpu.bytes:
         return None
     known = settings(wish)
-    model, layout = model_of(wish, seen, known), layout_of(wish, known)
+    model, layout = model_of(wish, seen, known), layout_of(wish, seen, known)
     return (model, layout, gpu.bytes) if model and layout else None
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
-from launcher import fit, megatroncache, memory, memory_rl, rlrules
+from launcher import fit, gpus, megatroncache, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
 from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
@@ -16,8 +16,18 @@ from launcher.profiles import SlurmProfile
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
+ADAPTER_BYTES = 4  # of a weight, at most
 RESERVED_ENV = frozenset(
-    {"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", megatroncache.NAME}
+    {
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN_PATH",
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        megatroncache.NAME,
+    }
 )
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
@@ -85,7 +95,7 @@ def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
     if out is None:
         if wish.resume:
             yield _error(Exit.WORDS, "--resume", "needs output=PATH, the output of the run that goes on")
-        yield from _space(seen.host.runs, seen, seen.host.runs_free)
+        yield from _space(seen.host.runs, wish, seen, seen.host.runs_free)
         return
     where = f"output={out.path}"
     if out.kind == "other":
@@ -98,23 +108,33 @@ def _output(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif out.empty and wish.resume:
         how = "is empty" if out.kind == "folder" else "is not there"
         yield _warning(where, f"--resume: the folder {how}, so the run starts from the beginning")
-    yield from _space(where, seen, out.free)
+    yield from _space(where, wish, seen, out.free)
     for name, found in seen.artifacts.items():
         if found.path == out.path or out.path.startswith(f"{found.path}/"):
             yield _error(Exit.WORDS, where, f"lies inside the input {name}={found.path}, which is mounted read-only")
 
 
-def _space(where: str, seen: Observed, free: int) -> Iterator[Finding]:
-    need = checkpoint_bytes(seen)
+def _space(where: str, wish: Wish, seen: Observed, free: int) -> Iterator[Finding]:
+    need = checkpoint_bytes(wish, seen)
     if need > free:
         what = f"one checkpoint needs about {_size(need)}, {_size(free)} are free there"
         yield _error(Exit.CANNOT_WRITE, where, what, "free space there, or name a folder elsewhere: output=PATH")
 
 
-def checkpoint_bytes(seen: Observed) -> int:
-    """What one full checkpoint takes: weights as shards and consolidated, and the optimizer's moments."""
-    models = [a for a in seen.artifacts.values() if a.type == "checkpoint_hf"]
-    return sum(2 * a.bytes + ADAM_BYTES * a.parameters for a in models)
+def checkpoint_bytes(wish: Wish, seen: Observed) -> int:
+    """What one full checkpoint takes: weights as shards and consolidated, and the optimizer's moments.
+
+    0 where nothing here says how large it gets. Of LoRA the adapter alone is saved, of several models (a teacher, a
+    judge, a tokenizer's) the one that the step starts from, and of a conversion the weights alone.
+    """
+    inputs = {name: asked for name, asked in wish.step.inputs.items() if "tokenizer_hf" not in asked.types}
+    start = next((seen.artifacts[n] for n in inputs if n in seen.artifacts and seen.artifacts[n].parameters), None)
+    if start is None:
+        return 0
+    if wish.step.output.type == "checkpoint_lora":
+        model, rank = memory.model_of(wish, seen, {}), fit.settings(wish).get("adapter_rank", 0)
+        return int((ADAPTER_BYTES + ADAM_BYTES) * memory.adapter_weights(model, rank)) if model else 0
+    return 2 * start.bytes + ADAM_BYTES * start.parameters if "micro_batch" in wish.step.roles else start.bytes
 
 
 def _environment(wish: Wish) -> Iterator[Finding]:
@@ -137,6 +157,21 @@ def _mounts(wish: Wish, seen: Observed) -> Iterator[Finding]:
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: secrets.{name}", why)
     for source in seen.host.missing_mounts:
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: mounts", f"there is nothing at {source}")
+    yield from _logins(wish, seen)
+
+
+def _logins(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    """Tokens that nobody has declared, in a folder that somebody mounts."""
+    mounted = [(f"{wish.profile.file}: mounts", m.source) for m in wish.profile.mounts]
+    mounted += [(f"{name}={a.path}", a.path) for name, a in seen.artifacts.items()]
+    mounted += [(f"output={seen.output.path}", seen.output.path)] if seen.output else []
+    if isinstance(wish.profile, SlurmProfile) and wish.profile.mount_home:
+        mounted.append((f"{wish.profile.file}: mount_home", seen.host.home))
+    for where, folder in mounted:
+        for login in seen.host.logins:
+            if PurePath(login).is_relative_to(folder):
+                what = f"{login} is in it, a login that whatever runs in the container can read"
+                yield _warning(where, what, "mount a folder without it")
 
 
 def _hidden(wish: Wish, targets: Sequence[str]) -> Iterator[Finding]:
@@ -160,6 +195,8 @@ def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
     there = seen.engine.gpus
     if there and wish.gpus > there:
         yield _error(Exit.WORDS, "--gpus", f"{wish.gpus} asked for, the machine has {there}")
+    else:
+        yield from gpus.check(wish, seen.engine)
     if wish.procs > seen.host.cpus and wish.entry.flavour == "cpu":
         yield _warning("--procs", f"{wish.procs} processes on {seen.host.cpus} cores")
 
@@ -184,6 +221,9 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not image.id and image.tagged:
         what = f"the engine's slipway/{entry.library} is {image.tagged}, which no record of this lock entry names"
         yield _error(Exit.DATA, where, what, f"build it from the lock: {entry.build_command}")
+    elif image.platform and seen.engine.platform and image.platform != seen.engine.platform:
+        what = f"is for {image.platform}; containers run on {seen.engine.platform} ({seen.engine.platform_by})"
+        yield _error(Exit.DATA, image.source or where, what, _for_platform(wish, seen.engine.platform))
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
@@ -200,6 +240,13 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
             yield _warning(where, f"{what} (--allow-drift)")
         else:
             yield _error(Exit.DATA, where, what, "build it from what the lock pins, or accept it with --allow-drift")
+
+
+def _for_platform(wish: Wish, platform: str) -> str:
+    """What makes the image for another processor."""
+    squash = "" if wish.profile.kind == "docker" else f", then: images squash {wish.entry.name}"
+    profile = "; or correct what the profile says" if wish.profile.kind == "slurm" else ""
+    return f"run: {wish.entry.build_command} --platform {platform}{squash}{profile}"
 
 
 def _size(n: float) -> str:

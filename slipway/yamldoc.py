@@ -189,5 +189,5 @@ def _scalar(node: Any) -> Any:
 
 
 def line_of(path: Path, *keys: str | int) -> str:
-    """`line:column` of the key that `keys` lead to, for errors found after loading; as near as it is written."""
+    """`line:column` of the key or item that `keys` lead to, for errors found later; as near as it is written."""
     return _position(read_text(path), keys)

@@ -324,6 +324,18 @@ def test_an_image_that_only_has_the_right_name(refused: Refused, inputs: Inputs,
     )
 
 
+@pytest.mark.parametrize("name", ["common.sh", "verify.py", "steps/automodel_finetune.py", "automodel.sh"])
+def test_a_program_that_was_checked_out_with_carriage_returns(
+    refused: Refused, project: Project, inputs: Inputs, name: str
+) -> None:
+    file = project.path / "entrypoints" / name
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert errors(refused(65, STEP, *inputs.words)) == (
+        f"error: T/project/entrypoints/{name}: its lines end with CRLF, expected LF\n"
+        "  check it out with LF: git config core.autocrlf false; git rm --cached -r -q . && git reset --hard\n"
+    )
+
+
 def test_a_refused_container_leaves_no_run_and_no_folders(
     project: Project, inputs: Inputs, built: Engine, tmp_path: Path
 ) -> None:

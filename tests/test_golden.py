@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
-from images.model import Environment
+from images.model import Environment, Repository
 from launcher import catalogue, megatroncache, profiles, releases
 from launcher.artifacts import Artifact
 from launcher.catalogue import Step
@@ -32,6 +32,9 @@ VERSIONS = {
     "megatron-bridge": {"megatron-bridge": "0.6.2", "megatron-core": "0.19.2"},
     "modelopt": {"nvidia-modelopt": "0.47.0"},
     "nemo-rl": {"nemo-rl": "0.7.0"},
+}
+REPOSITORIES = {
+    "modelopt": Repository(url="https://git.example/modelopt", tag="0.46.0", path="/opt/modelopt", commit="d" * 40)
 }
 ACCEPT = "SLIPWAY_ACCEPT=1 pytest tests/test_golden.py"
 FILES = {name: n * 64 for name, n in (("common.sh", "1"), ("entrypoint.sh", "2"), ("verify.py", "3"))}
@@ -81,7 +84,8 @@ def has_base(step: Step, flavour: str) -> bool:
 def plan_of(step: Step, flavour: str, wish_of: WishOf, image: str = "", **changes: Any) -> Plan:
     """With paths, pins and versions that are none of a real machine."""
     main = Environment(python="/opt/venv/bin/python", packages=VERSIONS[step.library])
-    entry = entry_of(flavour, library=step.library, environments={"main": main})
+    brought = {n: r for n, r in REPOSITORIES.items() if n in step.repositories and flavour == "cuda"}
+    entry = entry_of(flavour, library=step.library, environments={"main": main}, repositories=brought)
     program = catalogue.choose_command(step, entry).program
     step = releases.at_release(step, entry)
     overlays = [(name, catalogue.overlay(step, name)) for name in ("default", "tiny")]

@@ -9,7 +9,7 @@ import pytest
 from helpers import REPO, WishOf
 from test_fit import BASE, SFT, SIZES, Found, artifact
 
-from launcher import catalogue, memory, rules
+from launcher import catalogue, fit, memory, rules
 from launcher.memory import BYTES, GIB, Layout, Model
 from launcher.profiles import Gpu, Profile
 from slipway.project import Root
@@ -205,31 +205,49 @@ def test_the_weights_that_were_counted_win_over_the_sizes(wish_of: WishOf) -> No
     assert model is not None and model.total == 7
 
 
+UNKNOWN = "note: memory: not estimated, since nothing here says "
+
+
 @pytest.mark.parametrize(
-    "facts",
+    ("facts", "missing"),
     [
-        {"flavour": "cpu", "gpus": 0, "procs": 8},
-        {"given": [artifact("model", "checkpoint_megatron")]},
-        {"over": [("mine", {"mixed_precision": "my_own"})]},
-        {"over": [("mine", {"train": {"micro_batch_size": None}})]},
-        {"procs": 3},
+        ({"flavour": "cpu", "gpus": 0, "procs": 8}, None),
+        ({"given": [artifact("model", "checkpoint_megatron")]}, "the model's sizes"),
+        ({"given": [LARGE], "over": [("mine", {"mixed_precision": "own"})]}, "the type behind mixed_precision=own"),
+        ({"given": [LARGE], "over": [("mine", {"train": {"micro_batch_size": None}})]}, "train.micro_batch_size"),
+        ({"given": [LARGE], "procs": 3}, None),  # the shape is wrong, which is a finding
     ],
 )
-def test_of_what_is_unknown_nothing_is_estimated(wish_of: WishOf, h100: Profile, facts: dict[str, Any]) -> None:
+def test_of_what_is_unknown_nothing_is_estimated_and_that_is_said(
+    wish_of: WishOf, h100: Profile, facts: dict[str, Any], missing: str | None
+) -> None:
     found = Found(wish_of, SFT, profile=h100, **facts)
-    assert memory.check(found.wish, found.seen) == [] and memory.notes(found.wish, found.seen) == []
+    assert memory.check(found.wish, found.seen) == []
+    assert memory.notes(found.wish, found.seen) == ([UNKNOWN + missing] if missing else [])
 
 
 def test_without_a_memory_in_the_profile_nothing_is_estimated(wish_of: WishOf, profile: Profile) -> None:
     for gpu in (None, Gpu(model="H100")):
         found = Found(wish_of, SFT, profile=msgspec.structs.replace(profile, gpu=gpu), given=[LARGE])
-        assert memory.notes(found.wish, found.seen) == []
+        assert memory.notes(found.wish, found.seen) == [f"{UNKNOWN}the GPU's memory ({profile.file}: gpu.memory)"]
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("bfloat16", (2, 2, 4)), ("float32", (4, 4, 8)), ("", None)])
+def test_a_precision_that_is_left_to_the_checkpoint_is_its(
+    wish_of: WishOf, dtype: str, width: tuple[int, int, int] | None
+) -> None:
+    sizes = {name: v for name, v in LARGE.facts.items() if v}
+    given = [msgspec.structs.replace(LARGE, type="checkpoint_hf", facts=sizes | ({"dtype": dtype} if dtype else {}))]
+    found = Found(wish_of, "sft/automodel", given=given, over=[("mine", {"model": {"torch_dtype": "auto"}})])
+    known: Any = memory.settings(found.wish) | {"micro_batch": 1, "sharding": "fsdp2"}
+    spread = memory.layout_of(found.wish, found.seen, known | dict.fromkeys(fit.PARALLEL, 1))
+    assert (spread and spread.bytes) == width
 
 
 def test_a_precision_that_is_written_out(wish_of: WishOf, h100: Profile) -> None:
     for precision, width in (({"fp32": True}, (4, 4, 8)), ({"bf16": True}, (2, 4, 12))):
         found = Found(wish_of, SFT, profile=h100, given=[LARGE], over=[("mine", {"mixed_precision": precision})])
-        spread = memory.layout_of(found.wish, memory.settings(found.wish))
+        spread = memory.layout_of(found.wish, found.seen, memory.settings(found.wish))
         assert spread is not None and spread.bytes == width
 
 

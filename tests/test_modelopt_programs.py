@@ -20,6 +20,7 @@ from launcher import catalogue
 from slipway.project import Root
 
 STEPS = REPO / "entrypoints" / "steps"
+STANDIN = REPO / "tests" / "standins" / "minitron"
 sys.path.insert(0, str(STEPS))
 
 import modelopt_common  # noqa: E402
@@ -278,10 +279,105 @@ def test_pruning_needs_a_target(refused: Refused, model: Path) -> None:
     assert modelopt_prune.targets({"prune": {"num_layers": 2}}) == (None, 2)
 
 
-def test_pruning_is_for_the_cpu_flavour_and_says_what_it_is() -> None:
+def test_what_is_no_minitron_says_so() -> None:
+    assert "not Minitron" in modelopt_prune.METHOD
     step = catalogue.find_step(Root(REPO), "optimize/modelopt/prune")
-    assert [base.flavour for base in step.base] == ["cpu"]
-    assert "not Minitron" in step.title and "not Minitron" in modelopt_prune.METHOD
+    assert "on CPU by importance hooks (not Minitron)" in step.title
+
+
+@pytest.mark.parametrize(
+    ("world", "said"),
+    [
+        ("1", "prune.hidden_size: cannot be cut on CPU, only ffn_hidden_size and num_layers can: Minitron needs CUDA"),
+        ("2", "--procs: 2 processes; on CPU one prunes the model"),
+    ],
+)
+def test_what_only_minitron_does_is_refused_on_cpu(refused: Refused, model: Path, world: str, said: str) -> None:
+    paths = {"model__path": str(model), "output__path": str(model.parent / "output")}
+    config = configured("optimize/modelopt/prune", prune__hidden_size=64, **paths)
+    assert refused("modelopt_prune.py", config, WORLD_SIZE=world) == said
+
+
+class Minitron:
+    """A run of the step program with stand-ins for transformers and for the repository's script."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.model, self.output = folder, model, folder / "out"
+        (folder / "slipway").mkdir()
+        (folder / "run" / "0" / "ranks").mkdir(parents=True)
+        self.layers(32)
+
+    def layers(self, number: int) -> None:
+        (self.model / "config.json").write_text(json.dumps({"num_hidden_layers": number}))
+        (self.model / "chat_template.jinja").write_text("{{ messages }}")
+
+    def run(self, repository: Path = STANDIN, world: str = "1", **values: Any) -> tuple[int, str]:
+        paths = {"model__path": str(self.model), "output__path": str(self.output)}
+        paths["calibration__path"] = str(write_chats(self.folder / "chats.jsonl"))
+        nothing = {"prune__ffn_hidden_size": None, "prune__num_layers": None}
+        config = configured("optimize/modelopt/prune", **(nothing | paths | values))
+        plan = {"config": config, "inputs": {}, "repositories": {"modelopt": {"path": str(repository)}}}
+        (self.folder / "slipway" / "plan.json").write_text(json.dumps(plan))
+        env = {"SLIPWAY_DIR": str(self.folder / "slipway"), "SLIPWAY_STATE_DIR": str(self.folder / "run")}
+        env |= {"PYTHONPATH": str(STANDIN)} | ({"WORLD_SIZE": world, "MASTER_PORT": "1"} if world != "1" else {})
+        command = [sys.executable, str(STEPS / "modelopt_minitron.py")]
+        done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return dict(json.loads((self.output / "config.json").read_text()))
+
+
+@pytest.fixture
+def minitron(tmp_path: Path, model: Path) -> Minitron:
+    return Minitron(tmp_path, model)
+
+
+def test_minitrons_script_is_told_sizes_stages_and_conversations_as_text(minitron: Minitron) -> None:
+    assert minitron.run(prune__ffn_hidden_size=128, prune__num_layers=2) == (0, "")
+    told = minitron.told
+    assert told["prune_export_config"] == {"ffn_hidden_size": 128, "num_layers": 2}
+    assert (told["hf_model_name_or_path"], told["pp_size"]) == (str(minitron.model), 1)
+    assert (told["calib_num_samples"], told["seq_length"]) == (16, 128)
+    assert told["calibration"] and all(list(row) == ["text"] and "user: " in row["text"] for row in told["calibration"])
+    assert told["first_on_path"] == str(STANDIN) and not Path(told["calib_dataset_name"]).exists()
+    result = json.loads((minitron.folder / "run" / "result.json").read_text())
+    assert (result["method"], result["checkpoint"]) == ("Minitron", str(minitron.output))
+
+
+@pytest.mark.parametrize(
+    ("layers", "world", "stages"),
+    [(32, 2, (None, None)), (33, 2, (17, 16)), (36, 8, (3, 3)), (10, 4, (2, 2)), (9, 8, (2, 1)), (5, 4, (2, 1))],
+)
+def test_layers_that_the_processes_cannot_share_evenly(
+    minitron: Minitron, layers: int, world: int, stages: tuple[int | None, int | None]
+) -> None:
+    minitron.layers(layers)
+    assert minitron.run(world=str(world), prune__ffn_hidden_size=128) == (0, "")
+    told = minitron.told
+    found = (told["num_layers_in_first_pipeline_stage"], told["num_layers_in_last_pipeline_stage"])
+    assert found == stages
+    if world > 2 and stages[0]:
+        assert (layers - sum(s or 0 for s in stages)) % (world - 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "prune: no size is set; there is nothing to prune."),
+        ({"prune__ffn_hidden_size": 100}, "prune.ffn_hidden_size: 100 is not a multiple of 64"),
+        ({"prune__dtype": "bfloat16"}, "prune.dtype: Minitron cuts no such thing; expected one of hidden_size, "),
+        ({"prune__num_layers": 2, "world": "40"}, "--gpus: 40 processes share the model by layers, and it has 32"),
+        (
+            {"prune__num_layers": 2, "repository": Path("/nowhere")},
+            "/nowhere/examples/megatron_bridge/prune_minitron.py",
+        ),
+    ],
+)
+def test_what_minitron_cannot_do_is_refused(minitron: Minitron, values: dict[str, Any], said: str) -> None:
+    code, told = minitron.run(**values)
+    assert code == 78 and told.startswith(f"slipway: refused: {said}") and not minitron.output.exists()
 
 
 PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "use_dora": False}

@@ -23,7 +23,7 @@ from slipway.project import Root
 ROOT = Root(REPO)
 REPOSITORY = {"automodel": ("AUTOMODEL_SOURCE", "nemo-automodel"), "nemo-rl": ("NEMO_RL_SOURCE", "nemo-rl")}
 # Not every base has them; what the library takes then, by its sources at those tags.
-DEFAULTS = {"distributed.pp_size": 1, "policy.dtensor_cfg._v2": False}
+DEFAULTS = {"distributed.pp_size": 1, "model.torch_dtype": "auto", "policy.dtensor_cfg._v2": False}
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 
 

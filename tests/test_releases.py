@@ -10,6 +10,7 @@ from rl import FLAT, RELEASES, ROOT, SECTIONS, STEPS, launch, model, rows, usual
 
 from images import lock as locks
 from launcher import catalogue, releases
+from launcher.artifacts import Artifact
 from slipway.errors import Exit, SlipwayError
 
 EXAMPLES = "/opt/nemo-rl/examples"
@@ -37,12 +38,18 @@ def test_daposs_recipe_has_another_name_from_v0_7_0_on(wish_of: WishOf) -> None:
     assert bases == [f"{recipe}.yaml"] * 3 + [f"{recipe}.v2.yaml"]
 
 
+REMEDY = (
+    "it has commands for nemo-rl >=0.4,<0.8: scripts, configurations and data keys of v0.8.0 have not been read; "
+    "take v0.7.0 (--release v0.7.0)"
+)
+
+
 @pytest.mark.parametrize("name", [*(f"rl/nemo_rl/{s}" for s in STEPS), "convert/nemo_rl_to_hf"])
 def test_a_release_whose_tree_nobody_has_read_is_refused(name: str) -> None:
     entry = locks.load_lock(ROOT).entries["nemo-rl/v0.8.0-cuda"]
     with pytest.raises(SlipwayError) as e:
         catalogue.choose_command(catalogue.find_step(ROOT, name), entry)
-    assert (e.value.code, e.value.remedy) == (Exit.CONFIG, "it has commands for nemo-rl >=0.4,<0.8")
+    assert (e.value.code, e.value.remedy) == (Exit.CONFIG, REMEDY)
 
 
 @pytest.mark.parametrize("name", ["rl/grpo", "rl/nemo_rl/rlvr"])
@@ -258,3 +265,12 @@ def test_every_key_of_a_release_is_below_a_root(wish_of: WishOf, name: str, rele
     assert {k.partition(".")[0] for k in keys} <= set(step.config_roots)
     assert {n for w in step.wires for n in (*w.given, *w.absent, *w.paths.values())} <= set(step.inputs)
     assert {p for i in step.inputs.values() for p in i.columns.values()} <= set(step.parameters)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_that_a_pretraining_has_no_data_is_said(given: bool) -> None:
+    step = catalogue.find_step(ROOT, "pretrain/megatron_bridge")
+    data = Artifact(name="data", path="/data", kind="folder", type="binidx")
+    notes = releases.wired(step, {"data": data} if given else {}).notes
+    said = "warning: no data= is named: Megatron-Bridge trains on its mock data, from which no model learns anything"
+    assert notes == ([] if given else [said])

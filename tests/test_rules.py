@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import HOST, MODEL, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
+from helpers import HOST, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
 
-from launcher import rules
+from launcher import catalogue, rules
 from launcher.artifacts import Artifact, Fault
 from launcher.catalogue import Step
 from launcher.plan import ImageSeen
 from launcher.profiles import ExtraMount, Profile, SlurmProfile
+from launcher.words import Words
+from slipway.project import Root
 
 CUDA = entry_of("cuda")
 BUILD = "images build automodel --release 1.0 --flavour"
@@ -154,7 +156,17 @@ def test_the_runs_directory_has_to_be_writable(wish_of: WishOf) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SLIPWAY_RUN", "SLIPWAY_ANYTHING", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "WORLD_SIZE"]
+    "name",
+    [
+        "SLIPWAY_RUN",
+        "SLIPWAY_ANYTHING",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN_PATH",
+        "RANK",
+        "WORLD_SIZE",
+    ],
 )
 def test_variables_of_the_launcher_are_set_by_nobody_else(
     wish_of: WishOf, profile: Profile, step: Step, name: str
@@ -286,8 +298,30 @@ def test_a_finding_reads_as_one_message(wish_of: WishOf) -> None:
     )  # fmt: skip
 
 
-def test_a_checkpoint_is_shards_twice_and_the_moments() -> None:
-    assert rules.checkpoint_bytes(seen_of()) == 2 * MODEL.bytes + 8 * MODEL.parameters
+def test_a_checkpoint_is_shards_twice_and_the_moments(wish_of: WishOf) -> None:
+    assert rules.checkpoint_bytes(wish_of(), seen_of()) == 2 * MODEL.bytes + 8 * MODEL.parameters
+
+
+LARGE = msgspec.structs.replace(
+    MODEL, bytes=10**12, parameters=5 * 10**11,
+    facts={"layers": 80, "hidden": 8192, "vocab": 128256, "heads": 64, "kv_heads": 8, "intermediate": 28672},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words", "least", "most"),
+    [
+        ("peft/automodel", {"train": TRAIN, "model": LARGE}, {"lora_rank": 8}, 1e9, 2e9),  # 104 million weights
+        ("pretrain/megatron_bridge", {"tokenizer": LARGE}, {}, 0, 0),
+        ("convert/hf_to_megatron", {"model": LARGE}, {}, 10**12, 10**12),
+    ],
+)
+def test_of_an_adapter_a_tokenizer_or_a_conversion_no_trained_model_is_counted(
+    wish_of: WishOf, name: str, given: dict[str, Any], words: dict[str, Any], least: float, most: float
+) -> None:
+    said = Words(inputs={n: a.path for n, a in given.items()}, parameters=words, output="/data/out")
+    wish = wish_of(step=catalogue.find_step(Root(REPO), name), words=said)
+    assert least <= rules.checkpoint_bytes(wish, seen_of(artifacts=given)) <= most
 
 
 def test_a_mount_of_the_profile_that_is_not_there(wish_of: WishOf) -> None:
@@ -295,3 +329,24 @@ def test_a_mount_of_the_profile_that_is_not_there(wish_of: WishOf) -> None:
     assert told(rules.check(wish_of(), seen_of(host=host))) == [
         ("error", 66, f"{wish_of().profile.file}: mounts", "there is nothing at /scratch")
     ]
+
+
+def test_a_mount_with_a_login_in_it_is_warned_of(wish_of: WishOf, profile: Profile) -> None:
+    """By a folder that holds it, and not by one whose name only begins like that."""
+    host = msgspec.structs.replace(HOST, home="/home/user", logins=["/home/user/.netrc", "/home/user/hf/token"])
+    mounts = [ExtraMount(source=s, target=f"/m{n}") for n, s in enumerate(("/home/user", "/home/user/h", "/home/us"))]
+    wish = wish_of(profile=msgspec.structs.replace(profile, mounts=mounts))
+    found = rules.check(wish, seen_of(host=host, output=output_of(path="/home/user/hf")))
+    assert [(f.severity, f.where, f.what.split()[0]) for f in found] == [
+        ("warning", f"{profile.file}: mounts", "/home/user/.netrc"),
+        ("warning", f"{profile.file}: mounts", "/home/user/hf/token"),
+        ("warning", "output=/home/user/hf", "/home/user/hf/token"),
+    ]
+    assert rules.check(wish_of(), seen_of(host=host)) == []
+
+
+def test_a_mounted_home_with_a_login_in_it_is_warned_of(wish_of: WishOf) -> None:
+    host = msgspec.structs.replace(HOST, home="/home/user", logins=["/home/user/.netrc"])
+    site = SlurmProfile(schema=1, name="site", file="site.yaml", mount_home=True)
+    (found,) = rules.check(wish_of(profile=site), seen_of(host=host, engine=engine_of(nodes=True)))
+    assert (found.severity, found.where) == ("warning", "site.yaml: mount_home")

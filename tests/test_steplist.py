@@ -103,7 +103,8 @@ def test_an_entry_that_the_step_does_not_run_in_says_why() -> None:
     said = steplist.details(ROOT, "sft/megatron_bridge")
     assert "megatron-bridge/25.11-cuda: no: sft/megatron_bridge has no command for megatron-bridge/25.11-cuda (" in said
     assert "megatron-bridge/0.6.2-cpu: megatron_train.py\n" in said
-    assert "no: optimize/modelopt/prune has no base" in steplist.details(ROOT, "optimize/modelopt/prune")
+    said = steplist.details(ROOT, "optimize/modelopt/prune")
+    assert "modelopt/26.06.01-cuda: modelopt_minitron.py\n" in said and "0.47.0-cpu: modelopt_prune.py\n" in said
 
 
 def test_a_step_is_found_by_its_alias(project: Project) -> None:

@@ -6,6 +6,7 @@ alone, by the importance of their channels; depth leaves out the layers that cha
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ METHOD = "importance hooks with slicing of our own, not Minitron"
 
 def main() -> None:
     common.quiet()
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(f"--procs: {processes} processes; on CPU one prunes the model")
     config = slipway_step.merge_config(slipway_step.load_plan()["config"])
     output, source = Path(config["output"]["path"]), common.hugging_face(config, "model.path")
     width, depth = targets(config)
@@ -41,8 +44,10 @@ def main() -> None:
 
 
 def targets(config: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Feed-forward width and number of layers to keep. Raises ConfigError where neither is set."""
+    """Feed-forward width and number of layers to keep. Raises ConfigError where neither is set, or something else."""
     keys = ("ffn_hidden_size", "num_layers")
+    if more := sorted(k for k, v in config["prune"].items() if v is not None and k not in (*keys, "dtype")):
+        raise ConfigError(f"prune.{more[0]}: cannot be cut on CPU, only {' and '.join(keys)} can: Minitron needs CUDA")
     asked = [common.number(config, f"prune.{k}") if config["prune"].get(k) is not None else None for k in keys]
     if not any(asked):
         raise ConfigError("prune: neither prune.ffn_hidden_size nor prune.num_layers is set; there is nothing to prune")

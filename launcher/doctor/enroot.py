@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.doctor import Check, Result, Site, failed, ok, warning
-from launcher.doctor.machine import credentials, facts, folder, places, runs, size
+from launcher.doctor.machine import credentials, facts, folder, places, readable, runs, size
 
 _ELSEWHERE = "ENROOT_DATA_PATH, ENROOT_CACHE_PATH and ENROOT_TEMP_PATH in enroot.conf: a local disk with room"
 
@@ -43,7 +43,7 @@ def _folders(site: Site) -> Iterator[Result]:
             yield warning(f"{seen}: it {place.problem}", _ELSEWHERE) if place.problem else ok(seen)
     for key in ("squash", "data"):
         if path := getattr(site.profile, key):
-            yield folder(Path(path), f"{key}: in the profile")
+            yield (readable if key == "squash" else folder)(Path(path), f"{key}: in the profile")
 
 
 CHECKS: dict[str, Check] = {

@@ -39,6 +39,15 @@ def folder(path: Path, what: str) -> Result:
     return ok(seen) if free >= ENOUGH else warning(seen, "an image takes about 20 GiB")
 
 
+def readable(path: Path, what: str) -> Result:
+    """A folder from which is only read; images are made in it by somebody, with room."""
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        return failed(f"{path} cannot be read", f"name another: {what}", Exit.NOT_PERMITTED)
+    if path.is_dir() and not os.access(path, os.W_OK):
+        return ok(f"{path}, for reading alone")
+    return folder(path, what)
+
+
 class Place(NamedTuple):
     """One of enroot's folders on a node: `cache /path`, the bytes that are free there, and its kind of file system."""
 

@@ -39,3 +39,26 @@ def test_a_value_is_what_was_written(slurm: Cluster, value: str) -> None:
     shown = slurm.job(done.out.strip())
     slurm.call("scancel", done.out.strip())
     assert (shown["Comment"], shown["Reason"], shown["NumNodes"][0]) == (value, "JobHeldUser", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "devices"),
+    [
+        ({"gpus-per-node": "8", "nodes": 2}, {"n1", "n2"}, "0,1,2,3,4,5,6,7"),
+        ({"gpus-per-node": "h100:8", "nodes": 2}, {"n1", "n2"}, "0,1,2,3,4,5,6,7"),
+        ({"gres": "gpu:4", "nodelist": "n3"}, {"n3"}, "0,1,2,3"),
+    ],
+)
+def test_gpus_as_they_are_asked_for_are_what_a_job_has(
+    slurm: Cluster, options: dict[str, engine.Value], nodes: set[str], devices: str
+) -> None:
+    asked = engine._options(options | {"exclusive": True}, engine._directive)
+    script = "srun --ntasks-per-node=1 sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
+    job = slurm.submit(script, *asked)
+    slurm.wait_for_state(job, "COMPLETED")
+    assert set(slurm.output(job).splitlines()) == {f"{node} {devices}" for node in nodes}
+
+
+def test_more_gpus_than_any_node_has_are_refused_by_sbatch(slurm: Cluster) -> None:
+    done = slurm.call("sbatch", "--gpus-per-node=16", "--wrap=true")
+    assert (done.code, "Requested node configuration is not available" in done.err) == (1, True), done
