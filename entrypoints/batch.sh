@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What a Slurm job does around its one srun. Sourced by script.sh in the run directory, which sets IMAGE, NODES, GPUS,
-# ATTEMPTS, REQUEUE, PLAN, RUN_ID, RUN_DIR, FOLDERS, SECRETS, SETUP, ENV and SRUN.
+# ATTEMPTS, REQUEUE, PLAN, RUN_ID, RUN_DIR, FOLDERS, SHARED, SECRETS, SETUP, ENV and SRUN.
 #
 # Exit codes: the step's own, of whichever node failed first (srun hides it behind the 143 of those it ended);
 # 69 the step was never launched; 77 a declared secret is missing; 78 refused. Every attempt leaves its lines in attempts.jsonl.
@@ -10,15 +10,24 @@
 
 ATTEMPT=0
 SRUN_PID=''
-TOLD=''      # why the step was told to leave: 'time limit' or 'TERM'
+TOLD=''      # why the step was told to leave: 'time limit', 'TERM' or 'preempted'
 ENDED=''     # Slurm told this script, too
 SRUN_CODE='' # of srun itself
+NONCES=()    # written by this script, for the nodes to find
 GOES_ON=''   # the job was put back into the queue
+
+# On every node; pyxis lets no ENROOT_DATA_PATH of a job through.
+# shellcheck disable=SC2016 # for the shells there
+LEFTOVERS='for name in $(enroot list | grep "^pyxis_${SLURM_JOB_ID}[._]"); do
+    echo "slipway: $(uname -n): removing $name, which an earlier attempt left" >&2
+    enroot remove -f "$name" || exit
+done'
 
 main() {
     check_place
     trap finish EXIT
     trap on_limit USR1
+    trap on_cancel USR2
     trap on_term TERM
     check_image
     ATTEMPT=${SLURM_RESTART_COUNT:-0}
@@ -27,13 +36,15 @@ main() {
     ((ATTEMPT < ATTEMPTS)) || refuse "started $((ATTEMPT + 1)) times, the profile allows $ATTEMPTS (attempts)"
     check_secrets
     make_folders
-    rm -f container/failed container/*/status.json
+    make_logs
+    rm -rf container/failed container/*/status.json container/*/ranks
     describe_job
     set_up
+    remove_leftovers
     run_step "$@"
 }
 
-# The script finds everything beside itself, and pyxis has no way to write a comma or a colon. Until this is known to be
+# The script finds everything beside itself, and pyxis cannot mount every path. Until this is known to be
 # its own directory, nothing is written or removed here.
 check_place() {
     [[ -n ${SLURM_JOB_ID:-} ]] || refuse "this is no job of Slurm's: submit it with sbatch, from inside its directory"
@@ -43,13 +54,21 @@ check_place() {
     grep -qsxF "PLAN=$PLAN" script.sh ||
         refuse "$PWD on $(uname -n) is not the directory of this script: submit from inside the run directory"
     case $PWD in
-        *[,:]*) refuse "$PWD: pyxis cannot mount a path with a comma or a colon" ;;
+        *[[:space:],:\"\$\`\\]*) refuse "$PWD: pyxis cannot mount a path with white space or one of , : \" \$ \` \\" ;;
     esac
 }
 
 check_image() {
     check_resolved
     [[ $IMAGE != /* || -f $IMAGE ]] || refuse "$IMAGE: there is no such file on $(uname -n)"
+}
+
+# Slurm would make them by the step's umask; it appends to what is there.
+make_logs() {
+    local rank
+    for ((rank = 0; rank < NODES; rank++)); do
+        : >>"logs/node-$rank.log" || refuse "$PWD/logs: cannot be written"
+    done
 }
 
 # What only the job knows.
@@ -68,26 +87,58 @@ describe_job() {
 # The profile's own lines, one after the other; a site's scripts are seldom written for a shell that is strict.
 set_up() {
     local line
+    umask "$CALLERS_UMASK" # which such a line may change
     set +u
     for line in "${SETUP[@]}"; do
         eval "$line" || refuse "setup: $line: ended with $?"
     done
     set -u
+    CALLERS_UMASK=$(umask)
+    umask 077
     cd "$RUN_DIR" || refuse "$RUN_DIR: cannot go back there after setup"
+}
+
+# pyxis unpacks an image below a name of job and step, and removes it at the end, unless it is killed meanwhile: an attempt
+# more has the same job, counts its steps anew, and would die of what is left. So each takes as many steps before its own
+# as there were attempts, and what is left goes, whichever number it has.
+remove_leftovers() {
+    local number
+    for ((number = 0; number < ATTEMPT; number++)); do
+        env -u ENROOT_DATA_PATH "$(type -P srun)" --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --export=ALL \
+            --mpi=none --input=none --job-name=leftovers bash -c "$LEFTOVERS" ||
+            say "what earlier attempts have left on the nodes could not be removed"
+    done
+}
+
+# Below each mount that the nodes have to share, before any of their containers is there to look for it.
+leave_nonces() {
+    local folder
+    for folder in "${SHARED[@]}"; do
+        rm -f "$folder/.slipway-nonce-$SLURM_JOB_ID."* # of attempts that were killed
+        NONCES+=("$folder/.slipway-nonce-$SLIPWAY_NONCE")
+        : 2>/dev/null >"${NONCES[-1]}" || refuse "$folder: cannot be written on $(uname -n)"
+    done
 }
 
 # Starts srun and waits for its end, however often a signal interrupts the waiting. It is never signalled itself: TERM
 # would make it kill the step. The step's variables are srun's alone: here, GPUS or PATH would mean something else.
 run_step() {
-    env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@" &
+    leave_nonces
+    (umask "$CALLERS_UMASK" && exec env "${ENV[@]}" "$(type -P srun)" "${SRUN[@]}" "$@") &
     SRUN_PID=$!
+    [[ -z $TOLD ]] || tell_step &
     while kill -0 "$SRUN_PID" 2>/dev/null; do
         wait "$SRUN_PID"
     done
     wait "$SRUN_PID"
     SRUN_CODE=$?
     ((SRUN_CODE >= 0)) || SRUN_CODE=143 # bash 5.2 loses it, and says -1, where a signal comes with srun's end
+    rm -f "${NONCES[@]}"
     ((SRUN_CODE)) || never_started
+    if ((SRUN_CODE)) && [[ -n $TOLD ]] && ! began; then # what makes a container ends with the signal, as if that were an error
+        SRUN_CODE=143
+        say "told to stop ($TOLD) before its container was made"
+    fi
     ((SRUN_CODE == 0)) && exit 0
     ! job_says PreemptTime=2 || TOLD=preempted
     # Who cancels a job that is near its limit does not want it back; Slurm would put it there.
@@ -108,6 +159,9 @@ never_started() {
     done
 }
 
+# Whether an entrypoint has begun on any node.
+began() { compgen -G 'container/*/ranks' >/dev/null; }
+
 # The exit code of the node that failed first, which its entrypoint has written; else srun's.
 step_code() {
     local code=''
@@ -116,20 +170,34 @@ step_code() {
     echo "$code"
 }
 
-# Ahead of the time limit: the step is told, and what it saved is where the next attempt goes on.
+# Ahead of the time limit: the step is told, once there is one, and what it saved is where the next attempt goes on.
 on_limit() {
     TOLD='time limit'
     say "the time limit is near: the step is told"
-    tell_step &
+    [[ -z $SRUN_PID ]] || tell_step &
 }
 
-# To a step that has not started yet scancel sends nothing, and says so neither.
+# Of `launch cancel`.
+on_cancel() {
+    TOLD=TERM
+    say "the step is told to stop"
+    [[ -z $SRUN_PID ]] || tell_step &
+}
+
+# To a step that has not started yet scancel sends nothing, and says so neither. URG reaches the entrypoints alone: all
+# else ignores it, also what mounts the image where pyxis does not unpack it. What makes a container knows only TERM.
 tell_step() {
-    until scontrol show step "$SLURM_JOB_ID.0" &>/dev/null; do
+    local step
+    until step=$(find_step) && [[ -n $step ]]; do
         kill -0 "$$" 2>/dev/null || return
         sleep 1
     done
-    scancel --signal=TERM "$SLURM_JOB_ID.0"
+    scancel --signal="$(began && echo URG || echo TERM)" "$step"
+}
+
+# By its name: setup lines and removals have steps, too.
+find_step() {
+    squeue --steps --noheader --jobs="$SLURM_JOB_ID" --format='%i %j' | sed -n 's/ slipway$//p'
 }
 
 # Of scancel, or of a preemption: Slurm tells the step itself.
@@ -144,26 +212,38 @@ requeued() { [[ -n $TOLD ]] && ! job_says "Restarts=$ATTEMPT "; }
 requeue() {
     ((REQUEUE && ATTEMPT + 1 < ATTEMPTS)) || return 0
     say "$TOLD: back into the queue, to go on from the last checkpoint (attempt $((ATTEMPT + 2)) of $ATTEMPTS)"
-    trap '' TERM
+    ENDED=''
+    trap 'ENDED=1' TERM
     GOES_ON=1
     record end "exit=$(step_code)" "srun=$SRUN_CODE" "why=$TOLD" requeued=true
     if scontrol requeue "$SLURM_JOB_ID"; then
-        sleep 600
+        await_term
+        exit
     fi
+    trap '' TERM
     GOES_ON=''
     say "Slurm did not requeue the job"
 }
 
+# Slurm ends the script of a job that it has put back; whoever leaves at once need not be killed for it.
+await_term() {
+    local pause
+    sleep 600 &
+    pause=$!
+    [[ -n $ENDED ]] || wait "$pause"
+    kill "$pause" 2>/dev/null
+}
+
 finish() {
     local code=$?
-    trap '' TERM USR1
+    trap '' TERM USR1 USR2
     trap - EXIT
     [[ -z $GOES_ON ]] || exit "$code"
     if requeued; then
         record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" requeued=true
         exit "$code"
     fi
-    rm -rf "$SECRETS_DIR"
+    remove_secrets
     record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" requeued=false
     exit "$code"
 }

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # What every entrypoint does, in order; sourced by entrypoint.sh, which sets PYTHON. It installs nothing.
 #
-# Exit codes: the step's own; 143 or 130 when the container was told to stop by TERM or INT; 78 when the run is refused.
+# Exit codes: the step's own; 143 or 130 when the container was told to stop by TERM or INT; 78 when the run is refused;
+# 75 when another node did not come.
 # Whatever happens, /run/slipway/<node rank>/status.json says how it ended and whose exit code it was.
 
 SLIPWAY_DIR=${SLIPWAY_DIR:-/slipway}
@@ -15,34 +16,40 @@ NODE_RANK=0
 ((NODES == 1)) || NODE_RANK=${SLURM_NODEID:-0}
 NODE_DIR=$SLIPWAY_STATE_DIR/$NODE_RANK
 REFUSED=78
+TRY_AGAIN=75
+START_WAIT=${SLIPWAY_START_WAIT:-1800} # seconds between the first node's container and the last one's
 KILL_AFTER=${SLIPWAY_KILL_SECONDS:-5} # between TERM and KILL for what is still there
 
 COMMAND=()
 CACHES=()
+STEP_UMASK=022
 STEP_PID=''   # the step's process: python, or torchrun
 STEP_CODE=''  # its exit code
 OWN_HOME=''   # made by us, hence removed by us
+OWN_CACHE=''
 MARK=$$.$EPOCHREALTIME # in the environment of all that the step starts
 WATCHDOG=''   # ends the step when it takes too long to stop
 STOPS=0       # how often the container was told to stop
 STOPPED_BY='' # by which signal first
+TOLD_AT=''    # in SECONDS, when last
 MASTER_PORT=''
-NONCE_FILES=() # written by this node, for the others to see
+HEARD=''       # what another node has told
 CAUSE=entrypoint
 REASON='the entrypoint ended before it started the step'
 
 main() {
     set -u
     trap finish EXIT
-    trap 'on_signal TERM' TERM
+    trap 'on_signal TERM' TERM URG # where pyxis mounts the image, a TERM to the step ends what mounts it, too
     trap 'on_signal INT' INT
     started=$(now)
+    own_umask
     prepare_state
     check_shape
     verify
-    sane_umask
+    older_driver
     writable_home
-    export_secrets
+    check_secrets
     # shellcheck source-path=SCRIPTDIR source=ray.sh
     [[ ${SLIPWAY_LAUNCHER:-} != ray ]] || . "$SLIPWAY_DIR/ray.sh"
     meet_nodes
@@ -65,12 +72,20 @@ refuse() {
     exit "$REFUSED"
 }
 
+# unavailable REASON: ends the run with 75: with other nodes the same run may work.
+unavailable() {
+    CAUSE=entrypoint
+    REASON=$1
+    say "$1"
+    exit "$TRY_AGAIN"
+}
+
 prepare_state() {
     if ! mkdir -p "$NODE_DIR/ranks" || ! [[ -w $NODE_DIR/ranks ]]; then
         NODE_DIR=''
         refuse "$SLIPWAY_STATE_DIR: uid $UID gid ${GROUPS[0]} cannot write there; mount the run's container/ directory writable"
     fi
-    rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR"/{status.json,reason,refused}
+    rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR"/{status.json,reason,refused,there,go}
     export SLIPWAY_NODE_DIR=$NODE_DIR
 }
 
@@ -82,29 +97,69 @@ check_shape() {
         refuse "SLIPWAY_NODES=$NODES: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD"
 }
 
-# Says what runs, and refuses an image, mounts or a driver that are not what was planned.
+# Says what runs, and refuses an image, mounts, a driver or GPUs that are not what was planned.
 verify() {
-    local code findings lines
-    [[ -x $PYTHON ]] || refuse "$PYTHON: the image has no such interpreter"
+    [[ -x $PYTHON ]] || refuse "$PYTHON: $(no_python)"
+    compare verify.py run --entry "$SLIPWAY_ENTRY_FILE" --driver-file "$(driver_file)"
+    ! command -v nvidia-smi >/dev/null || compare gpus.py
+}
+
+# compare PROGRAM [ARGUMENT...]: its findings refuse the run, where it says so, else they are printed.
+compare() {
+    local code findings lines program=$1
+    shift
     # Its stdout is ours; its findings, on stderr, are kept for the status.
     {
-        findings=$("$PYTHON" "$SLIPWAY_DIR/verify.py" run --plan "$SLIPWAY_DIR/plan.json" \
-            --entry "$SLIPWAY_ENTRY_FILE" --out "$NODE_DIR/versions.json" 2>&1 >&3)
+        findings=$("$PYTHON" "$SLIPWAY_DIR/$program" "$@" --plan "$SLIPWAY_DIR/plan.json" \
+            --out "$NODE_DIR/versions.json" 2>&1 >&3)
         code=$?
     } 3>&1
     mapfile -t lines <<<"$findings"
     case $code in
         0) [[ -z $findings ]] || printf 'slipway: %s\n' "${lines[@]}" >&2 ;;
         "$REFUSED") refuse "${lines[@]}" ;;
-        *) refuse "verify.py ended with exit code $code:" "${lines[@]}" ;;
+        *) refuse "$program ended with exit code $code:" "${lines[@]}" ;;
     esac
 }
 
-# The inherited umask is kept unless it lets everybody write, or takes rights from the owner.
-sane_umask() {
-    case $(umask) in
-        *[0145] | 0[1-7]??) umask 022 ;;
+# Why it cannot be started: it may be a link to where this user may not look, or over which something is mounted.
+no_python() {
+    local leads
+    leads=$(readlink "$PYTHON") || { echo 'the image has no such interpreter' && return; }
+    echo "leads to $leads, which uid $UID does not see: something is mounted over it, such as a home on /root, or a \
+folder above it is closed to others; \`images build\` opens those of an official image"
+}
+
+# NVIDIA's entrypoint, which does not run here, lets an image's CUDA run on an older driver: by a link that it makes in
+# the image. The libraries behind that come first here instead, which takes no writable root.
+older_driver() {
+    local compat=${_CUDA_COMPAT_PATH:-/usr/local/cuda/compat}/lib.real here said
+    here=$(grep -oEm1 '[0-9]+\.[0-9.]+' "$(driver_file)" 2>/dev/null) || return 0
+    [[ -n ${CUDA_DRIVER_VERSION:-} ]] && ((${here%%.*} < ${CUDA_DRIVER_VERSION%%.*})) || return 0
+    said="the driver, $here, is older than the one of the image's CUDA, $CUDA_DRIVER_VERSION"
+    [[ -d $compat ]] || { say "warning: $said, and the image has no $compat" && return; }
+    export LD_LIBRARY_PATH="$compat${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    say "$said: $compat comes first, which serves GPUs of data centres"
+}
+
+# Where the driver's version stands: the kernel's file, or, in WSL2, which has none, what nvidia-smi says.
+driver_file() {
+    local file=${SLIPWAY_DRIVER_FILE:-/proc/driver/nvidia/version} version
+    if ! [[ -e $file ]] && version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null); then
+        file=$NODE_DIR/driver
+        printf 'Kernel Module  %s\n' "${version%%$'\n'*}" >"$file"
+    fi
+    printf '%s\n' "$file"
+}
+
+# What is written to the run directory is for its owner alone. The step keeps the umask that was inherited, unless that
+# lets everybody write, or takes rights from the owner.
+own_umask() {
+    STEP_UMASK=$(umask)
+    case $STEP_UMASK in
+        *[0145] | 0[1-7]??) STEP_UMASK=022 ;;
     esac
+    umask 077
 }
 
 # Any uid works: a user without an entry in passwd has HOME=/ and no name, and most caches live below HOME.
@@ -120,15 +175,32 @@ writable_home() {
     fi
     export USER="${USER:-$name}"
     export LOGNAME="${LOGNAME:-$USER}"
-    default_cache XDG_CACHE_HOME "$HOME/.cache"
+    if [[ -z ${XDG_CACHE_HOME:-} ]] && ! is_of_this_node "$HOME"; then
+        OWN_CACHE=$(mktemp -d "${TMPDIR:-/tmp}/slipway-cache.XXXXXX") || refuse "${TMPDIR:-/tmp}: cannot make a cache there"
+        say "caches are in $OWN_CACHE: HOME, $HOME, is on other nodes, too"
+    fi
+    default_cache XDG_CACHE_HOME "${OWN_CACHE:-$HOME/.cache}"
+    # Code of models, which HF_HOME would share among nodes, each of which writes it.
+    default_cache HF_MODULES_CACHE "$XDG_CACHE_HOME/huggingface/modules"
     default_cache TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
     default_cache TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
     default_cache TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"
     default_cache CUDA_CACHE_PATH "$XDG_CACHE_HOME/nv"
     default_cache MPLCONFIGDIR "$XDG_CACHE_HOME/matplotlib"
     default_cache NUMBA_CACHE_DIR "$XDG_CACHE_HOME/numba"
+    default_cache FLASHINFER_WORKSPACE_BASE "$XDG_CACHE_HOME/flashinfer"
+    default_cache VLLM_CACHE_ROOT "$XDG_CACHE_HOME/vllm"
+    default_cache DG_JIT_CACHE_DIR "$XDG_CACHE_HOME/deep_gemm"
+    default_cache TILELANG_CACHE_DIR "$XDG_CACHE_HOME/tilelang"
+    default_cache HF_MODULES_CACHE "$XDG_CACHE_HOME/huggingface-modules"
     mkdir -p "${CACHES[@]}" || refuse "${CACHES[*]}: cannot be made; mount a writable /tmp"
     export PYTHONUNBUFFERED=1
+}
+
+# Whether a folder is on a file system that no other node writes to. Workers lock files in their caches, which network
+# file systems answer with stale handles where there are many.
+is_of_this_node() {
+    [[ $(stat -f -c %T "$1" 2>/dev/null) =~ ^(btrfs|ext2/ext3|f2fs|overlayfs|ramfs|reiserfs|tmpfs|xfs|zfs)$ ]]
 }
 
 # default_cache NAME DEFAULT: the variable keeps a directory that can be written, else it gets DEFAULT.
@@ -139,38 +211,85 @@ default_cache() {
     CACHES+=("$dir")
 }
 
-# Declared secrets are files; libraries want variables.
-export_secrets() {
+check_secrets() {
     local name
     for name in ${SLIPWAY_SECRETS:-}; do
         [[ -r $SLIPWAY_SECRETS_DIR/$name ]] || refuse "the secret $name is not in $SLIPWAY_SECRETS_DIR"
-        export "$name=$(<"$SLIPWAY_SECRETS_DIR/$name")"
     done
 }
 
-# Nodes have to share what they write to. The first writes a file below each such mount; the others have to find it
-# there, through mounts of their own, before any work begins. NFS shows a new file after up to a minute.
+# as_step WORDS...: becomes that program, with the step's umask and its secrets. Those are files, and libraries want
+# variables; in this shell such a name might be a variable of ours.
+as_step() {
+    local name_of_secret
+    umask "$STEP_UMASK"
+    for name_of_secret in ${SLIPWAY_SECRETS:-}; do
+        export "$name_of_secret=$(<"$SLIPWAY_SECRETS_DIR/$name_of_secret")"
+    done
+    exec "$@"
+}
+
+# Nodes have to share what they write to, and start together: their containers may take minutes to make, one longer than
+# another. So nobody waits for a file of a node that may not be there yet, until it has to be there.
 meet_nodes() {
-    local place file
+    local rank
     ((NODES > 1)) || return 0
-    local deadline=$((SECONDS + ${SLIPWAY_MOUNT_WAIT:-90}))
-    ((NODE_RANK)) || MASTER_PORT=${MASTER_PORT:-$(free_port)}
+    find_shared
+    tell_nodes there
+    if ((NODE_RANK)); then
+        await_node 0 go
+        MASTER_PORT=${HEARD:-$MASTER_PORT}
+    else
+        for ((rank = 1; rank < NODES; rank++)); do await_node "$rank" there; done
+        MASTER_PORT=${MASTER_PORT:-$(free_port)}
+        tell_nodes go
+    fi
+}
+
+# Below each such mount the job's script has written a file before any container was made; every node has to find it
+# there, through mounts of its own. NFS shows a new file after up to a minute.
+find_shared() {
+    local place deadline=$((SECONDS + ${SLIPWAY_MOUNT_WAIT:-90}))
     for place in "$SLIPWAY_STATE_DIR" ${SLIPWAY_SHARED:-}; do
-        file=$place/.slipway-nonce-$SLIPWAY_NONCE
-        if ((NODE_RANK == 0)); then
-            { printf '%s\n' "$MASTER_PORT" >"$file.part" && mv "$file.part" "$file"; } ||
-                refuse "$place: cannot be written"
-            NONCE_FILES+=("$file")
-            continue
-        fi
-        until [[ -s $file ]] && MASTER_PORT=$(<"$file"); do
-            ((SECONDS < deadline)) || refuse "node $(node_name) does not see in $place what $(node_name 0) wrote there \
-${SLIPWAY_MOUNT_WAIT:-90} s ago: it is not the same storage on both"
-            sleep 0.2
-            ls "$place" >/dev/null 2>&1 # asks the server again
+        until ((STOPS)) || [[ -e $place/.slipway-nonce-$SLIPWAY_NONCE ]]; do
+            ((SECONDS < deadline)) || refuse "node $(node_name) does not see in $place what $(node_name 0) wrote there, \
+looked for it for ${SLIPWAY_MOUNT_WAIT:-90} s: it is not the same storage on both"
+            look_again "$place"
         done
     done
 }
+
+# tell_nodes WHAT: this node is that far in this attempt; the first says the port with it.
+tell_nodes() {
+    { printf '%s %s\n' "$SLIPWAY_NONCE" "$MASTER_PORT" >"$NODE_DIR/$1.part" && mv "$NODE_DIR/$1.part" "$NODE_DIR/$1"; } ||
+        refuse "$NODE_DIR: cannot be written"
+}
+
+# has_told RANK WHAT: whether that node is that far; HEARD is what it says with it.
+has_told() {
+    local nonce=''
+    { read -r nonce HEARD <"$SLIPWAY_STATE_DIR/$1/$2"; } 2>/dev/null
+    [[ $nonce == "$SLIPWAY_NONCE" ]]
+}
+
+# await_node RANK WHAT: for as long as images may take to unpack.
+await_node() {
+    local said='' begun=$SECONDS
+    until ((STOPS)) || has_told "$1" "$2"; do
+        ((SECONDS - begun < START_WAIT)) ||
+            unavailable "$(node_name "$1") was not there within $START_WAIT s, $(node_name) was: its container is not made"
+        ((SECONDS - begun < 3)) || [[ -n $said ]] ||
+            { said=1 && say "$(node_name) waits for $(node_name "$1"), whose container may take up to $START_WAIT s"; }
+        look_again "$SLIPWAY_STATE_DIR/$1"
+    done
+}
+
+# Asks the server of a network file system again, after a moment.
+look_again() {
+    sleep 0.2
+    ls "$1" >/dev/null 2>&1
+}
+
 
 # What was converted for this run, by another one, ends with a marker. NFS may show it late. Without it the library
 # would convert by itself, on every node at once.
@@ -182,8 +301,7 @@ find_converted() {
         until [[ -s $place/$folder/slipway.json ]]; do
             ((SECONDS < deadline)) || refuse "$place/$folder: the model is not there, or not whole: its conversion did \
 not finish; see \`launch cache list\`, and launch this anew"
-            sleep 0.2
-            ls "$place/$folder" >/dev/null 2>&1 # asks the server again
+            look_again "$place/$folder"
         done
     done <<<"$SLIPWAY_CONVERTED"
 }
@@ -234,7 +352,7 @@ run_step() {
         exit
     fi
     set -m # the step gets a process group of its own, and does not ignore INT as background jobs do otherwise
-    SLIPWAY_MARK=$MARK "${COMMAND[@]}" </dev/null &
+    SLIPWAY_MARK=$MARK as_step "${COMMAND[@]}" </dev/null &
     STEP_PID=$!
     set +m
     ((STOPS == 0)) || stop_step # told between the question above and now
@@ -272,7 +390,10 @@ describe_end() {
     fi
 }
 
+# Slurm tells its srun, too, which then tells the step once more: within 3 s it is the same signal.
 on_signal() {
+    [[ -z ${SLURM_JOB_ID:-} || -z $TOLD_AT ]] || ((SECONDS - TOLD_AT > 3)) || return 0
+    TOLD_AT=$SECONDS
     STOPS=$((STOPS + 1))
     STOPPED_BY=${STOPPED_BY:-$1}
     [[ -z $STEP_PID ]] || stop_step
@@ -364,7 +485,7 @@ end_leftovers() {
 
 finish() {
     local code=$?
-    trap '' TERM INT
+    trap '' TERM INT URG
     trap - EXIT
     end_watchdog
     [[ -z $STEP_PID ]] || end_leftovers
@@ -372,24 +493,24 @@ finish() {
         TERM) code=143 ;;
         INT) code=130 ;;
     esac
-    [[ -z $OWN_HOME ]] || rm -rf "$OWN_HOME"
-    rm -f "${NONCE_FILES[@]}"
+    rm -rf "${OWN_HOME:-/nonexistent}" "${OWN_CACHE:-/nonexistent}"
     write_status "$code"
     await_nodes
     exit "$code"
 }
 
-# A node that has left after a TERM makes srun end the others, which may still be saving: so all leave together.
+# A node that has left after a TERM makes srun end the others, which may still be saving: so all that are there leave
+# together.
 await_nodes() {
-    local node ended
+    local node left
     ((NODES > 1 && STOPS == 1)) || return 0
     local deadline=$((SECONDS + ${SLIPWAY_STOP_SECONDS:-30}))
     while ((SECONDS < deadline)) && [[ ! -e $SLIPWAY_STATE_DIR/failed ]]; do
-        ended=0
+        left=0
         for ((node = 0; node < NODES; node++)); do
-            [[ ! -s $SLIPWAY_STATE_DIR/$node/status.json ]] || ended=$((ended + 1))
+            ! has_told "$node" there || [[ -s $SLIPWAY_STATE_DIR/$node/status.json ]] || left=$((left + 1))
         done
-        ((ended < NODES)) || return 0
+        ((left)) || return 0
         sleep 0.2
     done
 }

@@ -72,6 +72,7 @@ run_container() {
 
 container() {
     export SLIPWAY_CONTAINER=$MARK ENROOT_DATA_PATH=$DATA
+    umask "$CALLERS_UMASK" # others may use the same root file systems, and what the step makes is the caller's own
     mkdir -p "$DATA" || fail "$CANNOT_WRITE" "$DATA: cannot be made; name another folder (profile: data)"
     make_root "${OWN:-$NAME}"
     kill -0 $$ 2>/dev/null || exit # nobody would hear of its end
@@ -140,7 +141,7 @@ finish() {
     end_leftovers
     [[ -z $TOLD || -d container/0/ranks ]] || { [[ $TOLD == INT ]] && code=130 || code=143; }
     [[ -z $OWN ]] || discard "$DATA/$OWN"
-    rm -rf "$SECRETS_DIR"
+    remove_secrets
     printf '{"exit": %s, "finished": "%s"}\n' "$code" "$(now)" >ended.part && mv ended.part ended
     exit "$code"
 }

@@ -9,6 +9,10 @@ REFUSED=78
 # shellcheck disable=SC2153 # these are set by script.sh
 SECRETS_DIR=../.secrets/$RUN_ID
 
+# What stands in the run directory is for its owner alone; what the step makes has the modes of the caller's own umask.
+CALLERS_UMASK=$(umask)
+umask 077
+
 say() { printf 'slipway: %s\n' "$*" >&2; }
 
 # fail CODE WORDS...
@@ -25,14 +29,30 @@ check_resolved() {
     [[ $IMAGE != UNRESOLVED ]] || refuse "the image was not resolved when this script was written; write it again"
 }
 
+# Others may be able to make folders beside the run directory.
+own_secrets() { [[ ! -L ../.secrets && ! -L $SECRETS_DIR && -O $SECRETS_DIR ]]; }
+
 check_secrets() {
     local name
+    ((${#SECRETS[@]} == 0)) || [[ ! -e $SECRETS_DIR ]] || own_secrets ||
+        fail "$NOT_PERMITTED" "refused: $SECRETS_DIR is not your own folder, but a link or somebody else's"
     for name in "${SECRETS[@]}"; do
         [[ -r $SECRETS_DIR/$name ]] ||
             fail "$NOT_PERMITTED" "refused: the secret $name is not in $SECRETS_DIR; submit this directory with: launch submit ${PWD@Q}"
     done
 }
 
+# Those outside the run directory are the caller's own data.
 make_folders() {
-    mkdir -p container logs "${FOLDERS[@]}" || refuse "cannot make the folders that are mounted: ${FOLDERS[*]}"
+    local folder mask
+    mkdir -p container logs || refuse "$PWD: cannot make container and logs there"
+    for folder in "${FOLDERS[@]}"; do
+        mask=$CALLERS_UMASK
+        [[ $folder != "$RUN_DIR"/* ]] || mask=077
+        (umask "$mask" && mkdir -p "$folder") || refuse "cannot make the folders that are mounted: $folder"
+    done
+}
+
+remove_secrets() {
+    ((${#SECRETS[@]} == 0)) || ! own_secrets || rm -rf "$SECRETS_DIR" || say "cannot remove the secrets in $PWD/$SECRETS_DIR: remove them"
 }

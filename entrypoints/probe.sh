@@ -9,12 +9,15 @@ node=${SLURMD_NODENAME:-$(hostname)}
 
 say() { printf '%s\t%s\t%s\n' "$node" "$1" "$2"; }
 
-# Kibibytes free on the filesystem of a folder, or of its nearest parent that is there.
-room() {
+# A folder, or its nearest parent that is there.
+nearest() {
     local folder=$1
     until [[ -d $folder || $folder == / ]]; do folder=$(dirname "$folder"); done
-    df -Pk "$folder" | awk 'END { print $4 }'
+    echo "$folder"
 }
+
+# Kibibytes free on the filesystem of a folder.
+room() { df -Pk "$1" | awk 'END { print $4 }'; }
 
 # enroot's value of a setting: the first line that sets it, evaluated as enroot does; else its default.
 setting() {
@@ -46,10 +49,13 @@ elif [[ -r /proc/driver/nvidia/version ]]; then
     say "gpus" "driver $(grep -oEm1 '[0-9]+\.[0-9.]+' /proc/driver/nvidia/version)"
 fi
 
+say "arch" "$(uname -m)"
 command -v enroot >/dev/null && say "enroot" "$(enroot version 2>&1)"
 for folder in \
     "cache $(setting ENROOT_CACHE_PATH "${XDG_CACHE_HOME:-$HOME/.cache}/enroot")" \
     "data $(setting ENROOT_DATA_PATH "${XDG_DATA_HOME:-$HOME/.local/share}/enroot")" \
     "temp $(setting ENROOT_TEMP_PATH "${TMPDIR:-/tmp}")"; do
-    say "free $folder" "$(room "${folder#* }")"
+    place=$(nearest "${folder#* }")
+    say "free $folder" "$(room "$place")"
+    say "filesystem $folder" "$(stat -f -c %T "$place")"
 done

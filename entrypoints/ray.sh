@@ -7,7 +7,6 @@
 # Exit codes: the driver's own; 75 when nodes did not come within SLIPWAY_RAY_WAIT seconds, or one was lost: with other
 # nodes the same run may work. The reason names the hosts.
 
-TRY_AGAIN=75
 RAY_PROGRAM=${PYTHON%/*}/ray
 RAY_NODE=$SLIPWAY_DIR/ray_node.py
 RAY_WAIT=${SLIPWAY_RAY_WAIT:-300}
@@ -21,13 +20,6 @@ RAY_WATCH=''
 RAY_LOST='' # why the cluster is not whole any more
 HEAD_DIR=$SLIPWAY_STATE_DIR/0
 RAY_START=("$RAY_PROGRAM" start --block --disable-usage-stats --log-color=false)
-
-unavailable() {
-    CAUSE=entrypoint
-    REASON=$1
-    say "$1"
-    exit "$TRY_AGAIN"
-}
 
 # What actors will have: the plan's variables and the image's, and of Ray's own only these.
 clean_environment() {
@@ -69,12 +61,13 @@ last_line() {
 build_ray_command() {
     if ((NODE_RANK)); then
         await_head && claim_node "$SLIPWAY_HEAD:$MASTER_PORT"
+        : >"$RAY_LOGS/start.log" # by our umask
         # shellcheck disable=SC2016 # the inner shell's own
         COMMAND=(bash -c 'exec "$@" >"$0" 2>&1' "$RAY_LOGS/start.log" "${RAY_START[@]}" "${RAY_OPTIONS[@]}")
         return
     fi
     set -m # process groups of their own: what the driver is told, Ray is not
-    SLIPWAY_MARK=$MARK "${RAY_START[@]}" "${RAY_OPTIONS[@]}" </dev/null >"$RAY_LOGS/start.log" 2>&1 &
+    SLIPWAY_MARK=$MARK as_step "${RAY_START[@]}" "${RAY_OPTIONS[@]}" </dev/null >"$RAY_LOGS/start.log" 2>&1 &
     RAY_PID=$!
     set +m
     COMMAND=("$PYTHON" "$@")
@@ -168,7 +161,7 @@ fi
 # Ray ends its own processes in order when it is told, which takes seconds; workers of its that are left then are idle.
 finish_ray() {
     local code=$? tries
-    trap '' TERM INT
+    trap '' TERM INT URG
     : >"$RAY_LOGS/ended"
     [[ -z $RAY_WATCH ]] || kill "$RAY_WATCH" 2>/dev/null
     [[ -z $STEP_PID ]] || kill -- "-$STEP_PID" 2>/dev/null
@@ -194,7 +187,7 @@ finish_ray() {
 trap finish_ray EXIT
 node_name >"$RAY_LOGS/host"
 clean_environment
-if ((NODE_RANK == 0)); then # the file by which the nodes meet carries the port of the cluster
+if ((NODE_RANK == 0)); then # what it tells the others when they meet carries the port of the cluster
     claim_node "${SLIPWAY_HEAD:-}"
     printf '%s\n' "$HOME" >"$RAY_LOGS/home"
 fi

@@ -20,6 +20,8 @@ from typing import NamedTuple
 DIFFERS, REFUSED = 1, 78
 DIST_INFO = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*?)-(?P<version>\d[^-]*)(-py[\d.]+.*)?\.(dist|egg)-info")
 DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
+GPU = re.compile(r"libcuda|libnvidia|NVIDIA driver|CUDA")
+REPORT = "no official container was seen before it was built over: docs/first-real-build.md says what to do, and report"
 ASK = "import json, sys; print(json.dumps([sys.path, sys.version.split()[0]]))"
 SHORT = 12  # digits of a checksum or commit
 
@@ -66,13 +68,16 @@ def check_image(args: argparse.Namespace) -> int:
     tables = {f"{n}: {e['python']} (Python {found[n]['version']})": table(e, found[n]) for n, e in environments.items()}
     tables["repositories"] = repository_rows(repositories, read_json(args.repositories) or {})
     tables["environment variables"] = variable_rows(entry.get("env", {}), os.environ)
+    tables |= {f"{n}: imports": import_rows(n, e) for n, e in environments.items() if found[n]["version"]}
     for title, rows in tables.items():
         show(title, rows)
         any_commit = title == "repositories" and args.any_commit
         differences += [row.difference for row in rows if row.difference and not any_commit]
     if args.own:
         differences += entry_differences(entry, read_json(args.own), args.own)
-    return complain(differences + first_python(environments), DIFFERS)
+    differences += first_python(environments)
+    differences += [REPORT] if differences and entry["flavour"] == "cuda" else []
+    return complain(differences, DIFFERS)
 
 
 def show(title: str, rows: list[Row]) -> None:
@@ -131,8 +136,9 @@ def inspect(environments: dict) -> tuple[dict, list[str]]:
         path, version = search_path(environment["python"])
         packages = installed(path)
         found[name] = {"python": environment["python"], "version": version, "packages": packages}
-        if version is None:
-            differences.append(f"environment {name}: there is no interpreter {environment['python']}")
+        missing = "" if version else f"there is no interpreter {environment['python']} that {who()} can reach"
+        if why := missing or hidden(path):  # the packages that compare versions may be hidden, too
+            differences += [f"environment {name}: {why}"] if version or environment.get("required", True) else []
             continue
         python = environment.get("version")
         if python and version.split(".")[: python.count(".") + 1] != python.split("."):
@@ -169,6 +175,16 @@ def installed(path: list[str]) -> dict[str, str]:
         for name, versions in here.items():
             found.setdefault(name, " and ".join(sorted(versions)))
     return found
+
+
+def hidden(path: list[str]) -> str:
+    """uv may have linked a package's files into its cache: why that is not to be seen any more, or nothing."""
+    for folder in filter(Path.is_dir, map(Path, filter(None, path))):
+        for link in (info / "METADATA" for info in folder.glob("*.dist-info")):
+            if link.is_symlink() and not os.path.exists(link):  # noqa: PTH110 - Path's raises where we may not look
+                why = "something hides it, such as a home on /root or a mount on a cache"
+                return f"{link.parent.name} is linked to {link.readlink()}, which {who()} does not see: {why}"
+    return ""
 
 
 def identify(item: Path) -> tuple[str, str]:
@@ -276,28 +292,53 @@ def first_python(environments: dict) -> list[str]:
     return [
         f"{name}: the first python is {python or 'missing'}, expected {main}"
         for name, python in where.items()
-        if python is None or folder_of(python) != folder_of(main)
+        if python is None or Path(python).parent.resolve() != Path(main).parent.resolve()  # not of what it links to
     ]
 
 
-def folder_of(python: str) -> Path:
-    """Of the name, not of what it links to: a virtual environment's python is a link to the system's."""
-    return Path(python).parent.resolve()
+def import_rows(name: str, environment: dict) -> list[Row]:
+    """Each module that has to be importable by whoever runs this; what only lacks a GPU's driver is shown."""
+    rows = []
+    for module in environment.get("imports", []):
+        why = import_problem(environment["python"], module)
+        found = "imported" if not why else "needs a GPU's driver" if GPU.search(why) else why
+        wrong = f"environment {name}: import {module}: {why}, as {who()}"
+        rows.append(Row(module, "imported", found, wrong if found == why else ""))
+    return rows
+
+
+def import_problem(python: str, module: str) -> str:
+    """The last line of what Python says where it cannot import a module; nothing where it can."""
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="slipway-imports-") as home:
+        env, words = {**os.environ, "HOME": home, "XDG_CACHE_HOME": home}, [python, "-B", "-c", f"import {module}"]
+        try:
+            done = subprocess.run(
+                words, env=env, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+        except OSError as e:  # an engine may start an image's first program with more rights than it has itself
+            return str(e)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def who() -> str:
+    return f"uid {os.getuid()} gid {os.getgid()}"
 
 
 def mount_differences(mounts: list[dict]) -> list[str]:
-    who = f"uid {os.getuid()} gid {os.getgid()}"
     differences = []
     for mount in mounts:
         target = Path(mount["target"])
         if not target.exists():
-            differences.append(f"{target}: nothing is mounted there, or {who} may not look into a directory above it")
+            differences.append(f"{target}: nothing is mounted there, or {who()} may not look into a directory above it")
         elif not os.access(target, os.R_OK | (os.X_OK if target.is_dir() else 0)):
-            differences.append(f"{target}: {who} may not read it")
+            differences.append(f"{target}: {who()} may not read it")
         elif not mount["readonly"]:
             problem = write_problem(target)
             if problem:
-                differences.append(f"{target}: {who} cannot write there ({problem}), but the step has to")
+                differences.append(f"{target}: {who()} cannot write there ({problem}), but the step has to")
     return differences
 
 

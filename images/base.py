@@ -16,7 +16,7 @@ from images import debian
 from images.model import Bootstrap
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.files import cannot_write, make_folders, read_text, sha256_file, write_atomic
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -39,16 +39,16 @@ def ensure(root: Root, wish: Bootstrap, say: Callable[[str], None]) -> BaseTar:
 
     Raises SlipwayError 69 (no mmdebstrap, archive unreachable) or 73.
     """
-    folder = root.state / "base" / canonical.sha256(wish)[:12]
+    folder = root.kept(Path("base", canonical.sha256(wish)[:12]))
     with cannot_write(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one bootstrap at a time; the second finds the first one's tar
-            return _found(folder) or _bootstrap(folder, wish, root, say)
+            return _found(root, folder) or _bootstrap(folder, wish, root, say)
 
 
-def _found(folder: Path) -> BaseTar | None:
-    tar, facts = folder / "base.tar", folder / "base.json"
+def _found(root: Root, folder: Path) -> BaseTar | None:
+    tar, facts = root.kept(folder / "base.tar"), root.kept(folder / "base.json")
     if not (tar.is_file() and facts.is_file()):
         return None
     return BaseTar(tar, msgspec.json.decode(read_text(facts), type=BaseFacts))

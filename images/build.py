@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from images import base as bases
-from images import debian, dockerhost, identity, pipconf, render, sources
+from images import debian, dockerhost, identity, pipconf, platforms, render, sources
+from images.lock import REPAIRS
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
 from slipway import canonical
@@ -32,13 +33,15 @@ CA_BUNDLE_SECRET, PIP_SECRET = "ca", "pip"
 class Request:
     """What to build, and what stands in for what.
 
-    `substitutions` maps a FROM reference to a local image; `sources` are words `NAME=DIR` or `NAME=none`.
+    `substitutions` maps a FROM reference to a local image; `sources` are words `NAME=DIR` or `NAME=none`. `platform`:
+    such as linux/arm64; the engine's own where it is empty.
     """
 
     entry: Entry
     substitutions: dict[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     no_cache: bool = False
+    platform: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,23 @@ class Context:
 def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) -> identity.ImageRecord:
     """Builds, or finds that nothing has changed; returns the image's record.
 
-    Raises SlipwayError 78 (unresolved base or repository), 64 (a substitution for nothing), 66 (no such checkout), 69
-    (no engine, no buildx, or the build failed: BuildKit's own output stands above), 73.
+    Raises SlipwayError 78 (unresolved base or repository), 64 (a substitution for nothing), 65 (the lock has nothing
+    for the platform), 66 (no such checkout), 69 (no engine, or one that does not run programs of the platform, no
+    buildx, or the build failed: BuildKit's own output stands above), 73.
     """
     _check(request)
     chosen = sources.choose(request.entry, request.sources)
     address = dockerhost.find(root)
     with dockerhost.engine_client(address) as client:
-        stand_ins = {ref: _image_id(client, image) for ref, image in request.substitutions.items()}
+        own = platforms.of_engine(client)
+        platform = request.platform or own
+        platforms.check_locked(request.entry, platform)
+        stand_ins = {ref: _image_id(client, image, platform) for ref, image in request.substitutions.items()}
         context = gather(root, lock, request.entry, chosen, say)
         inputs = context.checksum(stand_ins)
         if not request.no_cache:
-            same = [r for r in identity.records(root, request.entry) if r.inputs == inputs]
+            known = [r for r in identity.records(root, request.entry) if r.inputs == inputs]
+            same = [r for r in known if (r.platform or own) == platform]
             if found := identity.present(same, client):
                 say(f"{request.entry.tag}: unchanged ({found[1]})")
                 return found[0]
@@ -82,6 +90,8 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
         if request.entry.flavour == "cpu" and not reproducible:
             say("this engine has no containerd image store: the digest is not reproducible here")
         debian.need(root, say, "docker", "buildx")
+        if platform != own:
+            platforms.check_runs(address.url, platform)
         _check_space(root, request.entry, client)
         started = time.monotonic()
         ids = _buildx(root, address, client, request, context, stand_ins, reproducible, say)
@@ -90,6 +100,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             entry=request.entry.checksum,
             ids=ids,
             tag=request.entry.tag,
+            platform=platform,
             inputs=inputs,
             reproducible=reproducible,
             substitutions=stand_ins,
@@ -109,19 +120,21 @@ def gather(
     root: Root, lock: Lock, entry: Entry, chosen: dict[str, sources.Source], say: Callable[[str], None]
 ) -> Context:
     """The context of `entry`: rendered texts, requirements, the verify program, CUDA's substitutes, the base tar."""
-    entrypoints = root.path / "entrypoints"
+    entrypoints = root.file("entrypoints")
     files = {"verify.py": entrypoints / "verify.py"}
     for name, group in entry.groups.items():
         path = root.path / group.file
         if not path.is_file() or sha256_file(path) != group.sha256:
             raise SlipwayError(Exit.DATA, "not the file that the lock names", where=str(path), remedy="images lock")
         files[f"requirements-{name}.txt"] = path
+    files |= {f"repair/{r.program}": root.path / REPAIRS / r.program for r in entry.repair if r.program}
     tar = None
     if entry.base.bootstrap:
         tar = bases.ensure(root, entry.base.bootstrap, say)
         folder = entrypoints / "cpu" / entry.library
         hooks = [p for p in sorted(folder.glob("*")) if p.is_file()]
         files |= {f"cpu/{p.name}": p for p in [*hooks, *(folder.parent.glob("*.py") if hooks else ())]}
+    files = {name: root.file(path) for name, path in files.items()}
     texts = render.files_of(root, lock, entry)
     if chosen:
         texts["repositories.json"] = canonical.pretty({name: source.brought for name, source in chosen.items()})
@@ -178,13 +191,13 @@ def _check(request: Request) -> None:
         )
 
 
-def _image_id(client: Any, image: str) -> str:
+def _image_id(client: Any, image: str, platform: str) -> str:
     found = identity.tagged(image, client)
     if not found:
         raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", where="--base")
-    has, wanted = client.images.get(image).attrs.get("Architecture"), client.version().get("Arch")
+    has, wanted = client.images.get(image).attrs.get("Architecture"), platform.removeprefix("linux/")
     if has and wanted and has != wanted:
-        what = f"the image is for {has}, this engine builds for {wanted}"
+        what = f"the image is for {has}, what is built is for {wanted}"
         raise SlipwayError(
             Exit.DATA, what, where=f"--base …={image}", remedy=f"take the {wanted} manifest of its index"
         )
@@ -273,6 +286,7 @@ def _command(
     entry = request.entry
     command = ["docker", "buildx", "build", "--network", "host", "--provenance=false", "--tag", request.entry.tag]
     command += ["--no-cache"] if request.no_cache else []
+    command += ["--platform", request.platform] if request.platform else []
     if entry.base.bootstrap:
         command += ["--build-arg", f"SOURCE_DATE_EPOCH={entry.base.bootstrap.source_date_epoch}"]
     if pip.cert:

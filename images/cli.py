@@ -63,7 +63,7 @@ def render(check: bool) -> None:
     root = find_root()
     stale = 0
     for name, text in renderer.committed(root, locks.load_lock(root)).items():
-        path = root.path / name
+        path = root.file(name)
         before = read_text(path) if path.exists() else ""
         if before == text:
             continue
@@ -93,6 +93,9 @@ def render(check: bool) -> None:
     help="Take a repository from a checkout as it stands; NAME=none leaves it out.",
 )
 @click.option("--push", "reference", metavar="REF", help="Push it too, with a manifest that enroot understands.")
+@click.option(
+    "--platform", type=click.Choice(["linux/amd64", "linux/arm64"]), help="For this processor; the engine's otherwise."
+)
 @click.option("--no-cache", is_flag=True, help="Build every layer anew.")
 def build(
     library: str,
@@ -101,6 +104,7 @@ def build(
     bases: tuple[str, ...],
     sources: tuple[str, ...],
     reference: str | None,
+    platform: str | None,
     no_cache: bool,
 ) -> None:
     """Build the image of LIBRARY and record what it is."""
@@ -110,7 +114,7 @@ def build(
     root = find_root()
     lock = locks.load_lock(root)
     entry = locks.select(lock, library, flavour, release)
-    request = builder.Request(entry, builder.substitutions(bases), sources, no_cache)
+    request = builder.Request(entry, builder.substitutions(bases), sources, no_cache, platform or "")
     record = builder.build(root, lock, request, say)
     if reference:
         from images import push

@@ -7,13 +7,14 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from images import sshway
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
@@ -35,13 +36,14 @@ def find(root: Root, wanted: str | None = None) -> Address:
     """The engine to talk to: `wanted` (a profile's `engine:`), DOCKER_HOST, the project's own, docker's context.
 
     The project's own counts only while it answers; no other is asked. A blank value is an unset one.
-    Raises SlipwayError 78 for a configuration that is no JSON or names a context that is not there.
+    Raises SlipwayError 78 for a configuration that is no JSON or names a context that is not there, 77 for a record
+    of an engine that others may write.
     """
     if wanted and wanted.strip():
         return Address(wanted.strip(), "the profile's engine")
     if named := _variable("DOCKER_HOST"):
         return Address(named, "DOCKER_HOST")
-    own = _value(root.state / RECORD, "address")
+    own = _value(root.kept(RECORD), "address")
     if own and answers(own):
         return Address(own, f"{root.state.name}/{RECORD}")
     return _context()
@@ -72,22 +74,42 @@ def engine_client(address: Address) -> Iterator[Any]:
     import docker.errors
     import requests
 
+    with sshway.reached(address.url) as url:
+        try:
+            client = docker.DockerClient(base_url=url, timeout=600)
+            client.ping()
+        except docker.errors.DockerException as e:
+            raise SlipwayError(
+                Exit.UNAVAILABLE,
+                "no Docker engine answers",
+                where=f"{address.url} (from {address.source})",
+                remedy=sshway.remedy(address.url) or _REMEDY,
+            ) from e
+        try:
+            yield client
+        except requests.exceptions.RequestException as e:
+            raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away: {e}", where=address.url, remedy=_REMEDY) from e
+        finally:
+            client.close()
+
+
+def elsewhere(url: str, info: Mapping[str, Any]) -> str:
+    """The machine that the engine is on, where that is another one: a socket is this one's, other URLs may be.
+
+    `info`: what the engine says of itself.
+    """
+    host, here = urlsplit(url).hostname or "localhost", os.uname().nodename
+    if url.startswith("unix://") or (host in ("localhost", "127.0.0.1", "::1", here) and info.get("Name") == here):
+        return ""
+    return str(info.get("Name") or host)
+
+
+def owner(url: str) -> int | None:
+    """Uid of who owns a unix:// engine's socket; None where there is none to look at."""
     try:
-        client = docker.DockerClient(base_url=address.url, timeout=600)
-        client.ping()
-    except docker.errors.DockerException as e:
-        raise SlipwayError(
-            Exit.UNAVAILABLE,
-            "no Docker engine answers",
-            where=f"{address.url} (from {address.source})",
-            remedy=_REMEDY,
-        ) from e
-    try:
-        yield client
-    except requests.exceptions.RequestException as e:
-        raise SlipwayError(Exit.UNAVAILABLE, f"the engine went away: {e}", where=address.url, remedy=_REMEDY) from e
-    finally:
-        client.close()
+        return Path(url.removeprefix("unix://")).stat().st_uid if url.startswith("unix://") else None
+    except OSError:
+        return None
 
 
 def peer_pid(url: str) -> int | None:

@@ -15,9 +15,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,7 +27,7 @@ from images.debian import OLDEST_ENGINE, Say, dockerd_version, missing, need, se
 from images.dockerhost import Address
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, write_atomic
+from slipway.files import cannot_write, make_folders, write_atomic
 from slipway.project import Root
 
 TOOLS = ("dockerd", "docker", "buildx", "mmdebstrap")  # what an engine of our own, and builds on it, need
@@ -44,9 +45,10 @@ class Places:
 
     @classmethod
     def of(cls, root: Root) -> Places:
+        record, home = root.kept(dockerhost.RECORD), root.kept("engine")
         state = root.state.resolve()
         name = f"slipway-{canonical.sha256(str(state).encode())[:8]}"
-        return cls(state / "engine", Path("/run") / name, state / dockerhost.RECORD)
+        return cls(state / home.name, Path("/run") / name, state / record.name)
 
     @property
     def data(self) -> Path:
@@ -97,9 +99,9 @@ def ensure(root: Root, say: Say) -> Address:
         if not record:
             if missing("dockerd", "docker", "buildx"):
                 need(root, say, *TOOLS)
-            record = _start(places)
+            record = start_daemon(places)
             say(f"starting Docker Engine {record.version}, log in {places.log}")
-        _wait_for(record, places)
+        wait_for(record, places)
     return dockerhost.find(root)
 
 
@@ -121,21 +123,8 @@ def stop(root: Root, say: Say) -> None:
     if os.geteuid() != 0:
         raise SlipwayError(Exit.NOT_PERMITTED, "the private engine is root's", remedy="as root: images engine down")
     with _locked(root):
-        if record := _alive(places):
-            say(f"stopping Docker Engine {record.version}, process {record.pid}")
-            _end(record.pid, record.started, _STOP_SECONDS)
-        while left := _left_over(places):
-            for pid, started in left:
-                _end(pid, started, 0)
-        _unmount(places)
-        _remove_shim_sockets(places)
-        _remove_cgroups(places, say)
-        for path in (places.run, places.home):
-            if path.exists():
-                with cannot_write(path):
-                    shutil.rmtree(path)
-                say(f"removed {path}")
-        places.record.unlink(missing_ok=True)
+        end_daemon(places, say)
+        remove(places, say)
 
 
 def _check_may_start(found: Address, places: Places) -> None:
@@ -155,7 +144,7 @@ def _check_may_start(found: Address, places: Places) -> None:
 def _locked(root: Root) -> Iterator[None]:
     """One command at a time starts or stops this engine. The lock is on the folder itself, so it leaves no file."""
     with cannot_write(root.state):
-        root.state.mkdir(parents=True, exist_ok=True)
+        make_folders(root.state)
         folder = os.open(root.state, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -167,8 +156,11 @@ def _locked(root: Root) -> Iterator[None]:
 # The daemon
 
 
-def _start(places: Places) -> Record:
-    """Starts dockerd in a session of its own; recorded at once, so that there is proof even if we are killed now."""
+def start_daemon(places: Places, more: Mapping[str, Any] | None = None) -> Record:
+    """Starts dockerd in a session of its own; recorded at once, so that there is proof even if we are killed now.
+
+    `more`: keys of daemon.json beside, or in place of, ours. `wait_for` returns when it answers.
+    """
     exec_root, pidfile, version = places.run / "exec", places.run / "docker.pid", dockerd_version()
     with cannot_write(places.run):
         places.run.mkdir(mode=0o700, exist_ok=True)
@@ -189,7 +181,7 @@ def _start(places: Places) -> Record:
         "cgroup-parent": f"/{places.run.name}",  # a name of our own: what is in it is ours to end and to remove
     }
     file = places.home / "daemon.json"
-    write_atomic(file, canonical.pretty(config))
+    write_atomic(file, canonical.pretty({**config, **(more or {})}))
     pid = _spawn([which("dockerd") or "dockerd", "--config-file", str(file)], places.log)
     record = Record(places.url, pid, _started(pid) or 0, str(places.data), str(exec_root), version)
     write_atomic(places.record, canonical.pretty(asdict(record)))
@@ -213,7 +205,7 @@ def _spawn(argv: list[str], log: Path) -> int:
     )
 
 
-def _wait_for(record: Record, places: Places) -> None:
+def wait_for(record: Record, places: Places) -> None:
     """Returns once the engine answers. Raises SlipwayError 69, with the end of its log, when it does not."""
     deadline = time.monotonic() + _START_SECONDS
     while not dockerhost.answers(record.address):
@@ -236,6 +228,29 @@ def _alive(places: Places) -> Record | None:
         return None
     ours = record.data_root == str(places.data) and _started(record.pid) == record.started
     return record if ours else None
+
+
+def end_daemon(places: Places, say: Say) -> None:
+    """Ends the engine with its containers; its data stay."""
+    if record := _alive(places):
+        say(f"stopping Docker Engine {record.version}, process {record.pid}")
+        _end(record.pid, record.started, _STOP_SECONDS)
+    while left := _left_over(places):
+        for pid, started in left:
+            _end(pid, started, 0)
+
+
+def remove(places: Places, say: Say) -> None:
+    """Removes everything of an engine that has ended."""
+    _unmount(places)
+    _remove_shim_sockets(places)
+    _remove_cgroups(places, say)
+    for path in (places.run, places.home):
+        if path.exists():
+            with cannot_write(path):
+                shutil.rmtree(path)
+            say(f"removed {path}")
+    places.record.unlink(missing_ok=True)
 
 
 # What it leaves: processes, mounts, sockets, cgroups

@@ -30,6 +30,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
 
     `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
     `sources`: what the build was given of each git repository. `pushed`: REGISTRY/NAME@sha256:MANIFEST, the last first.
+    `platform`: such as linux/amd64; empty where that is not known.
     """
 
     schema: int = 1
@@ -37,6 +38,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     entry: str
     ids: list[str]
     tag: str
+    platform: str = ""
     inputs: str
     reproducible: bool
     substitutions: dict[str, str] = {}
@@ -62,7 +64,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
 
 def folder(root: Root, checksum: str) -> Path:
     """Where the records of an entry are."""
-    return root.state / "images" / checksum
+    return root.kept(Path("images", checksum))
 
 
 def save(root: Root, record: ImageRecord) -> Path:
@@ -74,7 +76,7 @@ def save(root: Root, record: ImageRecord) -> Path:
 
 def records(root: Root, entry: Entry) -> list[ImageRecord]:
     """The records of an entry, newest first; those that the lock carries come last. Raises SlipwayError 65."""
-    found = [_load(p) for p in folder(root, entry.checksum).glob("*.json")]
+    found = [_load(root.kept(p)) for p in folder(root, entry.checksum).glob("*.json")]
     found.sort(key=lambda r: r.built, reverse=True)
     for identity in entry.image:
         found.append(

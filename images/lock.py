@@ -24,6 +24,7 @@ from images.model import (
     MatrixEntry,
     MatrixGroup,
     MatrixRepository,
+    Repair,
     Repository,
 )
 from slipway import canonical, yamldoc
@@ -31,6 +32,7 @@ from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text, sha256_file
 from slipway.project import Root
 
+REPAIRS = "entrypoints/repair"
 HEADER = "# Made by `images lock` from images/matrix.yaml; do not edit.\n"
 
 
@@ -84,6 +86,18 @@ def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntr
         raise _wrong(root, (*at, "groups", group), "is in no environment, and builds nothing")
     for name, repository in wish.repositories.items():
         _check_repository(root, (*at, "repositories", name), repository)
+    for number, repair in enumerate(wish.repair):
+        _check_repair(root, (*at, "repair", number), repair, wish)
+
+
+def _check_repair(root: Root, at: tuple[str | int, ...], repair: Repair, wish: MatrixEntry) -> None:
+    if wish.base.bootstrap:
+        raise _wrong(root, at, "a base made from packages needs none")
+    if repair.environment not in wish.environments:
+        remedy = nearest(repair.environment, wish.environments)
+        raise _wrong(root, (*at, "environment"), f"unknown environment {repair.environment!r}", remedy)
+    if repair.program and not (root.path / REPAIRS / repair.program).is_file():
+        raise _wrong(root, (*at, "program"), f"there is no {REPAIRS}/{repair.program}")
 
 
 def _check_repository(root: Root, at: tuple[str, ...], wish: MatrixRepository) -> None:
@@ -97,9 +111,11 @@ def _check_repository(root: Root, at: tuple[str, ...], wish: MatrixRepository) -
         raise _wrong(root, (*at, "path"), f"{wish.path!r} is no absolute path")
 
 
-def _wrong(root: Root, at: tuple[str, ...], what: str, remedy: str = "") -> SlipwayError:
+def _wrong(root: Root, at: tuple[str | int, ...], what: str, remedy: str = "") -> SlipwayError:
     position = yamldoc.line_of(root.matrix, *at)
-    return SlipwayError(Exit.CONFIG, f"{'.'.join(at)}: {what}", where=f"{root.matrix}:{position}", remedy=remedy)
+    return SlipwayError(
+        Exit.CONFIG, f"{'.'.join(map(str, at))}: {what}", where=f"{root.matrix}:{position}", remedy=remedy
+    )
 
 
 def check_libraries(matrix: Matrix, names: tuple[str, ...]) -> None:
@@ -191,6 +207,9 @@ def build_lock(
                     for n, r in wish.repositories.items()
                 },
                 env=wish.env,
+                repair=wish.repair,
+                known_as=wish.known_as,
+                holds=wish.holds,
                 user=wish.user,
                 workdir=wish.workdir,
                 driver=wish.driver,
@@ -313,7 +332,7 @@ def _environments(
         packages = dict(env.packages)
         for group in env.groups:
             packages |= pins_of(text_of(group))
-        result[name] = Environment(python=env.python, packages=packages, groups=env.groups)
+        result[name] = Environment(**msgspec.structs.asdict(env) | {"packages": packages})
     return result
 
 

@@ -118,11 +118,16 @@ class Repository(MatrixRepository, frozen=True, kw_only=True):
 
 
 class MatrixEnvironment(Struct, frozen=True, kw_only=True):
-    """A Python environment in the image. `packages`: name -> version or PEP 440 specifiers; unknown ones are absent."""
+    """A Python environment in the image. `packages`: name -> version or PEP 440 specifiers; unknown ones are absent.
+
+    `imports`: what any user has to be able to import there; `required`: False where the base may come without it.
+    """
 
     python: str
     groups: list[str] = []
     packages: dict[str, str] = {}
+    imports: list[str] = []
+    required: bool = True
 
 
 class Environment(Struct, frozen=True, kw_only=True):
@@ -131,15 +136,42 @@ class Environment(Struct, frozen=True, kw_only=True):
     python: str
     packages: dict[str, str]
     groups: list[str] = []
+    imports: list[str] = []
+    required: bool = True
+
+
+class Repair(Struct, frozen=True, kw_only=True):
+    """What an official base has that only root, or only a writable root, can live with; changed when it is built over.
+
+    `why` stands in the Dockerfile. `passable`: folders that everybody may pass through; `readable`: trees whose folders
+    everybody may enter; `made`: what `make` in a folder makes (pattern -> its source), which has to be newer than its
+    source; `program`: of entrypoints/repair/, run by the Python of the environment `environment`.
+    """
+
+    why: str
+    passable: list[str] = []
+    readable: list[str] = []
+    made: dict[str, str] = {}
+    program: str = ""
+    environment: str = "main"
 
 
 class MatrixEntry(Struct, frozen=True, kw_only=True):
+    """One release. `env`: set in an image of ours, expected of an official base.
+
+    `known_as`: component -> version for `when:`, where what is installed gives another, or none. `holds`: folders where
+    users mount things, and where this base has what it runs with: no mount may hide them.
+    """
+
     base: MatrixBase
     python: str
     environments: dict[str, MatrixEnvironment]
     groups: dict[str, MatrixGroup] = {}
     repositories: dict[str, MatrixRepository] = {}
     env: dict[str, str] = {}
+    repair: list[Repair] = []
+    known_as: dict[str, str] = {}
+    holds: list[str] = []
     user: str = "root"
     workdir: str = "/"
     driver: str = "unknown"
@@ -179,6 +211,9 @@ class Entry(Struct, frozen=True, kw_only=True):
     groups: dict[str, Group] = {}
     repositories: dict[str, Repository] = {}
     env: dict[str, str] = {}
+    repair: list[Repair] = []
+    known_as: dict[str, str] = {}
+    holds: list[str] = []
     user: str = "root"
     workdir: str = "/"
     driver: str = "unknown"
@@ -209,18 +244,23 @@ class Entry(Struct, frozen=True, kw_only=True):
 
     @property
     def components(self) -> dict[str, str]:
-        """Package -> version or specifiers, the main environment's first; and every repository's, by its tag."""
+        """Package -> version or specifiers, the main environment's first; and every repository's, by its tag.
+
+        What the release is known as comes before both: a container may hold a package built before its own tag.
+        """
         found = {name: r.tag.removeprefix("v") for name, r in self.repositories.items()}
         for environment in reversed(self.environments.values()):
             found |= environment.packages
-        return found | self.environments["main"].packages
+        return found | self.environments["main"].packages | self.known_as
 
     @property
     def checksum(self) -> str:
         """sha256 (hex) of what the image is made from: neither where claims come from nor what was seen since."""
         body: dict[str, Any] = msgspec.to_builtins(self)
-        for key in ("image", "tested", "sources", "notes"):
+        for key in ("image", "tested", "sources", "notes", "known_as", "holds"):
             body.pop(key, None)
+        for repair in body.get("repair", []):
+            repair.pop("why")
         for claim in (body["base"], *body.get("repositories", {}).values()):
             claim.pop("reported", None)
         return canonical.sha256(body)

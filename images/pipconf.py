@@ -35,7 +35,7 @@ class PipConfig:
 
 def read() -> PipConfig:
     """Asks this interpreter's pip. Environment variables win over files, as in pip. Raises SlipwayError 69."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
+    command = [sys.executable, "-P", "-m", "pip", "config", "list"]  # -P: no pip.py of the folder one stands in
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SlipwayError(Exit.UNAVAILABLE, f"`pip config list` failed: {done.stderr.strip()[-400:]}")

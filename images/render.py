@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import posixpath
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from images.model import Entry, Environment, Lock
@@ -18,10 +19,13 @@ NEWEST = 2  # releases per library and flavour whose files are committed; the re
 
 
 @functools.cache
-def _templates(folder: Path) -> Any:
+def _templates(root: Root) -> Any:
     import jinja2
 
-    return jinja2.Environment(
+    folder = root.file("templates")
+    for path in folder.glob("*"):
+        root.file(path)
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -29,6 +33,8 @@ def _templates(folder: Path) -> Any:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.filters["dirname"] = posixpath.dirname
+    return environment
 
 
 def main_environment(entry: Entry) -> Environment:
@@ -40,7 +46,7 @@ def dockerfile(root: Root, lock: Lock, entry: Entry) -> str:
     """The Dockerfile of `entry`; buildable without a `# syntax` line, which would ask a registry for its frontend."""
     python = PurePosixPath(main_environment(entry).python)
     prefix = python.parent.parent
-    text = _templates(root.path / "templates").get_template("Dockerfile.j2")
+    text = _templates(root).get_template("Dockerfile.j2")
     return str(
         text.render(
             entry=entry,
@@ -85,6 +91,8 @@ def entry_json(entry: Entry) -> str:
             "entry": entry.checksum,
             "environments": {
                 name: {"python": env.python, "version": entry.python, "packages": env.packages}
+                | ({"imports": env.imports} if env.imports else {})
+                | ({} if env.required else {"required": False})
                 for name, env in entry.environments.items()
             },
             "repositories": {name: {"path": r.path, "commit": r.commit} for name, r in entry.repositories.items()},
@@ -105,7 +113,7 @@ def entrypoint(root: Root, lock: Lock, library: str) -> str:
     if len(pythons) != 1:
         what = f"{library}'s releases name several interpreters ({', '.join(sorted(pythons))}); one entrypoint fits one"
         raise SlipwayError(Exit.CONFIG, what, where="images/matrix.yaml: environments.main.python")
-    template = _templates(root.path / "templates").get_template("entrypoint.sh.j2")
+    template = _templates(root).get_template("entrypoint.sh.j2")
     return str(template.render(library=library, python=pythons.pop()))
 
 

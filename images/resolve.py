@@ -72,6 +72,7 @@ class Outside:
     def _uv(self, group: MatrixGroup, constraints: str, hashes: bool = False) -> str:
         with tempfile.TemporaryDirectory() as tmp:
             files = {"in": group.packages, "excludes": group.excludes, "constraints": [constraints]}
+            files["uv.toml"] = []  # else uv takes the one of the nearest parent, where anybody may write
             for name, lines in files.items():
                 (Path(tmp) / name).write_text("\n".join(lines) + "\n")
             command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]

@@ -53,4 +53,4 @@ def read(file: Path) -> Sidecar:
 
 def folder(root: Root) -> Path:
     """Where the files are when nobody names a folder."""
-    return root.state / "squash"
+    return root.kept("squash")

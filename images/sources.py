@@ -18,7 +18,7 @@ from images import clients
 from images.model import Entry, Repository
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import cannot_write
+from slipway.files import cannot_write, make_folders
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -132,10 +132,11 @@ def resolve(url: str, tag: str) -> tuple[str, str]:
 
 def _fetched(root: Root, repository: Repository, say: Callable[[str], None]) -> Path:
     """A bare repository that has the pinned commit and, checked, its pinned tree."""
-    store = root.state / "sources" / canonical.sha256(repository.url.encode())[:12]
+    store = root.kept(Path("sources", canonical.sha256(repository.url.encode())[:12]))
+    root.kept(store / "config")  # git runs what that names
     commit = str(repository.commit)
     with cannot_write(store):
-        store.mkdir(parents=True, exist_ok=True)
+        make_folders(store)
     git = Git(store, {"GIT_DIR": str(store)})
     git("init", "--quiet", "--bare")
     if not git.has(commit):

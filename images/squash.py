@@ -22,7 +22,7 @@ from images.model import Lock
 from images.sidecar import Sidecar
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, sha256_file, write_atomic
+from slipway.files import cannot_write, make_folders, sha256_file, write_atomic
 from slipway.project import Root
 
 Say = Callable[[str], None]
@@ -106,7 +106,7 @@ def _importer(target: Path, say: Say) -> Iterator[int]:
     """The right to make `target`: waits for whoever has it, then removes what one that was killed has left."""
     path = target.with_name(f".{target.name}.lock")
     with cannot_write(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         lock = path.open("a")
     with lock:
         try:
@@ -158,7 +158,7 @@ def _describe(source: Source, imported: importer.Imported, part: Path) -> Sideca
 def _publish(part: Path, target: Path, made: Sidecar) -> None:
     """Gives the file its name, last of all."""
     with cannot_write(target):
-        part.chmod(0o644)
+        part.chmod(0o644)  # others at a site that shares the folder start from it
         _sync(part)
         target.unlink(missing_ok=True)  # one that is not whole
         write_atomic(sidecar.path_of(target), canonical.pretty(made))

@@ -20,6 +20,10 @@ from slipway.project import Root
 USER = 12345  # chroot.sh has it too
 BROUGHT = "/tmp/slipway"  # where program and entry are, inside
 _OWN = "/etc/slipway/entry.json"
+# Not the image's own start script, whose entrypoint may print or do anything. Code 1 is enroot's own, too, where it
+# could not start the image: inside it becomes another one, outside 125, as docker's.
+_START = '"$@"\ncode=$?\n[ $code -ne 1 ] || exit 101\nexit $code\n'
+_AROUND = ["sh", "-c", '"$@"; code=$?; case $code in 1) exit 125 ;; 101) exit 1 ;; esac; exit $code', "sh"]
 _NO_GPU = {"NVIDIA_VISIBLE_DEVICES": "void", "MELLANOX_VISIBLE_DEVICES": "void"}  # for enroot's hooks on this host
 
 
@@ -38,8 +42,11 @@ def verify(root: Root, lock: Lock, image: str, say: squash.Say) -> None:
         else:
             entry, command, env = _in_engine(root, lock, image, brought)
         _bring(root, entry, brought)
-        code = subprocess.run(command, env=env, check=False).returncode
-    if code == 125:  # docker, chroot: it could not be started; they have said why
+        try:
+            code = subprocess.run(command, env=env, check=False).returncode
+        finally:
+            rootfs.remove(folder / "data")
+    if code == 125:  # docker, chroot, and what is around enroot: it could not be started; they have said why
         raise SlipwayError(Exit.UNAVAILABLE, "the image cannot be run here", where=image)
     if code:
         what = f"no interpreter {_python(entry)}" if code in (126, 127) else "the differences stand above"
@@ -89,10 +96,11 @@ def _in_engine(root: Root, lock: Lock, image: str, brought: Path) -> tuple[Entry
 def _in_file(root: Root, entry: Entry, file: Path, folder: Path, say: squash.Say) -> tuple[list[str], dict[str, str]]:
     python, words, brought = _python(entry), _words(), folder / "brought"
     if enroot := debian.which("enroot"):
-        start = folder / "rc"
-        start.write_text('exec "$@"\n')  # not the image's own, whose entrypoint may print or do anything
+        start, env = folder / "rc", os.environ | _NO_GPU
+        start.write_text(_START)
+        container = str(file) if _can_mount() else _unpack(enroot, file, folder / "data", env, say)
         mount = f"{brought}:{BROUGHT}:none:x-create=dir,bind,ro:0:0"
-        return [enroot, "start", "--rc", str(start), "--mount", mount, str(file), python, *words], os.environ | _NO_GPU
+        return [*_AROUND, enroot, "start", "--rc", str(start), "--mount", mount, container, python, *words], env
     if os.geteuid():
         remedy = "install enroot, or let root do it, who mounts the file"
         raise SlipwayError(Exit.UNAVAILABLE, "nothing here runs a program in a .sqsh", where=str(file), remedy=remedy)
@@ -106,6 +114,28 @@ def _in_file(root: Root, entry: Entry, file: Path, folder: Path, say: squash.Say
     return [*apart, *script, *clean, python, *words], {"PATH": debian.search_path()}
 
 
+def _can_mount() -> bool:
+    """Whether enroot can start a .sqsh as it is."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError:
+        return False
+    return debian.which("squashfuse") is not None
+
+
+def _unpack(enroot: str, file: Path, data: Path, env: dict[str, str], say: squash.Say) -> str:
+    """The name of a container that enroot makes of the file in the folder `data`, which `env` then says."""
+    say(f"{file}: cannot be mounted by this user; unpacking it below {data.parent.parent}")
+    data.mkdir()
+    env["ENROOT_DATA_PATH"] = str(data)
+    done = subprocess.run([enroot, "create", "--name", "verify", str(file)], env=env, capture_output=True, text=True)
+    if done.returncode:
+        what = f"cannot be unpacked here: {(done.stderr.strip() or 'enroot said nothing').splitlines()[-1]}"
+        remedy = "free space there, or name another folder: TMPDIR"
+        raise SlipwayError(Exit.UNAVAILABLE, what, where=str(file), remedy=remedy)
+    return "verify"
+
+
 def _environment(file: Path) -> str:
     command = [debian.which("unsquashfs") or "unsquashfs", "-cat", str(file), rootfs.ENVIRONMENT]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -117,7 +147,7 @@ def _environment(file: Path) -> str:
 
 def _bring(root: Root, entry: Entry, brought: Path) -> None:
     brought.mkdir()
-    shutil.copyfile(root.path / "entrypoints" / "verify.py", brought / "verify.py")
+    shutil.copyfile(root.file("entrypoints/verify.py"), brought / "verify.py")
     (brought / "entry.json").write_text(render.entry_json(entry))
     for path in (brought.parent, brought, *brought.iterdir()):
         path.chmod(0o755)  # whoever it runs as has to read it

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from launcher import checkpoints, datasets, hubcache
+from launcher import blobs, checkpoints, datasets, hubcache
 from launcher.checkpoints import MAX_HEADER
 from launcher.faults import MAX_FAULTS, Fault, Found, fault, kept
 from slipway.yamldoc import Noun
@@ -29,8 +29,8 @@ class Artifact(Noun, frozen=True, kw_only=True):
 
     `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed Parquet
     with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`: number of
-    weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub its commit; `facts`: what rules compare, by
-    the type: `hub` (its name there, at the commit), `checked` (`whole` or `beginning`), `files`, `rows`,
+    weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs; `facts`: what rules
+    compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or `beginning`), `files`, `rows`,
     `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
     `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1),
     `iteration`, `layout`, `base`, `rank`, `weights`, `columns`
@@ -129,13 +129,18 @@ def _artifact(
     if place:
         facts["hub"] = str(place.id)
         faults = [*faults, *_leaving(files, place.repository.resolve())] if kind != "folder" else faults
+        faults = [*faults, *blobs.faults(place, files)]
     return Artifact(
         name=name, path=str(path), kind=kind, type=found.type, note=found.note, parameters=found.parameters,
         faults=kept([*faults, *found.faults]),
         facts=facts, files=[str(p) for p in (files if listed is None else listed)],
         bytes=sum(p.stat().st_size for p in files),
-        fingerprint=place.id.revision if place else fingerprint(files, root),
+        fingerprint=_of_hub(place, files, root) if place else fingerprint(files, root),
     )  # fmt: skip
+
+
+def _of_hub(place: hubcache.Place, files: list[Path], root: Path) -> str:
+    return blobs.fingerprint(place, files, fingerprint([f for f in files if not blobs.linked(f)], root))
 
 
 def _look(folder: Path, columns: Mapping[str, str]) -> Found:

@@ -17,13 +17,16 @@ import msgspec
 
 from launcher import records
 from launcher.megatroncache import MARKER, Converted
+from launcher.profiles import KINDS
 from launcher.records import Run
-from slipway import canonical
+from slipway import canonical, inbox
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, read_text, write_atomic
+from slipway.files import cannot_write, write_atomic
+from slipway.inbox import Damaged
 from slipway.yamldoc import Noun
 
 LEASES, QUARANTINE = ".leases", ".quarantine"
+MARKER_LIMIT = 64 * 2**20  # bytes: it names every file of a checkpoint
 
 
 class Made(Converted, frozen=True, kw_only=True):
@@ -44,29 +47,33 @@ class Holder(Noun, frozen=True, kw_only=True):
     host: str
     since: str
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"there is no engine {self.kind!r}")
+
 
 class Taken(SlipwayError):
     """Another run makes the folder, or has made it meanwhile."""
 
 
 def marker(folder: Path) -> Made | None:
-    """What the marker says; None where the folder is not whole. Raises SlipwayError 66 where it cannot be read."""
-    if not (folder / MARKER).exists():
-        return None
+    """What the marker says; None where the folder is not whole. Raises SlipwayError 65 or 77 where none can tell."""
+    data = inbox.read(folder, MARKER, MARKER_LIMIT, shared=True) if folder.is_dir() else None
     try:
-        return msgspec.json.decode(read_text(folder / MARKER), type=Made)
-    except msgspec.DecodeError:
+        return None if data is None else msgspec.json.decode(data, type=Made)
+    except (msgspec.DecodeError, RecursionError):
         return None  # it is written in one step, so what is no marker is none of ours
 
 
 def holder(folder: Path) -> Holder | None:
     """Who has the folder's lease. Raises SlipwayError 65 where it cannot be read."""
     for path in sorted(_lease(folder).glob("*.json")):
-        with contextlib.suppress(FileNotFoundError):  # given back in this moment
+        data = inbox.read(path.parent, path.name, shared=True)
+        if data is not None:  # else it was given back in this moment
             try:
-                return msgspec.json.decode(path.read_bytes(), type=Holder)
-            except msgspec.DecodeError as e:
-                raise SlipwayError(Exit.DATA, f"is no lease: {e}", where=str(path)) from e
+                return inbox.decode(data, Holder, path)
+            except Damaged as e:
+                raise Damaged(f"is no lease: {e.what}", path) from e
     return None
 
 

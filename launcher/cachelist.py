@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -125,8 +126,9 @@ def prune(found: Sequence[Item], names: Sequence[str], force: bool) -> list[Item
     chosen = choose(found, names) if names else [i for i in found if i.state in ("unfinished", "quarantined")]
     busy = [i for i in chosen if i.state == "being made"]
     if busy and not force:
-        what = f"run {busy[0].run} makes it now"
-        raise SlipwayError(Exit.TRY_AGAIN, what, where=busy[0].path, remedy=f"launch cancel {busy[0].run}")
+        what, held = f"run {busy[0].run} makes it now", cachefolders.holder(Path(busy[0].path))
+        remedy = f"launch cancel {shlex.quote(held.directory if held else busy[0].run)}"
+        raise SlipwayError(Exit.TRY_AGAIN, what, where=busy[0].path, remedy=remedy)
     for item in chosen:
         path = Path(item.path)
         with cannot_write(path):

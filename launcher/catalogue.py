@@ -14,6 +14,7 @@ from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
 from slipway.project import Root, user_dirs
+from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
 ArtifactType = Literal[
@@ -277,7 +278,8 @@ def all_steps(root: Root) -> list[Step]:
 
 
 def _load(name: str, folder: Path) -> Step:
-    step = yamldoc.load(folder / "step.yaml", Step)
+    top = folder.parents[name.count("/") + 1]  # which has steps/<name>/
+    step = yamldoc.load(trusted(folder / "step.yaml", top), Step)
     for field in ("id", "folder"):
         if getattr(step, field):
             at = yamldoc.line_of(folder / "step.yaml", field)
@@ -302,7 +304,8 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
     if not path.is_file():
         own = {p.stem for p in folder.glob("*.yaml")} - {"step", "base"}
         raise SlipwayError(Exit.NO_INPUT, f"no configuration {name!r}", where="-c", remedy=nearest(name, own))
-    value = yamldoc.parse_plain(read_text(path), str(path))
+    own_file = path.parent == folder
+    value = yamldoc.parse_plain(read_text(trusted(path, folder) if own_file else path), str(path))
     if not isinstance(value, dict):
         raise SlipwayError(Exit.CONFIG, "a configuration is a mapping", where=str(path))
     for key in value:
@@ -313,7 +316,7 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
                 where=f"{path}:{yamldoc.line_of(path, key)}",
                 remedy=nearest(str(key), step.config_roots),
             )
-    if path.parent != folder:
+    if not own_file:
         _check_owned(step, path, value)
     return value
 
@@ -341,7 +344,7 @@ def base_config(step: Step, entry: Entry) -> dict[str, Any]:
         if base.path:
             return {"path": base.path}
         if base.file:
-            file = Path(step.folder) / base.file
+            file = trusted(Path(step.folder) / base.file, Path(step.folder))
             return {"values": yamldoc.parse_plain(read_text(file), str(file))}
     flavours = dict.fromkeys(b.flavour for b in step.base if b.flavour)
     remedy = f"it runs in flavour {' or '.join(flavours)}: {step.title}" if flavours else ""

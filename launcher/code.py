@@ -80,7 +80,7 @@ def known(root: Root, entry: Entry) -> list[Hidden]:
     """The rows that are about this entry."""
     from packaging.specifiers import SpecifierSet
 
-    rows = yamldoc.load(root.path / "launcher" / "steps" / "code.yaml", _Table).hidden
+    rows = yamldoc.load(root.file("launcher/steps/code.yaml"), _Table).hidden
     has = entry.components
     return [
         r for r in rows

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from launcher import cachefolders, catalogue, engines, flow, life, megatroncache
 from launcher.cachefolders import Holder, Taken
+from launcher.engines import slurmjobs
 from launcher.flow import Options, Prepared
 from launcher.megatroncache import Converted
 from launcher.plan import Plan
 from launcher.records import Run
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
-from slipway.files import read_text
 from slipway.project import Root
 
 POLL = 0.5  # seconds between two looks at a run of another launcher
@@ -39,9 +40,11 @@ def prepare(root: Root, plan: Plan, need: Converted) -> Prepared:
     shared = parts.get("pipeline_parallel", 1) * max(parts.get("tensor_parallel", 1), parts.get("expert_parallel", 1))
     nodes = math.ceil(shared / plan.shape.gpus) if parts else 1
     words = [f"model={need.model}", f"output={folder(plan, need)}", *(f"{n}={size}" for n, size in parts.items())]
+    ours = plan.gpus.ids[:shared] if plan.gpus else []
     asked = Options(
         step=need.by, words=tuple(words), profile=plan.profile.name, flavour=plan.flavour, nodes=nodes,
         gpus=shared // nodes if plan.shape.gpus else None, procs=shared // nodes, allow_drift=plan.allow_drift,
+        gpu_ids=",".join(ours),
         release=plan.release if catalogue.find_step(root, need.by).library == plan.library else None, makes=need,
     )  # fmt: skip
     return flow.prepare(root, asked)
@@ -58,7 +61,7 @@ def ensure(root: Root, prepared: Prepared, start: Callable[[Prepared], Run | Non
         place = folder(prepared.plan, need)
         while not cachefolders.marker(place):
             run = _maker(place) or _started(root, prepared.plan, need, start)
-            if run and not prepared.engine.ATTACHED and (job := _job(run)):
+            if run and not prepared.engine.ATTACHED and (job := slurmjobs.recorded_job(run.path)):
                 jobs.append(job)
                 break
             if run:
@@ -89,20 +92,22 @@ def _maker(place: Path) -> Run | None:
 
 def lives(found: Holder) -> bool:
     """Whether the run goes on, by its engine's word. Raises SlipwayError 75 where only another host could tell."""
-    if not Path(found.directory).is_dir():
+    run = Run(Path(found.directory))
+    if not _seen(run.path):
         what = f"run {found.run} of {found.host} makes it, and {found.directory} cannot be seen from here"
         raise SlipwayError(Exit.TRY_AGAIN, what, remedy="if it has ended: launch cache prune --force FOLDER")
     if found.host != os.uname().nodename and engines.of(found.kind).ATTACHED:
-        remedy = f"wait for it: launch show {found.run}, on {found.host}"
+        remedy = f"wait for it: launch show {shlex.quote(found.directory)}, on {found.host}"
         raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} makes it on {found.host}", remedy=remedy)
-    record, state = life.refresh(Run(Path(found.directory)))
+    record, state = life.refresh(run)
+    if state == life.ANOTHERS and not (record and record.outcome):
+        remedy = f"wait for it: {found.directory} is of another user, who alone can look how it stands"
+        raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} of another user makes it", remedy=remedy)
     return record.outcome is None if record else state != "never submitted"
 
 
-def _job(run: Run) -> str | None:
-    """The engine's name of a run that is in its queue; None while that is not known."""
-    path = run.path / "job"
-    return read_text(path).strip() if path.is_file() else None
+def _seen(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)  # else it is gone, or another user keeps it to himself
 
 
 def _await(run: Run, place: Path) -> None:
@@ -112,6 +117,6 @@ def _await(run: Run, place: Path) -> None:
         time.sleep(POLL)
         return
     say(f"waiting for run {run.id}, which makes {place}")
-    with engines.of_record(record.engine) as engine:
+    with engines.of_record(record) as engine:
         engine.wait(run)
     life.refresh(run)

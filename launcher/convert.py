@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from images import lock as locks
 from launcher import catalogue, fit, flow, releases
 from launcher.flow import Options, Prepared
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write
+from slipway.files import cannot_write, check_own, make_folders, own_folder, private
 from slipway.project import Root
 
 FOLDER = ".converted"
@@ -44,8 +47,10 @@ class Conversion:
     def claimed(self) -> Iterator[None]:
         """The right to make it: waits for whoever does, and removes what one that failed has left."""
         with cannot_write(self.folder):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = self.folder.with_suffix(".lock").open("a")
+            make_folders(self.folder.parent.parent)
+        own_folder(self.folder.parent)
+        with cannot_write(self.folder):
+            lock = os.fdopen(private(str(self.folder.with_suffix(".lock")), os.O_WRONLY | os.O_CREAT), "w")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.made:
@@ -69,12 +74,16 @@ def needed(root: Root, options: Options, prepared: Prepared) -> list[Conversion]
 
 
 def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, words: tuple[str, ...]) -> Conversion:
+    gpu_ids = ",".join((options.gpu_ids or "").split(",")[: step.shape.gpus])
     asked = Options(
         step=step.id, words=words, profile=options.profile, flavour=options.flavour, runs_dir=options.runs_dir,
         allow_drift=options.allow_drift, argv=options.argv, procs=1, gpus=None if options.gpus else options.gpus,
+        gpu_ids=gpu_ids,
     )  # fmt: skip
     first = flow.prepare(root, asked)
-    folder = first.runs / FOLDER / first.plan.hash[:16]
+    check_own(first.runs / FOLDER)  # what is found in there is taken for ours
+    anywhere = msgspec.structs.replace(first.plan, gpus=None)  # whichever GPUs are free now
+    folder = first.runs / FOLDER / anywhere.hash[:16]
     whole = dataclasses.replace(asked, words=(*words, f"output={folder}"))
     return Conversion(name, flow.prepare(root, whole) if not folder.exists() else first, folder)
 

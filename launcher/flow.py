@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from launcher import (
     catalogue,
     engines,
     fit,
+    gpus,
     hub,
     hubcache,
     megatroncache,
@@ -32,13 +34,24 @@ from launcher import (
     rules,
 )
 from launcher import code as codes
+from launcher.engines.shell import refusing
 from launcher.megatroncache import Converted, MegatronCache
 from launcher.plan import Finding, Plan, Wish
 from launcher.planner import make_plan
 from launcher.words import parse
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.files import (
+    PRIVATE,
+    cannot_write,
+    keep_private,
+    make_folders,
+    make_private,
+    private,
+    read_text,
+    sha256_file,
+    write_atomic,
+)
 from slipway.project import Root
 
 
@@ -54,6 +67,7 @@ class Options:
     overlays: tuple[str, ...] = ()
     nodes: int | None = None
     gpus: int | None = None
+    gpu_ids: str | None = None
     procs: int | None = None
     env: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
@@ -101,7 +115,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
         raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
     found = observe.engine(root, profile)
-    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus or 0)
+    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
     entry = locks.select(lock, step.library, flavour, options.release)
     program = catalogue.choose_command(step, entry).program
     step = releases.at_release(step, entry)
@@ -110,7 +124,9 @@ def prepare(root: Root, options: Options) -> Prepared:
     seen = observe.everything(root, profile, entry, words, found, runs, observe.columns(step, words))
     rows = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
-    gpus = options.gpus if options.gpus is not None else 0 if flavour == "cpu" else step.shape.gpus
+    asked = step.shape.gpus
+    usual = 0 if flavour == "cpu" else profile.gpus_for(asked)
+    number, named = _gpus(options, profile, flavour, usual)
     wish = Wish(
         step=step,
         profile=profile,
@@ -120,8 +136,9 @@ def prepare(root: Root, options: Options) -> Prepared:
         base=catalogue.base_config(step, entry),
         program=program,
         nodes=options.nodes or step.shape.nodes,
-        gpus=gpus,
-        procs=options.procs or gpus or 1,
+        gpus=number,
+        gpu_ids=named,
+        procs=options.procs or number or 1,
         env=env,
         resume=options.resume,
         allow_drift=options.allow_drift,
@@ -136,9 +153,10 @@ def prepare(root: Root, options: Options) -> Prepared:
     files = _files(root, step, program, engine)
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = [*rules.check(wish, seen, observe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
-    findings += codes.check(wish, checkouts, rows)
+    findings = _placed(root, profile, [*findings, *codes.check(wish, checkouts, rows)])
     notes = [
         why,
+        *([f"gpus {number}: a node has as many (profile {profile.name})"] if number == usual not in (0, asked) else []),
         *(h.note for h in seen.hub.values() if h.note),
         *wish.wired.notes,
         *([f"{megatroncache.NAME}: {c.path} ({c.rule})"] if (c := wish.megatron_cache) else []),
@@ -150,6 +168,18 @@ def prepare(root: Root, options: Options) -> Prepared:
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
     return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent)
+
+
+def _placed(root: Root, profile: profiles.Profile, findings: list[Finding]) -> list[Finding]:
+    """What is said of a key of the profile is said with its line, which may be one of a profile that it extends."""
+    if not any(f.where.startswith(f"{profile.file}: ") for f in findings):
+        return findings
+    origins, placed = profiles.with_origins(root, profile.name)[1], []
+    for finding in findings:
+        file, _, key = finding.where.partition(": ")
+        line = profiles.place(origins, key) if file == profile.file else ""
+        placed.append(msgspec.structs.replace(finding, where=f"{line}: {key}") if line else finding)
+    return placed
 
 
 def fetched(root: Root, options: Options, prepared: Prepared) -> Prepared:
@@ -174,12 +204,21 @@ def _megatron_cache(
     return megatroncache.choose(options.megatron_cache, profile.megatron_cache, os.environ, hf_home, entry)
 
 
-def _flavour(asked: Flavour | None, profile: str, gpus: int) -> tuple[Flavour, str]:
+def _gpus(options: Options, profile: profiles.Profile, flavour: Flavour, usual: int) -> tuple[int, list[str]]:
+    """How many GPUs per machine, and by which names. Raises SlipwayError 64."""
+    of_profile = [str(i) for i in getattr(profile, "gpu_ids", [])]
+    named = gpus.parse(options.gpu_ids) if options.gpu_ids else of_profile if flavour == "cuda" else []
+    return options.gpus if options.gpus is not None else len(named) or usual, named
+
+
+def _flavour(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Flavour, str]:
     """The flavour and the line that says why."""
     if asked:
         return asked, f"flavour {asked}: --flavour"
     if profile in ("cpu", "cuda"):
         return profile, f"flavour {profile}: the profile says so"  # type: ignore[return-value]
+    if gpus is None:
+        return "cpu", "flavour cpu: the engine does not tell whether it has GPUs; if it has: --flavour cuda"
     chosen: Flavour = "cuda" if gpus else "cpu"
     return chosen, f"flavour {chosen}: the engine has {gpus or 'no'} GPU{'' if gpus == 1 else 's'}"
 
@@ -196,17 +235,17 @@ def _environment(words: tuple[str, ...]) -> dict[str, str]:
 
 
 def _files(root: Root, step: catalogue.Step, program: str, engine: engines.Engine) -> dict[str, Path]:
-    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 where there is no such program."""
-    folder = root.path / "entrypoints"
-    files = {"entrypoint.sh": folder / f"{step.library}.sh"}
+    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 for an unknown program, 77."""
+    folder = root.file("entrypoints")
     ray = ("ray.sh", "ray_node.py") if step.launcher == "ray" else ()
-    files |= {n: folder / n for n in ("common.sh", "verify.py", *ray, *engine.FILES)}
-    there = {p.stem: p for p in (folder / "steps").glob("*.py")}
+    files = {n: root.file(folder / n) for n in ("common.sh", "gpus.py", "verify.py", *ray, *engine.FILES)}
+    files["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
+    there = {p.stem: p for p in root.file(folder / "steps").glob("*.py")}
     if Path(program).stem not in there:
         what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
         remedy = nearest(program, [f"{name}.py" for name in there])
         raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
-    files |= {f"steps/{n}.py": there[n] for n in sorted(_imported(there, Path(program).stem))}
+    files |= {f"steps/{n}.py": root.file(there[n]) for n in sorted(_imported(there, Path(program).stem))}
     for path in files.values():
         _refuse_crlf(path)
     return files
@@ -231,32 +270,50 @@ def _imported(there: Mapping[str, Path], name: str) -> set[str]:
 
 
 def write_run_files(prepared: Prepared, path: Path) -> None:
-    """plan.json, the request and slipway/ into a run directory; raises SlipwayError 73."""
+    """plan.json, the request and slipway/ into a run directory, which others cannot enter; raises SlipwayError 73."""
     for name, source in prepared.files.items():
         target = path / "slipway" / name
         with cannot_write(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    (path / "logs").mkdir(exist_ok=True)
     for name, write in prepared.code.items():
         write(path / "code" / name)
-    write_atomic(path / "plan.json", canonical.pretty(prepared.plan))
+    engine = prepared.engine
+    write_atomic(path / "plan.json", canonical.pretty(prepared.plan), PRIVATE)
+    write_atomic(path / engine.REQUEST, engine.request_text(prepared.request), PRIVATE)
     with cannot_write(path):
         shutil.copyfile(path / "plan.json", path / "slipway" / "plan.json")
-    engine = prepared.engine
-    write_atomic(path / engine.REQUEST, engine.request_text(prepared.request))
+        (path / "logs").mkdir(exist_ok=True)
+        for name in engine.LOGS:
+            open(path / "logs" / name, "ab", opener=private).close()
+        keep_private(path)
 
 
-def request_as(prepared: Prepared, as_json: bool) -> str:
-    """What a dry run prints: the very request that would be submitted."""
-    engine = prepared.engine
-    return canonical.pretty(prepared.request) if as_json else engine.as_text(prepared.request)
+def request_as(prepared: Prepared, as_json: bool, first: int = 0) -> str:
+    """What a dry run prints: the very request that would be submitted; with errors, one that refuses to run.
+
+    `first`: the exit code of what has to come first and is refused.
+    """
+    engine, request = prepared.engine, prepared.request
+    wrong = [str(f).removeprefix("error: ") for f in prepared.findings if f.severity == "error"]
+    wrong += [f"what has to be made first is refused ({first}): the dry run says why"] if first else []
+    if wrong and "script" in request:
+        request = request | {"script": refusing(request["script"], wrong)}
+    if as_json:
+        return canonical.pretty(request)
+    text = engine.as_text(request)
+    return text if not wrong or "script" in request else refusing(text, wrong)
 
 
 def write_directory(prepared: Prepared, path: Path) -> None:
     """`-o DIR`: a complete run directory, for `launch submit DIR`. Raises SlipwayError 73 where DIR is not empty."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
+    with cannot_write(path):
+        make_folders(path.parent)
+        with contextlib.suppress(FileExistsError):
+            make_private(path)
+        if not path.is_dir() or any(path.iterdir()):
+            raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
+        keep_private(path)  # an empty folder that was there: before anything is written into it
     write_run_files(prepared, path)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from launcher import artifacts, compressed, datasets, jsonl
+from launcher import artifacts, blobs, compressed, datasets, hubcache, jsonl
 from launcher.artifacts import Artifact
 from launcher.faults import Fault, fault, kept
 from slipway.errors import Exit, SlipwayError
@@ -59,18 +59,23 @@ class Report(Noun, frozen=True, kw_only=True):
 
 
 class _Piece(NamedTuple):
-    """What one task reads: the lines that begin in a range of a file, or all of it where there is no shape."""
+    """What one task reads: the lines that begin in a range of a file, or all of it where there is no shape.
+
+    `blob`: which blob of the hub it has to be, if any.
+    """
 
     file: Path
     shape: jsonl.Shape | None
     start: int
     size: int  # of this part of the file on disk
     whole: bool
+    blob: str = ""
 
 
 class _Result(NamedTuple):
     scan: jsonl.Scan
     digest: str = ""
+    blob: str = ""
     broken: str = ""
 
 
@@ -80,7 +85,7 @@ def look_at(paths: Sequence[Path]) -> Report:
 
 
 def check_files(paths: Sequence[Path], workers: int, progress: Progress) -> Report:
-    """Reads all of every path: each line of JSON Lines, the sha256 of anything else.
+    """Reads all of every path: each line of JSON Lines, the sha256 of anything else, and of the hub's every blob.
 
     `progress` is told how many bytes of how many are done. Raises SlipwayError 75 where a worker was killed.
     """
@@ -113,8 +118,15 @@ def _pieces(artifact: Artifact) -> list[_Piece]:
     sizes = [f.stat().st_size for f in files]
     step = max(PIECE, sum(sizes) // PIECES)
     pieces = []
+    place = hubcache.place(artifact.path)
+    named = blobs.expected(place, files) if place else {}
     for file, size in zip(files, sizes, strict=True):
-        if shape is None or size <= step or compressed.packed(file):
+        blob = named.get(file, "")
+        if blob or shape is None:
+            pieces.append(_Piece(file, None, 0, size, True, blob))
+        if shape is None:
+            continue
+        if size <= step or compressed.packed(file):
             pieces.append(_Piece(file, shape, 0, size, True))
         else:
             pieces += [_Piece(file, shape, at, min(step, size - at), False) for at in range(0, size, step)]
@@ -122,9 +134,9 @@ def _pieces(artifact: Artifact) -> list[_Piece]:
 
 
 def _files(artifact: Artifact) -> list[Path]:
-    """The files that are read: none where nothing is known, or what was found cannot be read."""
+    """The files that are read: none where nothing is known, or what was found cannot be read; of the hub's always."""
     path = Path(artifact.path)
-    if not artifact.type:
+    if not artifact.type and not (artifact.bytes and hubcache.place(path)):
         return []
     if artifact.kind == "folder" and artifact.type.endswith("_jsonl"):
         return datasets.data_files(path)
@@ -169,7 +181,9 @@ def _read(piece: _Piece) -> _Result:
     try:
         if piece.shape is None:
             with piece.file.open("rb") as f:
-                return _Result(jsonl.Scan(0, [], {}), digest=hashlib.file_digest(f, "sha256").hexdigest())
+                digest = hashlib.file_digest(f, "sha256").hexdigest()
+            blob = digest if len(piece.blob) == len(digest) else piece.blob and blobs.content(piece.file, piece.blob)
+            return _Result(jsonl.Scan(0, [], {}), digest, blob)
         return _Result(_scan(piece, jsonl.checker(piece.shape)))
     except OSError as e:
         return _Result(jsonl.Scan(0, [], {}), broken=datasets.unreadable(piece.file, e).what)
@@ -188,20 +202,31 @@ def _scan(piece: _Piece, check: jsonl.Checker) -> jsonl.Scan:
 
 
 def _full(artifact: Artifact, plan: Sequence[_Piece], results: Sequence[_Result]) -> Checked:
-    if not plan:
-        return _counted(artifact)
-    if plan[0].shape is None:
-        return _hashed(artifact, plan, results)
+    hashed = [(p, r) for p, r in zip(plan, results, strict=True) if p.shape is None]
+    artifact = _of_blobs(artifact, hashed)
+    if len(hashed) == len(plan):
+        return _hashed(artifact, hashed) if hashed else _counted(artifact)
+    return _scanned(artifact, [(p, r) for p, r in zip(plan, results, strict=True) if p.shape])
+
+
+def _of_blobs(artifact: Artifact, hashed: Sequence[tuple[_Piece, _Result]]) -> Artifact:
+    """With the blobs that have another content than their names say."""
+    found = [f for p, r in hashed if p.blob and r.blob for f in blobs.changed(p.file, p.blob, r.blob)]
+    return msgspec.structs.replace(artifact, faults=[*artifact.faults, *(f for f in found if f not in artifact.faults)])
+
+
+def _scanned(artifact: Artifact, scanned: Sequence[tuple[_Piece, _Result]]) -> Checked:
+    plan = [p for p, _ in scanned]
     faults: list[Fault] = [f for f in artifact.faults if not _of_data(f, plan)]
     errors, warnings = len(faults), 0
     before: dict[Path, int] = dict.fromkeys((p.file for p in plan), 0)
-    for piece, result in zip(plan, results, strict=True):
+    for piece, result in scanned:
         faults += result.scan.faults(piece.file, before[piece.file])
         before[piece.file] += result.scan.lines
         errors += result.scan.counts.get("error", 0) + bool(result.broken)
         warnings += result.scan.counts.get("warning", 0)
         faults += [fault(piece.file, result.broken)] if result.broken else []
-    broken = {p.file for p, r in zip(plan, results, strict=True) if r.broken}
+    broken = {p.file for p, r in scanned if r.broken}
     empty = [fault(f, "the file is empty") for f, lines in before.items() if not lines and f not in broken]
     whole = msgspec.structs.replace(
         artifact, faults=kept([*faults, *empty]), facts=artifact.facts | {"checked": "whole"}
@@ -214,11 +239,11 @@ def _of_data(found: Fault, plan: Sequence[_Piece]) -> bool:
     return any(found.where == str(p.file) or found.where.startswith(f"{p.file}:") for p in plan)
 
 
-def _hashed(artifact: Artifact, plan: Sequence[_Piece], results: Sequence[_Result]) -> Checked:
+def _hashed(artifact: Artifact, hashed: Sequence[tuple[_Piece, _Result]]) -> Checked:
     digest = hashlib.sha256()
-    root = Path(os.path.commonpath([p.file.parent for p in plan]))
+    root = Path(os.path.commonpath([p.file.parent for p, _ in hashed]))
     faults = list(artifact.faults)
-    for piece, result in zip(plan, results, strict=True):
+    for piece, result in hashed:
         digest.update(f"{piece.file.relative_to(root)}\0{result.digest}\0".encode(errors="surrogateescape"))
         faults += [fault(piece.file, result.broken)] if result.broken else []
     facts: dict[str, Any] = {**artifact.facts, "checked": "whole", "sha256": digest.hexdigest()}

@@ -1,34 +1,32 @@
-"""The life of a run: submit, follow, collect, look again, cancel; each works from any process, at any time."""
+"""The life of a run: submit, collect, look again, cancel; each works from any process, at any time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
+import shlex
 import shutil
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
-from launcher import cachefolders, engines, records
-from launcher.engines import Connection, Status
+from launcher import cachefolders, engines, records, reports
+from launcher.engines import Connection, Status, logfiles
 from launcher.flow import Prepared, write_run_files
 from launcher.plan import RUN_DIR, Plan
-from launcher.records import Outcome, Record, Run
+from launcher.records import EngineUsed, Outcome, Record, Run
+from launcher.reports import Reports
 from slipway import __version__
-from slipway.console import say, unread
+from slipway.console import say, say_now
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, read_text, write_atomic
+from slipway.files import PRIVATE, PRIVATE_FOLDER, cannot_write, own_folder, read_text, write_atomic, written
 
 CANCEL_MARGIN = 20  # seconds that the entrypoint gets beyond the step's own grace, before the kill
+ANOTHERS = "another user's"  # the state of a run in whose directory somebody else may have written anything
 START_POLL = 0.1  # seconds between two looks at a container that is being started
-_SIGNAL_NAMES: dict[int, str] = {signal.SIGINT: "INT", signal.SIGTERM: "TERM"}
 
 
 @contextlib.contextmanager
@@ -41,7 +39,9 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
     """
     made: list[Path] = []
     with prepared.engine.connect(prepared.address) as engine:
-        _make(prepared.runs, made)
+        _make(prepared.runs, made, 0o755)
+        if prepared.plan.secrets:
+            _own_secrets(prepared.runs / records.SECRETS, made)
         run = records.claim(prepared.runs, prepared.plan)
         with run.lock(wait=True):
             try:
@@ -56,11 +56,11 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
             except SlipwayError:
                 _release(prepared.plan, run)  # first: a lease whose run is gone says nothing to others
                 shutil.rmtree(run.path)
-                _remove_secrets(run)
+                _remove_secrets(prepared.plan, run)
                 for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
                     folder.rmdir()
                 raise
-            run.event("started", name=name, after=list(after))
+            note(run, "started", name=name, after=list(after))
             yield run, engine
 
 
@@ -83,7 +83,7 @@ def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Reco
         plan_hash=prepared.plan.hash,
         plan=prepared.plan,
         request=request,
-        engine={"kind": prepared.plan.profile.kind, "address": prepared.address},
+        engine=EngineUsed(kind=prepared.plan.profile.kind, address=prepared.address),
         slipway=__version__,
         argv=list(prepared.argv),
         submitted=records.now(),
@@ -93,11 +93,13 @@ def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Reco
 def _make_folders(plan: Plan, run: Run, made: list[Path]) -> None:
     """Makes the writable folders that are mounted, as the caller: an engine would make them as root, or refuse.
 
-    Those that were not there are appended to `made`, parents first.
+    Those that were not there are appended to `made`, parents first. Outside the run directory they are the caller's own
+    data (output, caches), about which the umask says who else may use it.
     """
     for mount in plan.mounts:
         if not mount.readonly:
-            _make(Path(mount.source.replace(RUN_DIR, str(run.path))), made)
+            mode = PRIVATE_FOLDER if mount.source.startswith(RUN_DIR) else 0o777
+            _make(Path(mount.source.replace(RUN_DIR, str(run.path))), made, mode)
 
 
 def _write_secrets(declared: dict[str, str], run: Run) -> None:
@@ -107,70 +109,47 @@ def _write_secrets(declared: dict[str, str], run: Run) -> None:
             os.environ.get(name, "") if where == "env" else read_text(Path(where.removeprefix("file:"))).rstrip("\n")
         )
         with cannot_write(run.secrets):
-            run.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(run.secrets / name, value, mode=0o600)
+            run.secrets.mkdir(PRIVATE_FOLDER, exist_ok=True)
+        write_atomic(run.secrets / name, value, PRIVATE)
 
 
-def _remove_secrets(run: Run) -> None:
-    shutil.rmtree(run.secrets, ignore_errors=True)
+def _own_secrets(folder: Path, made: list[Path]) -> None:
+    """Where runs keep their secrets. Raises SlipwayError 77: in a folder of runs that users share, it is another's."""
+    new = not folder.exists()
+    try:
+        own_folder(folder)
+        made += [folder] if new else []
+    except SlipwayError as e:
+        remedy = "runs with secrets need a folder of your own: --runs-dir, or `runs:` in the profile"
+        raise SlipwayError(e.code, e.what, where=e.where, remedy=remedy) from e
 
 
-def _make(folder: Path, made: list[Path]) -> None:
+def _remove_secrets(plan: Plan, run: Run) -> None:
+    """Raises SlipwayError 73: nothing else would tell that they are still on the disk."""
+    try:
+        if plan.secrets:
+            shutil.rmtree(run.secrets)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        what, remedy = f"this run's secrets cannot be removed: {e.strerror or e}", "remove that folder by hand"
+        raise SlipwayError(Exit.CANNOT_WRITE, what, where=str(run.secrets), remedy=remedy) from e
+
+
+def note(run: Run, what: str, **facts: Any) -> None:
+    """An event of a run that goes on: where it cannot be written, that is said, and nothing else is left undone."""
+    try:
+        run.event(what, **facts)
+    except SlipwayError as e:
+        say_now(f"not noted ({what}): {e}")
+
+
+def _make(folder: Path, made: list[Path], mode: int) -> None:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     for part in reversed(missing):
         with cannot_write(part):
-            part.mkdir(exist_ok=True)
+            part.mkdir(mode, exist_ok=True)
         made.append(part)
-
-
-def run_in_foreground(prepared: Prepared) -> tuple[Run, Record]:
-    """Submits and follows: the log goes to stdout as it comes, Ctrl-C and TERM go to the step.
-
-    The first signal asks the step to stop (it may save a checkpoint), the third kills it.
-    """
-    events: queue.SimpleQueue[str] = queue.SimpleQueue()
-    # Before anything is submitted: a signal that comes while the container starts must reach it too.
-    before = {s: signal.signal(s, lambda number, _: events.put(_SIGNAL_NAMES[number])) for s in _SIGNAL_NAMES}
-    try:
-        with submitted(prepared) as (run, engine):
-            say(f"run {run.id}")
-            kept = prepared.engine.KEEPS_LOG
-            threading.Thread(target=_stream, args=(run, engine, events, kept), daemon=True).start()
-            told = 0
-            while (event := events.get()) != "ended":
-                told += 1
-                advice = {1: "asked to stop; again to hurry", 2: "told again; once more to kill"}.get(told, "killed")
-                say(f"{event}: {advice}")
-                name = event if told < 3 else "KILL"
-                run.event("signal", name=name)
-                engine.signal(run, name)
-            engine.wait(run)
-            return run, collect(run, engine)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stream(run: Run, engine: Connection, events: queue.SimpleQueue[str], kept: bool) -> None:
-    """Copies the log to stdout until the container ends or the engine goes away; to logs/step.log unless it is that."""
-    try:
-        with (run.log if kept else Path(os.devnull)).open("ab") as log:
-            for piece in engine.logs(run, follow=True):
-                log.write(piece)
-                log.flush()
-                _print(piece)
-    finally:
-        events.put("ended")
-
-
-def _print(piece: bytes) -> None:
-    """To stdout; into the void once nobody reads that any more, for the run must stay stoppable."""
-    try:
-        sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        say("stdout is closed; the run goes on, its log is in the run directory")
-        unread(sys.stdout)
 
 
 def collect(run: Run, engine: Connection) -> Record:
@@ -186,85 +165,107 @@ def collect(run: Run, engine: Connection) -> Record:
     if status.state in ("running", "pending"):
         return record
     if record.outcome is None:
-        if status.state == "exited" and engines.of(record.engine["kind"]).KEEPS_LOG:
-            _save_log(run, engine)
+        if status.state == "exited" and engines.of(record.engine.kind).KEEPS_LOG:
+            with _recorded(run):
+                _save_log(run, engine)
+        told = reports.read(run.path)
+        outcome = _outcome(run, record.plan, status, told)
         record = msgspec.structs.replace(
-            record,
-            state="ended",
-            outcome=_outcome(run, record.plan, status),
-            versions=run.container_file("0/versions.json"),
-            config=_text(run.path / "container" / "config.yaml"),
-        )
-        run.write(record)
-    _remove_secrets(run)
+            record, state="ended", outcome=outcome, versions=told.versions, config=told.config
+        )  # fmt: skip
+        with _recorded(run):
+            run.write(record)
     _release(record.plan, run)
     engine.remove(run)
-    run.event("ended")
+    _remove_secrets(record.plan, run)
+    with _recorded(run):
+        run.event("ended")
     return record
 
 
+@contextlib.contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """What cannot be written down now is not lost: until it is, the engine keeps it; says how to repeat it."""
+    try:
+        yield
+    except SlipwayError as e:
+        if e.code != Exit.CANNOT_WRITE:
+            raise
+        what = f"the run has ended, which is not recorded yet: {e.what}"
+        remedy = f"make room there, then: launch show {shlex.quote(str(run.path))}"
+        raise SlipwayError(e.code, what, where=e.where, remedy=remedy) from e
+
+
 def _save_log(run: Run, engine: Connection) -> None:
-    """The engine's whole log, in place of what was streamed until somebody was killed."""
-    part = run.log.with_name("step.log.part")
-    with cannot_write(part):
-        run.log.parent.mkdir(exist_ok=True)
-        with part.open("wb") as f:
-            f.writelines(engine.logs(run, follow=False))
-        part.replace(run.log)
+    """The engine's whole log, in place of what was streamed until somebody was killed or the disk was full."""
+    for left in run.log.parent.glob(f".{run.log.name}.*"):
+        left.unlink()  # by a collector that was killed
+    with cannot_write(run.log.parent):
+        run.log.parent.mkdir(PRIVATE_FOLDER, exist_ok=True)
+    with written(run.log, PRIVATE) as f:
+        f.writelines(engine.logs(run, follow=False))
 
 
-def _text(path: Path) -> str:
-    return read_text(path) if path.is_file() else ""
-
-
-def _outcome(run: Run, plan: Plan, status: Status) -> Outcome:
+def _outcome(run: Run, plan: Plan, status: Status, told: Reports) -> Outcome:
     """What became of a run that is not running, from the engine's word and what the entrypoint wrote."""
     if status.state == "missing" and not run.had_event("started"):
         return Outcome(exit_code=int(Exit.INTERNAL), cause="launcher", reason="the launcher died before it was started")
     if status.state == "created":
         reason = status.error or "the launcher died before it was started"
         return Outcome(exit_code=int(Exit.INTERNAL), cause="engine" if status.error else "launcher", reason=reason)
-    wrote = run.status()
-    result = run.container_file("result.json")
+    wrote = told.status
     if status.state == "missing" and not wrote:
-        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason="its container was removed by someone else")
-    code = status.exit_code if status.state == "exited" else int(wrote["exit_code"])
-    cause, reason = _cause(run, plan.profile.kind, status, wrote, code)
+        reason = "its container was removed by someone else"
+        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason=reason, damaged=told.damaged)
+    code = wrote.exit_code if wrote and status.state != "exited" else status.exit_code
+    cause, reason = _cause(run, plan.profile.kind, status, told, code)
     return Outcome(
         exit_code=code,
         cause=cause,
         reason=reason,
-        started=status.started or wrote.get("started", ""),
-        finished=status.finished or wrote.get("finished", ""),
-        checkpoint=_on_host(result.get("checkpoint") or result.get("path", ""), plan, run),
-        result=result,
+        started=status.started or (wrote.started if wrote else ""),
+        finished=status.finished or (wrote.finished if wrote else ""),
+        checkpoint=_on_host(told.result.get("checkpoint") or told.result.get("path") or "", plan, run),
+        result=told.result,
+        damaged=told.damaged,
     )
 
 
 def _on_host(path: str, plan: Plan, run: Run) -> str:
     """The host's path of something below /output in the container; empty where it is not."""
-    below = path.removeprefix("/output")
-    return plan.output.replace(RUN_DIR, str(run.path)) + below if path.startswith("/output") else ""
+    parts = PurePosixPath(path).parts
+    if parts[:2] != ("/", "output") or ".." in parts:
+        return ""
+    return plan.output.replace(RUN_DIR, str(run.path)) + path.removeprefix("/output")
 
 
-def _cause(run: Run, kind: str, status: Status, wrote: dict[str, Any], code: int) -> tuple[records.Cause, str]:
+def _cause(run: Run, kind: str, status: Status, told: Reports, code: int) -> tuple[records.Cause, str]:
+    wrote = told.status
     if status.out_of_memory:
         return "memory", "killed: out of memory"
+    said = "" if wrote else engines.of(kind).explain(logfiles.tail(run.path / "logs"))
+    stopped = said.startswith("told to stop")
     if run.had_event("cancel"):
-        return "cancelled", wrote.get("reason", "") or "cancelled"
+        return "cancelled", (wrote.reason if wrote else "") or (said if stopped else "cancelled")
     if status.error:
         return "engine", status.error
-    if not wrote and run.had_event("signal"):
-        return "signal", "killed: it did not leave when it was told to stop"
-    if not wrote:
-        said = engines.of(kind).explain(run.log_text())
-        return "engine", said or f"the container ended with {code} before its entrypoint could say why"
-    cause: records.Cause = wrote["cause"] if wrote.get("cause") in ("step", "signal", "entrypoint") else "engine"
-    return cause, wrote.get("reason", "") or ("done" if code == 0 else f"the step exited with {code}")
+    if wrote is None:
+        if run.had_event("signal"):
+            return "signal", "killed: it did not leave when it was told to stop"
+        unread = any("/status.json: " in what for what in told.damaged)
+        why = "and what its entrypoint wrote cannot be read" if unread else "before its entrypoint could say why"
+        return "signal" if stopped else "engine", said or f"the container ended with {code} {why}"
+    cause: records.Cause = wrote.cause if wrote.cause in ("step", "signal", "entrypoint") else "engine"  # type: ignore[assignment]
+    return cause, wrote.reason or ("done" if code == 0 else f"the step exited with {code}")
 
 
 def refresh(run: Run) -> tuple[Record | None, str]:
-    """The record, brought up to date, and the run's state in a word: whoever comes first collects an ended run."""
+    """The record, brought up to date, and the run's state in a word: whoever comes first collects an ended run.
+
+    Of another user's run it is the record as it is, if that may be read: nothing in there is acted upon.
+    """
+    if not run.ours:
+        return _anothers(run), ANOTHERS
     ended = run.had_event("ended")  # before the record is read, which is written before that event
     record = run.record()
     if record is None:
@@ -274,7 +275,7 @@ def refresh(run: Run) -> tuple[Record | None, str]:
             return None, "never submitted" if mine else "being prepared"
     if ended:
         return record, word(record)
-    with engines.of_record(record.engine) as engine, run.lock() as mine:
+    with engines.of_record(record) as engine, run.lock() as mine:
         if mine:
             record = collect(run, engine)
             if record.outcome:
@@ -282,6 +283,15 @@ def refresh(run: Run) -> tuple[Record | None, str]:
         status = engine.status(run)
     record = run.record() or record  # whoever has the lock may have brought the run home since
     return record, word(record) if record.outcome else _standing(run, status)
+
+
+def _anothers(run: Run) -> Record | None:
+    try:
+        return run.record()
+    except SlipwayError as e:
+        if e.code == Exit.NOT_PERMITTED:
+            return None
+        raise
 
 
 def _standing(run: Run, status: Status) -> str:
@@ -313,16 +323,20 @@ def word(record: Record) -> str:
 
 def cancel(run: Run) -> Record:
     """Asks the step to stop, waits for its grace, kills it after that; returns the record with its outcome."""
+    if not run.ours:
+        raise SlipwayError(
+            Exit.NOT_PERMITTED, "it is another user's run: only that user can cancel it", where=str(run.path)
+        )
     record = run.record()
     if record is None:
         raise SlipwayError(Exit.NO_INPUT, "this run was never submitted", where=str(run.path))
     if record.outcome is not None:
         return record
-    with engines.of_record(record.engine) as engine:
+    with engines.of_record(record) as engine:
         await_start(run, engine)
         if engine.status(run).state in ("running", "pending"):
             grace = record.plan.graceful.seconds + CANCEL_MARGIN
-            run.event("cancel")
+            note(run, "cancel")
             engine.signal(run, "TERM")
             say(f"asked to stop; it gets {grace} s to save and leave")
             if not engine.wait(run, grace):

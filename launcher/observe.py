@@ -107,17 +107,34 @@ def _nearest(path: Path) -> Path:
 
 
 def _host(profile: Profile, runs: Path) -> HostSeen:
+    home = hf_home(profile)
     return HostSeen(
         uid=os.getuid(),
         gid=os.getgid(),
         cpus=len(os.sched_getaffinity(0)),
-        hf_home=str(hf_home(profile)),
+        hf_home=str(home),
+        hub=(home / "hub").is_dir(),
         runs=str(runs),
         runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
         runs_free=shutil.disk_usage(_nearest(runs)).free,
         missing_mounts=[m.source for m in profile.mounts if not Path(m.source).exists()],
         missing_secrets=_missing_secrets(profile.secrets),
+        home=_home(),
+        logins=_logins(home),
     )
+
+
+def _home() -> str:
+    """The caller's; `~` where nothing tells, which Path.home() takes for an error."""
+    return os.path.expanduser("~")  # noqa: PTH111
+
+
+def _logins(home: Path) -> list[str]:
+    """The files of a login to the hub, and of git's, below HF_HOME and the caller's home."""
+    usual = Path(_home())
+    places = [home, usual / ".cache" / "huggingface"]
+    files = [p / name for p in places for name in ("token", "stored_tokens")]
+    return sorted({str(f) for f in (*files, usual / ".netrc", usual / ".git-credentials") if f.is_file()})
 
 
 def _missing_secrets(declared: dict[str, str]) -> dict[str, str]:

@@ -44,12 +44,35 @@ class OutputSeen(Noun, frozen=True, kw_only=True):
     nearest: str
 
 
+class GpuDevice(Noun, frozen=True, kw_only=True):
+    """A GPU as the driver counts them, `0`, or an instance of one that is divided (MIG), `0:1`."""
+
+    id: str
+    uuid: str = ""
+
+
+class GpuSeen(Noun, frozen=True, kw_only=True):
+    """What an engine of this kind of one machine says of its GPUs.
+
+    `driver`: who serves a request for them. `devices`: all that a container can get; empty = not known, the engine
+    refuses what it has not. `only_all`: there is no choosing among them (WSL2). `held`: id -> the run that has it.
+    """
+
+    driver: Literal["nvidia", "cdi"] = "nvidia"
+    devices: list[GpuDevice] = []
+    only_all: bool = False
+    held: dict[str, str] = {}
+
+
 class EngineSeen(Noun, frozen=True, kw_only=True):
     """`error`: why it cannot be used, `remedy`: what to do about that. `nodes`: it may have more than one.
 
-    `gpus`: how many a container can get on this machine; None = only the queue knows, which refuses what it has not.
-    `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `hard_limits`: ulimit -> the most
-    that the engine can give (absent = any).
+    `gpus`: how many a container can get; None = only the engine or its queue knows, and refuses what it has not.
+    `no_gpus`: why a container gets none here, `gpu_remedy`: what to do about that. `gpu`: which they are.
+    `hard_limits`: ulimit -> the most that the engine can give (absent = any). `elsewhere`: the machine that it is on,
+    where that is another one. `platform`: what containers run on, such as linux/amd64, empty = unknown; `platform_by`:
+    what says so. `users`: whose a container's uids are, where they are not the machine's own. `owner`: uid of the user
+    whose rootless engine it is.
     """
 
     kind: str
@@ -61,8 +84,14 @@ class EngineSeen(Noun, frozen=True, kw_only=True):
     gpus: int | None = 0
     no_gpus: str = ""
     gpu_remedy: str = ""
+    gpu: GpuSeen = GpuSeen()
     nodes: bool = False
     hard_limits: dict[str, int] = {}
+    elsewhere: str = ""
+    platform: str = ""
+    platform_by: str = ""
+    users: Literal["", "rootless", "remapped"] = ""
+    owner: int | None = None
 
 
 class ImageSeen(Noun, frozen=True, kw_only=True):
@@ -70,8 +99,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
-    repositories it does without. `unpack`: bytes that have to be written before it can start; `unpack_free`: that can
-    be.
+    repositories it does without. `platform`: what it was made for, empty = unknown. `unpack`: bytes that have to be
+    written before it can start; `unpack_free`: that can be.
     """
 
     id: str = ""
@@ -82,6 +111,7 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
     tagged: str = ""
     drift: dict[str, str] = {}
     left_out: list[str] = []
+    platform: str = ""
     unpack: int = 0
     unpack_free: int = 0
 
@@ -89,7 +119,8 @@ class ImageSeen(Noun, frozen=True, kw_only=True):
 class HostSeen(Noun, frozen=True, kw_only=True):
     """`hf_home`, `runs`: folders; `runs_free`: bytes on the filesystem of `runs`.
 
-    `missing_mounts`: sources of the profile's mounts that are not there; `missing_secrets`: name -> why.
+    `hub`: whether `hf_home` has a folder of the hub's snapshots. `missing_mounts`: sources of the profile's mounts
+    that are not there; `missing_secrets`: name -> why. `logins`: files of the caller's that hold tokens or passwords.
     """
 
     uid: int
@@ -99,8 +130,11 @@ class HostSeen(Noun, frozen=True, kw_only=True):
     runs: str
     runs_writable: bool
     runs_free: int
+    hub: bool = False
     missing_mounts: list[str] = []
     missing_secrets: dict[str, str] = {}
+    home: str = ""
+    logins: list[str] = []
 
 
 class HubSeen(Noun, frozen=True, kw_only=True):
@@ -142,7 +176,10 @@ class Code(Noun, frozen=True, kw_only=True):
 
 
 class Wish(Noun, frozen=True, kw_only=True):
-    """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it."""
+    """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
+
+    `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from.
+    """
 
     step: Step
     profile: Profile
@@ -153,6 +190,7 @@ class Wish(Noun, frozen=True, kw_only=True):
     program: str
     nodes: int
     gpus: int
+    gpu_ids: list[str] = []
     procs: int
     env: dict[str, str]
     resume: bool
@@ -183,9 +221,19 @@ class PlanShape(Noun, frozen=True, kw_only=True):
     procs: int
 
 
+class GpuRequest(Noun, frozen=True, kw_only=True):
+    """The GPUs that a run gets, where the launcher chooses them. `uuids`: where known; `all`: there is no choice."""
+
+    driver: Literal["nvidia", "cdi"]
+    ids: list[str]
+    uuids: list[str] = []
+    all: bool = False
+
+
 class Plan(Noun, frozen=True, kw_only=True):
     """Everything resolved. What the container reads of it is /slipway/plan.json, the same text.
 
+    `platform`: what the image is for. `userns`: the container's user namespace, where it is not the engine's usual one.
     `needs`: what has to be in the cache before the step starts; `makes`: what this run puts there.
     """
 
@@ -198,6 +246,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     lock: str
     image: str
     image_source: str
+    platform: str = ""
     environments: dict[str, dict[str, Any]]
     repositories: dict[str, dict[str, Any]]
     left_out: list[str]
@@ -205,7 +254,9 @@ class Plan(Noun, frozen=True, kw_only=True):
     allow_drift: bool
     driver: str | None
     shape: PlanShape
+    gpus: GpuRequest | None = None
     user: str
+    userns: Literal["", "host"] = ""
     command: list[str]
     config: dict[str, Any]
     env: dict[str, Variable]

@@ -6,15 +6,16 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-from launcher import fit, hubcache, megatroncache
+from launcher import fit, gpus, hubcache, megatroncache
 from launcher.artifacts import Artifact
 from launcher.megatroncache import Converted
-from launcher.plan import RUN_DIR, RUN_ID, STATE, EngineSeen, Mount, Observed, Plan, PlanShape, Variable, Wish
+from launcher.plan import RUN_DIR, RUN_ID, STATE, EngineSeen, HostSeen, Mount, Observed, Plan, PlanShape, Variable, Wish
 from launcher.profiles import DockerProfile, Profile, SlurmProfile
 
 SECRETS = f"{RUN_DIR}/../.secrets/{RUN_ID}"  # beside the runs: a run directory is for showing around
 UNRESOLVED = "UNRESOLVED"
 ENTRYPOINT = "/slipway/entrypoint.sh"
+HF_HOME, HUB, DATASETS = "/cache/hf", "/cache/hub", "/cache/datasets"
 
 
 def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
@@ -31,6 +32,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         lock=wish.lock_checksum,
         image=seen.image.id or UNRESOLVED,
         image_source=seen.image.source or seen.image.id or UNRESOLVED,
+        platform=seen.image.platform,
         environments={
             n: {"python": e.python, "version": entry.python, "packages": e.packages}
             for n, e in entry.environments.items()
@@ -41,10 +43,12 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         allow_drift=wish.allow_drift,
         driver=None if entry.driver == "unknown" else entry.driver,
         shape=PlanShape(nodes=wish.nodes, gpus=wish.gpus, procs=wish.procs),
-        user=f"{seen.host.uid}:{seen.host.gid}",
+        gpus=gpus.choose(wish, seen.engine.gpu),
+        user="0:0" if seen.engine.users == "rootless" else f"{seen.host.uid}:{seen.host.gid}",
+        userns="host" if seen.engine.users == "remapped" else "",
         command=["bash", ENTRYPOINT, "python", f"/slipway/steps/{wish.program}"],
         config=_config(wish, seen),
-        env=dict(sorted(_environment(wish, needed).items())),
+        env=dict(sorted(_environment(wish, seen, needed).items())),
         mounts=_mounts(wish, seen),
         inputs=seen.artifacts,
         output=output_path(seen) if output else f"{RUN_DIR}/output",
@@ -158,9 +162,10 @@ def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
     return config
 
 
-def _environment(wish: Wish, needed: list[Converted]) -> dict[str, Variable]:
+def _environment(wish: Wish, seen: Observed, needed: list[Converted]) -> dict[str, Variable]:
     """Lowest to highest: image, step, profile, command line, launcher."""
-    result = {k: Variable(value=v, by="step") for k, v in wish.step.env.items()}
+    result = {"HF_DATASETS_CACHE": Variable(value=DATASETS, by="launcher")}  # a site may have a faster place
+    result |= {k: Variable(value=v, by="step") for k, v in wish.step.env.items()}
     if isinstance(wish.profile, SlurmProfile) and wish.profile.network:
         names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
         result |= {k: Variable(value=wish.profile.network, by="profile") for k in names}
@@ -172,9 +177,10 @@ def _environment(wish: Wish, needed: list[Converted]) -> dict[str, Variable]:
     if wish.step.launcher == "ray":
         result["SLIPWAY_RAY_WAIT"] = Variable(value=str(wish.profile.ray_wait), by="launcher")
     ours = {
-        "HF_HOME": "/cache/hf",
+        "HF_HOME": HF_HOME,
+        "HF_HUB_CACHE": HUB if seen.host.hub else f"{HF_HOME}/hub",
         "HF_HUB_OFFLINE": "1",  # every input is mounted: a missing file must not become a request to the hub
-        "HF_TOKEN_PATH": "/run/secrets/HF_TOKEN",  # away from a token that a mounted HF_HOME would expose
+        "HF_TOKEN_PATH": "/run/secrets/HF_TOKEN",  # a declared one; none of a login is mounted
         "SLIPWAY_LAUNCHER": launcher(wish),
         "SLIPWAY_NODES": str(wish.nodes),
         "SLIPWAY_PROCS": str(wish.procs),
@@ -186,6 +192,8 @@ def _environment(wish: Wish, needed: list[Converted]) -> dict[str, Variable]:
         "SLIPWAY_STOP_SIGNAL": graceful.signal,
         "SLIPWAY_STOP_TO": graceful.to,
     }
+    if isinstance(wish.profile, DockerProfile) and not (wish.gpus and wish.entry.flavour == "cuda"):
+        ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # an image says `all`, which NVIDIA's runtime obeys as the default one
     if wish.megatron_cache:  # the lock of its configurations ignores HF_HOME
         ours |= {megatroncache.NAME: megatroncache.TARGET, "MEGATRON_CONFIG_LOCK_DIR": megatroncache.TARGET}
         ours |= {"SLIPWAY_CONVERTED": "\n".join(c.folder for c in needed)}
@@ -194,7 +202,7 @@ def _environment(wish: Wish, needed: list[Converted]) -> dict[str, Variable]:
 
 def _shared(wish: Wish) -> list[str]:
     """Mounts below which every node must see what another writes."""
-    return ["/output", "/cache/hf", *([megatroncache.TARGET] if wish.megatron_cache else [])]
+    return ["/output", HF_HOME, DATASETS, *([megatroncache.TARGET] if wish.megatron_cache else [])]
 
 
 def launcher(wish: Wish) -> str:
@@ -210,12 +218,27 @@ def _mounts(wish: Wish, seen: Observed) -> list[Mount]:
     mounts += [Mount(source=f"{RUN_DIR}/code/{n}", target=c.path, readonly=True) for n, c in wish.code.items()]
     mounts += [
         Mount(source=output_path(seen), target="/output", readonly=False),
-        Mount(source=seen.host.hf_home, target="/cache/hf", readonly=False),
         Mount(source=f"{RUN_DIR}/slipway", target="/slipway", readonly=True),
         Mount(source=f"{RUN_DIR}/container", target=STATE, readonly=False),
+        *_caches(wish, seen.host),
     ]
-    if wish.megatron_cache:
-        mounts.append(Mount(source=wish.megatron_cache.path, target=megatroncache.TARGET, readonly=False))
     if wish.profile.secrets:
         mounts.append(Mount(source=SECRETS, target="/run/secrets", readonly=True))
     return sorted(mounts, key=lambda m: m.target)
+
+
+def _caches(wish: Wish, host: HostSeen) -> list[Mount]:
+    """Of the caller's HF_HOME what a step needs: snapshots that it cannot change, and what `datasets` has prepared.
+
+    Never all of it: there lie a login's tokens, and code that the caller's own programs would run. HF_HOME itself is
+    the run's.
+    """
+    caches = [
+        Mount(source=f"{RUN_DIR}/hf", target=HF_HOME, readonly=False),
+        Mount(source=f"{host.hf_home}/datasets", target=DATASETS, readonly=False),
+    ]
+    if host.hub:
+        caches.append(Mount(source=f"{host.hf_home}/hub", target=HUB, readonly=True))
+    if wish.megatron_cache:
+        caches.append(Mount(source=wish.megatron_cache.path, target=megatroncache.TARGET, readonly=False))
+    return caches

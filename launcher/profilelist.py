@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from launcher import profiles
-from slipway import canonical, yamldoc
+from slipway import canonical
 from slipway.errors import SlipwayError
 from slipway.project import Root
 from slipway.yamldoc import Noun
@@ -57,12 +57,8 @@ def keys(root: Root, name: str) -> list[Key]:
     for key, value in values.items():
         inner = value if isinstance(value, dict) else {}
         parts = {f"{key}.{k}": v for k, v in inner.items() if f"{key}.{k}" in origins} or {key: value}
-        found += [Key(name=k, value=v, origin=_place(origins.get(k), k)) for k, v in parts.items()]
+        found += [Key(name=k, value=v, origin=profiles.place(origins, k)) for k, v in parts.items()]
     return found
-
-
-def _place(file: Path | None, key: str) -> str:
-    return f"{file}:{yamldoc.line_of(file, *key.split('.', 1))}" if file else ""
 
 
 def table(found: list[Listed]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
 from slipway.project import Root, user_dirs
+from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
 Limit = Literal["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
@@ -21,6 +24,8 @@ OUR_TARGETS = ("/inputs", "/output", "/cache", "/slipway", "/run/slipway", "/run
 
 GpuModel = Literal["A10", "A100", "A30", "A40", "B200", "B300", "GB200", "GB300", "GH200", "H100", "H20", "H200", "L4",
                    "L40", "L40S", "RTX PRO 6000", "V100"]  # fmt: skip
+_ON_ARM = ("GB200", "GB300", "GH200")  # beside NVIDIA's own processor, Grace
+WHOLE_NODE = 8  # GPUs: a step that asks for as many asks for all of a node's
 
 
 class Gpu(Noun, frozen=True, kw_only=True):
@@ -45,7 +50,7 @@ class ExtraMount(Noun, frozen=True, kw_only=True):
 
 class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
     """`extends`: a profile whose keys count where this one has none. `runs`, `hf_home`, `megatron_cache`:
-    folders of the host.
+    folders of the host. In paths `~` and $VARIABLEs are put in; a relative one begins at the file that says it.
 
     `offline`: the hub is not asked, its inputs are those in `hf_home`. `secrets`: name -> `env` (this shell's variable)
     or `file:PATH`; they reach the container as files. `ray_wait`: seconds that a step with Ray waits for its nodes.
@@ -71,14 +76,25 @@ class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
         """The engine."""
         return str(self.__struct_config__.tag)
 
+    def gpus_for(self, shape: int) -> int:
+        """How many GPUs of a node a step gets that asks for `shape`."""
+        return shape
+
+
+GPU_ID = r"^(\d+(:\d+)?|(GPU|MIG)-[0-9A-Za-z/-]+)$"  # an index, GPU:INSTANCE, or a UUID
+GpuId = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=GPU_ID)]
+
 
 class DockerProfile(_Common, frozen=True, kw_only=True, tag="docker"):
     """`engine`: the engine's address where it is not the usual one. Sizes as Docker writes them (`8g`).
 
-    `ulimits`: name -> limit, -1 = unlimited.
+    `gpu_ids`: the GPUs that runs get, by index, GPU:INSTANCE or UUID. `shared`: folders that this machine and an
+    engine on another one see at the same path. `ulimits`: name -> limit, -1 = unlimited.
     """
 
     engine: str | None = None
+    gpu_ids: list[GpuId] = []
+    shared: list[str] = []
     network: Literal["host", "bridge", "none"] = "host"
     ipc: Literal["private", "host", "shareable"] = "private"
     shm_size: str = "8g"
@@ -105,8 +121,10 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     """Slurm with pyxis. What is None is not asked for, so that the site's default counts.
 
     `shared`: folders that every node sees; `squash`: folder of the .sqsh files, below one of them. `image`: by that
-    file, or pulled by every node from the registry that the image was pushed to. `gpus_by`: how GPUs are asked for,
-    and as which `gpu_type` the site knows them. `mpi`: srun's --mpi. `network`: interface that NCCL and Gloo use.
+    file, or pulled by every node from the registry that the image was pushed to. `gpus`: how many a node has;
+    `arch`: its processor, by the GPUs' model where None. `gpus_by`: how GPUs are asked for, and as which `gpu_type` the
+    site knows them; none = they are no resource of the site's: a job with GPUs gets its nodes for itself. `mpi`: srun's
+    --mpi. `network`: interface that NCCL and Gloo use.
     `setup`: lines of bash before srun. `sbatch`, `srun`: further long options, without dashes; true = without a value.
     `stop_seconds`: how long before the time limit the step is told; by the step's own need where None. `attempts`: how
     often one job may start. `mount_wait`: seconds that nodes wait to see each other's files.
@@ -121,7 +139,9 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     time: str | None = None
     mem: str | None = None
     cpus: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    gpus_by: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    gpus: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    arch: Literal["amd64", "arm64"] | None = None
+    gpus_by: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
     gpu_type: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] | None = None
     exclusive: bool = False
     mpi: str = "none"
@@ -139,10 +159,37 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
     mount_wait: Annotated[int, msgspec.Meta(ge=1)] = 90
 
+    def gpus_for(self, shape: int) -> int:
+        """All of a node for a step that wants a whole one, never more than a node has."""
+        if self.gpus is None:
+            return shape
+        return self.gpus if shape >= WHOLE_NODE else min(shape, self.gpus)
+
+    @property
+    def processor(self) -> tuple[str, str]:
+        """Of the nodes, as Docker names it; and which key says so, empty where none does."""
+        if self.arch:
+            return self.arch, "arch"
+        if self.gpu and self.gpu.model in _ON_ARM:
+            return "arm64", "gpu.model"
+        return "amd64", "gpu.model" if self.gpu else ""
+
 
 Profile = DockerProfile | EnrootProfile | SlurmProfile
 KINDS: dict[str, type[Profile]] = {"docker": DockerProfile, "enroot": EnrootProfile, "slurm": SlurmProfile}
 _MERGED = ("env", "secrets", "ulimits", "sbatch", "srun")  # mappings that `extends` joins key by key
+_PATHS = ("runs", "hf_home", "megatron_cache", "squash", "data", "shared", "mounts", "secrets", "engine")
+Keys = tuple[str | int, ...]
+
+
+# What would change which programs and libraries are loaded, what shells run, or what the launcher and Slurm say.
+_NO_SECRET = re.compile(
+    r"(PYTHON|BASH|PERL5|(LD|GLIBC|MALLOC|SLIPWAY|SLURM|SBATCH|SRUN|PMIX?|OMPI|ENROOT|PYXIS|CUDA|XDG)_)\w*"
+    r"|NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_\w*|DISABLE_REQUIRE)"
+    r"|PATH|ENV|IFS|PS4|CDPATH|SHELL|SHELLOPTS|PROMPT_COMMAND|GLOBIGNORE|GCONV_PATH|LOCPATH|NODE_OPTIONS"
+    r"|HOME|USER|LOGNAME|UID|EUID|PPID|TMPDIR|PWD|HF_HOME|HF_HUB_OFFLINE|HF_TOKEN_PATH|NRL_MEGATRON_CHECKPOINT_DIR"
+    r"|MEGATRON_CONFIG_LOCK_DIR|RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|RAY_ADDRESS"
+)
 
 
 def parse_size(text: str) -> int:
@@ -156,9 +203,8 @@ def parse_size(text: str) -> int:
 def find_profile(root: Root, name: str) -> Profile:
     """The profile `name`, with what it extends. Raises SlipwayError 64 (unknown, with the nearest) or 78 (wrong)."""
     profile = with_origins(root, name)[0]
-    if isinstance(profile, EnrootProfile):
-        data = Path(profile.data).expanduser() if profile.data else root.state / "enroot"
-        return msgspec.structs.replace(profile, data=str(data.absolute()))
+    if isinstance(profile, EnrootProfile) and not profile.data:
+        return msgspec.structs.replace(profile, data=str(root.kept("enroot").absolute()))
     return profile
 
 
@@ -176,8 +222,51 @@ def with_origins(root: Root, name: str) -> tuple[Profile, dict[str, Path]]:
                 origins |= {f"{key}.{k}": path for k in item}
             else:
                 origins[key] = path
+    merged |= {k: _with_paths(merged[k], (k,), origins) for k in _PATHS if k in merged}
     path, type_ = files[0]
     return msgspec.structs.replace(msgspec.convert(merged, type_), name=name, file=str(path)), origins
+
+
+def place(origins: Mapping[str, Path], key: str) -> str:
+    """file:line:column that says a key; empty for a default."""
+    file = origins.get(key)
+    return f"{file}:{yamldoc.line_of(file, *key.split('.', 1))}" if file else ""
+
+
+def _with_paths(value: Any, keys: Keys, origins: Mapping[str, Path]) -> Any:
+    """`value`, which `keys` lead to, with every path in it whole."""
+    if isinstance(value, list):
+        return [_with_paths(item, (*keys, n), origins) for n, item in enumerate(value)]
+    if isinstance(value, dict):
+        other = {"target", "readonly"} if keys[0] == "mounts" else set()
+        return {k: v if k in other else _with_paths(v, (*keys, k), origins) for k, v in value.items()}
+    before = {"secrets": "file:", "engine": "unix://"}.get(str(keys[0]), "")
+    if value is None or not value.startswith(before):
+        return value
+    file = origins.get(".".join(str(k) for k in keys[:2])) or origins[str(keys[0])]
+    return before + _whole(value.removeprefix(before), file, keys)
+
+
+def _whole(text: str, file: Path, keys: Keys) -> str:
+    """A path of a profile, absolute. Raises SlipwayError 78 with its place."""
+
+    def wrong(what: str, remedy: str) -> SlipwayError:
+        where, name = f"{file}:{yamldoc.line_of(file, *keys)}", ".".join(str(k) for k in keys)
+        return SlipwayError(Exit.CONFIG, f"{name}: {text!r}: {what}", where=where, remedy=remedy)
+
+    def variable(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if value := os.environ.get(name, "").strip():
+            return value
+        raise wrong(f"the variable {name} is not set here", f"export {name}=…, or write the path itself")
+
+    if not text:
+        raise wrong("expected a path", "leave the key out, or write null")
+    said = re.sub(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", variable, text)
+    try:
+        return os.path.normpath(file.parent.absolute() / Path(said).expanduser())
+    except RuntimeError as e:
+        raise wrong(f"{said.partition('/')[0]} is nobody's home here", "write the path itself") from e
 
 
 def _chain(root: Root, name: str) -> list[tuple[Path, type[Profile]]]:
@@ -205,8 +294,8 @@ def _chain(root: Root, name: str) -> list[tuple[Path, type[Profile]]]:
 
 
 def _read(path: Path) -> Profile:
-    """One file, checked. Raises SlipwayError 78 with file and line."""
-    text = read_text(path)
+    """One file, checked. Raises SlipwayError 78 with file and line, 77 for one that others may write."""
+    text = read_text(trusted(path, path.parents[1]))
     value = yamldoc.parse(text, str(path))
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind not in KINDS:
@@ -226,10 +315,11 @@ def _read(path: Path) -> Profile:
     for mount in profile.mounts:
         _check_mount(path, mount)
     for name, value in profile.secrets.items():
-        _check_text(path, ("secrets", name), value, r"env|file:/.+", "`env`, or file: and an absolute path")
+        _check_secret(path, name)
+        _check_text(path, ("secrets", name), value, r"env|file:.+", "`env`, or file: and a path")
     if isinstance(profile, SlurmProfile) and profile.time is not None:
-        shape = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"
-        _check_text(path, ("time",), profile.time, shape, "such as 30 (minutes), 4:00:00 or 1-12")
+        shape = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}|UNLIMITED"
+        _check_text(path, ("time",), profile.time, shape, "such as 30 (minutes), 4:00:00, 1-12 or UNLIMITED")
     return profile
 
 
@@ -239,11 +329,22 @@ def _check_text(path: Path, keys: tuple[str, ...], value: str, pattern: str, exp
         raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {value!r}; expected {expected}", where=where)
 
 
+def _check_secret(path: Path, name: str) -> None:
+    """A secret is a file and a variable of that name: no path, and nothing by which programs find their parts or us."""
+    why = ""
+    if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
+        why = "expected the name of a variable, such as HF_TOKEN (A to Z, digits, _)"
+    elif _NO_SECRET.fullmatch(name):
+        why = "the launcher or the container's programs set it, or load others by it; expected the name of a secret"
+    if why:
+        where = f"{path}:{yamldoc.line_of(path, 'secrets', name)}"
+        raise SlipwayError(Exit.CONFIG, f"secrets: {name!r}: {why}", where=where)
+
+
 def _check_mount(path: Path, mount: ExtraMount) -> None:
     where = f"{path}:{yamldoc.line_of(path, 'mounts')}"
-    for side, value in (("source", mount.source), ("target", mount.target)):
-        if not Path(value).is_absolute():
-            raise SlipwayError(Exit.CONFIG, f"mounts: {side} {value!r} is no absolute path", where=where)
+    if not Path(mount.target).is_absolute():
+        raise SlipwayError(Exit.CONFIG, f"mounts: target {mount.target!r} is no absolute path", where=where)
     taken = next((t for t in OUR_TARGETS if Path(mount.target) == Path(t) or Path(t) in Path(mount.target).parents), "")
     if taken:
         raise SlipwayError(Exit.CONFIG, f"mounts: target {mount.target!r}: {taken} is the launcher's own", where=where)

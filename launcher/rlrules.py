@@ -84,8 +84,11 @@ def _library_data(wish: Wish) -> Iterator[Finding]:
     for name, parameter in wish.step.parameters.items():
         if parameter.instead_of and parameter.instead_of not in wish.words.inputs:
             chosen = wish.words.parameters.get(name, "the one of the base configuration")
-            what = f"no {parameter.instead_of}=: the library's own data set ({chosen}) has to be in the hub's cache"
-            yield warning(f"{name}=", what, f"give {parameter.instead_of}=PATH, or fetch it into HF_HOME before")
+            what = (
+                f"no {parameter.instead_of}=: the library's own data ({chosen}) have to be prepared in HF_HOME/datasets"
+            )
+            remedy = f"give {parameter.instead_of}=PATH, or call datasets.load_dataset where the hub can be reached"
+            yield warning(f"{name}=", what, remedy)
 
 
 def _backends(wish: Wish, seen: Observed) -> Iterator[Finding]:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath, PurePosixPath
 
-from launcher import fit, megatroncache, memory, memory_rl, rlrules
+from launcher import fit, gpus, megatroncache, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
 from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
 from launcher.fit import warning as _warning
 from launcher.plan import Finding, Observed, Wish
+from launcher.profiles import SlurmProfile
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
 ADAPTER_BYTES = 4  # of a weight, at most
 RESERVED_ENV = frozenset(
-    {"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", megatroncache.NAME}
+    {
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN_PATH",
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        megatroncache.NAME,
+    }
 )
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
@@ -141,10 +152,39 @@ def _mounts(wish: Wish, seen: Observed) -> Iterator[Finding]:
     targets = [mount.target for mount in wish.profile.mounts]
     for target in sorted({t for t in targets if targets.count(t) > 1}):
         yield _error(Exit.CONFIG, f"{wish.profile.file}: mounts", f"{target} stands there twice")
+    yield from _hidden(wish, targets)
     for name, why in seen.host.missing_secrets.items():
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: secrets.{name}", why)
     for source in seen.host.missing_mounts:
         yield _error(Exit.NO_INPUT, f"{wish.profile.file}: mounts", f"there is nothing at {source}")
+    yield from _logins(wish, seen)
+
+
+def _logins(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    """Tokens that nobody has declared, in a folder that somebody mounts."""
+    mounted = [(f"{wish.profile.file}: mounts", m.source) for m in wish.profile.mounts]
+    mounted += [(f"{name}={a.path}", a.path) for name, a in seen.artifacts.items()]
+    mounted += [(f"output={seen.output.path}", seen.output.path)] if seen.output else []
+    if isinstance(wish.profile, SlurmProfile) and wish.profile.mount_home:
+        mounted.append((f"{wish.profile.file}: mount_home", seen.host.home))
+    for where, folder in mounted:
+        for login in seen.host.logins:
+            if PurePath(login).is_relative_to(folder):
+                what = f"{login} is in it, a login that whatever runs in the container can read"
+                yield _warning(where, what, "mount a folder without it")
+
+
+def _hidden(wish: Wish, targets: Sequence[str]) -> Iterator[Finding]:
+    """What would be mounted over what the image runs with; as root with a home mounted, enroot puts it on /root."""
+    profile = wish.profile
+    over = {target: f"mounts: {target}" for target in targets}
+    if isinstance(profile, SlurmProfile) and profile.mount_home and profile.remap_root:
+        over["/root"] = "mount_home, with remap_root, is a mount on /root, which"
+    for target, what in over.items():
+        if held := [h for h in wish.entry.holds if h == target or PurePosixPath(target) in PurePosixPath(h).parents
+                    or PurePosixPath(h) in PurePosixPath(target).parents]:  # fmt: skip
+            said = f"{what} hides {' and '.join(held)}, where {wish.entry.name} has interpreters and packages"
+            yield _error(Exit.CONFIG, str(profile.file), said, "name another target, or leave it out")
 
 
 def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
@@ -155,6 +195,8 @@ def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
     there = seen.engine.gpus
     if there and wish.gpus > there:
         yield _error(Exit.WORDS, "--gpus", f"{wish.gpus} asked for, the machine has {there}")
+    else:
+        yield from gpus.check(wish, seen.engine)
     if wish.procs > seen.host.cpus and wish.entry.flavour == "cpu":
         yield _warning("--procs", f"{wish.procs} processes on {seen.host.cpus} cores")
 
@@ -179,6 +221,9 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
     elif not image.id and image.tagged:
         what = f"the engine's slipway/{entry.library} is {image.tagged}, which no record of this lock entry names"
         yield _error(Exit.DATA, where, what, f"build it from the lock: {entry.build_command}")
+    elif image.platform and seen.engine.platform and image.platform != seen.engine.platform:
+        what = f"is for {image.platform}; containers run on {seen.engine.platform} ({seen.engine.platform_by})"
+        yield _error(Exit.DATA, image.source or where, what, _for_platform(wish, seen.engine.platform))
     elif not image.id:
         what = "was built, but this engine does not have it" if image.recorded else "has not been built"
         yield _error(Exit.NO_INPUT, where, what, f"run: {entry.build_command}")
@@ -195,6 +240,13 @@ def _image(wish: Wish, seen: Observed) -> Iterator[Finding]:
             yield _warning(where, f"{what} (--allow-drift)")
         else:
             yield _error(Exit.DATA, where, what, "build it from what the lock pins, or accept it with --allow-drift")
+
+
+def _for_platform(wish: Wish, platform: str) -> str:
+    """What makes the image for another processor."""
+    squash = "" if wish.profile.kind == "docker" else f", then: images squash {wish.entry.name}"
+    profile = "; or correct what the profile says" if wish.profile.kind == "slurm" else ""
+    return f"run: {wish.entry.build_command} --platform {platform}{squash}{profile}"
 
 
 def _size(n: float) -> str:

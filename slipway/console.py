@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,15 +15,31 @@ from slipway.errors import Exit, SlipwayError
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, while there is one; stdout is kept for results."""
+    """Lines for the person at the terminal, while there is one; stdout is kept for results.
+
+    What they tell may come from a container or a file: nothing in it steers the terminal.
+    """
     try:
-        click.echo(text, err=True)
-    except BrokenPipeError:
+        click.echo("\n".join(map(visible, text.split("\n"))), err=True)
+    except OSError:  # it was closed, or is a file on a disk that is full: no reason to end what goes on
         unread(sys.stderr)
 
 
+def say_now(text: str) -> None:
+    """The same, but nothing where that would have to wait: whoever is at the terminal may have stopped reading."""
+    if sys.stderr is not None and select.select([], [sys.stderr], [], 0)[1]:
+        say(text)
+
+
+def visible(text: str) -> str:
+    """`text` as one line that only prints: what would steer a terminal is shown as Python would write it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def unread(stream: TextIO) -> None:
-    """Sends what is still to come on `stream` nowhere: its reader has left, every write would fail."""
+    """Sends what is still to come on `stream` nowhere: every write would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

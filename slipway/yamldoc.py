@@ -188,6 +188,6 @@ def _scalar(node: Any) -> Any:
     return yaml.load(node.value, Loader=_Loader) if isinstance(node, yaml.ScalarNode) else None
 
 
-def line_of(path: Path, *keys: str) -> str:
-    """`line:column` of the key that `keys` lead to, for errors found after loading; as near as it is written."""
+def line_of(path: Path, *keys: str | int) -> str:
+    """`line:column` of the key or item that `keys` lead to, for errors found later; as near as it is written."""
     return _position(read_text(path), keys)

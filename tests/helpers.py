@@ -20,8 +20,10 @@ import msgspec
 from images import identity, render
 from images import lock as locks
 from images.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
+from launcher import records
 from launcher.artifacts import Artifact
-from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen, Wish
+from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen, Plan, Wish
+from launcher.records import EngineUsed, Record, Run
 from slipway import yamldoc
 from slipway.files import write_atomic
 from slipway.project import Root
@@ -86,6 +88,12 @@ class Project:
         path.chmod(0o755)
         return path
 
+    def bridge(self, engine: Engine) -> str:
+        """The URL of an engine on another machine, to which `ssh` leads; its words are written down as a request is."""
+        log, script = self.path.parent / "requests", HERE / "standins" / "ssh.py"
+        self.program("ssh", f'echo "$@" >>{log}; exec {sys.executable} -IS {script} {engine.folder}/socket')
+        return "ssh://me@far.example:2222"
+
     def _run(self, program: str, words: tuple[str, ...], cwd: Path | None) -> Done:
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
             command = {"program": program, "words": words, "cwd": str(cwd or self.path), "env": self.env}
@@ -129,7 +137,7 @@ class Engine:
     folder: Path
 
     def holds(self, **facts: Any) -> None:
-        """`images`: reference -> id; `info`, `version`: what differs from the usual answer; `missing`: its words."""
+        """What it has and answers, where that is not the usual: see standins/engine.py."""
         (self.folder / "has.json").write_text(json.dumps(facts))
 
     @property
@@ -344,3 +352,21 @@ def seen_of(**changes: Any) -> Observed:
 
 WishOf = Callable[..., Wish]  # the fixture wish_of: makes a Wish with changes
 Refused = Callable[..., str]  # the fixture refused: runs a command that must end with a code and make nothing
+
+
+def record_of(run: Run, plan: Plan, address: str = "", **changes: Any) -> Record:
+    """The record of a run that was submitted."""
+    facts: dict[str, Any] = {"schema": 1, "run": run.id, "directory": str(run.path), "state": "submitted", "argv": []}
+    facts |= {"plan_hash": plan.hash, "plan": plan, "request": {}, "slipway": "0", "submitted": records.now()}
+    return Record(**({**facts, "engine": EngineUsed(kind=plan.profile.kind, address=address)} | changes))
+
+
+def left_by(project: Project, plan: Plan, run_id: str = "20260101T000000Z-sft.automodel-aaaaaa") -> Run:
+    """A run of the project's that was started, and that nobody looks after."""
+    run = Run(project.path / "runs" / run_id)
+    (run.path / "logs").mkdir(parents=True)
+    (run.path / "container" / "0").mkdir(parents=True)
+    run.write(record_of(run, plan, project.env["DOCKER_HOST"]))
+    run.event("started")
+    (run.path / "lock").touch()
+    return run

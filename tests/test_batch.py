@@ -17,7 +17,7 @@ from helpers import REPO
 from slurm_job import PATIENCE, REQUEUES, STEP, Job
 
 # Says that it runs, and ends with 143 when scancel has told it.
-WAITS = "touch running; until [[ -e told ]]; do read -rt 0.01 <> <(:); done; exit 143"
+WAITS = "mkdir -p container/0/ranks; touch running; until [[ -e told ]]; do read -rt 0.01 <> <(:); done; exit 143"
 TELLS = "touch told"
 
 
@@ -26,6 +26,9 @@ def wait_for(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of two users, and mounts")
 
 
 def with_secret(job: Job) -> Path:
@@ -112,6 +115,16 @@ def test_what_an_earlier_attempt_left_tells_nothing_of_this_one(job: Job) -> Non
     assert job.run(SLURM_RESTART_COUNT="2") == 3
 
 
+def test_each_attempt_first_removes_what_others_left_in_steps_that_take_their_numbers(job: Job) -> None:
+    job.write()
+    assert job.run(SLURM_RESTART_COUNT="2", ENROOT_DATA_PATH="/other") == 0, job.err
+    *before, step = job.calls("srun")
+    assert step.option("job-name") == "slipway"
+    assert [c.option("job-name") for c in before] == ["leftovers"] * 2
+    assert all("enroot remove -f" in c.words[-1] and "ENROOT_DATA_PATH" not in c.env for c in before)
+    assert {c.option("nodes") for c in before} == {"2"}
+
+
 def test_a_node_on_which_nothing_ran_is_no_success(job: Job) -> None:
     job.step("mkdir container/0; echo {} >container/0/status.json")
     job.write()
@@ -137,13 +150,61 @@ def test_a_missing_secret_is_refused(job: Job) -> None:
     assert job.attempts[-1]["exit"] == "77"
 
 
+@pytest.mark.parametrize("whose", ["link", "link to all", pytest.param("another's", marks=AS_ROOT)])
+def test_secrets_that_are_not_the_callers_own_are_refused_and_left_alone(job: Job, whose: str) -> None:
+    secret = with_secret(job)
+    if whose == "another's":
+        os.chown(secret.parent, 65534, 65534)
+    else:
+        link = secret.parent if whose == "link" else secret.parent.parent
+        link.rename(job.root / "elsewhere")
+        link.symlink_to(job.root / "elsewhere")
+    assert job.run() == 77
+    assert f"../.secrets/{job.path.name} is not your own folder" in job.err
+    assert not job.calls("srun") and secret.read_text() == "hush"
+
+
+@AS_ROOT
+def test_secrets_that_cannot_be_removed_are_said(job: Job) -> None:
+    secret = with_secret(job)
+    subprocess.run(["mount", "--bind", secret.parent, secret.parent], check=True)
+    try:
+        assert job.run() == 0
+    finally:
+        subprocess.run(["umount", secret.parent], check=True)
+    assert f"cannot remove the secrets in {job.path}/../.secrets/{job.path.name}: remove them" in job.err
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_what_a_job_writes_is_for_its_owner_alone_but_for_what_its_step_writes(job: Job, mask: int) -> None:
+    job.write()
+    job.step(f"{STEP}; umask >mask")
+    before = os.umask(mask)
+    try:
+        assert job.run() == 0, job.err
+    finally:
+        os.umask(before)
+    assert int((job.path / "mask").read_text(), 8) == mask
+    ours = [job.path / "attempts.jsonl", *(job.path / "logs").glob("node-*.log")]
+    assert {path.stat().st_mode & 0o777 for path in ours} == {0o600}
+    assert (job.path / "container").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_line_of_setup_may_say_what_others_may_do(job: Job) -> None:
+    job.write(job.plan(profile={"setup": ["umask 007"]}))
+    job.step(f"{STEP}; umask >mask")
+    assert job.run() == 0, job.err
+    assert int((job.path / "mask").read_text(), 8) == 0o007
+    assert (job.path / "attempts.jsonl").stat().st_mode & 0o777 == 0o600
+
+
 def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job) -> None:
     secret = with_secret(job)
     job.job_is("Restarts=0 ", REQUEUES)
     process = start_waiting(job)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
-    assert [c.words for c in job.calls("scancel")] == [["--signal=TERM", "7.0"]]
+    assert [c.words for c in job.calls("scancel")] == [["--signal=URG", "7.3"]]
     assert ["requeue", "7"] in [c.words for c in job.calls("scontrol")]
     end = job.attempts[-1]
     assert (end["exit"], end["why"], end["requeued"]) == ("143", "time limit", "true")
@@ -153,7 +214,7 @@ def test_ahead_of_the_time_limit_the_step_is_told_and_the_job_requeued(job: Job)
 
 def test_a_step_that_does_not_exist_yet_is_told_once_it_does(job: Job) -> None:
     """The signal comes while the setup lines run; scancel would send nothing then, and succeed."""
-    setup = ["touch setting; until [[ -e asked ]]; do read -rt 0.01 <> <(:); done; true"]
+    setup = ["touch setting; until [[ -e go ]]; do read -rt 0.01 <> <(:); done; true"]
     job.write(job.plan(profile={"setup": setup}))
     job.step(WAITS)
     job.does("scancel", "[[ ! -e running ]] || touch told")
@@ -161,16 +222,20 @@ def test_a_step_that_does_not_exist_yet_is_told_once_it_does(job: Job) -> None:
     process = job.start()
     wait_for((job.path / "setting").exists)
     process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: not pending(process.pid, signal.SIGUSR1))
+    (job.path / "go").touch()
     assert process.wait(PATIENCE) == -signal.SIGKILL, job.err
     assert job.attempts[-1]["why"] == "time limit"
 
 
 def test_nobody_goes_on_asking_for_a_step_that_will_not_come(job: Job) -> None:
-    setup = ["touch setting; until [[ -e asked ]]; do read -rt 0.01 <> <(:); done; false"]
+    setup = ["touch setting; until [[ -e go ]]; do read -rt 0.01 <> <(:); done; false"]
     job.write(job.plan(profile={"setup": setup}))
     process = job.start()
     wait_for((job.path / "setting").exists)
     process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: not pending(process.pid, signal.SIGUSR1))
+    (job.path / "go").touch()
     assert process.wait(PATIENCE) == 78
     wait_for(lambda: not group(process.pid))
 
@@ -283,6 +348,48 @@ def test_what_slurm_itself_puts_back_keeps_its_secrets(job: Job) -> None:
     assert secret.exists()
 
 
+@pytest.mark.parametrize(
+    ("told", "why"), [(signal.SIGUSR1, "time limit"), (signal.SIGUSR2, "TERM"), (signal.SIGTERM, "TERM")]
+)
+def test_what_is_told_while_its_container_is_made_was_stopped(job: Job, told: signal.Signals, why: str) -> None:
+    """What makes the container takes TERM for itself, and srun says 1."""
+    job.write(job.plan(profile={"attempts": 1}))
+    job.step(WAITS.replace("mkdir -p container/0/ranks; ", "").replace("exit 143", "exit 1"))
+    job.does("scancel", TELLS)
+    process = job.start()
+    wait_for((job.path / "running").exists)
+    process.send_signal(told)
+    if told == signal.SIGTERM:  # Slurm tells the step itself
+        wait_for(lambda: not pending(process.pid, told))
+        (job.path / "told").touch()
+    assert process.wait(PATIENCE) == 143, job.err
+    assert f"told to stop ({why}) before its container was made" in job.err
+    assert [c.words for c in job.calls("scancel")] == ([] if told == signal.SIGTERM else [["--signal=TERM", "7.3"]])
+    assert (job.attempts[-1]["exit"], job.attempts[-1]["why"]) == ("143", why)
+
+
+def test_what_nodes_have_to_share_is_marked_before_the_step(job: Job) -> None:
+    """All their containers are younger than the mark, however long they take to make."""
+    job.write()
+    old = job.path / "container" / ".slipway-nonce-7.0.0123456789abcdef"
+    old.parent.mkdir()
+    old.touch()
+    marks = f'echo "$PWD"/container/.slip* {job.root}/out/.slip* {{"$PWD"/hf,{job.root}/hf/datasets}}/.slip* >marks'
+    job.step(f"{marks}\n{STEP}")
+    assert job.run(SLURM_RESTART_COUNT="1") == 0, job.err
+    nonce = job.calls("srun")[-1].env["SLIPWAY_NONCE"]
+    places = [job.path / "container", job.root / "out", job.path / "hf", job.root / "hf" / "datasets"]
+    assert (job.path / "marks").read_text().split() == [f"{place}/.slipway-nonce-{nonce}" for place in places]
+    assert not [path for place in places for path in place.glob(".slip*")]
+
+
+def test_a_place_that_cannot_be_marked_is_named(job: Job) -> None:
+    job.write()
+    job.does("scontrol", (job.folder / "scontrol.sh").read_text() + f"\nrm -rf {job.root}/out")
+    assert job.run() == 78
+    assert f"refused: {job.root}/out: cannot be written on " in job.err and not job.calls("srun")
+
+
 def test_no_job_no_run(job: Job) -> None:
     """A script that somebody runs by hand must not take away what the job will need."""
     secret = with_secret(job)
@@ -324,12 +431,12 @@ def test_what_pyxis_would_take_from_the_environment_is_gone(job: Job) -> None:
     assert not [name for name in job.srun.env if name.startswith("PYXIS_")]
 
 
-@pytest.mark.parametrize("name", ["a:b", "a,b"])
+@pytest.mark.parametrize("name", ["a:b", "a,b", "a b", 'a"b', "a$b", "a`b", "a\\b"])
 def test_a_path_that_pyxis_cannot_mount_is_refused(job: Job, name: str) -> None:
     job.path = job.path.with_name(name)
     job.write()
     assert job.run() == 78
-    assert f"{job.path}: pyxis cannot mount a path with a comma or a colon" in job.err
+    assert f'{job.path}: pyxis cannot mount a path with white space or one of , : " $ ` \\' in job.err
 
 
 def test_an_image_that_is_not_on_the_node_is_named(job: Job) -> None:

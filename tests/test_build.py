@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import IMAGE, MATRIX_FILE, Engine, Project, tree
+from helpers import IMAGE, MATRIX_FILE, Engine, Known, Project, relock, tree
 
 from images import base, build, identity
 from images import lock as locks
@@ -50,7 +50,7 @@ def bootstrapped(boats: Project) -> Path:
 
 def calls(docker: Path) -> list[list[str]]:
     lines = (docker / "calls").read_text().splitlines()
-    return [words for words in map(json.loads, lines) if words[1] not in ("version", "imagetools")]
+    return [words for words in map(json.loads, lines) if words[1] not in ("version", "imagetools", "inspect")]
 
 
 @pytest.fixture
@@ -111,6 +111,42 @@ def test_nothing_is_built_twice_until_something_changes_or_it_is_wished(boats: P
     boats.edit("entrypoints/verify.py", "import argparse", "import argparse  # changed")
     assert boats.images("build", "boats").code == 0
     assert len(calls(docker)) == 3
+
+
+def test_another_processor_is_asked_of_buildkit_and_recorded(boats: Project, docker: Path, engine: Engine) -> None:
+    """What was built for one is not what is wanted for the other; and who has no word for it wants the engine's own."""
+    has = json.loads((engine.folder / "has.json").read_text())
+    engine.holds(**has, version={"Arch": "amd64"})
+    platforms = "Nodes:\nPlatforms: linux/amd64, linux/amd64/v2, linux/arm64\n"
+    (docker / "inspect").write_text(platforms)
+    entry = locks.load_lock(boats.root).entries["boats/26.08-cuda"]
+    for words, asked in (((), []), (("--platform", "linux/arm64"), ["linux/arm64"])):
+        shutil.rmtree(docker / "context", ignore_errors=True)
+        done = boats.images("build", "boats", *words)
+        assert (done.code, "unchanged" in done.stderr) == (0, False), done
+        (record, *_) = identity.records(boats.root, entry)
+        assert option(calls(docker)[-1], "--platform") == asked
+        assert record.platform == (asked or ["linux/amd64"])[0]
+    assert "unchanged" in boats.images("build", "boats", "--platform", "linux/arm64").stderr
+
+
+@pytest.mark.usefixtures("bootstrapped")
+def test_a_processor_is_refused_that_the_lock_or_the_engine_does_not_have(
+    boats: Project, docker: Path, engine: Engine
+) -> None:
+    has = json.loads((engine.folder / "has.json").read_text())
+    engine.holds(**has, version={"Arch": "amd64"})
+    done = boats.images("build", "boats", "--platform", "linux/arm64")
+    assert (done.code, done.stdout) == (69, "")
+    assert f"error: {engine.address}: " in done.stderr
+    assert "runs programs of linux/amd64, linux/386, not of linux/arm64\n  build on such a machine, or" in done.stderr
+    boats.edit(MATRIX_FILE, "platform: linux}", "platform: x86_64-manylinux_2_36}")
+    boats.edit(MATRIX_FILE, "platform: linux}", "platform: x86_64-manylinux_2_36}")
+    relock(boats.root, Known())
+    done = boats.images("build", "boats", "--flavour", "cpu", "--platform", "linux/arm64")
+    assert (done.code, done.stdout) == (65, "")
+    assert done.stderr.startswith("error: boats/1.0-cpu: is locked for linux/amd64 alone, not for linux/arm64: ")
+    assert not any("build" in words[:2] for words in calls(docker))
 
 
 def test_an_image_that_is_gone_from_the_engine_is_built_again(boats: Project, docker: Path, engine: Engine) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launcher import cachefolders
+from launcher import cachefolders, conversions
 from launcher.cachefolders import Taken
 from launcher.megatroncache import MARKER, Converted
 from launcher.records import Run
@@ -146,3 +148,38 @@ def test_a_marker_that_cannot_be_read_is_no_reason_to_put_its_folder_aside(tmp_p
     with pytest.raises(SlipwayError):
         cachefolders.take(folder, run_of(tmp_path, "one"), "docker")
     assert folder.is_dir() and not (folder.parent / ".quarantine").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [(os.mkfifo, "is no regular file"), (lambda path: path.symlink_to("/dev/zero"), f"{MARKER} is a link")],
+)
+def test_a_marker_that_is_no_file_keeps_nobody_waiting(folder: Path, make: Callable[[Path], None], why: str) -> None:
+    (whole(folder) / MARKER).unlink()
+    make(folder / MARKER)
+    with pytest.raises(SlipwayError) as e:
+        cachefolders.marker(folder)
+    assert (e.value.code, e.value.what, e.value.where) == (Exit.DATA, why, str(folder / MARKER))
+
+
+@pytest.mark.parametrize("change", [{"kind": "shell"}, {"run": 5}, {"more": 1}])
+def test_a_lease_of_no_engine_is_none(tmp_path: Path, folder: Path, change: dict[str, Any]) -> None:
+    cachefolders.take(folder, run_of(tmp_path, "one"), "docker")
+    (lease,) = (folder.parent / ".leases").rglob("*.json")
+    lease.write_text(json.dumps(json.loads(lease.read_text()) | change))
+    with pytest.raises(SlipwayError, match="is no lease") as e:
+        cachefolders.holder(folder)
+    assert (e.value.code, e.value.where) == (Exit.DATA, str(lease))
+
+
+def test_another_users_run_that_has_no_end_may_live(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine is not asked: what is written in its directory is that user's word."""
+    cachefolders.take(folder, run_of(tmp_path, "one"), "docker")
+    held = cachefolders.holder(folder)
+    assert held
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(SlipwayError, match="of another user makes it") as e:
+        conversions.lives(held)
+    assert (e.value.code, str(tmp_path / "runs" / "one") in e.value.remedy) == (Exit.TRY_AGAIN, True)

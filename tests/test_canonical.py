@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -39,3 +40,10 @@ def test_order_of_keys_does_not_change_the_hash_and_any_value_does() -> None:
 
 def test_bytes_are_hashed_as_they_are() -> None:
     assert canonical.sha256(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("write", [canonical.dumps, canonical.pretty])
+def test_what_json_does_not_have_is_not_written(write: Callable[[Any], str], value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write({"loss": value})

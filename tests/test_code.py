@@ -94,8 +94,8 @@ def refused(word: str, allow_dirty: bool = False) -> tuple[int, str, str]:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Path -> type and data of everything but git's own."""
-    found = {n: (m & 0o170111, d) for n, (m, d) in tree(folder).items() if n.split("/")[0] != ".git"}
+    """Path -> type, data, and whether its owner may run it, of everything but git's own."""
+    found = {n: (m & 0o170100, d) for n, (m, d) in tree(folder).items() if n.split("/")[0] != ".git"}
     return found | {n: str((folder / n).readlink()) for n in found if (folder / n).is_symlink()}
 
 

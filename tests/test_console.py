@@ -14,6 +14,7 @@ from helpers import Done, Inputs, Project, script
 
 import slipway
 from slipway.console import command_group
+from slipway.errors import Exit, SlipwayError
 
 
 def run(project: Project, *words: str) -> Done:
@@ -85,3 +86,15 @@ def test_a_fault_of_our_own_is_shown_whole_and_has_its_own_code() -> None:
     done = CliRunner().invoke(program, ["broken"])
     assert done.exit_code == 70
     assert "Traceback" in done.stderr and "a fault in slipway itself: RuntimeError: the sea is dry" in done.stderr
+
+
+def test_what_is_said_steers_no_terminal() -> None:
+    @command_group()
+    def program() -> None: ...
+
+    @program.command()
+    def odd() -> None:
+        raise SlipwayError(Exit.DATA, "found \x1b[2J\x9b\u202e\x00\udcff\tand é", where="file", remedy="mend it\r")
+
+    done = CliRunner().invoke(program, ["odd"])
+    assert done.stderr == "error: file: found \\x1b[2J\\x9b\\u202e\\x00\\udcff\\tand é\n  mend it\\r\n"

@@ -139,7 +139,12 @@ def test_a_site_where_all_is_well(site: Project) -> None:
         (
             "sinfo",
             {"--noheader --format=%R": "gpu", "--noheader --format=%D %G": "4 (null)"},
-            "failed GPUs no node of the partition has GPUs that Slurm knows of",
+            "failed GPUs no node of the partition has GPUs that Slurm knows of; gpus_by: none where its nodes",
+        ),
+        (
+            "sinfo",
+            {"--noheader --format=%R": "gpu", "--noheader --format=%D %G": "4 gpu:4(S:0-1),shard:8"},
+            "warning GPUs nodes have 4 GPUs, and who wants a whole node asks for 8; gpus: 4",
         ),
         (
             "scontrol",
@@ -192,6 +197,23 @@ def test_what_is_not_well_is_said(site: Project, program: str, answers: dict[str
             "mpi: pmx",
             "failed mpi srun knows no --mpi=pmx; the site's default is none; did you mean 'pmix'?",
         ),
+        (
+            "time: 02:00:00",
+            "time: UNLIMITED",
+            "failed time UNLIMITED asked for, gpu allows 1-00:00:00: jobs would wait for ever",
+        ),
+        ("mount_wait: 1", "gpus: 8\ngpu_type: h100", "ok GPUs 4 nodes with gpu:h100:8"),
+        ("mount_wait: 1", "gpus: 4", "failed GPUs gpus: 4, and nodes have 8 GPUs; gpus: 8"),
+        (
+            "mount_wait: 1",
+            "gpu_type: h10",
+            "failed GPUs gpu_type: h10, and Slurm knows h100; did you mean 'h100'?",
+        ),
+        (
+            "mount_wait: 1",
+            "gpus_by: none",
+            "warning GPUs 4 nodes with gpu:h100:8, and gpus_by: none takes whole nodes; gpus_by: gpus-per-node",
+        ),
         ("squash: {T}/shared/squash", "image: registry", "ok squash not used: image: registry"),
         (
             "squash: {T}/shared/squash",
@@ -229,6 +251,21 @@ def test_what_the_profile_has_wrong_is_said(site: Project, before: str, after: s
     assert code == (78 if line.startswith("failed") else 0)
 
 
+def test_a_site_whose_pyxis_mounts_images_is_warned(site: Project, tmp_path: Path) -> None:
+    """What mounts them is a process of the step, which Slurm's TERM ends with the others."""
+    (tmp_path / "plugstack.conf").write_text("include plugstack.conf.d/*.conf\n")
+    (tmp_path / "plugstack.conf.d").mkdir()
+    own = tmp_path / "plugstack.conf.d" / "pyxis.conf"
+    config = f"{CONFIG}PlugStackConfig         = {tmp_path}/plugstack.conf\n"
+    say(site, "scontrol", ANSWERS["scontrol"] | {"show config": config})
+    own.write_text("required /usr/lib/spank_pyxis.so runtime_path=/run/pyxis\n")
+    assert seen(site) == (0, WELL)
+    own.write_text("required /usr/lib/spank_pyxis.so runtime_path=/run/pyxis use_squashfuse=true\n")
+    code, lines = seen(site)
+    (more,) = set(lines) - set(WELL)
+    assert code == 0 and more.startswith("warning pyxis pyxis mounts images (use_squashfuse)")
+
+
 def test_a_machine_without_slurm_fails_once_and_what_needs_it_is_unknown(site: Project) -> None:
     (Path(site.env["PATH"]) / "sbatch").unlink()
     code, lines = seen(site)
@@ -253,6 +290,34 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     script = f"trap 'echo ended >{tmp_path}/ended; exit 3' TERM; until read -rt 0.05 <> <(:); do :; done"
     assert doctor.run(("bash", "-c", script), 2) == doctor.Answer(124, "", "bash did not answer within 2 s")
     assert (tmp_path / "ended").read_text() == "ended\n"
+
+
+def test_gpus_that_are_no_resource_of_slurms_are_counted_by_the_probe_job(site: Project) -> None:
+    say(site, "sinfo", ANSWERS["sinfo"] | {"--noheader --format=%D %G": "2 (null)"})
+    site.edit(SITE, "mount_wait: 1", "gpus_by: none\ngpus: 4")
+    say(site, "srun", ANSWERS["srun"], "printf 'n1\\tgpus\\t4 x H100, 560\\nn2\\tgpus\\t8 x H100, 560\\n'")
+    code, lines = seen(site, "--probe", "2")
+    assert "ok GPUs no resource of Slurm's, as the profile says (gpus_by: none)" in lines
+    assert "failed probe n2 has 8 GPUs, the profile says gpus: 4; gpus: 8" in lines
+    assert not any("n1 has" in line for line in lines) and code
+
+
+@pytest.mark.parametrize(
+    ("line", "machine", "said"),
+    [
+        ("gpus: 8", "x86_64", "ok probe amd64 on n1"),
+        ("arch: arm64", "aarch64", "ok probe arm64 on n1"),
+        (
+            "gpu: {model: GB200}", "x86_64",
+            "failed probe n1 is x86_64; the profile's nodes are arm64 (gpu.model); arch: amd64",
+        ),
+        ("gpus: 8", "aarch64", "failed probe n1 is aarch64; the profile's nodes are amd64 (default); arch: arm64"),
+    ],
+)  # fmt: skip
+def test_the_nodes_processor_is_compared(site: Project, line: str, machine: str, said: str) -> None:
+    site.edit(SITE, "mount_wait: 1", line)
+    say(site, "srun", ANSWERS["srun"], f"printf 'n1\\tarch\\t{machine}\\n'")
+    assert said in seen(site, "--probe", "1")[1]
 
 
 def test_a_probe_job_shows_each_node_the_same_folders(site: Project, tmp_path: Path) -> None:
@@ -288,7 +353,23 @@ def test_a_probe_job_shows_each_node_the_same_folders(site: Project, tmp_path: P
         ),
         (
             "printf 'n1\\tfree cache /c\\t1000\\n'",
-            "warning probe n1: little room in enroot's cache /c 0 GiB; an image takes about G GiB",
+            "warning probe n1: enroot's cache /c has G GiB free, of G GiB that an image takes; enroot.conf: ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t60000000\\n'",
+            "warning probe n1: enroot's data /d has G GiB free, of G GiB that an image takes; enroot.conf: ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\ttmpfs\\n'",
+            "warning probe n1: enroot's data /d is in memory (tmpfs), which an unpacked image fills; enroot.conf: ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\tlustre\\n'",
+            "warning probe n1: enroot's data /d is on lustre: every node unpacks its image there over the network; ",
+        ),
+        (
+            "printf 'n1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\txfs\\n'",
+            "ok probe room in enroot's folders",
         ),
     ],
 )
@@ -315,8 +396,10 @@ def test_probe_sh_tells_of_each_folder_whether_it_is_shared(tmp_path: Path) -> N
         ["is not there"],
     ]
     assert (tmp_path / "shared" / ".slipway-doctor-abc-n7").read_text() == "abc"
+    assert found["n7"]["arch"] == [os.uname().machine]
     assert not list((tmp_path / "other").iterdir())
-    assert [name.split()[0] for name, free in machine.room(found["n7"]) if free > 0] == ["cache", "data", "temp"]
+    found_places = [p for p in machine.places(found["n7"]) if p.free > 0 and p.filesystem]
+    assert [place.name.split()[0] for place in found_places] == ["cache", "data", "temp"]
 
 
 def test_a_password_file_that_others_may_read_fails_and_is_never_shown(site: Project, tmp_path: Path) -> None:
@@ -352,6 +435,22 @@ def test_a_docker_engine(project: Project, engine: Engine, tmp_path: Path) -> No
     project.edit("launcher/profiles/docker.yaml", "flavour: auto", "flavour: cuda")
     if not Path("/proc/driver/nvidia").exists():
         assert seen(project, name="docker")[0] == 69
+
+
+def test_the_gpus_of_a_docker_engine(project: Project, engine: Engine) -> None:
+    def said() -> tuple[int, list[str]]:
+        code, lines = seen(project, name="docker")
+        return code, [line.replace(engine.address, "ENGINE") for line in lines if "Docker 26" not in line][:2]
+
+    assert said()[1][0].startswith("ok engine no GPUs: launches take the cpu flavour (neither /proc/driver/nvidia nor")
+    project.program("nvidia-smi", "echo 'GPU 0: A (UUID: GPU-0)'; echo 'GPU 1: A (UUID: GPU-1)'")
+    holds = {"State": "running", "Labels": {"slipway.run": "a", "slipway.gpus": "1"}}
+    engine.holds(info={"Runtimes": {"nvidia": {}}}, containers=[holds])
+    assert said()[1][0] == "ok engine 2 GPUs, served by nvidia; 1 held by run a"
+    project.env["DOCKER_HOST"] = project.bridge(engine)
+    code, lines = said()
+    assert code == 69 and lines[0].startswith("unknown engine whether it has GPUs: only its own refusal tells")
+    assert lines[1] == "failed engine it is on far.example, and `shared:` names no folder that both see; launch there"
 
 
 def test_a_docker_engine_that_is_gone(project: Project) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import MODEL, TRAIN, Engine, Project, WishOf, engine_of, entry_of, output_of, seen_of
+from helpers import MODEL, TRAIN, Project, WishOf, engine_of, output_of, seen_of
 
 from launcher import records
 from launcher.engines import docker
@@ -34,7 +34,7 @@ def as_argv(request: dict[str, Any]) -> list[str]:
     for limit in host["Ulimits"]:
         words += ["--ulimit", f"{limit['Name']}={limit['Soft']}:{limit['Hard']}"]
     for device in host.get("DeviceRequests", []):
-        words += ["--gpus", str(device["Count"])]
+        words += ["--gpus", f'"device={",".join(device["DeviceIDs"])}",driver=nvidia']
     for mount in host["Mounts"]:
         fields = ["type=bind", f"source={mount['Source']}", f"target={mount['Target']}"]
         words += ["--mount", *fields, *(["readonly"] if mount["ReadOnly"] else [])]
@@ -89,13 +89,6 @@ def test_the_request_is_what_the_plan_says(wish_of: WishOf) -> None:
     assert "DeviceRequests" not in request["HostConfig"]
 
 
-def test_gpus_are_asked_for_from_the_nvidia_driver(wish_of: WishOf) -> None:
-    plan = make_plan(wish_of(entry=entry_of("cuda"), gpus=2, procs=2), seen_of(), {})
-    assert docker.render(plan)["HostConfig"]["DeviceRequests"] == [
-        {"Driver": "nvidia", "Count": 2, "Capabilities": [["gpu"]]}
-    ]
-
-
 def test_submitting_fills_in_two_names_and_nothing_else(wish_of: WishOf) -> None:
     plan = make_plan(wish_of(words=Words(inputs={"train": "", "model": ""})), seen_of(output=None), {})
     request = docker.render(plan)
@@ -116,24 +109,6 @@ def test_the_text_of_a_request_is_stable_json(wish_of: WishOf) -> None:
 
 def test_a_container_is_named_after_its_run() -> None:
     assert docker.container_name("20260101T000000Z-a-b") == "slipway-20260101T000000Z-a-b"
-
-
-PODMAN = {"info": {"Runtimes": {"nvidia": {}}}, "version": {"Components": [{"Name": "Podman Engine"}]}}
-
-
-@pytest.mark.parametrize(
-    ("facts", "why"),
-    [
-        ({}, "the engine has no runtime `nvidia`"),
-        ({"info": {"Runtimes": {"nvidia": {}}}}, "the NVIDIA driver lists none in /proc/driver/nvidia/gpus"),
-        (PODMAN, "Podman's Docker socket ignores requests for GPUs"),
-    ],
-)
-def test_an_engine_without_gpus_or_that_would_ignore_them(engine: Engine, facts: dict[str, Any], why: str) -> None:
-    engine.holds(**facts)
-    seen = docker.probe(Root(engine.folder), DockerProfile(schema=1, engine=engine.address))
-    assert (seen.address, seen.source, seen.error) == (engine.address, "the profile's engine", "")
-    assert (seen.version, seen.gpus, seen.no_gpus) == ("26.1.5", 0, why)
 
 
 def test_an_engine_that_is_dead_is_seen_with_its_error(tmp_path: Path) -> None:

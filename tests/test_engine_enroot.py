@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, Inputs, Project, WishOf, engine_of, entry_of, seen_of
+from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, Inputs, Project, WishOf, engine_of, entry_of, left_by, seen_of
 from test_golden import SHAPES, compare, without_hash
 
 from launcher import profiles
@@ -418,6 +418,77 @@ def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
         start = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
         (tmp_path / "process").write_text(json.dumps(own(pid=child.pid, start=start)))
         assert enrootruns.EnrootRuns().status(Run(tmp_path)).state == "exited"
+
+
+ODD_FILES: list[tuple[str, Any, str]] = [
+    ("process", {"pid": -1}, "Expected `int` >= 1 - at `$.pid`"),
+    ("process", {"pid": "1"}, "Expected `int`, got `str` - at `$.pid`"),
+    ("process", {"pid": 2**70}, "Expected `int` <= 2147483647 - at `$.pid`"),
+    ("process", {"mark": ""}, "Expected `str` of length >= 1 - at `$.mark`"),
+    ("process", {"own": "../../precious"}, "Expected `str` matching regex '^[^/]*$' - at `$.own`"),
+    ("process", "[]", "is no JSON object"),
+    ("process", "[" * 60_000, "is nested too deep"),
+    ("process", os.mkfifo, "is no regular file"),
+    ("ended", {"exit": "0"}, "Expected `int`, got `str` - at `$.exit`"),
+    ("ended", {"exit": 300}, "Expected `int` <= 255 - at `$.exit`"),
+    ("ended", '{"exit', "is no JSON"),
+    ("ended", os.mkfifo, "is no regular file"),
+]
+
+
+def test_files_that_no_script_wrote_are_named_and_nothing_is_signalled(
+    project: Project, plan_of: Callable[..., Plan]
+) -> None:
+    said = {}
+    for number, (name, content, why) in enumerate(ODD_FILES):
+        run = left_by(project, plan_of(), f"20260101T000000Z-sft.automodel-{number:06}")
+        usual: dict[str, Any] = {"process": own(), "ended": {"exit": 0, "finished": "x"}}
+        usual |= {name: usual[name] | content if isinstance(content, dict) else content}
+        for file, value in usual.items():
+            if callable(value):
+                value(run.path / file)
+            else:
+                (run.path / file).write_text(value if isinstance(value, str) else json.dumps(value))
+        said[run.id] = f"{name}: {why}"
+    done = project.launch("runs")
+    rows = dict(" ".join(line.split()).split(" ", 1) for line in done.stdout.splitlines())
+    assert done.code == 0 and rows.keys() == said.keys()
+    for run_id, why in said.items():
+        assert rows[run_id].startswith(f"damaged: {why}")
+        cancelled = project.launch("cancel", run_id)
+        assert (cancelled.code, why in cancelled.stderr) == (65, True)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_status_that_cannot_be_read_is_said_beside_the_scripts_code(
+    project: Project, plan_of: Callable[..., Plan], code: int
+) -> None:
+    run = left_by(project, plan_of())
+    (run.path / "process").write_text(json.dumps(own()))
+    (run.path / "ended").write_text(json.dumps({"exit": code, "finished": "x"}))
+    (run.path / "container" / "0" / "status.json").write_text('{"exit_code": 0, "reas')
+    row = " ".join(project.launch("runs").stdout.split())
+    assert f"exit {code} damaged: container/0/status.json: is no JSON" in row
+    shown = project.launch("show", run.id)
+    why = f" (engine: the container ended with {code} and what its entrypoint wrote cannot be read)" if code else ""
+    assert (shown.code, f"step       sft/automodel: exit {code}{why}\n" in shown.stdout) == (65, True)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("..", True), ("boats", True), ("boats-{run}", False)])
+def test_only_a_root_file_system_of_the_run_itself_is_removed(
+    project: Project, plan_of: Callable[..., Plan], tmp_path: Path, name: str, kept: bool
+) -> None:
+    plan = plan_of(profile={"data": str(tmp_path / "data")})
+    run = left_by(project, plan)
+    (tmp_path / "data").mkdir()
+    root = tmp_path / "data" / name.format(run=run.id)
+    root.mkdir(exist_ok=True)
+    (run.path / "plan.json").write_bytes(msgspec.json.encode(plan))
+    (run.path / "process").write_text(json.dumps(own(own=root.name)))
+    (run.path / "ended").write_text('{"exit": 0, "finished": "x"}')
+    listed = project.launch("runs")
+    assert (listed.code, listed.stdout.split()[1:4]) == (0, ["done", "exit", "0"])
+    assert (root.is_dir(), project.path.is_dir()) == (kept, True)
 
 
 def test_the_shipped_profile_is_whole() -> None:

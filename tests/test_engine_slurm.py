@@ -27,7 +27,7 @@ from slipway.project import Root
 
 LINE = r"""it's "here", $HOME `id` $(id) \ # *=;!~ é"""
 NASTY = f"{LINE}\n\\n {LINE}\n"
-ODD = r"""it's "here" $HOME `id` $(id) \ # *=;!~ é"""  # what a path may hold that pyxis can mount
+ODD = """it's-(here)#*=;!~&<|>{x}é"""  # what a path may hold that pyxis can mount
 
 
 @pytest.fixture
@@ -151,24 +151,27 @@ def test_nothing_is_installed(plan_of: Any, word: str) -> None:
 
 
 def test_srun_gets_what_was_meant(job: Job) -> None:
-    out, mount = str(job.root / f"out {ODD}"), ExtraMount(source=f"/data/{ODD}", target=f"/more {ODD}")
+    out, mount = str(job.root / f"out{ODD}"), ExtraMount(source=f"/data/{ODD}", target=f"/more{ODD}")
     profile = {
         "mounts": [mount], "env": {"SITE": NASTY}, "setup": [f"export SET_UP={shlex.quote(NASTY)}"],
         "srun": {"comment": LINE, "immediate": 5, "exclusive": True, "overcommit": False}, "mpi": "pmix",
         "network": "ib0", "cpus": 4, "writable": True, "mount_home": True,
     }  # fmt: skip
     plan = job.plan(profile=profile, output=out, env={"ASKED": NASTY, "EMPTY": "", "CALLED": "${RUN_ID}"})
-    job.path = job.path.parent / f"run {ODD}"
+    job.path = job.path.parent / f"run{ODD}"
     job.write(plan)
     assert job.run() == 0, job.err
     call = job.srun
-    assert call.words[-len(plan.command) :] == plan.command
+    # Of values of several lines, pyxis would read each line as a variable.
+    inside = ["env", f"ASKED={NASTY}", f"SITE={NASTY}", *plan.command]
+    assert call.words[-len(inside) :] == inside and not {"ASKED", "SITE"} & call.env.keys()
     assert call.option("container-image") == str(job.image)
     assert call.option("container-mounts").split(",") == [
-        f"{job.root}/hf:/cache/hf:rw",
+        f"{job.root}/hf/datasets:/cache/datasets:rw",
+        f"{job.path}/hf:/cache/hf:rw",
         "/data/llama:/inputs/model-bbbbbbbb:ro",
         "/data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:ro",
-        f"/data/{ODD}:/more {ODD}:ro",
+        f"/data/{ODD}:/more{ODD}:ro",
         f"{out}:/output:rw",
         f"{job.path}/container:/run/slipway:rw",
         f"{job.path}/slipway:/slipway:ro",
@@ -181,7 +184,7 @@ def test_srun_gets_what_was_meant(job: Job) -> None:
         "--no-container-remap-root",
     }  # fmt: skip
     env = call.env
-    assert [env[n] for n in ("SITE", "ASKED", "EMPTY", "SET_UP")] == [NASTY, NASTY, "", NASTY]
+    assert [env[n] for n in ("EMPTY", "SET_UP", "ENROOT_LOGIN_SHELL")] == ["", NASTY, "n"]
     assert (env["CALLED"], env["SLIPWAY_RUN"], env["NCCL_SOCKET_IFNAME"]) == (job.path.name, job.path.name, "ib0")
     assert Path(out).is_dir()
 
@@ -191,7 +194,7 @@ def test_every_variable_that_is_set_is_named_twice_but_those_of_each_rank(job: J
     assert job.run() == 0, job.err
     call = job.srun
     exported, shown = (call.option(name).split(",") for name in ("export", "container-env"))
-    assert exported == shown == sorted(set(exported))
+    assert exported == sorted([*shown, "ENROOT_LOGIN_SHELL"]) and shown == sorted(set(shown))
     assert not {"RANK", "LOCAL_RANK"} & set(shown)
     ours = {n for n in call.env if n.startswith(("SLIPWAY_", "HF_")) or n in ("A", "HOME", "NVIDIA_VISIBLE_DEVICES")}
     assert len(ours) > 15 and ours <= set(shown)
@@ -270,12 +273,14 @@ def test_a_plan_that_slurm_can_take_has_no_findings(plan_of: Any) -> None:
     assert list(slurm.check(plan, seen_of())) == []
 
 
-@pytest.mark.parametrize("char", [",", ":", "\n"])
+@pytest.mark.parametrize("char", list(',:\n \t"$`\\'))
 @pytest.mark.parametrize("place", ["output", "input", "mount source", "mount target", "hf_home", "runs directory"])
 def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, char: str) -> None:
     path = f"/data/a{char}b"
     seen, profile = seen_of(), {}
-    where = {"output": "mount /output", "hf_home": "mount /cache/hf", "runs directory": "runs directory"}.get(place, "")
+    where = {"output": "mount /output", "hf_home": "mount /cache/datasets", "runs directory": "runs directory"}.get(
+        place, ""
+    )
     if place == "output":
         seen = seen_of(output=output_of(path=path))
     elif place == "input":
@@ -287,13 +292,16 @@ def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, cha
     else:
         key = {"hf_home": "hf_home", "runs directory": "runs"}[place]
         seen = seen_of(host=msgspec.structs.replace(HOST, **{key: path}))
-    what = f"{path!r} holds a comma, colon or newline, which pyxis cannot express"
+    path += "/datasets" * (place == "hf_home")
+    what = (
+        f"{path!r} holds white space, a comma, colon, quote, dollar, backquote or backslash, which pyxis cannot mount"
+    )
     assert found_in(plan_of(seen, **profile), seen) == [(where, what)]
 
 
 def test_a_run_directory_that_pyxis_cannot_mount_is_refused_at_submission(plan_of: Any) -> None:
     request = slurm.render(plan_of())
-    with pytest.raises(SlipwayError, match="a comma, colon or newline in the path of the run directory") as e:
+    with pytest.raises(SlipwayError, match="the path of the run directory holds white space, a comma") as e:
         slurm.fill(request, records.Run(Path("/runs/a:b") / RUN_ID))
     assert (e.value.code, e.value.remedy) == (Exit.CONFIG, "name another: --runs-dir")
 
@@ -306,23 +314,26 @@ def test_the_script_is_submitted_as_it_was_shown_and_its_hash_recorded(plan_of: 
 
 
 @pytest.mark.parametrize(
-    ("what", "where"),
+    ("what", "where", "key"),
     [
-        ({"output": output_of(path="/scratch/out")}, "mount /output"),
+        ({"output": output_of(path="/scratch/out")}, "mount /output", "output=PATH"),
         ({"artifacts": {"train": msgspec.structs.replace(TRAIN, path="/tmp/chats.jsonl")}},
-         "mount /inputs/train-aaaaaaaa/chats.jsonl"),
-        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image"),
-        ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory"),
-        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/hf"),
+         "mount /inputs/train-aaaaaaaa/chats.jsonl", ""),
+        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image", "squash: in the profile"),
+        ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory",
+         "runs: in the profile, or --runs-dir"),
+        ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/datasets",
+         "hf_home: in the profile, or HF_HOME"),
     ],
 )  # fmt: skip
-def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str) -> None:
+def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, Any], where: str, key: str) -> None:
     seen = seen_of(**what)
     plan = plan_of(seen, shared=["/data", "/home", "/project"])
     (found,) = slurm.check(plan, seen)
     assert (found.where, found.code) == (where, Exit.CONFIG)
     assert "is under no shared folder: other nodes will not see it" in found.what
-    assert found.remedy == f"shared are: /data, /home, /project ({PROFILE.file}: shared)"
+    remedy = f"; name a folder below one of them: {key}" if key else ""
+    assert found.remedy == f"shared are: /data, /home, /project ({PROFILE.file}: shared){remedy}"
 
 
 def test_a_site_that_names_no_shared_folders_is_warned_for_several_nodes(plan_of: Any) -> None:

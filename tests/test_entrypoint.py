@@ -59,7 +59,7 @@ class Container:
             "shape": {"nodes": 1, "gpus": 0, "procs": 1},
             "mounts": [{"target": str(self.output), "readonly": False}],
         }
-        for name in ("common.sh", "verify.py"):
+        for name in ("common.sh", "gpus.py", "verify.py"):
             shutil.copy(MAIN / "entrypoints" / name, self.slipway)
         (self.slipway / "entrypoint.sh").write_text(render(sys.executable))
         self.entry(entry="a" * 64)
@@ -78,6 +78,16 @@ class Container:
             "SLIPWAY_STOP_SECONDS": "600",
             "SLIPWAY_KILL_SECONDS": "1",
         }
+
+    def nvidia_smi(self, listing: str) -> None:
+        """The container has one; `listing`: a script, what it does for -L."""
+        program = self.root / "bin" / "nvidia-smi"
+        program.parent.mkdir()
+        program.write_text(
+            f"#!/bin/sh\ncase $1 in --query-gpu=driver_version) echo 575.57.08; exit ;; esac\n{listing}\n"
+        )
+        program.chmod(0o755)
+        self.env["PATH"] = f"{program.parent}:{self.env['PATH']}"
 
     def use(self, python: str) -> None:
         """Another interpreter, of which nothing is expected."""
@@ -230,6 +240,53 @@ def test_drift_that_is_allowed_is_said(box: Container) -> None:
     assert "the step" in box.out
 
 
+UUIDS = ["GPU-0", "GPU-1", "MIG-2"]
+LISTED = [
+    "GPU 0: A (UUID: GPU-0)",
+    "GPU 1: A (UUID: GPU-1)",
+    "GPU 2: B (UUID: GPU-2)",
+    "  MIG 1g Device 0: (UUID: MIG-2)",
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "uuids", "listed", "said"),
+    [
+        (3, UUIDS, LISTED, ""),
+        (2, [], LISTED, ""),
+        (4, [], LISTED, "GPUs: found 3, expected 4"),
+        (1, ["GPU-9"], LISTED, "GPUs: found GPU-0, GPU-1, MIG-2, expected GPU-9"),
+        (1, ["GPU-9"], [], "GPUs: found none, expected GPU-9"),
+    ],
+)
+def test_gpus_are_those_of_the_plan(
+    box: Container, wanted: int, uuids: list[str], listed: list[str], said: str
+) -> None:
+    """The driver's version is nvidia-smi's where the kernel has no file of it, as in WSL2."""
+    box.nvidia_smi("\n".join(f"echo '{line}'" for line in listed) or ":")
+    gpus = {"driver": "nvidia", "ids": [], "uuids": uuids, "all": False}
+    box.plan |= {"flavour": "cuda", "driver": "570.26", "shape": {"nodes": 1, "gpus": wanted, "procs": 1}, "gpus": gpus}
+    box.entry()
+    code = box.run("print('stepped')")
+    assert (code, box.status["reason"]) == ((78, said) if said else (0, "the step ended with exit code 0")), box.err
+    assert json.loads((box.state / "0" / "versions.json").read_text())["gpus"] == (UUIDS if listed else [])
+
+
+def test_a_driver_that_is_too_old_is_refused_where_only_nvidia_smi_knows_it(box: Container) -> None:
+    box.nvidia_smi("echo 'GPU 0: A (UUID: GPU-0)'")
+    box.plan |= {"flavour": "cuda", "driver": "580", "shape": {"nodes": 1, "gpus": 1, "procs": 1}}
+    box.entry()
+    assert box.run("") == 78 and box.status["reason"] == "driver: found 575.57.08, expected at least 580"
+
+
+def test_an_nvidia_smi_that_fails_refuses_nothing(box: Container) -> None:
+    box.nvidia_smi("exit 9")
+    box.plan |= {"flavour": "cuda", "shape": {"nodes": 1, "gpus": 1, "procs": 1}}
+    box.entry()
+    assert box.run("") == 0, box.err
+    assert "gpus" not in json.loads((box.state / "0" / "versions.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -257,6 +314,15 @@ def test_a_missing_interpreter_is_refused(box: Container) -> None:
     (box.slipway / "entrypoint.sh").write_text(render("/no/such/python"))
     assert box.run("") == 78
     assert box.status["reason"] == "/no/such/python: the image has no such interpreter"
+
+
+def test_an_interpreter_that_leads_to_where_nothing_is_seen_is_refused(box: Container, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.symlink_to("/root/.local/share/uv/python/hidden")
+    (box.slipway / "entrypoint.sh").write_text(render(str(python)))
+    assert box.run("") == 78
+    leads = f"{python}: leads to /root/.local/share/uv/python/hidden, which uid {os.getuid()} does not see: "
+    assert box.status["reason"].startswith(leads) and "`images build` opens those" in box.status["reason"]
 
 
 def test_a_verify_that_breaks_is_a_refusal_and_stays_visible(box: Container) -> None:
@@ -347,6 +413,15 @@ def test_the_signal_that_the_step_wants_is_sent(box: Container) -> None:
     assert "saved" in box.out
 
 
+def test_a_signal_that_all_others_ignore_is_as_good_as_term(box: Container) -> None:
+    """The job's script sends it to all processes of the step."""
+    saves = "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
+    process = box.start_ready(READY + saves + ANNOUNCE + WAIT)
+    process.send_signal(signal.SIGURG)
+    assert process.wait(PATIENCE) == 143
+    assert "saved" in box.out and box.status["signal"] == "TERM"
+
+
 def test_without_ranks_the_group_is_told(box: Container) -> None:
     process = box.start_ready(READY + "print('ready', flush=True)\n" + WAIT)
     process.terminate()
@@ -366,6 +441,23 @@ def test_a_step_that_does_not_stop_in_time_is_killed(box: Container) -> None:
     assert box.status["reason"] == "told to stop by TERM; the step was ended by signal KILL"
     assert box.status["step_exit_code"] == 137
     assert "killing what is left of the step" in box.err
+
+
+def test_in_a_job_of_slurm_a_signal_may_come_twice_at_once(box: Container) -> None:
+    """Its srun is told, too, and tells the step once more."""
+    box.env["SLURM_JOB_ID"] = "7"
+    process = box.start_ready(
+        READY + "told = []\nsignal.signal(signal.SIGTERM, lambda *_: told.append(1))\n" + ANNOUNCE
+        + "while not told:\n    time.sleep(0.01)\nprint('saving', flush=True)\n"
+        "while not (node / 'go').exists():\n    time.sleep(0.01)\nprint('saved')\n"
+    )  # fmt: skip
+    process.terminate()
+    wait_for(lambda: "saving" in box.out)
+    process.terminate()
+    wait_for(lambda: not pending(process.pid, signal.SIGTERM))
+    (box.state / "0" / "go").touch()
+    assert process.wait(PATIENCE) == 143
+    assert "saved" in box.out and "ending what is left" not in box.err
 
 
 def test_a_second_signal_shortens_the_wait(box: Container) -> None:
@@ -398,6 +490,12 @@ def test_a_signal_before_the_step_keeps_it_from_starting(box: Container) -> None
     assert (box.status["cause"], box.status["step_exit_code"]) == ("signal", None)
 
 
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal has not reached its process yet."""
+    (mask,) = (line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line[:6] == "ShdPnd")
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 # Secrets
 
 
@@ -412,6 +510,18 @@ def test_secrets_become_variables(box: Container, tmp_path: Path) -> None:
     assert box.run("import json, os; print(json.dumps([os.environ.get(n) for n in ('TOKEN', 'KEY', 'OTHER')]))") == 0
     assert json.loads(box.out.splitlines()[1]) == [SECRET, "", None]
     assert "last" not in box.err and "last" not in json.dumps(box.status)
+
+
+def test_a_secret_is_no_variable_of_the_entrypoint(box: Container, tmp_path: Path) -> None:
+    names = "MARK STEP_UMASK CAUSE COMMAND NODE_DIR"
+    box.env |= {"SLIPWAY_SECRETS": names, "SLIPWAY_SECRETS_DIR": str(tmp_path / "secrets")}
+    (tmp_path / "secrets").mkdir()
+    for name in names.split():
+        (tmp_path / "secrets" / name).write_text("hush")
+    assert box.run("import os; print(os.environ['MARK'], os.environ['SLIPWAY_MARK'])") == 0, box.err
+    told, mark = box.out.splitlines()[1].split()
+    assert told == "hush" and mark != "hush"
+    assert box.status["cause"] == "step"
 
 
 def test_a_secret_that_is_not_there_is_refused(box: Container, tmp_path: Path) -> None:
@@ -433,6 +543,8 @@ class Nodes:
     def __init__(self, torchrun: Container, folder: Path) -> None:
         folder.mkdir()
         self.state, self.boxes = torchrun.state, (torchrun, Container(folder))
+        for place in (torchrun.state, torchrun.output):  # by the job's script
+            (place / ".slipway-nonce-7.0.abc").touch()
         for rank, box in enumerate(self.boxes):
             box.state = self.state
             box.env |= torchrun.env | {
@@ -452,11 +564,6 @@ class Nodes:
         """The shape that torchrun was given."""
         words = json.loads((self.state / str(rank) / "argv").read_text())
         return dict(word.split("=") for word in words if word.startswith("--"))
-
-    @property
-    def nonces(self) -> list[Path]:
-        return [path for box in self.boxes for path in (*box.state.iterdir(), *box.output.iterdir())
-                if path.name.startswith(".")]  # fmt: skip
 
 
 @pytest.fixture
@@ -479,42 +586,69 @@ def test_nodes_meet_and_agree_on_a_port(nodes: Nodes) -> None:
     assert (first["--node-rank"], second["--node-rank"], first["--nnodes"]) == ("0", "1", "2")
     assert first["--master-addr"] == second["--master-addr"] == "10.0.0.1"
     assert first["--master-port"] == second["--master-port"] and 1024 < int(first["--master-port"]) < 32768
-    assert not nodes.nonces and not (nodes.state / "failed").exists()
+    assert not (nodes.state / "failed").exists()
     assert [nodes.status(rank)["exit_code"] for rank in range(2)] == [0, 0]
 
 
-def test_a_node_waits_for_the_first(nodes: Nodes) -> None:
-    late = nodes.boxes[1].start(BOTH)
-    wait_for((nodes.state / "1" / "versions.json").exists)
-    first = nodes.boxes[0].start(BOTH)
-    assert [process.wait(PATIENCE) for process in (first, late)] == [0, 0], nodes.boxes[1].err
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_node_waits_for_one_whose_container_takes_longer(nodes: Nodes, late: int) -> None:
+    """Longer than storage may take to show a file."""
+    other = nodes.boxes[1 - late]
+    other.env["SLIPWAY_MOUNT_WAIT"] = "1"
+    first = other.start(BOTH)
+    names = ("n2", "n1") if late == 0 else ("n1", "n2")
+    said = "{} waits for {}, whose container may take up to 1800 s".format(*names)
+    wait_for(lambda: said in other.err or first.poll() is not None)
+    second = nodes.boxes[late].start(BOTH)
+    assert [process.wait(PATIENCE) for process in (first, second)] == [0, 0], other.err
+    assert nodes.options(0)["--master-port"] == nodes.options(1)["--master-port"]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_node_that_does_not_come_is_named(nodes: Nodes, late: int) -> None:
+    nodes.boxes[1 - late].env["SLIPWAY_START_WAIT"] = "1"
+    assert nodes.boxes[1 - late].run("print('the step')") == 75
+    said = f"n{late + 1} was not there within 1 s, n{2 - late} was: its container is not made"
+    assert nodes.status(1 - late)["reason"] == said
+    assert "the step" not in nodes.boxes[1 - late].out
+
+
+def test_what_an_earlier_attempt_told_is_not_taken_for_this_one(nodes: Nodes) -> None:
+    (nodes.state / "0").mkdir()
+    (nodes.state / "0" / "go").write_text("7.0.old 1\n")
+    nodes.boxes[1].env["SLIPWAY_START_WAIT"] = "1"
+    assert nodes.boxes[1].run("") == 75
+
+
+def test_a_node_that_waits_for_another_can_be_told_to_stop(nodes: Nodes) -> None:
+    """And does not wait for that one to end."""
+    process = nodes.boxes[0].start("print('the step')")
+    wait_for((nodes.state / "0" / "there").exists)
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert nodes.status(0)["reason"] == "told to stop by TERM before the step started"
 
 
 def test_what_another_job_left_is_not_taken_for_this_one(nodes: Nodes) -> None:
     for place in (nodes.state, nodes.boxes[0].output):
-        (place / ".slipway-nonce-7.0.old").write_text("1\n")
+        next(place.glob(".slipway-nonce-*")).rename(place / ".slipway-nonce-7.0.old")
     nodes.boxes[1].env["SLIPWAY_MOUNT_WAIT"] = "1"
     assert nodes.boxes[1].run("") == 78
-    assert f"node n2 does not see in {nodes.state} what n1 wrote there 1 s ago" in nodes.status(1)["reason"]
+    assert f"node n2 does not see in {nodes.state} what n1 wrote there" in nodes.status(1)["reason"]
 
 
 def test_a_node_with_other_storage_is_refused_and_named(nodes: Nodes) -> None:
     other = nodes.boxes[1]
     other.env |= {"SLIPWAY_SHARED": str(other.output), "SLIPWAY_MOUNT_WAIT": "1"}
-    wait = READY + "while not (node.parent / '1' / 'status.json').exists():\n    time.sleep(0.01)\nsys.exit(143)\n"
-    assert nodes.run(wait, "print('the step')") == [143, 78]
-    reason = f"node n2 does not see in {other.output} what n1 wrote there 1 s ago: it is not the same storage on both"
+    first, second = (box.start("print('the step')") for box in nodes.boxes)
+    assert second.wait(PATIENCE) == 78
+    first.terminate()  # as srun does then
+    assert first.wait(PATIENCE) == 143
+    reason = f"node n2 does not see in {other.output} what n1 wrote there, looked for it for 1 s: "
+    reason += "it is not the same storage on both"
     assert (nodes.status(1)["cause"], nodes.status(1)["reason"]) == ("entrypoint", reason)
     assert "the step" not in other.out
     assert (nodes.state / "failed").read_text() == "78 1 n2\n", "the first's 143 came after it"
-    assert not nodes.nonces
-
-
-def test_a_place_that_the_first_cannot_write_is_named(nodes: Nodes) -> None:
-    nodes.boxes[0].env["SLIPWAY_SHARED"] = "/proc/nowhere"
-    assert nodes.boxes[0].run("") == 78
-    assert nodes.status(0)["reason"] == "/proc/nowhere: cannot be written"
-    assert not nodes.nonces
 
 
 @pytest.mark.parametrize("name", ["SLIPWAY_NONCE", "SLIPWAY_HEAD"])
@@ -538,7 +672,7 @@ def test_a_node_that_was_told_to_stop_is_not_the_one_that_failed(nodes: Nodes) -
     first.terminate()
     second.terminate()
     assert [process.wait(PATIENCE) for process in (first, second)] == [143, 143]
-    assert not (nodes.state / "failed").exists() and not nodes.nonces
+    assert not (nodes.state / "failed").exists()
 
 
 RANK_OF_NODE = """
@@ -572,7 +706,8 @@ def test_what_outlives_the_step_is_ended(box: Container) -> None:
 
 SHOW = """
 import getpass, json, os, pathlib, tempfile
-names = ["HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
+names = ["HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "HF_MODULES_CACHE", "TRITON_CACHE_DIR",
+         "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
 for name in names:
     if name not in ("USER", "LOGNAME"):
         tempfile.TemporaryFile(dir=os.environ[name]).close()
@@ -596,12 +731,63 @@ def test_a_home_that_can_be_written_is_kept(box: Container) -> None:
     assert box.root.exists()
 
 
+CACHES = ["DG_JIT_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "HF_MODULES_CACHE", "TILELANG_CACHE_DIR",
+          "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT"]  # fmt: skip
+SHOW_CACHES = f"import json, os; print(json.dumps([os.environ[n] for n in {CACHES}] + [os.environ['XDG_CACHE_HOME']]))"
+
+
+@pytest.mark.parametrize(("kind", "here"), [("nfs", False), ("lustre", False), ("UNKNOWN (0x47504653)", False),
+                                            ("ext2/ext3", True), ("overlayfs", True)])  # fmt: skip
+def test_caches_are_on_this_node_whatever_home_is(box: Container, tmp_path: Path, kind: str, here: bool) -> None:
+    """The kernel's word for a file system, as `stat` prints it; workers' locks in caches fail on NFS."""
+    program = tmp_path / "bin" / "stat"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{kind}'\n")
+    program.chmod(0o755)
+    box.env |= {"PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    assert box.run(SHOW_CACHES) == 0, box.err
+    *caches, root = json.loads(box.out.splitlines()[1])
+    assert all(Path(cache).is_relative_to(root) for cache in caches)
+    assert root == f"{box.env['HOME']}/.cache" if here else root.startswith(f"{tmp_path}/slipway-cache.")
+    assert ("is on other nodes, too" in box.err) != here
+    assert Path(root).exists() == here, "what was made for this run goes with it"
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "real", "path", "says"),
+    [
+        ("570.124.06", "580.95.05", True, "COMPAT:/lib", "comes first, which serves GPUs of data centres"),
+        ("570.124.06", "580.95.05", False, "/lib", "and the image has no COMPAT"),
+        ("580.65.06", "580.95.05", True, "/lib", ""),
+        ("570.124.06", "", True, "/lib", ""),
+        ("", "580.95.05", True, "/lib", ""),
+    ],
+)
+def test_an_older_driver_gets_the_images_compatibility_libraries(
+    box: Container, tmp_path: Path, driver: str, cuda: str, real: bool, path: str, says: str
+) -> None:
+    file, compat = tmp_path / "version", tmp_path / "compat" / "lib.real"
+    if driver:
+        file.write_text(f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {driver}  Release Build\n")
+    if real:
+        compat.mkdir(parents=True)
+    box.env |= {"SLIPWAY_DRIVER_FILE": str(file), "_CUDA_COMPAT_PATH": str(compat.parent), "LD_LIBRARY_PATH": "/lib"}
+    box.env |= {"CUDA_DRIVER_VERSION": cuda} if cuda else {}
+    assert box.run("import os; print(os.environ['LD_LIBRARY_PATH'])") == 0, box.err
+    assert box.out.splitlines()[1] == path.replace("COMPAT", str(compat))
+    assert says.replace("COMPAT", str(compat)) in box.err and bool(says) == ("is older than" in box.err)
+
+
 @pytest.mark.parametrize(
     ("inherited", "kept"), [(0o022, 0o022), (0o027, 0o027), (0o002, 0o002), (0, 0o022), (0o777, 0o022)]
 )
 def test_umask(box: Container, inherited: int, kept: int) -> None:
     assert box.run(SHOW, prefix=("bash", "-c", f'umask {inherited:04o}; exec "$@"', "-")) == 0, box.err
     assert json.loads(box.out.splitlines()[1])["umask"] == kept
+    found = {path: path.stat().st_mode & 0o777 for path in box.state.rglob("*")}
+    assert {"status.json", "versions.json", "ranks"} <= {path.name for path in found}
+    assert {mode for path, mode in found.items() if path.is_file()} == {0o600}
+    assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}
 
 
 def test_a_state_directory_that_cannot_be_written_is_refused(box: Container) -> None:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, read_text, sha256_file, write_atomic
+from slipway.files import (
+    PRIVATE,
+    cannot_write,
+    keep_private,
+    make_folders,
+    make_private,
+    own_folder,
+    private,
+    read_text,
+    sha256_file,
+    write_atomic,
+    written,
+)
 
 
 def test_a_file_is_written_with_its_parents_and_mode(tmp_path: Path) -> None:
@@ -74,3 +87,86 @@ def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     data = os.urandom(300_000)
     (tmp_path / "file").write_bytes(data)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+MASKS = [0o000, 0o002, 0o022, 0o077]
+
+
+@pytest.fixture(params=MASKS, ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.mark.usefixtures("umask")
+def test_modes_are_those_that_are_asked_for_whatever_the_umask(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    write_atomic(tmp_path / "all may read", "")
+    write_atomic(tmp_path / "private", "", PRIVATE)
+    make_private(tmp_path / "folder")
+    open(tmp_path / "log", "ab", opener=private).close()
+    modes = {path.name: mode(path) for path in tmp_path.iterdir()}
+    assert modes == {"all may read": 0o644, "private": 0o600, "folder": 0o700, "log": 0o600}
+
+
+def test_folders_can_be_written_by_others_only_where_somebody_made_them_so(tmp_path: Path, umask: int) -> None:
+    make_folders(tmp_path / "a" / "b")
+    assert [mode(tmp_path / "a"), mode(tmp_path / "a" / "b")] == [0o755 & ~umask] * 2
+
+
+def test_a_file_is_nobody_elses_while_it_is_written(tmp_path: Path) -> None:
+    with written(tmp_path / "file") as f:
+        f.write(b"half")
+        (part,) = tmp_path.iterdir()
+        assert mode(part) == 0o600
+    assert mode(tmp_path / "file") == 0o644
+
+
+def test_a_tree_is_kept_private_with_its_programs_its_group_and_its_links(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    (folder / "below").mkdir(parents=True)
+    outside.touch()
+    for name in ("program", "below/text"):
+        (folder / name).touch()
+    (folder / "link").symlink_to(outside)
+    for path, bits in ((folder, 0o2777), (folder / "program", 0o775), (folder / "below/text", 0o664), (outside, 0o644)):
+        path.chmod(bits)
+    keep_private(folder)
+    assert (mode(folder), mode(folder / "below"), mode(outside)) == (0o2700, mode(folder / "below") & 0o7700, 0o644)
+    assert (mode(folder / "program"), mode(folder / "below" / "text")) == (0o700, 0o600)
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_folder_of_ones_own_is_made_or_closed(tmp_path: Path) -> None:
+    own_folder(tmp_path / "new")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o777)
+    own_folder(tmp_path / "there")
+    assert (mode(tmp_path / "new"), mode(tmp_path / "there")) == (0o700, 0o700)
+
+
+def test_a_folder_that_is_somebody_elses_or_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        with pytest.raises(SlipwayError, match="is no folder; expected a folder of your own") as e:
+            own_folder(tmp_path / name)
+        assert (e.value.code, e.value.where) == (Exit.NOT_PERMITTED, str(tmp_path / name))
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "mine", 65534, 65534)
+        with pytest.raises(SlipwayError, match="belongs to nobody; expected a folder of your own"):
+            own_folder(tmp_path / "mine")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes into the folders of others")
+def test_what_root_writes_into_a_users_folder_can_be_read_by_that_user(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 23456)
+    write_atomic(tmp_path / "record.json", "", PRIVATE)
+    found = (tmp_path / "record.json").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 23456, 0o600)

@@ -16,19 +16,21 @@ OURS = ("slipway", "images", "launcher")
 LAUNCHER = [
     {"cli"},
     {"show", "steplist", "doctor", "cachelist"},
-    {"convert", "conversions"},
+    {"convert", "conversions", "foreground"},
     {"life"},
     {"flow"},
     {"observe", "code", "profilelist", "cachefolders"},
     {"records"},
     {"rules", "engines", "planner"},
+    {"reports"},
     {"memory_rl"},
-    {"memory", "rlrules"},
+    {"memory", "rlrules", "gpus"},
     {"fit"},
     {"plan"},
     {"words", "releases", "megatroncache"},
     {"catalogue", "profiles", "fullcheck"},
     {"artifacts", "hub"},
+    {"blobs"},
     {"hubcache"},
     {"checkpoints", "datasets"},
     {"compressed", "jsonl", "parquet"},
@@ -93,12 +95,13 @@ def test_programs_in_a_container_import_none_of_ours() -> None:
 def test_verify_needs_nothing_but_the_standard_library_and_a_copy_of_packaging() -> None:
     names = {name.split(".")[0] for name in imported(REPO / "entrypoints" / "verify.py")}
     assert names - sys.stdlib_module_names == {"packaging", "pip"}
+    assert {name.split(".")[0] for name in imported(REPO / "entrypoints" / "gpus.py")} <= sys.stdlib_module_names
 
 
 def test_rules_and_plan_look_at_nothing() -> None:
     """They are pure: what they are given is all that they know."""
     looking = {"os", "shutil", "subprocess", "socket", "time", "datetime", "random", "docker", "slipway.files"}
-    for name in ("rules", "plan", "planner", "words", "fit", "memory", "memory_rl"):
+    for name in ("rules", "plan", "planner", "words", "fit", "gpus", "memory", "memory_rl"):
         names = set(imported(REPO / "launcher" / f"{name}.py"))
         assert not {n for n in names if n in looking or n.split(".")[0] in looking}, name
 

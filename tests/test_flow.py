@@ -127,11 +127,15 @@ def test_a_launch_says_what_converts_and_what_it_could_not_look_at(
     found = flow.prepare(project.root, flow.Options("sft/megatron_bridge", words, "site"))
     assert f"run first: launch convert/hf_to_megatron model={inputs.model} " in found.findings[0].remedy
     found = flow.prepare(project.root, flow.Options("sft/automodel", inputs.words, "site"))
-    assert [n.partition(",")[0] for n in found.notes[2:]] == [], "all that is counted is stated of its base"
+    unknown = "note: memory: not estimated, since nothing here says "
+    untold = "the type behind model.torch_dtype=auto, the model's sizes"
+    assert found.notes[2:] == [unknown + untold], "all that is counted is stated of its base"
     found = flow.prepare(
         project.root, flow.Options("sft/automodel", (*inputs.words, "dataset.seq_length=null"), "site")
     )
-    (note,) = found.notes[2:]
+    note, memory = found.notes[2:]
+    assert memory == f"{unknown}dataset.seq_length, {untold}"
     assert "only the image's /opt/" in note and note.endswith(" may say it: dataset.seq_length")
     found = flow.prepare(project.root, flow.Options("pretrain/megatron_bridge", (), "site"))
-    assert [n.partition(" of ")[0] for n in found.notes[2:]] == ["note: memory: about 3.7"]
+    said = ["warning: no data= is named: Megatron-Bridge trains on its mock data, from which no model learns anything"]
+    assert [n.partition(" of ")[0] for n in found.notes[1:] if "shape:" not in n] == [*said, "note: memory: about 3.7"]

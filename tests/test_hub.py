@@ -245,8 +245,9 @@ def test_an_input_of_the_hub_is_its_snapshot_mounted_by_its_repository(
     commit = commit_of(hub)
     plan, done = plan_of(project, tmp_path, f"model={MODEL}@v1")
     assert f"{MODEL}@v1 is the commit {commit}\n" in done.stderr
-    model, target = plan["inputs"]["model"], f"/inputs/model-{commit[:8]}"
-    assert (model["type"], model["fingerprint"], model["parameters"]) == ("checkpoint_hf", commit, 10)
+    model = plan["inputs"]["model"]
+    assert (model["type"], model["parameters"]) == ("checkpoint_hf", 10)
+    target = f"/inputs/model-{model['fingerprint'][:8]}"
     assert model["facts"]["hub"] == f"{MODEL}@{commit}"
     mount = {"source": str(repository(tmp_path)), "target": target, "readonly": True}
     assert [m for m in plan["mounts"] if m["target"].startswith("/inputs/model")] == [mount]
@@ -275,8 +276,9 @@ def test_data_of_the_hub_keeps_its_name(project: Project, hub: Hub, tmp_path: Pa
         done = project.launch("-o", str(out), "sft/automodel", *words)
         assert done.code == 0, done
         plan = json.loads((out / "plan.json").read_text())
-        train, target = plan["inputs"]["train"], f"/inputs/train-{commit[:8]}"
-        assert (train["type"], train["kind"], train["fingerprint"]) == ("chat_jsonl", kind, commit)
+        train = plan["inputs"]["train"]
+        assert (train["type"], train["kind"]) == ("chat_jsonl", kind)
+        target = f"/inputs/train-{train['fingerprint'][:8]}"
         path = f"{target}/snapshots/{commit}/{below}"
         assert ["dataset.path_or_dataset_id", path] in plan["config"]["set"]
         source = f"{tmp_path}/hf/hub/datasets--org--chats"
@@ -325,11 +327,12 @@ def test_a_launch_fetches_what_is_missing_and_a_dry_run_says_so(
 
     assert project.launch(*words).code == 69, "the stand-in of the engine starts nothing"
     mounts = built.refused["HostConfig"]["Mounts"]
-    assert {str(repository(tmp_path)), f"/inputs/model-{commit[:8]}"} <= {v for m in mounts for v in m.values()}
     dry_again = project.launch(*words, "--dry-run", "--json")
-    assert dry_again.code == 0
-    of_dry = [m for m in json.loads(dry.stdout)["HostConfig"]["Mounts"] if "/inputs/model" in m["Target"]]
-    assert of_dry == [m for m in mounts if "/inputs/model" in m["Target"]]
+    planned = json.loads(dry_again.stdout)["HostConfig"]["Mounts"]
+    assert dry_again.code == 0 and [m["Target"] for m in planned] == [m["Target"] for m in mounts]
+    assert {str(repository(tmp_path)), str(tmp_path / "hf" / "hub")} <= {m["Source"] for m in mounts if m["ReadOnly"]}
+    of_dry = [m["Source"] for m in json.loads(dry.stdout)["HostConfig"]["Mounts"] if "/inputs/model" in m["Target"]]
+    assert of_dry == [str(repository(tmp_path))], "under which key is known when its blobs are there"
 
 
 @pytest.mark.usefixtures("built", "chats")

@@ -96,7 +96,7 @@ def test_o_writes_the_whole_run_directory_into_an_empty_folder(
     programs = {"slipway/steps/automodel_finetune.py", "slipway/steps/slipway_step.py"}  # and what those import
     assert found == programs | {
         "plan.json", "request.json", "slipway/plan.json", "slipway/entrypoint.sh", "slipway/common.sh",
-        "slipway/verify.py",
+        "slipway/gpus.py", "slipway/verify.py",
     }  # fmt: skip
     written = tmp_path / "written"
     assert (written / "slipway" / "plan.json").read_text() == (written / "plan.json").read_text()
@@ -209,3 +209,24 @@ def test_a_plan_depends_on_what_runs_and_not_on_the_folder_from_which_it_is_laun
     below.mkdir(parents=True)
     done = project.launch("--dry-run", "--json", STEP, *inputs.words, f"output={tmp_path}/out", cwd=below)
     assert json.loads(done.stdout)["Labels"] == labels
+
+
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_conversions_are_taken_from_a_folder_of_ones_own_alone(
+    project: Project, inputs: Inputs, tmp_path: Path, what: str
+) -> None:
+    """Whoever can make folders beside the runs could lay a model there that was never converted."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / ".converted").symlink_to(tmp_path) if what == "link" else (runs / ".converted").touch()
+    words = (
+        "sft/megatron_bridge",
+        *inputs.words,
+        f"tokenizer={inputs.model}",
+        "--flavour",
+        "cpu",
+        "--runs-dir",
+        str(runs),
+    )
+    done = project.launch("--convert", "--dry-run", *words)
+    assert done.code == 77 and f"{runs}/.converted: is no folder; expected a folder of your own" in done.stderr, done

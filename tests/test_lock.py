@@ -125,6 +125,23 @@ def test_recorded_images_are_kept_while_the_entry_is_the_same(boats: Project, be
 
 
 @pytest.mark.parametrize(
+    ("repair", "what"),
+    [
+        ("program: keel.py", "cuda.26.06.repair.0.program: there is no entrypoints/repair/keel.py"),
+        ("environment: mian", "cuda.26.06.repair.0.environment: unknown environment 'mian'"),
+    ],
+)
+def test_a_repair_that_cannot_be_made_is_refused(boats: Project, repair: str, what: str) -> None:
+    old = 'base: {image: registry.example/org/boats, tag: "26.06"}\n'
+    path = boats.edit(MATRIX_FILE, old, f"{old}        repair: [{{why: Closed., {repair}}}]\n")
+    with pytest.raises(SlipwayError) as e:
+        locks.load_matrix(boats.root)
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "repair:" in text)
+    assert (e.value.code, e.value.what.endswith(what)) == (Exit.CONFIG, True), e.value.what
+    assert e.value.where.startswith(f"{path}:{line}:")
+
+
+@pytest.mark.parametrize(
     ("words", "name"),
     [
         (("boats", "cpu"), "boats/1.0-cpu"),

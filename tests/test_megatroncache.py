@@ -50,7 +50,9 @@ def test_it_is_mounted_exported_and_shared(wish_of: WishOf, nodes: int) -> None:
     (mount,) = (m for m in plan.mounts if m.target == "/cache/megatron")
     assert (mount.source, mount.readonly) == (cache.path, False)
     assert plan.env[NAME].value == plan.env["MEGATRON_CONFIG_LOCK_DIR"].value == "/cache/megatron"
-    assert plan.env["SLIPWAY_SHARED"].value == ("/output /cache/hf /cache/megatron" if nodes > 1 else "")
+    assert plan.env["SLIPWAY_SHARED"].value == (
+        "/output /cache/hf /cache/datasets /cache/megatron" if nodes > 1 else ""
+    )
     without = make_plan(wish_of(), seen_of(), {})
     assert NAME not in without.env and all(m.target != "/cache/megatron" for m in without.mounts)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from helpers import BOOTSTRAP, REGISTRY, entry_of
 
-from images.model import Base, Entry, Environment, FromSource, Group, Identity, Repository
+from images.model import Base, Entry, Environment, FromSource, Group, Identity, Repair, Repository
 
 REPOSITORY = Repository(url="https://example.org/a", tag="v1", path="/opt/a")
 GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a.txt", sha256="0" * 64)
@@ -21,6 +21,8 @@ GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a
         ("tested", ["selftest on host a"]),
         ("sources", ["somebody's table"]),
         ("notes", ["a note"]),
+        ("known_as", {"boats": "2.0"}),
+        ("holds", ["/root/.cache"]),
         ("base", msgspec.structs.replace(REGISTRY, reported="somebody says so")),
     ],
 )
@@ -47,6 +49,7 @@ def test_what_was_seen_and_who_says_so_is_not_in_the_checksum(change: str, value
         ("repositories", {"a": REPOSITORY}),
         ("repositories", {"a": msgspec.structs.replace(REPOSITORY, commit="1" * 40)}),
         ("env", {"A": "1"}),
+        ("repair", [Repair(why="", passable=["/root"])]),
         ("user", "nobody"),
         ("workdir", "/work"),
         ("driver", "570"),
@@ -61,9 +64,14 @@ def test_every_field_of_an_entry_is_decided_on() -> None:
     """A new field has to be put into one of the two tables above."""
     assert set(Entry.__struct_fields__) == {
         "library", "release", "flavour", "base", "python", "environments", "groups", "repositories", "env", "user",
-        "workdir", "driver",
-        "image", "tested", "sources", "notes",
+        "workdir", "driver", "repair",
+        "image", "tested", "sources", "notes", "known_as", "holds",
     }  # fmt: skip
+
+
+def test_the_reason_of_a_repair_is_not_in_the_checksum() -> None:
+    one, other = (entry_of("cuda", repair=[Repair(why=w, passable=["/root"])]) for w in ("a", "b"))
+    assert one.checksum == other.checksum
 
 
 def test_who_says_so_is_not_in_the_checksum_of_a_repository() -> None:
@@ -80,6 +88,13 @@ def test_components_are_packages_the_main_environments_first_and_repositories_by
     }
     entry = entry_of(environments=environments, repositories={"a": REPOSITORY})
     assert entry.components == {"torch": "3", "ray": "2", "a": "1"}
+
+
+def test_what_a_release_is_known_as_comes_before_what_is_installed() -> None:
+    """A container may hold the commit before its own tag, whose package says the version before."""
+    main = {"main": Environment(python="/a", packages={"boats": "0.6.0", "torch": "3"})}
+    entry = entry_of("cuda", environments=main, known_as={"boats": "0.7.0"})
+    assert entry.components == {"boats": "0.7.0", "torch": "3"}
 
 
 def test_a_pinned_hash_is_in_the_checksum() -> None:

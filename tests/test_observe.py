@@ -134,3 +134,14 @@ def test_the_catalogue_is_read_only_for_an_input_of_another_type(project: Projec
     assert step in observe.converters(project.root, step, wrong)
     project.edit("launcher/steps/peft/automodel/step.yaml", "schema: 1", "schema: 2")
     assert observe.converters(project.root, step, wrong) == [], "another step's file is no reason to stop"
+
+
+def test_the_files_of_a_login_are_seen(look: Any, tmp_path: Path) -> None:
+    for name in ("home/.netrc", "home/.cache/huggingface/token", "hf/stored_tokens"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = look(hf_home=str(tmp_path / "hf")).host
+    assert [str(Path(p).relative_to(tmp_path)) for p in found.logins] == [
+        "hf/stored_tokens", "home/.cache/huggingface/token", "home/.netrc",
+    ]  # fmt: skip
+    assert found.home == str(tmp_path / "home")

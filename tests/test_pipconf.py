@@ -24,6 +24,15 @@ def test_a_machine_without_configuration_needs_nothing() -> None:
     assert PipConfig().file() == "[global]\n"
 
 
+def test_a_program_called_pip_in_the_folder_one_stands_in_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert pipconf.read() == PipConfig()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_file_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheels, more, bundle = tmp_path / "wheels", tmp_path / "more", tmp_path / "ca.pem"
     wheels.mkdir()

@@ -75,19 +75,41 @@ def test_no_run_id_is_in_a_plan(wish_of: WishOf) -> None:
     assert plan.output == "${RUN_DIR}/output"
     assert plan.env["SLIPWAY_RUN"].value == "${RUN_ID}"
     assert {m.source for m in plan.mounts if "RUN" in m.source} == {
-        "${RUN_DIR}/output", "${RUN_DIR}/slipway", "${RUN_DIR}/container"
+        "${RUN_DIR}/output", "${RUN_DIR}/slipway", "${RUN_DIR}/container", "${RUN_DIR}/hf"
     }  # fmt: skip
 
 
 def test_every_path_of_the_host_has_its_place_in_the_container(wish_of: WishOf) -> None:
     assert mounts(make_plan(wish_of(), seen_of(), {})) == {
-        "/cache/hf": ("/home/user/hf", False),
+        "/cache/datasets": ("/home/user/hf/datasets", False),
+        "/cache/hf": ("${RUN_DIR}/hf", False),
         "/inputs/model-bbbbbbbb": ("/data/llama", True),
         "/inputs/train-aaaaaaaa/chats.jsonl": ("/data/chats.jsonl", True),
         "/output": ("/data/out", False),
         "/run/slipway": ("${RUN_DIR}/container", False),
         "/slipway": ("${RUN_DIR}/slipway", True),
     }
+
+
+def test_of_hf_home_only_snapshots_and_prepared_data_are_mounted(wish_of: WishOf) -> None:
+    """Not the tokens of a login beside them; and nobody rewrites a snapshot."""
+    plan = make_plan(wish_of(), seen_of(host=msgspec.structs.replace(HOST, hub=True)), {})
+    of_home = {m.target: (m.source, m.readonly) for m in plan.mounts if m.source.startswith(HOST.hf_home)}
+    assert of_home == {
+        "/cache/datasets": ("/home/user/hf/datasets", False),
+        "/cache/hub": ("/home/user/hf/hub", True),
+    }
+    assert plan.env["HF_HUB_CACHE"].value == "/cache/hub"
+    assert make_plan(wish_of(), seen_of(), {}).env["HF_HUB_CACHE"].value == "/cache/hf/hub", "there is none"
+
+
+def test_a_site_may_name_another_place_for_prepared_data(wish_of: WishOf) -> None:
+    for env, found in (
+        ({}, ("/cache/datasets", "launcher")),
+        ({"HF_DATASETS_CACHE": "/nvme"}, ("/nvme", "command line")),
+    ):
+        variable = make_plan(wish_of(env=env), seen_of(), {}).env["HF_DATASETS_CACHE"]
+        assert (variable.value, variable.by) == found
 
 
 def test_a_parent_is_mounted_before_what_lies_below_it(wish_of: WishOf, profile: Profile) -> None:

@@ -22,13 +22,29 @@ sbatch:
   nice: 3
 setup: [module load cuda]
 env: {A.B: ""}
+gpus: 4
+time: UNLIMITED
+runs: $LUSTRE/me/runs
+squash: squash
 """
 
 
 @pytest.fixture
 def site(project: Project) -> Project:
     project.write("slipway.d/profiles/site.yaml", SITE)
+    project.env["LUSTRE"] = "/lustre"
     return project
+
+
+def test_a_path_with_a_variable_that_is_not_set_is_an_error_with_its_line(site: Project) -> None:
+    del site.env["LUSTRE"]
+    for words in (("profiles", "show", "site"), ("--profile", "site", "sft/automodel", "--dry-run")):
+        done = site.launch(*words)
+        assert (done.code, done.stdout) == (78, "")
+        assert done.stderr == (
+            f"error: {site.path}/slipway.d/profiles/site.yaml:13:1: runs: '$LUSTRE/me/runs': the variable LUSTRE is "
+            "not set here\n  export LUSTRE=…, or write the path itself\n"
+        )
 
 
 def lines(text: str, project: Project) -> list[str]:
@@ -68,6 +84,11 @@ def test_each_key_is_shown_with_the_line_that_says_it(site: Project) -> None:
         'env.A.B "" P/slipway.d/profiles/site.yaml:10:7',
         "exclusive true P/launcher/profiles/slurm-pyxis.yaml:6:1",
         "partition - default",
+        "gpus 4 P/slipway.d/profiles/site.yaml:11:1",
+        "time UNLIMITED P/slipway.d/profiles/site.yaml:12:1",
+        "runs /lustre/me/runs P/slipway.d/profiles/site.yaml:13:1",
+        "squash P/slipway.d/profiles/squash P/slipway.d/profiles/site.yaml:14:1",
+        "arch - default",
         "srun {} default",
         "shared [] default",
         "attempts 3 default",

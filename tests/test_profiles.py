@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -70,7 +71,10 @@ def test_an_unknown_profile_is_a_wrong_word(project: Project) -> None:
         ("ulimits: {memlok: -1}", "3:11", "ulimits.memlok: 'memlok' is not allowed", "did you mean 'memlock'?"),
         ("ulimits: {memlock: unlimited}", "3:11", "ulimits.memlock: Expected `int`, got `str`", ""),
         ("mounts: [{source: /a, readonyl: true}]", "3:23", "unknown key 'readonyl'", "did you mean 'readonly'?"),
-        ("mounts: [{source: data, target: /data}]", "3:1", "mounts: source 'data' is no absolute path", ""),
+        (
+            "mounts: [{source: '', target: /data}]", "3:11", "mounts.0.source: '': expected a path",
+            "leave the key out, or write null",
+        ),
         ("mounts: [{source: /data, target: data}]", "3:1", "mounts: target 'data' is no absolute path", ""),
         (
             "mounts: [{source: /data, target: /inputs/mine}]",
@@ -186,7 +190,7 @@ def test_what_cannot_be_extended_is_refused(
     assert remedy in e.value.remedy
 
 
-@pytest.mark.parametrize("time", ["60", "30:00", "12:00:00", "2-0", "2-12:00", "2-12:00:00"])
+@pytest.mark.parametrize("time", ["60", "30:00", "12:00:00", "2-0", "2-12:00", "2-12:00:00", "UNLIMITED"])
 def test_slurms_times_are_taken(site: Project, time: str) -> None:
     site.write(MINE, f"schema: 1\nkind: slurm\ntime: '{time}'\n")
     found = profiles.find_profile(site.root, "mine")
@@ -196,7 +200,10 @@ def test_slurms_times_are_taken(site: Project, time: str) -> None:
 @pytest.mark.parametrize(
     ("line", "where", "what", "remedy"),
     [
-        ("time: 2h", "3:1", "time: '", ""),
+        ("time: 2h", "3:1", "time: '2h'; expected such as 30 (minutes), 4:00:00, 1-12 or UNLIMITED", ""),
+        ("time: unlimited", "3:1", "time: '", ""),
+        ("gpus: 0", "3:1", "gpus: Expected `int` >= 1", ""),
+        ("arch: x86_64", "3:1", "arch: 'x86_64' is not allowed", "known: amd64, arm64"),
         ("time: '1:2'", "3:1", "time: '", ""),
         ("time: 2:00:00", "3:1", "time: Expected `str | null`, got `int`", "write it in quotes"),
         ("time: 60", "3:1", "time: Expected `str | null`, got `int`", "write it in quotes"),
@@ -220,6 +227,127 @@ def test_a_slurm_profiles_keys_are_checked(site: Project, line: str, where: str,
     assert e.value.what.startswith(what) and remedy in e.value.remedy
 
 
+PATHS = """\
+schema: 1
+kind: slurm
+runs: $LUSTRE/runs
+hf_home: ~/hf
+megatron_cache: cache
+squash: ${LUSTRE}/squash
+shared: [~/all, "$LUSTRE", ../all]
+mounts: [{source: data/x, target: /data}]
+secrets: {A: "file:$LUSTRE/a", B: file:b, C: env}
+"""
+
+
+def test_paths_are_whole_wherever_one_stands(site: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the shell would put in is put in; what is relative begins at the file that says it."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("LUSTRE", "/lustre")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(site.path / "config"))
+    file = site.write("launcher/profiles/mine.yaml", PATHS)
+    nearer = "schema: 1\nkind: slurm\nextends: mine\nhf_home: null\nsecrets: {D: file:d}\n"
+    own = site.write("config/slipway/profiles/nearer.yaml", nearer)
+    for place in (site.path, site.path / "launcher"):
+        monkeypatch.chdir(place)
+        found = profiles.find_profile(site.root, "nearer")
+        assert isinstance(found, profiles.SlurmProfile)
+        assert (found.runs, found.hf_home, found.squash) == ("/lustre/runs", None, "/lustre/squash")
+        assert found.megatron_cache == f"{file.parent}/cache"
+        assert found.shared == ["/home/me/all", "/lustre", f"{site.path}/launcher/all"]
+        assert found.mounts == [profiles.ExtraMount(source=f"{file.parent}/data/x", target="/data")]
+        secrets = {"A": "file:/lustre/a", "B": f"file:{file.parent}/b", "C": "env", "D": f"file:{own.parent}/d"}
+        assert found.secrets == secrets
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "key", "value"),
+    [
+        ("enroot", "data: $LUSTRE/data", "data", "/lustre/data"),
+        ("enroot", "squash: ~/squash", "squash", "/home/me/squash"),
+        ("docker", "engine: unix://$LUSTRE/docker.sock", "engine", "unix:///lustre/docker.sock"),
+        ("docker", "engine: tcp://host:2375", "engine", "tcp://host:2375"),
+        ("docker", "runs: $LUSTRE/$$", "runs", "/lustre/$$"),
+    ],
+)
+def test_paths_of_the_other_kinds(
+    site: Project, monkeypatch: pytest.MonkeyPatch, kind: str, line: str, key: str, value: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("LUSTRE", "/lustre")
+    site.write(MINE, f"schema: 1\nkind: {kind}\n{line}\n")
+    assert getattr(profiles.find_profile(site.root, "mine"), key) == value
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+@pytest.mark.parametrize(
+    ("line", "where", "key", "text"),
+    [
+        ("runs: $LUSTRE/runs", "3:1", "runs", "$LUSTRE/runs"),
+        ("shared: [/a, '${LUSTRE}']", "3:14", "shared.1", "${LUSTRE}"),
+        ("mounts: [{source: $LUSTRE/a, target: /a}]", "3:11", "mounts.0.source", "$LUSTRE/a"),
+        ("secrets: {A: file:$LUSTRE/a}", "3:11", "secrets.A", "$LUSTRE/a"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_refused_with_its_line(
+    site: Project, monkeypatch: pytest.MonkeyPatch, line: str, where: str, key: str, text: str, value: str | None
+) -> None:
+    """Also one that is blank: `$LUSTRE/runs` would be /runs."""
+    monkeypatch.delenv("LUSTRE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("LUSTRE", value)
+    path = site.write(MINE, f"schema: 1\nkind: slurm\n{line}\n")
+    site.write("slipway.d/profiles/nearer.yaml", "schema: 1\nkind: slurm\nextends: mine\n")
+    with pytest.raises(SlipwayError) as e:
+        profiles.find_profile(site.root, "nearer")
+    assert (e.value.code, e.value.where) == (Exit.CONFIG, f"{path}:{where}")
+    assert e.value.what == f"{key}: {text!r}: the variable LUSTRE is not set here"
+    assert e.value.remedy == "export LUSTRE=…, or write the path itself"
+
+
+def test_a_home_that_nobody_has_is_refused(site: Project) -> None:
+    site.write(MINE, "schema: 1\nkind: slurm\nruns: ~nobody-of-that-name/runs\n")
+    with pytest.raises(SlipwayError, match="~nobody-of-that-name is nobody's home here"):
+        profiles.find_profile(site.root, "mine")
+
+
+def slurm_with(**keys: Any) -> profiles.SlurmProfile:
+    return profiles.SlurmProfile(schema=1, **keys)
+
+
+@pytest.mark.parametrize(
+    ("has", "given"),
+    [
+        (None, {1: 1, 4: 4, 8: 8}),
+        (4, {0: 0, 1: 1, 4: 4, 8: 4}),
+        (8, {1: 1, 4: 4, 8: 8}),
+        (2, {1: 1, 4: 2, 8: 2}),
+        (16, {1: 1, 4: 4, 8: 16}),
+    ],
+)
+def test_a_step_that_wants_a_whole_node_gets_what_a_node_has_and_a_smaller_one_no_more(
+    has: int | None, given: dict[int, int]
+) -> None:
+    assert {shape: slurm_with(gpus=has).gpus_for(shape) for shape in given} == given
+
+
+@pytest.mark.parametrize(
+    ("model", "arch", "processor"),
+    [
+        (None, None, ("amd64", "")),
+        ("H100", None, ("amd64", "gpu.model")),
+        ("GB200", None, ("arm64", "gpu.model")),
+        ("GB300", None, ("arm64", "gpu.model")),
+        ("GH200", None, ("arm64", "gpu.model")),
+        ("B200", "arm64", ("arm64", "arch")),
+        (None, "arm64", ("arm64", "arch")),
+    ],
+)
+def test_the_nodes_processor_is_said_or_known_by_the_gpus(model: Any, arch: Any, processor: tuple[str, str]) -> None:
+    gpu = profiles.Gpu(model=model) if model else None
+    assert slurm_with(gpu=gpu, arch=arch).processor == processor
+
+
 @pytest.mark.parametrize(
     ("kind", "remedy"), [("slrum", "did you mean 'slurm'?"), ("podman", "known: docker, enroot, slurm")]
 )
@@ -235,3 +363,30 @@ def test_a_kind_that_there_is_not_is_refused(site: Project, kind: str, remedy: s
 def test_a_profile_of_each_kind_is_written_to_a_plan_and_read_from_it(site: Project, name: str) -> None:
     found = profiles.find_profile(site.root, name)
     assert msgspec.json.decode(msgspec.json.encode(found), type=profiles.Profile) == found
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/cron.d/x", "/x", "a/b", "hf_token", "1TOKEN", "A-B", "A B", "''", "'A\\n'"]
+)
+def test_a_secret_is_named_as_a_variable(site: Project, name: str) -> None:
+    path = site.write(MINE, f"schema: 1\nkind: docker\nsecrets:\n  {name}: env\n")
+    with pytest.raises(SlipwayError, match="expected the name of a variable, such as HF_TOKEN") as e:
+        profiles.find_profile(site.root, "mine")
+    assert (e.value.code, e.value.where) == (Exit.CONFIG, f"{path}:4:3")
+
+
+OTHERS = ["PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "IFS", "HOME", "HF_HOME"]
+OTHERS += ["HF_TOKEN_PATH", "SLIPWAY_SECRETS", "SLURM_JOB_ID", "RANK", "NVIDIA_VISIBLE_DEVICES", "GLIBC_TUNABLES"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_secret_is_none_of_what_programs_are_loaded_by_or_the_launcher_sets(site: Project, name: str) -> None:
+    site.write(MINE, f"schema: 1\nkind: docker\nsecrets: {{{name}: env}}\n")
+    with pytest.raises(SlipwayError, match=f"secrets: '{name}': the launcher or the container's programs set it"):
+        profiles.find_profile(site.root, "mine")
+
+
+def test_secrets_that_are_usual(site: Project) -> None:
+    names = ["HF_TOKEN", "WANDB_API_KEY", "NVIDIA_API_KEY", "NGC_API_KEY", "LDAP_PASSWORD", "GITHUB_TOKEN", "_X1"]
+    site.write(MINE, "schema: 1\nkind: docker\nsecrets:\n" + "".join(f"  {name}: env\n" for name in names))
+    assert list(profiles.find_profile(site.root, "mine").secrets) == names

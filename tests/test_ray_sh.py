@@ -53,6 +53,11 @@ class Site(Container):
             "SLIPWAY_NODES": str(nodes), "SLURM_NODEID": str(rank), "SLIPWAY_NODE_NAMES": names,
             "SLIPWAY_HEAD": "127.0.0.1", "SLIPWAY_NONCE": f"7.0.{os.urandom(8).hex()}",
         }  # fmt: skip
+        nonce = self.env["SLIPWAY_NONCE"]
+        (self.state / f".slipway-nonce-{nonce}").touch()
+        for other in {*range(nodes)} - {rank}:
+            (self.state / str(other)).mkdir()
+            (self.state / str(other) / "there").write_text(f"{nonce}\n")
 
     def has(self, **nodes: int) -> None:
         """What Ray says of its nodes: workers of each, 0 where it is dead."""
@@ -224,8 +229,7 @@ class Head:
         (self.folder / "ray").mkdir(parents=True)
         (self.folder / "ray" / "home").write_text(f"{site.root / 'home'}\n")
         self.port = self.server.getsockname()[1]
-        nonce = site.state / f".slipway-nonce-{site.env['SLIPWAY_NONCE']}"
-        nonce.write_text(f"{self.port}\n")
+        (self.folder / "go").write_text(f"{site.env['SLIPWAY_NONCE']} {self.port}\n")
 
     def leaves(self) -> None:
         (self.folder / "ray" / "ended").touch()

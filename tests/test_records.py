@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import WishOf, seen_of
+from helpers import WishOf, record_of, seen_of, tree
 
 from launcher import records
 from launcher.plan import Plan
 from launcher.planner import make_plan
-from launcher.records import Record, Run
+from launcher.records import Outcome, Run
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
+DEEP: Any = functools.reduce(lambda below, _: [below], range(2000), [])
 WHEN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
 @pytest.fixture
 def plan(wish_of: WishOf) -> Plan:
     return make_plan(wish_of(), seen_of(), {})
-
-
-def record_of(plan: Plan, run: Run) -> Record:
-    return Record(
-        schema=1, run=run.id, directory=str(run.path), state="submitted", plan_hash=plan.hash, plan=plan, request={},
-        engine={"kind": "docker", "address": "unix:///e"}, slipway="0", argv=[], submitted=records.now(),
-    )  # fmt: skip
 
 
 def test_a_run_is_named_by_time_step_and_plan_and_claimed_once(tmp_path: Path, plan: Plan) -> None:
@@ -49,10 +45,31 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, plan: Plan) -> N
 def test_a_record_is_read_back_whole(tmp_path: Path, plan: Plan) -> None:
     run = records.claim(tmp_path, plan)
     assert run.record() is None
-    written = record_of(plan, run)
+    written = record_of(run, plan)
     run.write(written)
     assert run.record() == written
     assert json.loads(run.record_file.read_text())["plan"]["step"] == "sft/automodel"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [*({"versions": {"a": v}} for v in (float("nan"), float("inf"), "\ud800", DEEP)), {"submitted": 5}, {"argv": [1]}],
+)
+def test_a_record_that_could_not_be_read_again_is_not_written(
+    tmp_path: Path, plan: Plan, changes: dict[str, Any]
+) -> None:
+    run = records.claim(tmp_path, plan)
+    run.write(record_of(run, plan))
+    before = tree(run.path)
+    with pytest.raises(SlipwayError) as e:
+        run.write(record_of(run, plan, state="ended", **changes))
+    assert (e.value.code, e.value.where) == (Exit.DATA, str(run.record_file))
+    assert tree(run.path) == before, "so that it can be collected once more"
+
+
+def test_an_outcome_whose_result_could_not_be_shown_is_none() -> None:
+    with pytest.raises(ValueError, match="last_loss"):
+        Outcome(exit_code=0, cause="step", reason="", result={"last_loss": "low"})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}'])
@@ -95,18 +112,6 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     with Run(tmp_path).lock() as mine:
         assert mine
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [(None, {}), ('{"exit_code": 3}', {"exit_code": 3}), ('{"exit', "unreadable"), ("[]", "unreadable")],
-)
-def test_what_the_container_wrote_is_read_and_not_trusted(tmp_path: Path, text: str | None, value: object) -> None:
-    (tmp_path / "container" / "0").mkdir(parents=True)
-    if text is not None:
-        (tmp_path / "container" / "0" / "status.json").write_text(text)
-    found = Run(tmp_path).container_file("0/status.json")
-    assert list(found) == ["unreadable"] if value == "unreadable" else found == value
 
 
 def test_the_runs_directory_option_profile_variable_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,3 +197,5 @@ def test_an_event_that_a_kill_cut_off_does_not_count(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("a") as f:
         f.write('{"event": "ended", "ti')
     assert run.had_event("started") and not run.had_event("ended")
+    run.event("ended")  # on a line of its own
+    assert run.had_event("started") and run.had_event("ended")

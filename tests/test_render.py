@@ -12,7 +12,7 @@ from helpers import REGISTRY, REPO, entry_of
 
 from images import lock as locks
 from images import render
-from images.model import Base, Entry, Environment, FromSource, Group, Lock, LockedLibrary, Repository
+from images.model import Base, Entry, Environment, FromSource, Group, Lock, LockedLibrary, Repair, Repository
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
@@ -30,8 +30,10 @@ COPY --chmod=0644 path.sh /etc/profile.d/zz-slipway.sh
 
 # What this image is, for the launcher, the entrypoint and whoever asks it; last, since it changes most.
 COPY --chmod=0644 entry.json /etc/slipway/entry.json
-RUN --mount=type=bind,source=verify.py,target=/run/slipway-verify.py \\
-    /opt/venv/bin/python -B /run/slipway-verify.py image
+# As somebody whom the base does not know, without a network: root would see more than those who run steps.
+RUN --network=none --mount=type=bind,source=verify.py,target=/run/slipway-verify.py \\
+    setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent \\
+        /opt/venv/bin/python -B /run/slipway-verify.py image
 LABEL org.opencontainers.image.title="slipway automodel" \\
       org.opencontainers.image.version="1.0" \\
       org.opencontainers.image.base.name="registry.example/automodel:1.0" \\
@@ -41,6 +43,24 @@ LABEL org.opencontainers.image.title="slipway automodel" \\
       slipway.release="1.0" \\
       slipway.flavour="cuda" \\
       slipway.entry="@ENTRY@"
+"""
+
+
+REPAIRED = """\
+# Closed to others.
+RUN chmod a+x /root
+RUN find /opt/boats \\
+    \\( -type d ! -perm -555 -exec chmod a+rx {} + \\) -o \\( -type f ! -perm -444 -exec chmod a+r {} + \\)
+
+# Made late.
+RUN made() { ls /opt/boats/keel*.so 2>/dev/null; } && \\
+    { made || make -C /opt/boats; } && [ -n "$(made)" ] && \\
+    for file in $(made); do [ "$file" -nt /opt/boats/keel.cpp ] || touch "$file"; done
+
+# Written late.
+RUN --mount=type=bind,source=repair/boats.py,target=/run/slipway-repair.py \\
+    /opt/worker/bin/python -B /run/slipway-repair.py
+
 """
 
 
@@ -59,6 +79,23 @@ def grouped() -> Entry:
 def test_the_dockerfile_of_an_official_base() -> None:
     entry = entry_of("cuda")
     assert render.dockerfile(ROOT, lock_of(entry), entry) == CUDA.replace("@ENTRY@", entry.checksum)
+
+
+def test_a_base_is_repaired_before_anything_of_ours_comes_in() -> None:
+    worker = Environment(python="/opt/worker/bin/python", packages={}, required=False, imports=["keel"])
+    repairs = [
+        Repair(why="Closed to others.", passable=["/root"], readable=["/opt/boats"]),
+        Repair(why="Made late.", made={"/opt/boats/keel*.so": "keel.cpp"}),
+        Repair(why="Written late.", program="boats.py", environment="worker"),
+    ]
+    environments = entry_of("cuda").environments | {"worker": worker}
+    entry = entry_of("cuda", repair=repairs, environments=environments)
+    text = render.dockerfile(ROOT, lock_of(entry), entry)
+    repaired = text[text.index("# Closed to others.") : text.index("# enroot drops")]
+    assert repaired == REPAIRED
+    assert json.loads(render.entry_json(entry))["environments"]["worker"] == {
+        "python": "/opt/worker/bin/python", "version": "3.12", "packages": {}, "required": False, "imports": ["keel"]
+    }  # fmt: skip
 
 
 def test_an_unresolved_base_says_so_in_its_from_line_and_claims_no_digest() -> None:

@@ -71,6 +71,17 @@ def test_groups_are_resolved_as_one_set_then_split_in_their_order(wheels: Path) 
     }
 
 
+def test_no_configuration_of_uv_above_the_temporary_folder_counts(
+    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may write in /tmp: what stands there is no word on where packages come from."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "uv.toml").write_text("[pip]\nconstraint-dependencies = [")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    wheel(wheels, "core", "1.0")
+    assert "core==1.0" in Outside(quiet).pins({"all": group("core")})["all"]
+
+
 def test_resolving_again_gives_the_same_text(wheels: Path) -> None:
     wheel(wheels, "core", "1.0")
     wheel(wheels, "app", "1.0", "core")

@@ -211,6 +211,7 @@ import yaml
 import nemo_rl
 config = yaml.safe_load(Path(sys.argv[2]).read_text())
 seen = {"argv": sys.argv, "cwd": os.getcwd(), "library": nemo_rl.__file__, "config": config}
+seen["path"] = os.environ["PYTHONPATH"]
 Path(os.environ["SEEN"]).write_text(json.dumps(seen))
 threading.Thread(target=threading.Event().wait).start()  # what NeMo RL's driver leaves behind: it never ends by itself
 for step in json.loads(os.environ.get("STEPS", "[2, 10]")):
@@ -241,7 +242,7 @@ class Train:
         }  # fmt: skip
         (self.root / "slipway" / "plan.json").write_text(json.dumps({"config": config, "resume": resume}))
         where = {"SLIPWAY_DIR": str(self.root / "slipway"), "SLIPWAY_STATE_DIR": str(self.root / "state")}
-        where |= {"SEEN": str(self.root / "seen.json"), "PYTHONPATH": str(self.repository)}
+        where |= {"SEEN": str(self.root / "seen.json"), "PYTHONPATH": "/site"}
         program = ["timeout", "60", sys.executable, STEPS_FOLDER / "nemo_rl_train.py"]  # 124: it did not end
         return subprocess.run(program, env=os.environ | where | env, capture_output=True, text=True, check=False)
 
@@ -265,6 +266,7 @@ def test_the_script_gets_its_configuration_in_its_repository(train: Train) -> No
     assert train.seen["argv"] == [str(train.script), "--config", str(train.root / "state" / "config.yaml")]
     assert train.seen["cwd"] == str(train.repository)
     assert train.seen["library"] == str(train.repository / "nemo_rl" / "__init__.py")  # not one of the step programs
+    assert train.seen["path"] == f"{train.repository}:/site", "actors find the library by it, too"
     assert train.seen["config"] == {
         "checkpointing": {"checkpoint_must_save_by": None, "checkpoint_dir": str(train.root / "output")},
         "prompt": "${a.b}",
@@ -367,7 +369,14 @@ class Convert(Train):
         for path in scripts.values():
             Path(path).write_text(CONVERTER)
         (self.root / "output").mkdir()
-        values = {"scripts": scripts, "output": {"path": str(self.root / "output"), "shard_size": "5GB"}}
+        wrapper = self.root / "python-of-megatron"
+        wrapper.write_text(f'#!/bin/sh\necho started >>{self.root}/started\nexec {sys.executable} "$@"\n')
+        wrapper.chmod(0o755)
+        values = {
+            "interpreter": str(wrapper),
+            "scripts": scripts,
+            "output": {"path": str(self.root / "output"), "shard_size": "5GB"},
+        }
         values |= {"input": {"path": str(source), "config": "/inputs/config-0"}}
         config = {"base": {"values": values}, "layers": [], "remove": [], "set": []}
         (self.root / "slipway" / "plan.json").write_text(json.dumps({"config": config}))
@@ -393,6 +402,7 @@ def test_what_is_inside_chooses_the_converter(tmp_path: Path, weights: str, kind
     script, words, config = json.loads((tmp_path / "seen.json").read_text())
     last = source / "step_10"
     assert (script, words[word]) == (kind, f"{last}/policy/weights{path}")
+    assert (tmp_path / "started").exists() == (kind == "megatron"), "by the interpreter that has Megatron-Bridge"
     assert config["policy"] == {"model_name": "/inputs/config-0", "tokenizer": {"name": f"{last}/policy/tokenizer"}}
     made = sorted(p.name for p in (tmp_path / "output").iterdir())
     assert made == ["config.json", "model.safetensors", "tokenizer.json"]

@@ -12,7 +12,7 @@ from launcher import catalogue, rules
 from launcher.artifacts import Artifact, Fault
 from launcher.catalogue import Step
 from launcher.plan import ImageSeen
-from launcher.profiles import Profile
+from launcher.profiles import ExtraMount, Profile, SlurmProfile
 from launcher.words import Words
 from slipway.project import Root
 
@@ -55,6 +55,30 @@ def test_an_input_that_is_not_what_the_step_takes(
 ) -> None:
     findings = rules.check(wish_of(), seen_of(artifacts={"train": found, "model": MODEL}))
     assert told(findings) == [("error", code, where, what)]
+
+
+HOLDS = msgspec.structs.replace(CUDA, holds=["/root/.cache", "/root/.local"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "hides"),
+    [
+        ({"mounts": [ExtraMount(source="/a", target="/root")]}, "/root/.cache and /root/.local"),
+        ({"mounts": [ExtraMount(source="/a", target="/root/.cache/uv")]}, "/root/.cache"),
+        ({"mounts": [ExtraMount(source="/a", target="/root/.cache")]}, "/root/.cache"),
+        ({"mounts": [ExtraMount(source="/a", target="/root/.cachet"), ExtraMount(source="/a", target="/data")]}, ""),
+        ({"mount_home": True, "remap_root": True}, "/root/.cache and /root/.local"),
+        ({"mount_home": True}, ""),
+        ({"remap_root": True}, ""),
+    ],
+)
+def test_nothing_is_mounted_over_what_an_image_runs_with(wish_of: WishOf, keys: dict[str, Any], hides: str) -> None:
+    profile = SlurmProfile(schema=1, name="site", file="/site.yaml", **keys)
+    engine = engine_of(kind="slurm", nodes=True)
+    found = [f for f in rules.check(wish_of(entry=HOLDS, profile=profile), seen_of(engine=engine)) if "hides" in f.what]
+    assert [(f.code, f.where) for f in found] == ([(78, "/site.yaml")] if hides else [])
+    assert all(f" hides {hides}, where automodel/1.0-cuda has interpreters and packages" in f.what for f in found)
+    assert not [f for f in rules.check(wish_of(entry=CUDA, profile=profile), seen_of()) if "hides" in f.what]
 
 
 def test_every_fault_of_every_input_is_found_at_once(wish_of: WishOf) -> None:
@@ -132,7 +156,17 @@ def test_the_runs_directory_has_to_be_writable(wish_of: WishOf) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SLIPWAY_RUN", "SLIPWAY_ANYTHING", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "WORLD_SIZE"]
+    "name",
+    [
+        "SLIPWAY_RUN",
+        "SLIPWAY_ANYTHING",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN_PATH",
+        "RANK",
+        "WORLD_SIZE",
+    ],
 )
 def test_variables_of_the_launcher_are_set_by_nobody_else(
     wish_of: WishOf, profile: Profile, step: Step, name: str
@@ -295,3 +329,24 @@ def test_a_mount_of_the_profile_that_is_not_there(wish_of: WishOf) -> None:
     assert told(rules.check(wish_of(), seen_of(host=host))) == [
         ("error", 66, f"{wish_of().profile.file}: mounts", "there is nothing at /scratch")
     ]
+
+
+def test_a_mount_with_a_login_in_it_is_warned_of(wish_of: WishOf, profile: Profile) -> None:
+    """By a folder that holds it, and not by one whose name only begins like that."""
+    host = msgspec.structs.replace(HOST, home="/home/user", logins=["/home/user/.netrc", "/home/user/hf/token"])
+    mounts = [ExtraMount(source=s, target=f"/m{n}") for n, s in enumerate(("/home/user", "/home/user/h", "/home/us"))]
+    wish = wish_of(profile=msgspec.structs.replace(profile, mounts=mounts))
+    found = rules.check(wish, seen_of(host=host, output=output_of(path="/home/user/hf")))
+    assert [(f.severity, f.where, f.what.split()[0]) for f in found] == [
+        ("warning", f"{profile.file}: mounts", "/home/user/.netrc"),
+        ("warning", f"{profile.file}: mounts", "/home/user/hf/token"),
+        ("warning", "output=/home/user/hf", "/home/user/hf/token"),
+    ]
+    assert rules.check(wish_of(), seen_of(host=host)) == []
+
+
+def test_a_mounted_home_with_a_login_in_it_is_warned_of(wish_of: WishOf) -> None:
+    host = msgspec.structs.replace(HOST, home="/home/user", logins=["/home/user/.netrc"])
+    site = SlurmProfile(schema=1, name="site", file="site.yaml", mount_home=True)
+    (found,) = rules.check(wish_of(profile=site), seen_of(host=host, engine=engine_of(nodes=True)))
+    assert (found.severity, found.where) == ("warning", "site.yaml: mount_home")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from helpers import IMAGE, Project, WishOf, seen_of, tree
+from click.testing import CliRunner
+from helpers import IMAGE, Project, WishOf, record_of, seen_of, tree
 
+from launcher import cli
 from launcher.planner import make_plan
 from launcher.records import Outcome, Record, Run
 
@@ -36,9 +40,8 @@ def ended(project: Project, wish_of: WishOf) -> list[Run]:
         run = Run(project.path / "runs" / run_id)
         run.log.parent.mkdir(parents=True)
         run.log.write_bytes(b"step 1/2\xff\nstep 2/2\n")
-        record = Record(
-            schema=1, run=run.id, directory=str(run.path), state="ended", plan_hash=plan.hash, plan=plan, request={},
-            engine={"kind": "docker", "address": "unix:///gone"}, slipway="0.1.0", submitted="2026-01-01T00:00:00Z",
+        record = record_of(
+            run, plan, "unix:///gone", state="ended", slipway="0.1.0", submitted="2026-01-01T00:00:00Z",
             argv=["sft/automodel", "train=/a b/c.jsonl"], outcome=outcome,
         )  # fmt: skip
         run.write(record)
@@ -75,7 +78,148 @@ def test_a_run_that_cannot_be_read_hides_no_other(project: Project, ended: list[
     done = project.launch("runs")
     states = [line.split()[1] for line in done.stdout.splitlines()]
     assert done.code == 0
-    assert (states[0], states[2]) == ("done", "cancelled") and states[1] in ("unknown:", "never")
+    assert (states[0], states[2]) == ("done", "cancelled") and states[1] in ("damaged:", "never")
+
+
+def record_with(run: Run, *keys: str, value: Any) -> str:
+    """The record's text with another value at a dotted place."""
+    whole = json.loads(run.record_file.read_text())
+    node = whole
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    return json.dumps(whole)
+
+
+def deep(text: str) -> str:
+    return text.replace('"odd"', "[" * 200_000)
+
+
+ODD_RECORDS: list[tuple[tuple[str, ...], Any, str]] = [
+    (("engine", "kind"), "podman", "the engine is 'podman', the profile is for docker"),
+    (("engine", "kind"), "shell", "the engine is 'shell', the profile is for docker"),
+    (("plan", "profile", "kind"), "podman", "Invalid value 'podman' - at `$.plan.profile.kind`"),
+    (("engine",), {"kind": "docker"}, "Object missing required field `address` - at `$.engine`"),
+    (("outcome", "exit_code"), "0", "Expected `int`, got `str` - at `$.outcome.exit_code`"),
+    (("outcome", "result", "last_loss"), "low", "Expected `float | null`, got `str`"),
+    (("outcome", "damaged"), {}, "Expected `array`, got `object` - at `$.outcome.damaged`"),
+    (("outcome",), [], "Expected `object | null`, got `array` - at `$.outcome`"),
+    (("plan", "inputs", "train", "fingerprint"), 5, "Expected `str`, got `int`"),
+    (("request", "a"), "odd", "maximum recursion depth exceeded"),
+]
+ODD_FILES: list[tuple[str, Any, str]] = [
+    ("record.json", os.mkfifo, "record.json: is no regular file"),
+    ("record.json", Path.mkdir, "record.json: is no regular file"),
+    ("record.json", lambda path: path.symlink_to("/dev/zero"), "record.json: record.json is a link"),
+    ("record.json", lambda path: path.write_text("{"), "record.json: not a run record: Input data was truncated"),
+    ("record.json", lambda path: path.write_bytes(b"{\xff\xfe"), "record.json: not a run record: "),
+    ("events.jsonl", os.mkfifo, "events.jsonl: is no regular file"),
+    ("events.jsonl", lambda path: path.symlink_to("/dev/zero"), "events.jsonl: events.jsonl is a link"),
+]
+
+
+def test_what_is_wrong_with_a_run_directory_is_said_and_hides_no_other(project: Project, ended: list[Run]) -> None:
+    """Each of these in a run directory of its own."""
+    said = {}
+    for keys, value, why in ODD_RECORDS:
+        run = copied(ended[0], len(said))
+        run.record_file.write_text(deep(record_with(run, *keys, value=value)))
+        said[run.id] = f"record.json: not a run record: {why}"
+    for name, make, why in ODD_FILES:
+        run = copied(ended[0], len(said))
+        (run.path / name).unlink()
+        make(run.path / name)
+        said[run.id] = why
+    file = Run(ended[0].path.parent / "20260102T000000Z-sft.automodel-bbbbbb")
+    file.path.write_text("no folder")
+    done = project.launch("runs")
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in done.stdout.splitlines()}
+    assert (done.code, done.stderr, len(rows)) == (0, "", len(said) + 4)
+    assert [rows[run_id].split()[0] for run_id in IDS] == ["done", "failed", "cancelled"]
+    assert rows[file.id] == f"damaged: events.jsonl: {file.id} is no folder"
+    for run_id, why in said.items():
+        assert rows[run_id].startswith(f"damaged: {why}"), (run_id, why, rows[run_id])
+    for run_id in list(said)[8:]:
+        for verb in ("show", "logs", "cancel") if said[run_id].startswith("record.json") else ("show", "logs"):
+            done = project.launch(verb, run_id)
+            assert (done.code, done.stdout) == (65, "") and run_id in done.stderr
+
+
+def copied(run: Run, number: int) -> Run:
+    to = run.path.with_name(f"20260102T000000Z-sft.automodel-{number:06}")
+    shutil.copytree(run.path, to)
+    return Run(to)
+
+
+def test_lines_that_are_no_events_do_not_count(project: Project, ended: list[Run]) -> None:
+    events = ended[0].path / "events.jsonl"
+    ended_line = events.read_text()
+    odd = ['{"event": "ended"', "[]", '"ended"', '{"event": 5, "ended": 1}', "[" * 200_000 + '"ended"', "\x00ended"]
+    events.write_text("".join(f"{line}\n" for line in odd) + ended_line)
+    assert project.launch("show", IDS[0]).code == 0
+    events.write_text("".join(f"{line}\n" for line in odd))
+    assert not ended[0].had_event("ended")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("../../../kept")])
+def test_a_lock_that_is_none_keeps_nobody_waiting(project: Project, ended: list[Run], make: Any) -> None:
+    (project.path.parent / "kept").write_text("kept")
+    (ended[0].path / "lock").unlink()
+    ended[0].record_file.unlink()
+    make(ended[0].path / "lock")
+    done = project.launch("runs")
+    assert (done.code, len(done.stdout.splitlines())) == (0, 3)
+    assert done.stdout.splitlines()[0].split()[1:5] == ["unknown:", "lock:", "cannot", "write:"]
+    assert (project.path.parent / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_log_that_is_none_is_not_printed(project: Project, ended: list[Run], make: Any) -> None:
+    ended[0].log.unlink()
+    make(ended[0].log)
+    done = project.launch("logs", IDS[0])
+    assert (done.code, done.stdout) == (65, "") and f"{ended[0].log}: " in done.stderr
+
+
+def test_another_users_run_is_looked_at_and_never_acted_upon(
+    project: Project, ended: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it has not been collected; its engine would be asked, were it the caller's."""
+    for run in ended[1:]:
+        (run.path / "events.jsonl").unlink()
+    run = ended[1]
+    run.write(msgspec.structs.replace(ended[1].record(), outcome=None, state="submitted"))
+    before = tree(project.path)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.chdir(project.path)
+
+    def launch(*words: str) -> Any:
+        return CliRunner().invoke(cli.main, words, env={"SLIPWAY_RUNS": str(project.path / "runs")})
+
+    listed = launch("runs")
+    assert (listed.exit_code, [" ".join(line.split()[1:4]) for line in listed.stdout.splitlines()]) == (
+        0, ["another user's exit", "another user's", "another user's exit"]
+    )  # fmt: skip
+    shown = launch("show", IDS[1])
+    assert (shown.exit_code, "state      another user's\n" in shown.stdout) == (0, True)
+    assert launch("logs", IDS[1]).stdout_bytes == run.log.read_bytes()
+    refused = launch("cancel", IDS[1])
+    assert (refused.exit_code, "another user's run" in refused.stderr) == (77, True)
+    assert tree(project.path) == before
+    for file in run.path.glob("*.json"):
+        file.unlink()
+    assert "another user's" in launch("runs").stdout.splitlines()[1]
+
+
+def test_a_link_that_another_user_made_is_no_run_of_the_callers(
+    ended: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Run(ended[0].path.with_name("20260105T000000Z-sft.automodel-aaaaaa"))
+    link.path.symlink_to(ended[0].path)
+    assert link.ours
+    real = Path.lstat
+    monkeypatch.setattr(Path, "lstat", lambda path: os.stat_result((*real(path)[:4], 54321, *real(path)[5:])))
+    assert not link.ours
 
 
 def test_a_run_is_shown_whole(project: Project, ended: list[Run]) -> None:
@@ -129,6 +273,11 @@ def test_what_ray_wrote_is_printed_by_node_before_the_drivers_log(project: Proje
         (folder / "host").write_text(f"{host}\n")
         (folder / "raylet.out").write_text(f"raylet of {host}")  # its last line has no end
         (folder / "worker-1.err").write_text("")
+        (folder / "session.log").symlink_to(project.path / "versions.lock")  # Ray's own links are in the folder, too
+        os.mkfifo(folder / "pipe.log")
+    (run / "container" / "3").mkdir()
+    (run / "container" / "3" / "ray").symlink_to(project.path / "launcher")
+    (run / "container" / "0x").mkdir()
     done = project.launch("logs", "last", "--ray")
     said = [f"\n==> {host} raylet.out <==\nraylet of {host}" for host in ("n1", "n3", "n11")]
     assert (done.code, done.stdout) == (0, "".join(said) + "\n==> driver <==\nstep 2/2\n")

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_job import RUN_ID, Commands
+from helpers import Project, WishOf, left_by, seen_of
+from slurm_job import COMMANDS, PROFILE, RUN_ID, Commands
 from test_slurmwords import END, START, shown
 
 from launcher import records
 from launcher.engines import Status, slurmjobs
+from launcher.planner import make_plan
 from launcher.records import Run
+from slipway.console import visible
 from slipway.errors import Exit, SlipwayError
 
 NAME = f"slipway-{RUN_ID}"
@@ -28,6 +31,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Slurm's commands, which the launcher finds; a controller that has forgotten every job, and no accounts."""
     commands = Commands(tmp_path / "slurm")
     commands.does("scontrol", FORGOTTEN)
+    commands.does("squeue", "[[ $1 != --steps ]] || printf '%s\\n' batch leftovers slipway")
     commands.does("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     monkeypatch.setenv("PATH", str(commands.bin))
     monkeypatch.setattr(slurmjobs, "POLL", 0.01)
@@ -161,6 +165,34 @@ def test_a_job_that_nobody_remembers_has_written_its_id(slurm: Commands, run: Ru
     assert jobs().job(run) == "13" and not slurm.calls("squeue")
 
 
+@pytest.mark.parametrize("text", ["--help", "1 2", "7;id", "7\n8", "\u0667", "-1", "" + "7" * 40])
+def test_what_is_no_job_id_is_no_word_for_slurm(project: Project, wish_of: WishOf, text: str) -> None:
+    run = left_by(project, make_plan(wish_of(profile=PROFILE), seen_of(), {}))
+    for name in COMMANDS:
+        project.program(name, f'echo "$0 $@" >>{project.path}/called')
+    (run.path / "job").write_text(text)
+    listed = project.launch("runs")
+    row = " ".join(listed.stdout.split())
+    assert (listed.code, row) == (0, f"{run.id} damaged: job: is no job id: {visible(repr(text[:40]))}")
+    for verb in ("show", "cancel", "logs"):
+        done = project.launch(verb, run.id)
+        assert (done.code, done.stdout) == (65, "") and f"{run.path}/job: is no job id" in done.stderr
+    assert not (project.path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "junk",
+    ["[]", "{}", '"event"', "[" * 200_000, '{"event": "end"}', '{"event": "end", "job": "--help", "time": "x"}',
+     '{"event": "end", "job": "7", "time": "x", "exit": "--"}', '{"event": "end", "job": 7, "time": "x"}'],
+)  # fmt: skip
+@pytest.mark.usefixtures("slurm")
+def test_a_line_that_is_no_attempt_does_not_count(job: Run, junk: str) -> None:
+    attempts(job, STARTED, ended(5), cut=f"{junk}\n")
+    assert jobs().status(job) == Status("exited", exit_code=5, started=START, finished=END)
+    (job.path / "job").unlink()
+    assert jobs().job(job) == "7"
+
+
 # Status
 
 
@@ -171,8 +203,8 @@ def test_the_controller_is_asked_first(slurm: Commands, job: Run) -> None:
 
 
 def test_what_the_controller_forgot_is_in_the_accounts(slurm: Commands, job: Run) -> None:
-    slurm.does("sacct", f"echo 'COMPLETED|0:0|{START}|{END}|None'")
-    assert jobs().status(job) == Status("exited", started=START, finished=END)
+    slurm.does("sacct", f"echo 'FAILED|3:0|{START}|{END}|None'")
+    assert jobs().status(job) == Status("exited", exit_code=3, started=START, finished=END)
     words = slurm.calls("sacct")[0].words
     assert "--jobs=7" in words and "--parsable2" in words and "--format=State,ExitCode,Start,End,Reason" in words
 
@@ -183,7 +215,9 @@ def test_without_accounts_the_jobs_own_lines_count(
 ) -> None:
     monkeypatch.setattr(slurmjobs, "TIMEOUT", 0.3)
     slurm.does("sacct", accounts)
-    assert jobs().status(job) == Status("missing")
+    status = jobs().status(job)
+    assert (status.state, status.exit_code) == ("exited", Exit.UNAVAILABLE)
+    assert status.error.startswith("Slurm has forgotten job 7, whose script never began: ")
     attempts(job, STARTED, ended(5))
     assert jobs().status(job) == Status("exited", exit_code=5, started=START, finished=END)
 
@@ -202,6 +236,27 @@ def test_the_exit_code_is_the_one_that_the_script_knows(slurm: Commands, job: Ru
     knows(slurm, "FAILED", code="143:0")
     attempts(job, STARTED, ended(5))
     assert jobs().status(job).exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "said"),
+    [
+        ([], Exit.UNAVAILABLE, "its script was never started"),
+        ([STARTED], Exit.INTERNAL, "its script did not reach its end"),
+        ([STARTED, ended(143, "true")], Exit.INTERNAL, "its script did not reach its end"),
+        ([STARTED, ended(0), STARTED | {"attempt": 1}], Exit.INTERNAL, "its script did not reach its end"),
+    ],
+)
+def test_success_is_what_the_script_has_said_last(
+    slurm: Commands, job: Run, lines: list[dict[str, Any]], code: Exit, said: str
+) -> None:
+    """Seen on a real Slurm: a job whose script a node cannot start is COMPLETED, with 0:0."""
+    knows(slurm, "COMPLETED")
+    attempts(job, *lines)
+    status = jobs().status(job)
+    assert (status.state, status.exit_code) == ("exited", code) and said in status.error
+    attempts(job, *lines, STARTED, ended(0))
+    assert jobs().status(job).exit_code == 0
 
 
 def test_what_was_put_back_has_no_end_yet(slurm: Commands, job: Run) -> None:
@@ -233,8 +288,8 @@ def test_a_controller_that_is_away_is_no_missing_job(slurm: Commands, job: Run) 
 @pytest.mark.parametrize(
     ("state", "name", "words"),
     [
-        ("RUNNING", "TERM", ["--signal=TERM", "7.0"]),
-        ("RUNNING", "INT", ["--signal=INT", "7.0"]),
+        ("RUNNING", "TERM", ["--batch", "--signal=USR2", "7"]),
+        ("RUNNING", "INT", ["--batch", "--signal=USR2", "7"]),
         ("RUNNING", "KILL", ["7"]),
         ("PENDING", "TERM", ["7"]),
         ("PENDING", "KILL", ["7"]),
@@ -243,7 +298,7 @@ def test_a_controller_that_is_away_is_no_missing_job(slurm: Commands, job: Run) 
 def test_the_step_is_told_and_a_job_without_one_is_cancelled(
     slurm: Commands, job: Run, state: str, name: str, words: list[str]
 ) -> None:
-    """Never srun, which would kill the step."""
+    """By the batch script; never by srun, which would kill the step."""
     knows(slurm, state)
     jobs().signal(job, name)
     assert [c.words for c in slurm.calls("scancel")] == [words]
@@ -251,7 +306,8 @@ def test_the_step_is_told_and_a_job_without_one_is_cancelled(
 
 def test_a_job_that_has_no_step_yet_is_cancelled(slurm: Commands, job: Run) -> None:
     """scancel would say that it has told the step."""
-    slurm.does("scontrol", f"case $* in *'show step'*) exit 1 ;; esac\ncat <<'END'\n{shown()}\nEND")
+    knows(slurm)
+    slurm.does("squeue", "echo batch; echo leftovers")
     jobs().signal(job, "TERM")
     assert [c.words for c in slurm.calls("scancel")] == [["7"]]
 

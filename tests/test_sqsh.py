@@ -10,6 +10,7 @@ from helpers import IMAGE, entry_of, record_image
 
 from images import identity, sidecar
 from launcher.engines import sqsh
+from launcher.plan import ImageSeen
 from slipway import canonical
 from slipway.project import Root
 
@@ -35,13 +36,17 @@ def squash(folder: Path, record: identity.ImageRecord, **changes: Any) -> Path:
     return file
 
 
+def find(root: Root, named: str | None = None, platform: str = "linux/amd64") -> ImageSeen:
+    return sqsh.find(root, ENTRY, named, platform)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
     return Root(tmp_path / "project")
 
 
 def test_nothing_was_built(root: Root) -> None:
-    found = sqsh.find(root, ENTRY, None)
+    found = find(root)
     assert (found.id, found.source, found.recorded) == ("", "", 0)
     assert found.missing == f"there is no automodel-1.0-cpu-*.sqsh of it in {sidecar.folder(root)}"
     assert found.remedy == f"run: {ENTRY.build_command}, then images squash {ENTRY.name}"
@@ -49,7 +54,7 @@ def test_nothing_was_built(root: Root) -> None:
 
 def test_it_was_built_but_not_squashed_there(root: Root, tmp_path: Path) -> None:
     squash(sidecar.folder(root), record_image(root, ENTRY))
-    found = sqsh.find(root, ENTRY, str(tmp_path / "shared"))
+    found = find(root, str(tmp_path / "shared"))
     assert (found.id, found.recorded) == ("", 1)
     assert found.missing == f"there is no automodel-1.0-cpu-*.sqsh of it in {tmp_path}/shared"
     assert found.remedy == f"run: images squash {ENTRY.name} --dir {tmp_path}/shared"
@@ -59,15 +64,9 @@ def test_it_was_built_but_not_squashed_there(root: Root, tmp_path: Path) -> None
 def test_the_file_is_what_is_started_and_the_images_id_what_it_is(root: Root, tmp_path: Path, named: bool) -> None:
     folder = tmp_path / "shared" if named else sidecar.folder(root)
     file = squash(folder, record_image(root, ENTRY, substitutions={"base": "other"}))
-    found = sqsh.find(root, ENTRY, str(folder) if named else None)
+    found = find(root, str(folder) if named else None)
     assert (found.id, found.source, found.missing, found.remedy) == (IMAGE, str(file), "", "")
     assert (found.recorded, found.drift) == (1, {"base": "other"})
-
-
-def test_a_folder_may_be_named_from_home(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    file = squash(tmp_path / "squash", record_image(root, ENTRY))
-    assert sqsh.find(root, ENTRY, "~/squash").source == str(file)
 
 
 def test_the_newest_recorded_image_that_is_there_counts(root: Root) -> None:
@@ -75,9 +74,9 @@ def test_the_newest_recorded_image_that_is_there_counts(root: Root) -> None:
     new = record_image(root, ENTRY, built="2026-01-02T00:00:00+00:00", ids=[OTHER])
     folder = sidecar.folder(root)
     first = squash(folder, old)
-    assert sqsh.find(root, ENTRY, None).source == str(first)
+    assert find(root).source == str(first)
     second = squash(folder, new)
-    found = sqsh.find(root, ENTRY, None)
+    found = find(root)
     assert (found.source, found.id, found.recorded) == (str(second), OTHER, 2)
 
 
@@ -86,7 +85,7 @@ def test_a_file_that_no_record_names_is_not_taken(root: Root) -> None:
     file = squash(sidecar.folder(root), record)
     for path in (file, sidecar.path_of(file)):
         path.rename(path.with_name(path.name.replace("1" * 12, "3" * 12)))
-    assert sqsh.find(root, ENTRY, None).missing
+    assert find(root).missing
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_a_file_that_no_record_names_is_not_taken(root: Root) -> None:
 )
 def test_a_file_that_is_not_what_its_sidecar_says(root: Root, changes: dict[str, Any], what: str) -> None:
     file = squash(sidecar.folder(root), record_image(root, ENTRY), **changes)
-    found = sqsh.find(root, ENTRY, None)
+    found = find(root)
     assert (found.id, found.missing, found.remedy) == ("", f"{file} {what}", f"run: images squash {ENTRY.name}")
 
 
@@ -107,5 +106,18 @@ def test_a_file_without_a_sidecar(root: Root, text: str | None) -> None:
     """A squash that was killed leaves none; it is never guessed what the file is."""
     file = squash(sidecar.folder(root), record_image(root, ENTRY))
     sidecar.path_of(file).unlink() if text is None else sidecar.path_of(file).write_text(text)
-    found = sqsh.find(root, ENTRY, None)
+    found = find(root)
     assert not found.id and found.missing.startswith(f"{file}: ") and "images squash" in found.remedy
+
+
+@pytest.mark.parametrize("newest", ["linux/amd64", "linux/arm64"])
+def test_the_file_for_the_nodes_own_processor_is_taken(root: Root, newest: str) -> None:
+    """A folder may hold those of both; where none runs there, it is told what the one is that is there."""
+    folder, older = sidecar.folder(root), {"linux/amd64": "linux/arm64", "linux/arm64": "linux/amd64"}[newest]
+    old = record_image(root, ENTRY, built="2026-01-01T00:00:00+00:00")
+    new = record_image(root, ENTRY, built="2026-01-02T00:00:00+00:00", ids=[OTHER])
+    first = squash(folder, old, platform=older)
+    assert (find(root, platform=newest).source, find(root, platform=newest).platform) == (str(first), older)
+    second = squash(folder, new, platform=newest)
+    assert find(root, platform=newest).source == str(second)
+    assert find(root, platform=older).source == str(first)

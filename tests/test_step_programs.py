@@ -310,3 +310,24 @@ def test_a_sealed_folder_says_what_is_in_it(tmp_path: Path, monkeypatch: pytest.
         {"folder": "model_a", "model": "/m", "schema": 1, "run": "the-run", "files": {"iter_0000000/w": 5}},
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["iter_0000000", "slipway.json"]
+
+
+def test_a_result_is_json_and_names_what_is_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(slipway_step, "STATE", tmp_path)
+    odd = {"last_loss": float("nan"), "info": {"ppl": [1.5, float("inf")], "low": (float("-inf"),)}, "steps": 3}
+    slipway_step.write_result(odd)
+    assert json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail) == {
+        "last_loss": None, "info": {"ppl": [1.5, None], "low": [None]}, "steps": 3,
+        "not_finite": {"last_loss": "NaN", "info.ppl.1": "Infinity", "info.low.0": "-Infinity"},
+    }  # fmt: skip
+    assert "not finite: last_loss is NaN, info.ppl.1 is Infinity" in capsys.readouterr().err
+    slipway_step.write_result({"last_loss": 1.5})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"last_loss": 1.5}
+
+
+def test_a_reason_that_is_no_text_is_left_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_NODE_DIR", str(tmp_path))
+    slipway_step.leave("reason", "ValueError: no \udcff\n file")
+    assert (tmp_path / "reason").read_text() == "ValueError: no \\udcff file\n"

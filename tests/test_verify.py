@@ -166,8 +166,51 @@ def test_another_environment_is_asked_by_its_own_interpreter(image: Image, tmp_p
 
 
 def test_a_missing_interpreter_is_a_difference(image: Image) -> None:
-    image.plan["environments"]["worker"] = {"python": "/no/such/python", "packages": {"vllm": "1"}}
-    assert image.run() == (78, ["environment worker: there is no interpreter /no/such/python"])
+    worker = image.plan["environments"]["worker"] = {"python": "/no/such/python", "packages": {"vllm": "1"}}
+    who = f"uid {os.getuid()} gid {os.getgid()}"
+    assert image.run() == (
+        78, [f"environment worker: there is no interpreter /no/such/python that {who} can reach"]
+    )  # fmt: skip
+    worker["required"] = False
+    assert image.run() == (0, []), "a base may come without it"
+
+
+def test_what_has_to_be_importable_is_imported_and_a_missing_driver_is_no_difference(image: Image) -> None:
+    modules = {"keel": "", "sail": "import mast", "oars": "raise ImportError('libcuda.so.1: cannot open')"}
+    for name, text in modules.items():
+        (image.site / f"{name}.py").write_text(text)
+    image.plan["environments"]["main"]["imports"] = list(modules)
+    assert image.entry is not None
+    code, out, err = image.verify("image", "--own", str(image.root / "entry.json"))
+    who = f"uid {os.getuid()} gid {os.getgid()}"
+    lost = "import sail: ModuleNotFoundError: No module named 'mast'"
+    assert (code, f"environment main: {lost}, as {who}" in err) == (1, True), err
+    rows = [line.split(maxsplit=2) for line in out.partition("main: imports\n")[2].splitlines()[:3]]
+    assert rows[0] == ["keel", "imported", "as expected"] and rows[2] == ["oars", "imported", "needs a GPU's driver"]
+    assert not [line for line in err if "keel" in line or "oars" in line]
+
+
+def test_an_official_image_that_differs_says_where_to_read_on(image: Image) -> None:
+    image.packages["torch"] = "2.13.0"
+    assert image.entry is not None
+    for flavour, says in (("cpu", False), ("cuda", True)):
+        image.entry["flavour"] = flavour
+        code, _, err = image.verify("image")
+        assert (code, "docs/first-real-build.md" in err[-1]) == (1, says)
+
+
+def test_packages_whose_files_are_hidden_are_no_surprise_for_the_step(image: Image) -> None:
+    image.install("torch-2.13.0.dist-info", "ray-2.55.1.dist-info")
+    cache = image.root / "cache"
+    cache.write_text("")
+    link = image.site / "torch-2.13.0.dist-info" / "METADATA"
+    link.symlink_to(cache)
+    assert image.run() == (0, [])
+    cache.unlink()
+    code, (line,) = image.run()
+    assert code == 78
+    assert line.startswith(f"environment main: torch-2.13.0.dist-info is linked to {cache}, which uid ")
+    assert line.endswith("something hides it, such as a home on /root or a mount on a cache")
 
 
 def test_an_image_of_another_entry_is_refused(image: Image) -> None:

@@ -54,6 +54,8 @@ def convert(config: dict[str, Any], step: Path, weights: Path, target: Path) -> 
             f"{weights}: sharded safetensors, which NeMo RL's converters do not read; train with "
             "checkpointing.save_consolidated=true, or checkpointing.model_save_format=torch_save"
         )
+    if iterations:  # its converter imports Megatron-Bridge, which is in the environment of Megatron's workers alone
+        slipway_step.continue_with(config["interpreter"], "Megatron's workers")
     script = Path(config["scripts"]["megatron" if iterations else "dcp"])
     source = ["--megatron-ckpt-path", str(iterations[-1])] if iterations else ["--dcp-ckpt-path", str(weights)]
     with slipway_step.config_file(run_config(step, config["input"]["config"])) as path:

@@ -35,6 +35,8 @@ def main() -> None:
     config = slipway_step.merge_config(plan, lambda base: load_base(base, repository))
     set_deadline(config, config.pop("deadline", None) or {})
     os.chdir(repository)  # its configurations name prompts relative to it
+    # The image's own way to it is a link below /root. Actors have the driver's environment.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(repository), *filter(None, [os.environ.get("PYTHONPATH")])])
     code = 0
     with slipway_step.config_file(config) as path:
         code = run_script(script, ["--config", str(path)])
@@ -103,7 +105,7 @@ def as_duration(seconds: int) -> str:
 def run_script(script: Path, arguments: list[str]) -> int:
     """The script's exit code; what it raises is printed and left for the status."""
     sys.argv = [str(script), *arguments]
-    sys.path.insert(0, str(script.parent))
+    sys.path[:0] = [str(script.parent), str(script.parents[1])]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as e:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import sys
 import tempfile
@@ -20,6 +21,7 @@ OUTPUT = Path(os.environ.get("SLIPWAY_OUTPUT_DIR", "/output"))
 SLIPWAY = Path(os.environ.get("SLIPWAY_DIR", "/slipway"))
 STATE = Path(os.environ.get("SLIPWAY_STATE_DIR", "/run/slipway"))
 REFUSED = 78
+STARTED = "SLIPWAY_STARTED_WITH"  # by continue_with: a wrapper's interpreter need not have the name that was asked for
 MARKER = "slipway.json"  # in a folder of a cache: it is whole
 
 
@@ -39,7 +41,7 @@ def node_dir() -> Path:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a step program: announces this rank, and leaves the reason of a failure for status.json."""
-    write_atomic(node_dir() / "ranks" / f"{rank()}.pid", f"{os.getpid()}\n")  # whom to tell that it is time to stop
+    write_private(node_dir() / "ranks" / f"{rank()}.pid", f"{os.getpid()}\n")  # whom to tell that it is time to stop
     try:
         main()
         if rank() == 0:
@@ -55,8 +57,21 @@ def run(main: Callable[[], None]) -> None:
 
 def leave(name: str, why: str) -> None:
     """One line for the entrypoint; the first rank that fails tells why, the others fail because of it."""
-    with contextlib.suppress(FileExistsError), (node_dir() / name).open("x", encoding="utf-8") as f:
+    with (
+        contextlib.suppress(FileExistsError),
+        open(node_dir() / name, "x", encoding="utf-8", errors="backslashreplace", opener=private) as f,
+    ):
         f.write(" ".join(why.split())[:500] + "\n")
+
+
+def continue_with(python: str, what: str) -> None:
+    """Starts this program anew with another environment's interpreter, once. Raises ConfigError where there is none."""
+    if os.environ.get(STARTED) == python:
+        return
+    if not os.access(python, os.X_OK):
+        raise ConfigError(f"{python}: the image has no environment for {what}")
+    os.environ[STARTED] = python
+    os.execv(python, [python, *sys.argv])
 
 
 def load_plan() -> dict[str, Any]:
@@ -147,7 +162,7 @@ def config_file(config: dict[str, Any]) -> Iterator[Path]:
 
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     if rank() == 0:
-        write_atomic(STATE / "config.yaml", text)
+        write_private(STATE / "config.yaml", text)
         yield STATE / "config.yaml"
         return
     with tempfile.TemporaryDirectory(prefix="slipway-config-") as folder:
@@ -157,8 +172,28 @@ def config_file(config: dict[str, Any]) -> Iterator[Path]:
 
 
 def write_result(result: dict[str, Any]) -> None:
-    """What the step made, for the record; rank 0 alone calls it."""
-    write_atomic(STATE / "result.json", json.dumps(result, indent=2) + "\n")
+    """What the step made, for the record; rank 0 alone calls it.
+
+    JSON has no NaN and no infinities: such a number is null, and `not_finite` says by its dotted key what it was.
+    """
+    odd: dict[str, str] = {}
+    said = finite(result, odd)
+    if odd:
+        said["not_finite"] = odd
+        print(f"slipway: not finite: {', '.join(f'{key} is {what}' for key, what in odd.items())}", file=sys.stderr)
+    write_private(STATE / "result.json", json.dumps(said, indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any, odd: dict[str, str], key: str = "") -> Any:
+    """`value` with null for every number that is not finite; those are told in `odd`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        odd[key] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return None
+    if isinstance(value, dict):
+        return {k: finite(v, odd, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v, odd, f"{key}.{n}") for n, v in enumerate(value)]
+    return value
 
 
 def seal(makes: dict[str, Any] | None) -> None:
@@ -190,7 +225,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
+    with open(part, "w", encoding="utf-8", opener=opener) as f:
+        f.write(text)
     part.replace(path)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Into the run directory, where files are for their owner alone; the step's umask is about its output."""
+    write_atomic(path, text, private)
+
+
+def private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

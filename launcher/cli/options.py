@@ -36,6 +36,7 @@ _PLANNING: list[Decorator] = [
     ),
     click.option("--nodes", type=click.IntRange(1), help="Machines."),
     click.option("--gpus", type=click.IntRange(0), help="GPUs per machine."),
+    click.option("--gpu-ids", metavar="ID,…", help="Docker: these GPUs, by index, GPU:INSTANCE or UUID."),
     click.option("--procs", type=click.IntRange(1), help="Processes per machine (cpu flavour; 1 otherwise)."),
     click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable."),
     click.option(

@@ -33,7 +33,7 @@ def run(
     **given: Any,
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
-    from launcher import flow
+    from launcher import flow, gpus
 
     root = find_root()
     asked = flow.Options(words=words, argv=tuple(sys.argv[1:]), **given)
@@ -44,16 +44,22 @@ def run(
         prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
     code = options.report(prepared)
     if dry_run or directory:
-        code = code or options.report_conversions(root, prepared, quiet=not dry_run)
-        if directory and not code:
+        first = 0 if code else options.report_conversions(root, prepared, quiet=not dry_run)
+        if directory and not code and not first:
             flow.write_directory(prepared, directory)
             say(f"wrote {directory}; submit it with: launch submit {directory}")
         if dry_run:
-            click.echo(flow.request_as(prepared, as_json), nl=False)
-        sys.exit(code)
-    if code:
-        sys.exit(code)
-    _go(root, prepared, detach, follow)
+            click.echo(flow.request_as(prepared, as_json, first), nl=False)
+        sys.exit(code or first)
+    while not code:
+        try:
+            return _go(root, prepared, detach, follow)
+        except gpus.Taken as e:
+            say(f"{e.what}; planned anew")
+            prepared = flow.prepare(root, asked)
+            prepared = _convert(root, asked, prepared, dry=False) if convert else prepared  # made already
+            code = options.report(prepared)
+    sys.exit(code)
 
 
 @click.command()
@@ -136,7 +142,7 @@ def _start_conversion(prepared: Any) -> Any:
 
 
 def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
-    from launcher import conversions, life
+    from launcher import conversions, life, records
 
     if detach and follow:
         raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
@@ -144,17 +150,17 @@ def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
     if detach or not (prepared.engine.ATTACHED or follow):
         with life.submitted(prepared, after) as (started, _):
             click.echo(started.id)
-        say(f"follow it with: launch logs -f {started.id}")
+        say(f"follow it with: launch logs -f {records.spoken(root, started.path)}")
         return
     sys.exit(_finish(prepared, after).outcome.exit_code)
 
 
 def _finish(prepared: Any, after: list[str] | None = None) -> Any:
     """Runs it to its end; its record, which has an outcome."""
-    from launcher import life, show
+    from launcher import foreground, life, show
 
     if prepared.engine.ATTACHED:
-        finished, record = life.run_in_foreground(prepared)
+        finished, record = foreground.run(prepared)
         show.print_end(finished, record)
     else:
         with life.submitted(prepared, after or ()) as (finished, _):

@@ -84,7 +84,7 @@ class Site:
     @property
     def probe(self) -> str:
         """The text of probe.sh."""
-        return (self.root.path / "entrypoints" / "probe.sh").read_text(encoding="utf-8")
+        return self.root.file("entrypoints/probe.sh").read_text(encoding="utf-8")
 
     def ask(self, *words: str, seconds: float = PATIENCE) -> Answer:
         if self.down:

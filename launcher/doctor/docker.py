@@ -21,10 +21,17 @@ def _engine(site: Site) -> Iterator[Result]:
         yield failed(site.down, seen.remedy)
         return
     yield ok(f"Docker {seen.version} at {where}")
-    if not seen.gpus and site.profile.flavour == "cuda":
+    if seen.gpus == 0 and site.profile.flavour == "cuda":
         yield failed(f"flavour: cuda, but no GPU for a container: {seen.no_gpus}", seen.gpu_remedy)
+    elif seen.gpus is None:
+        yield unknown("whether it has GPUs: only its own refusal tells; a launch takes the cpu flavour unless told")
+    elif seen.gpus == 0:
+        yield ok(f"no GPUs: launches take the cpu flavour ({seen.no_gpus})")
     else:
-        yield ok(f"{seen.gpus} GPUs" if seen.gpus else "no GPUs: launches take the cpu flavour")
+        taken = [f"{i} held by run {run}" for i, run in seen.gpu.held.items()]
+        yield ok("; ".join([f"{seen.gpus} GPUs, served by {seen.gpu.driver}", *taken]))
+    if seen.elsewhere and not site.profile.shared:
+        yield failed(f"it is on {seen.elsewhere}, and `shared:` names no folder that both see", "launch there")
     for name, most in planner.limits(site.profile, seen).items():
         if most != (value := site.profile.ulimits[name]):
             yield warning(f"ulimit {name}: {value} asked for, {most} can be given", "it is lowered at launch")

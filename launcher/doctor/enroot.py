@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.doctor import Check, Result, Site, failed, ok, warning
-from launcher.doctor.machine import ENOUGH, credentials, facts, folder, room, runs, size
+from launcher.doctor.machine import credentials, facts, folder, places, readable, runs, size
+
+_ELSEWHERE = "ENROOT_DATA_PATH, ENROOT_CACHE_PATH and ENROOT_TEMP_PATH in enroot.conf: a local disk with room"
 
 
 def _enroot(site: Site) -> Iterator[Result]:
@@ -36,11 +38,12 @@ def _squashfuse(_: Site) -> Iterator[Result]:
 
 def _folders(site: Site) -> Iterator[Result]:
     for node in facts(site.ask("bash", "-c", site.probe, "probe.sh", "none", "0").out).values():
-        for name, free in room(node):
-            yield (ok if free >= ENOUGH else warning)(f"enroot's {name}, {size(free)} free")
+        for place in places(node):
+            seen = f"enroot's {place.name}, {size(place.free)} free"
+            yield warning(f"{seen}: it {place.problem}", _ELSEWHERE) if place.problem else ok(seen)
     for key in ("squash", "data"):
         if path := getattr(site.profile, key):
-            yield folder(Path(path), f"{key}: in the profile")
+            yield (readable if key == "squash" else folder)(Path(path), f"{key}: in the profile")
 
 
 CHECKS: dict[str, Check] = {

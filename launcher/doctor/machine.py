@@ -6,11 +6,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from launcher.doctor import Result, Site, failed, ok, warning
 from slipway.errors import Exit
 
 ENOUGH = 20 * 2**30  # bytes; an image of these libraries takes about that
+UNPACKED = 68 * 2**30  # bytes; 1.3 times the largest of their root file systems, NeMo RL's of 52 GB
+LOCAL = ("btrfs", "ext2/ext3", "f2fs", "overlayfs", "xfs", "zfs")  # as `stat -f -c %T` calls them
 Facts = dict[str, dict[str, list[str]]]  # node -> key -> values
 
 
@@ -36,10 +39,39 @@ def folder(path: Path, what: str) -> Result:
     return ok(seen) if free >= ENOUGH else warning(seen, "an image takes about 20 GiB")
 
 
-def room(node: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
-    """enroot's folders on a node, as `cache /path`, with the bytes that are free there."""
+def readable(path: Path, what: str) -> Result:
+    """A folder from which is only read; images are made in it by somebody, with room."""
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        return failed(f"{path} cannot be read", f"name another: {what}", Exit.NOT_PERMITTED)
+    if path.is_dir() and not os.access(path, os.W_OK):
+        return ok(f"{path}, for reading alone")
+    return folder(path, what)
+
+
+class Place(NamedTuple):
+    """One of enroot's folders on a node: `cache /path`, the bytes that are free there, and its kind of file system."""
+
+    name: str
+    free: int
+    filesystem: str
+
+    @property
+    def problem(self) -> str:
+        """Why an image may not start from there; empty where nothing is known against it."""
+        data = self.name.startswith("data ")
+        if data and self.filesystem == "tmpfs":
+            return "is in memory (tmpfs), which an unpacked image fills"
+        if data and self.filesystem and self.filesystem not in LOCAL:
+            return f"is on {self.filesystem}: every node unpacks its image there over the network"
+        needed = UNPACKED if data else ENOUGH
+        return f"has {size(self.free)} free, of {size(needed)} that an image takes" if self.free < needed else ""
+
+
+def places(node: dict[str, list[str]]) -> Iterator[Place]:
+    """enroot's folders on a node."""
     for key, (kibibytes, *_) in ((k, v) for k, v in node.items() if k.startswith("free ")):
-        yield key.removeprefix("free "), int(kibibytes or 0) * 1024
+        name = key.removeprefix("free ")
+        yield Place(name, int(kibibytes or 0) * 1024, node.get(f"filesystem {name}", [""])[0])
 
 
 def credentials(_: Site) -> Iterator[Result]:

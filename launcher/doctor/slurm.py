@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.doctor import Check, Result, Site, failed, ok, run, unknown, warning
-from launcher.doctor.machine import credentials, folder, runs
+from launcher.doctor.machine import credentials, readable, runs
 from launcher.doctor.slurmprobe import probe
 from launcher.engines import slurmwords
-from launcher.profiles import SlurmProfile
+from launcher.profiles import WHOLE_NODE, SlurmProfile
 from slipway.errors import Exit, nearest
 
 OLDEST = (22, 5)
+_GRES = re.compile(r"\bgpu:(?:([A-Za-z_][\w.-]*):)?(\d+)")
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -73,8 +74,22 @@ def _pyxis(site: Site) -> Iterator[Result]:
         yield unknown(said.why)
     elif "--container-image" in said.out:
         yield ok("srun knows --container-image")
+        if _mounts_images(Path(_config(site).get("PlugStackConfig", ""))):
+            remedy = "end jobs with launch cancel; with `scancel` or a preemption without GraceTime a step cannot save"
+            yield warning("pyxis mounts images (use_squashfuse): what Slurm ends loses its root at once", remedy)
     else:
         yield failed("srun does not know --container-image", "pyxis is to be in plugstack.conf, here and on every node")
+
+
+def _mounts_images(file: Path) -> bool:
+    """Whether pyxis's line in plugstack.conf, or in what that includes, says so; false where it cannot be read here."""
+    if not (file.is_file() and os.access(file, os.R_OK)):
+        return False
+    text = file.read_text(encoding="utf-8", errors="replace")
+    names = re.findall(r"^\s*include\s+(\S+)", text, re.M)
+    more = [path for name in names for path in Path("/").glob(str(file.parent / name).lstrip("/"))]
+    own = re.search(r"^\s*\w+\s+\S*pyxis\S*.*\buse_squashfuse=(1|t|y)", text, re.M | re.I)
+    return bool(own) or any(_mounts_images(path) for path in more if path != file)
 
 
 def _partitions(site: Site) -> Iterator[Result]:
@@ -190,7 +205,7 @@ def _squash(site: Site) -> Iterator[Result]:
     elif not profile.squash:
         yield warning("the profile names no folder for .sqsh files", "squash: a folder that every node sees")
     else:
-        yield folder(Path(profile.squash), "squash: in the profile")
+        yield readable(Path(profile.squash), "squash: in the profile")
         yield from _below(profile, Path(profile.squash), "squash")
 
 
@@ -210,24 +225,44 @@ def _shared(site: Site) -> Iterator[Result]:
         yield warning("the profile names none", "shared: the folders that every node sees")
     for name in site.profile.shared:
         yield (
-            folder(Path(name), "shared: in the profile")
+            readable(Path(name), "shared: in the profile")
             if Path(name).is_dir()
             else failed(f"{name} is not there", "shared: the folders that every node sees", Exit.CONFIG)
         )
 
 
 def _gpus(site: Site) -> Iterator[Result]:
-    """What Slurm itself says of the nodes; drivers are seen by the probe job."""
+    """What Slurm itself says of the nodes, beside what the profile does; drivers are seen by the probe job."""
     profile = site.profile
     words = [f"--partition={profile.partition}"] if profile.partition else []
     said = site.ask("sinfo", "--noheader", "--format=%D %G", *words)
     with_gpus = [line for line in said.out.splitlines() if "gpu" in line]
+    seen = "; ".join(f"{n} nodes with {g}" for n, g in (line.split() for line in with_gpus))
     if said.code:
         yield unknown(said.why)
+    elif profile.gpus_by == "none" and with_gpus:
+        yield warning(f"{seen}, and gpus_by: none takes whole nodes", "gpus_by: gpus-per-node, or gres")
+    elif profile.gpus_by == "none":
+        yield ok("no resource of Slurm's, as the profile says (gpus_by: none)")
     elif with_gpus or profile.flavour == "cpu":
-        yield ok("; ".join(f"{n} nodes with {g}" for n, g in (line.split() for line in with_gpus)) or "none needed")
+        yield ok(seen or "none needed")
+        yield from _as_said(profile, {(t, int(n)) for line in with_gpus for t, n in _GRES.findall(line)})
     else:
-        yield failed("no node of the partition has GPUs that Slurm knows of", "flavour: cpu, or another partition")
+        remedy = "gpus_by: none where its nodes have GPUs all the same, or another partition"
+        yield failed("no node of the partition has GPUs that Slurm knows of", remedy)
+
+
+def _as_said(profile: SlurmProfile, known: set[tuple[str, int]]) -> Iterator[Result]:
+    """The profile's `gpus` and `gpu_type` beside what nodes have. `known`: type (or empty) and number."""
+    numbers, types = sorted({n for _, n in known}), sorted({t for t, _ in known} - {""})
+    have = f"nodes have {' or '.join(map(str, numbers))} GPUs"
+    if profile.gpus and numbers and profile.gpus not in numbers:
+        yield failed(f"gpus: {profile.gpus}, and {have}", f"gpus: {numbers[-1]}", Exit.CONFIG)
+    elif profile.flavour == "cuda" and not profile.gpus and numbers not in ([], [WHOLE_NODE]):
+        yield warning(f"{have}, and who wants a whole node asks for {WHOLE_NODE}", f"gpus: {numbers[-1]}")
+    if profile.gpu_type and numbers and profile.gpu_type not in types:
+        what = f"gpu_type: {profile.gpu_type}, and Slurm knows {' and '.join(types) or 'no types'}"
+        yield failed(what, nearest(profile.gpu_type, types) if types else "leave gpu_type out", Exit.CONFIG)
 
 
 def _probe(site: Site) -> Iterator[Result]:

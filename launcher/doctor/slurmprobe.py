@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from images import platforms
 from launcher.doctor import Answer, Result, Site, failed, ok, unknown, warning
-from launcher.doctor.machine import ENOUGH, Facts, facts, room, size
+from launcher.doctor.machine import Facts, facts, places
 from launcher.engines import slurmwords
 from launcher.profiles import SlurmProfile
 from slipway.errors import Exit
@@ -80,6 +82,23 @@ def _reads(file: Path, text: str) -> bool:
     return False
 
 
+def _as_said(found: Facts, profile: SlurmProfile) -> Iterator[Result]:
+    """The nodes' processor, and where Slurm does not count them their GPUs, beside what the profile says."""
+    wanted, key = profile.processor
+    machines = {n: seen["arch"][0] for n, seen in sorted(found.items()) if "arch" in seen}
+    if wrong := {n: m for n, m in machines.items() if platforms.named(m) != f"linux/{wanted}"}:
+        what = ", ".join(f"{n} is {m}" for n, m in wrong.items())
+        what = f"{what}; the profile's nodes are {wanted} ({key or 'default'})"
+        right = platforms.named(next(iter(wrong.values()))).removeprefix("linux/")
+        yield failed(what, f"arch: {right}", Exit.CONFIG)
+    elif machines:
+        yield ok(f"{wanted} on {', '.join(machines)}")
+    for node, seen in sorted(found.items()) if profile.gpus and profile.gpus_by == "none" else ():
+        has = sum(int(count) for count in re.findall(r"^(\d+) x ", "\n".join(seen.get("gpus", [])), re.M))
+        if has and has != profile.gpus:
+            yield failed(f"{node} has {has} GPUs, the profile says gpus: {profile.gpus}", f"gpus: {has}", Exit.CONFIG)
+
+
 def _node_facts(found: Facts, profile: SlurmProfile) -> Iterator[Result]:
     """Per kind of answer, the nodes that gave it: GPUs and driver, enroot, room."""
     for key, missing in (("gpus", "no driver"), ("enroot", "no enroot")):
@@ -91,9 +110,9 @@ def _node_facts(found: Facts, profile: SlurmProfile) -> Iterator[Result]:
             yield warning(text, "pyxis needs it" if key == "enroot" else "flavour: cuda needs one")
         elif answers:
             yield ok(text) if len(answers) == 1 else warning(text, "the nodes differ")
-    little = {n: [f"{name} {size(free)}" for name, free in room(seen) if free < ENOUGH] for n, seen in found.items()}
-    for node, places in sorted(little.items()):
-        if places:
-            yield warning(f"{node}: little room in enroot's {', '.join(places)}", "an image takes about 20 GiB")
-    if found and not any(little.values()):
+    yield from _as_said(found, profile)
+    unfit = [(node, place) for node, seen in sorted(found.items()) for place in places(seen) if place.problem]
+    for node, place in unfit:
+        yield warning(f"{node}: enroot's {place.name} {place.problem}", "enroot.conf: a local disk with room")
+    if found and not unfit:
         yield ok("room in enroot's folders")

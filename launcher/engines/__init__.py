@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,23 @@ class Claimed(Protocol):
     def path(self) -> Path: ...
 
 
+class Used(Protocol):
+    """The engine of a run, and where it answers."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+
+class Recorded(Protocol):
+    """A record, as far as engines need it."""
+
+    @property
+    def engine(self) -> Used: ...
+
+
 class Connection(Protocol):
     """The verbs that need the engine; each works from any process, at any time, and twice."""
 
@@ -69,12 +86,14 @@ class Engine(Protocol):
     """A module of this package.
 
     `ATTACHED`: a launch stays with its run (else it submits and returns). `KEEPS_LOG`: the log is the engine's, so
-    that the launcher copies it into the run directory. `REQUEST`: name of the request's file in a run directory.
+    that the launcher copies it into the run directory. `LOGS`: files in logs/ that the engine
+    would make readable for others, and are made before. `REQUEST`: name of the request's file in a run directory.
     `FILES`: what it needs of entrypoints/ in the run's slipway/ folder, beside what every engine does.
     """
 
     ATTACHED: bool
     KEEPS_LOG: bool
+    LOGS: tuple[str, ...]
     REQUEST: str
     FILES: tuple[str, ...]
 
@@ -112,9 +131,9 @@ def of(kind: str) -> Engine:
     return module  # type: ignore[no-any-return]
 
 
-def of_record(engine: Mapping[str, str]) -> AbstractContextManager[Connection]:
+def of_record(record: Recorded) -> AbstractContextManager[Connection]:
     """A connection to the engine that a record names."""
-    return of(engine["kind"]).connect(engine["address"])
+    return of(record.engine.kind).connect(record.engine.address)
 
 
 __all__ = ["Claimed", "Connection", "Engine", "Profile", "Status", "of", "of_record"]

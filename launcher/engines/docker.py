@@ -8,26 +8,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+import msgspec
 
 from images import dockerhost, identity
 from images.model import Entry
-from launcher.engines import Claimed, Status
+from launcher import gpus
+from launcher.engines import Claimed, Status, dockergpus
 from launcher.engines.shell import quote
+from launcher.fit import error
 from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Finding, ImageSeen, Observed, Plan
 from launcher.profiles import DockerProfile
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
-DRIVER = Path("/proc/driver/nvidia/gpus")
 CAP_SYS_RESOURCE = 24  # linux/capability.h
 _LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max open files": "nofile",
                 "max processes": "nproc", "max core file size": "core"}  # fmt: skip
 
 
 ATTACHED, KEEPS_LOG, REQUEST = True, True, "request.json"
+LOGS: tuple[str, ...] = ()
 FILES: tuple[str, ...] = ()
 
 
@@ -37,19 +41,26 @@ def probe(root: Root, profile: DockerProfile) -> EngineSeen:
     try:
         with dockerhost.engine_client(address) as client:
             info, version = client.info(), client.version()
+            elsewhere = dockerhost.elsewhere(address.url, info)
+            found = _gpus(info, version, elsewhere)
+            held = {} if found.number == 0 else dockergpus.held(client)
     except SlipwayError as e:
         return EngineSeen(kind="docker", address=address.url, source=address.source, error=e.what, remedy=e.remedy)
-    podman = any("podman" in c.get("Name", "").lower() for c in version.get("Components") or [])
-    gpus, why, remedy = _gpus(info, podman)
     return EngineSeen(
         kind="docker",
         address=address.url,
         source=address.source,
         version=version["Version"],
-        gpus=gpus,
-        no_gpus=why,
-        gpu_remedy=remedy,
+        gpus=found.number,
+        no_gpus=found.why,
+        gpu_remedy=found.remedy,
+        gpu=msgspec.structs.replace(found.seen, held=held),
         hard_limits=_hard_limits(dockerhost.peer_pid(address.url)),
+        elsewhere=elsewhere,
+        platform="/".join(filter(None, (version.get("Os"), version.get("Arch")))),
+        platform_by="the engine's machine",
+        users=_users(info),
+        owner=dockerhost.owner(address.url),
     )
 
 
@@ -59,33 +70,66 @@ def find_image(root: Root, entry: Entry, profile: DockerProfile, found: EngineSe
     if found.error:
         return ImageSeen(recorded=len(records))
     with dockerhost.engine_client(dockerhost.Address(found.address, found.source)) as client:
-        match = identity.present(records, client)
+        match = identity.present(sorted(records, key=lambda r: r.platform not in (found.platform, "")), client)
         if match:
             record, digest = match
-            return ImageSeen(id=digest, recorded=len(records), drift=record.drift, left_out=record.left_out)
+            has = client.images.get(digest).attrs
+            return ImageSeen(
+                id=digest, platform="/".join(filter(None, (has.get("Os"), has.get("Architecture")))),
+                recorded=len(records), drift=record.drift, left_out=record.left_out,
+            )  # fmt: skip
         return ImageSeen(recorded=len(records), tagged=identity.tagged(entry.tag, client))
 
 
 def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
-    """Ulimits of the profile that the plan has lowered; all else can be said to this engine."""
+    """Ulimits of the profile that the plan has lowered, and folders that this engine's containers cannot reach."""
     assert isinstance(plan.profile, DockerProfile)
     for name, value in plan.profile.ulimits.items():
         if plan.limits[name] != value:
             asked = "unlimited" if value < 0 else str(value)
             what = f"{asked} asked for, this engine can give {plan.limits[name]}: lowered"
             yield Finding(severity="warning", where=f"ulimit {name}", what=what)
+    if (chosen := plan.env.get("NVIDIA_VISIBLE_DEVICES")) and chosen.by != "launcher":
+        what = f"NVIDIA_VISIBLE_DEVICES={chosen.value} ({chosen.by}) does not choose GPUs here: the request names them"
+        yield error(Exit.WORDS, "--gpu-ids", what, f"say --gpu-ids, or `gpu_ids:` in {plan.profile.file}")
+    if seen.engine.users == "rootless" and seen.engine.owner not in (None, seen.host.uid):
+        what = f"this rootless engine is uid {seen.engine.owner}'s: its containers cannot write what is yours"
+        yield error(Exit.NOT_PERMITTED, seen.engine.address, what, "use an engine of your own, or the machine's")
+    if seen.engine.elsewhere:
+        yield from _not_shared(plan, seen)
 
 
-def _gpus(info: Mapping[str, Any], podman: bool) -> tuple[int, str, str]:
-    """How many GPUs the engine can give; where none, why, and what to do about that."""
-    if podman:
-        return 0, "Podman's Docker socket ignores requests for GPUs", "use a Docker engine, or --profile enroot"
-    if "nvidia" not in (info.get("Runtimes") or {}):
-        remedy = "install nvidia-container-toolkit, then: nvidia-ctk runtime configure --runtime=docker, restart Docker"
-        return 0, "the engine has no runtime `nvidia`", remedy
-    if not (gpus := len(list(DRIVER.glob("*")))):
-        return 0, f"the NVIDIA driver lists none in {DRIVER}", "load the driver (nvidia-smi has to list the GPUs)"
-    return gpus, "", ""
+def _not_shared(plan: Plan, seen: Observed) -> Iterator[Finding]:
+    """Folders that an engine on another machine would look for there."""
+    shared = plan.profile.shared if isinstance(plan.profile, DockerProfile) else []
+    where, remedy = f"{plan.profile.file}: shared", "name there the folders that both see at the same path"
+    if not shared:
+        what = (
+            f"the engine is on {seen.engine.elsewhere}, and mounts that machine's folders: not the inputs and runs here"
+        )
+        yield error(Exit.CONFIG, where, what, f"launch on {seen.engine.elsewhere}, or {remedy}")
+        return
+    mounts = [(f"mount {m.target}", m.source) for m in plan.mounts if not m.source.startswith(RUN_DIR)]
+    for what, path in [*mounts, ("runs directory", seen.host.runs)]:
+        if not any(PurePath(path).is_relative_to(folder) for folder in shared):
+            said = f"{path} is under no shared folder: the engine, on {seen.engine.elsewhere}, does not see it"
+            yield error(Exit.CONFIG, what, said, f"shared are: {', '.join(shared)} ({where})")
+
+
+def _gpus(info: Mapping[str, Any], version: Mapping[str, Any], elsewhere: str) -> dockergpus.Found:
+    if any("podman" in c.get("Name", "").lower() for c in version.get("Components") or []):
+        why, remedy = "Podman's Docker socket ignores requests for GPUs", "use a Docker engine, or --profile enroot"
+        return dockergpus.Found(number=0, why=why, remedy=remedy)
+    return dockergpus.find(info, bool(elsewhere))
+
+
+def _users(info: Mapping[str, Any]) -> Literal["", "rootless", "remapped"]:
+    """Whose a container's uids are: in a rootless engine root is the user whose engine it is, and others are nobody's.
+
+    Where an engine remaps users, a container may still ask for the machine's own.
+    """
+    options = {field for option in info.get("SecurityOptions") or [] for field in option.split(",")}
+    return "rootless" if "name=rootless" in options else "remapped" if "name=userns" in options else ""
 
 
 def _hard_limits(pid: int | None) -> dict[str, int]:
@@ -120,8 +164,12 @@ def render(plan: Plan) -> dict[str, Any]:
         "ShmSize": profile.shm_bytes,
         "Ulimits": [{"Name": n, "Soft": v, "Hard": v} for n, v in sorted(plan.limits.items())],
     }
-    if plan.shape.gpus:
-        host["DeviceRequests"] = [{"Driver": "nvidia", "Count": plan.shape.gpus, "Capabilities": [["gpu"]]}]
+    labels = {"slipway.run": RUN_ID, "slipway.plan": plan.hash, "slipway.entry": plan.entry}
+    if plan.userns:
+        host["UsernsMode"] = plan.userns
+    if plan.gpus:
+        host["DeviceRequests"] = [dockergpus.request(plan.gpus)]
+        labels[dockergpus.LABEL] = ",".join(plan.gpus.ids)
     return {
         "Image": plan.image,
         "User": plan.user,
@@ -129,7 +177,7 @@ def render(plan: Plan) -> dict[str, Any]:
         "Entrypoint": plan.command[:2],
         "Cmd": plan.command[2:],
         "Env": [f"{name}={variable.value}" for name, variable in plan.env.items()],
-        "Labels": {"slipway.run": RUN_ID, "slipway.plan": plan.hash, "slipway.entry": plan.entry},
+        "Labels": labels,
         "HostConfig": host,
     }
 
@@ -140,7 +188,8 @@ def as_text(request: dict[str, Any]) -> str:
     words = [["docker", "run", "--name", f"slipway-{RUN_ID}"], ["--init"], ["--user", request["User"]]]
     words += [["--network", host["NetworkMode"]], ["--ipc", host["IpcMode"]], ["--shm-size", str(host["ShmSize"])]]
     words += [["--ulimit", f"{u['Name']}={u['Soft']}:{u['Hard']}"] for u in host["Ulimits"]]
-    words += [["--gpus", str(d["Count"])] for d in host.get("DeviceRequests", [])]
+    words += [["--userns", host["UsernsMode"]]] if "UsernsMode" in host else []
+    words += [line for d in host.get("DeviceRequests", []) for line in dockergpus.words(d)]
     for m in host["Mounts"]:
         fields = ["type=bind", f"source={m['Source']}", f"target={m['Target']}"] + ["readonly"] * m["ReadOnly"]
         words.append(["--mount", ",".join(_field(f) for f in fields)])
@@ -200,6 +249,7 @@ class DockerRun:
         except docker.errors.APIError as e:
             raise SlipwayError(Exit.UNAVAILABLE, f"the engine refused the container: {e.explanation}") from e
         try:
+            self._claim(request, run)
             self._client.api.start(made["Id"])
         except docker.errors.APIError as e:
             self.remove(run)
@@ -207,6 +257,15 @@ class DockerRun:
                 Exit.UNAVAILABLE, f"the engine could not start: {e.explanation}", remedy=_remedy(e)
             ) from e
         return str(made["Id"])
+
+    def _claim(self, request: dict[str, Any], run: Claimed) -> None:
+        """Raises gpus.Taken, and leaves nothing, where another run has got one of this run's GPUs since the plan."""
+        try:
+            if ids := request["Labels"].get(dockergpus.LABEL):
+                dockergpus.claim(self._client, ids.split(","), run.id)
+        except gpus.Taken:
+            self.remove(run)
+            raise
 
     def status(self, run: Claimed) -> Status:
         import docker.errors
@@ -279,6 +338,10 @@ def _remedy(error: Any) -> str:
     text = str(error.explanation)
     if "rlimit" in text:
         return "lower the limit in the profile's `ulimits:` (the engine's own hard limits could not be read)"
+    if "could not select device driver" in text:
+        return f"on the engine's machine: install nvidia-container-toolkit ({dockergpus.HOOK}), restart Docker"
+    if "unresolvable CDI devices" in text:
+        return "on the engine's machine: nvidia-ctk cdi generate (what there is: nvidia-ctk cdi list)"
     return ""
 
 
@@ -288,5 +351,8 @@ def request_text(request: dict[str, Any]) -> str:
 
 
 def explain(log: str) -> str:
-    """Nothing: this engine tells by its API why it did not start a container, and the log is the step's."""
-    return ""
+    """What the API does not tell: bash could not read the entrypoint, since the run directory is its owner's alone."""
+    if "/slipway/entrypoint.sh: Permission denied" not in log:
+        return ""
+    why = "this engine's users are not those of this machine (rootless, or userns-remap)"
+    return f"the container cannot read the run directory, which is for you alone: {why}"

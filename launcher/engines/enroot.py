@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from images import identity
+from images import identity, platforms
 from images.model import Entry
 from launcher.engines import Claimed, sqsh
 from launcher.engines.enrootruns import connect as connect
@@ -28,6 +28,7 @@ from slipway.errors import Exit
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = True, False, "script.sh"
+LOGS: tuple[str, ...] = ()
 FILES = ("enroot.sh", "outside.sh")
 PATIENCE = 10  # seconds that `enroot version` may take
 _NO_MOUNT = re.compile(r"[\s:,\\]")
@@ -51,7 +52,10 @@ def probe(root: Root, profile: EnrootProfile) -> EngineSeen:
     """Whether enroot is here and may make namespaces; its version. GPUs need NVIDIA's container tools beside it."""
     gpus, why, remedy = _gpus()
     source = f"profile {profile.name}"
-    seen = EngineSeen(kind="enroot", address="enroot", source=source, gpus=gpus, no_gpus=why, gpu_remedy=remedy)
+    seen = EngineSeen(
+        kind="enroot", address="enroot", source=source, gpus=gpus, no_gpus=why, gpu_remedy=remedy,
+        platform=platforms.named(os.uname().machine), platform_by="uname -m",
+    )  # fmt: skip
     try:
         done = subprocess.run(["enroot", "version"], capture_output=True, text=True, timeout=PATIENCE, check=True)
     except (OSError, subprocess.SubprocessError) as e:
@@ -65,7 +69,7 @@ def probe(root: Root, profile: EnrootProfile) -> EngineSeen:
 
 def find_image(root: Root, entry: Entry, profile: EnrootProfile, found: EngineSeen) -> ImageSeen:
     """The .sqsh of `images squash`; and what it takes to unpack it, where nobody has or the run wants its own."""
-    image, data = sqsh.find(root, entry, profile.squash), Path(profile.data or "")
+    image, data = sqsh.find(root, entry, profile.squash, found.platform), Path(profile.data or "")
     if image.missing or ((data / PurePath(image.source).stem).is_dir() and not profile.writable):
         return image
     layers = next((r.layers for r in identity.records(root, entry) if image.id in r.ids), [])

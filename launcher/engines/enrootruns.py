@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,15 +10,48 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from images import rootfs
+from launcher import reports
 from launcher.engines import Claimed, Status, logfiles, polling
+from slipway import inbox
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write
+from slipway.files import PRIVATE, cannot_write, private
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 POLL = 0.1  # seconds between two looks at files
+
+
+class _Process(msgspec.Struct):
+    """The process of enroot.sh. `own`: the name of a root file system of this run alone; `mark`: of all it starts."""
+
+    pid: Annotated[int, msgspec.Meta(gt=0, le=2**31 - 1)]
+    start: str
+    boot: str
+    host: str
+    mark: Annotated[str, msgspec.Meta(min_length=1)]
+    own: Annotated[str, msgspec.Meta(pattern="^[^/]*$")]
+    started: str
+
+
+class _Ended(msgspec.Struct):
+    """How its script ended."""
+
+    exit: reports.ExitCode
+    finished: str
+
+
+class _Profile(msgspec.Struct):
+    data: str
+
+
+class _Planned(msgspec.Struct):
+    """plan.json, as far as it is needed here: where root file systems are."""
+
+    profile: _Profile
 
 
 def connect(address: str) -> AbstractContextManager[EnrootRuns]:
@@ -33,32 +65,33 @@ class EnrootRuns:
     def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
         """Starts script.sh in a session of its own; returns its pid once it has the run directory."""
         log_file = run.path / "logs" / "step.log"
-        with cannot_write(log_file), log_file.open("ab") as log:
+        with cannot_write(log_file), open(log_file, "ab", opener=private) as log:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             started = subprocess.Popen(["bash", "script.sh"], cwd=run.path, start_new_session=True, **streams)
-        while not _read(run.path / "process"):
-            if started.poll() is not None and not _read(run.path / "process"):
+        while not _process(run.path):
+            if started.poll() is not None and not _process(run.path):
                 said = log_file.read_text(errors="replace").strip()
                 raise SlipwayError(Exit.UNAVAILABLE, f"script.sh could not begin: {said}", where=str(run.path))
             time.sleep(POLL / 10)
         return str(started.pid)
 
     def status(self, run: Claimed) -> Status:
-        process = _read(run.path / "process")
-        if not process:
+        process = _process(run.path)
+        if process is None:
             return Status("missing")
         alive = _alive(process)  # before the other file is read: a process writes it last
-        if ended := _read(run.path / "ended"):
-            return Status("exited", ended["exit"], started=process["started"], finished=ended["finished"])
-        if process["host"] != os.uname().nodename:
-            what = f"it runs on {process['host']}"
+        if ended := inbox.read_json(run.path, "ended", _Ended):
+            return Status("exited", ended.exit, started=process.started, finished=ended.finished)
+        if process.host != os.uname().nodename:
+            what = f"it runs on {process.host}"
             raise SlipwayError(Exit.UNAVAILABLE, what, where=str(run.path), remedy="ask there")
         if alive or _members(process):
-            return Status("running", started=process["started"])
-        if wrote := _read(run.path / "container" / "0" / "status.json"):  # its script was killed, the step was not
-            return Status("exited", wrote["exit_code"], started=process["started"], finished=wrote["finished"])
-        why = "its script was killed" if process["boot"] == BOOT else "the machine was restarted while it ran"
-        return Status("exited", int(Exit.INTERNAL), started=process["started"], error=why)
+            return Status("running", started=process.started)
+        why = "its script was killed" if process.boot == BOOT else "the machine was restarted while it ran"
+        with contextlib.suppress(inbox.Damaged):  # told when the run is collected
+            if wrote := reports.node_status(run.path, 0):  # its script was killed, the step was not
+                return Status("exited", wrote.exit_code, started=process.started, finished=wrote.finished)
+        return Status("exited", int(Exit.INTERNAL), started=process.started, error=why)
 
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
         """logs/step.log, which the script and the container write themselves."""
@@ -71,9 +104,11 @@ class EnrootRuns:
         """TERM and INT to the script, which tells the entrypoint; KILL to everything in the container."""
         if self._over(run):
             return
-        process = _read(run.path / "process")
+        process = _process(run.path)
+        if process is None:
+            return
         if name != "KILL":
-            _send([process["pid"]] if _alive(process) else _members(process), signal.Signals[f"SIG{name}"])
+            _send([process.pid] if _alive(process) else _members(process), signal.Signals[f"SIG{name}"])
             return
         while pids := _members(process):  # also what they have started meanwhile
             _send(pids, signal.SIGSTOP)  # the entrypoint is not to see its step die, and end in an orderly way
@@ -87,37 +122,37 @@ class EnrootRuns:
     def remove(self, run: Claimed) -> None:
         """What a script that was killed has left; one that has not yet begun will find its place taken."""
         with cannot_write(run.path), contextlib.suppress(FileExistsError):
-            (run.path / "process").touch(exist_ok=False)
-        if own := _read(run.path / "process").get("own"):
-            rootfs.remove(Path(_read(run.path / "plan.json")["profile"]["data"], own))
+            (run.path / "process").touch(PRIVATE, exist_ok=False)
+        process = _process(run.path)
+        own = process.own if process else ""
+        if own.endswith(f"-{run.id}") and (plan := inbox.read_json(run.path, "plan.json", _Planned)):
+            rootfs.remove(Path(plan.profile.data, own))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """A file that is whole or absent; empty where it is absent, or nobody's."""
-    try:
-        return dict(json.loads(file.read_bytes() or b"{}"))
-    except FileNotFoundError:
-        return {}
+def _process(path: Path) -> _Process | None:
+    """Who has the run directory; None where nobody has, or ever will. Raises SlipwayError 65 for anything else."""
+    data = inbox.read(path, "process", 65536)
+    return inbox.convert(inbox.plain(data, path / "process"), _Process, path / "process") if data else None
 
 
-def _alive(process: dict[str, Any]) -> bool:
+def _alive(process: _Process) -> bool:
     """Whether it is the very process: a pid may be another's by now, but not with this start since this boot."""
     try:
-        stat = Path(f"/proc/{process['pid']}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return stat[0] != "Z" and stat[19] == process["start"] and process["boot"] == BOOT
+    return stat[0] != "Z" and stat[19] == process.start and process.boot == BOOT
 
 
-def _members(process: dict[str, Any]) -> list[int]:
+def _members(process: _Process) -> list[int]:
     """Every process of the container, and enroot's own before there is one: they inherit the mark."""
-    mark = f"SLIPWAY_CONTAINER={process['mark']}".encode()
+    mark = f"SLIPWAY_CONTAINER={process.mark}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
-    return found if process["boot"] == BOOT else []
+    return found if process.boot == BOOT else []
 
 
 def _send(pids: list[int], number: int) -> None:

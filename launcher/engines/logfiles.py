@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from slipway import inbox
 
 POLL = 0.3  # seconds between two looks at files that grow
 
@@ -20,9 +23,7 @@ def read(folder: Path, over: Callable[[], bool] | None) -> Iterator[bytes]:
         files = sorted(folder.glob("*.log"), key=lambda path: (len(path.name), path.name))
         many = sum(path.name.startswith("node-") for path in files) > 1
         for path in files:
-            with path.open("rb") as f:
-                f.seek(places.get(path, 0))
-                text = f.read()
+            text = _since(path, places.get(path, 0))
             whole = text if last else text[: text.rfind(b"\n") + 1]
             places[path] = places.get(path, 0) + len(whole)
             if whole:
@@ -30,6 +31,21 @@ def read(folder: Path, over: Callable[[], bool] | None) -> Iterator[bytes]:
         if last:
             return
         time.sleep(POLL)
+
+
+def tail(folder: Path, size: int = 65536) -> str:
+    """The ends of all logs, for what an engine says in them."""
+    return "".join(_since(path, -size).decode(errors="replace") for path in sorted(folder.glob("*.log")))
+
+
+def _since(path: Path, place: int) -> bytes:
+    """A log from a place on; from its end where that is negative. Raises SlipwayError 65 where it is no plain file."""
+    file = inbox.opened(path.parent.parent, f"{path.parent.name}/{path.name}")
+    if file is None:
+        return b""
+    with file:
+        file.seek(place if place >= 0 else max(0, os.fstat(file.fileno()).st_size + place))
+        return file.read()
 
 
 def _marked(name: str, text: bytes) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import subprocess
@@ -11,19 +10,34 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from launcher.engines import Claimed, Status, logfiles, polling, slurmwords
+from slipway import inbox
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
-from slipway.files import write_atomic
+from slipway.files import PRIVATE, write_atomic
 
 TIMEOUT = 60  # seconds that one command of Slurm may take: a controller that fails over lets its clients wait
+STEP = "slipway"  # the name of the one that is the run, among a job's steps; batch.sh has it, too
 POLL = 1.0  # seconds between two questions to the controller
 _OVER = ("exited", "missing")
 # What would change a job behind its script's back; SLURM_CONF says where the cluster is.
 _CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+_JOB = "[0-9]{1,20}"
 _FOREIGN = re.compile(r"(PYXIS|SBATCH|SLURM|SQUEUE|SCANCEL)_")
+
+
+class _Attempt(msgspec.Struct):
+    """A line that batch.sh writes when an attempt starts, and when it ends. `exit`: of the step, where it ends."""
+
+    event: Literal["start", "end"]
+    job: Annotated[str, msgspec.Meta(pattern=f"^{_JOB}$")]
+    time: str
+    exit: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,3}$")] = "70"
+    requeued: str = "false"
 
 
 @contextlib.contextmanager
@@ -44,7 +58,7 @@ class SlurmJobs:
             said = slurmwords.refusal(done.stderr)
             raise SlipwayError(Exit.UNAVAILABLE, f"sbatch: {said.what}", where=said.where, remedy=said.remedy)
         job = done.stdout.strip().partition(";")[0]  # JOB;CLUSTER where there are several
-        write_atomic(run.path / "job", f"{job}\n")
+        write_atomic(run.path / "job", f"{job}\n", PRIVATE)
         return job
 
     def status(self, run: Claimed) -> Status:
@@ -54,19 +68,23 @@ class SlurmJobs:
             return Status("missing")
         found = _ask_scontrol(job) or _ask_sacct(job) or _ask_attempts(run.path)
         if found is None:
-            return Status("missing")
-        ended = next((a for a in reversed(_attempts(run.path)) if a["event"] == "end"), None)
-        if found.state == "exited" and ended and ended.get("requeued") != "true" and not found.error:
-            return replace(found, exit_code=int(ended["exit"]))  # the node's own: Slurm knows srun's
-        return found
+            why = "it was cancelled while it waited, or no node could start it"
+            what = f"Slurm has forgotten job {job}, whose script never began: {why}"
+            return Status("exited", exit_code=int(Exit.UNAVAILABLE), error=what)
+        if found.state != "exited" or found.error:
+            return found
+        any(run.path.iterdir())  # a network file system then asks its server for what is new
+        attempts = _attempts(run.path)
+        if attempts and attempts[-1].event == "end" and attempts[-1].requeued != "true":
+            return replace(found, exit_code=int(attempts[-1].exit))  # the node's own: Slurm knows srun's
+        return found if found.exit_code else _no_success(found, job, bool(attempts))
 
     def job(self, run: Claimed) -> str | None:
         """The job's id: of the launcher that submitted it, of the job itself, or by its name in the queue."""
-        path = run.path / "job"
-        if path.is_file():
-            return path.read_text().strip()
+        if found := recorded_job(run.path):
+            return found
         if attempts := _attempts(run.path):
-            return str(attempts[-1]["job"])
+            return attempts[-1].job
         done = _call(["squeue", "--noheader", "--format=%A", f"--name={name(run)}", "--states=all"])
         return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
 
@@ -92,18 +110,16 @@ class SlurmJobs:
         return ask
 
     def signal(self, run: Claimed, name: str) -> None:
-        """TERM and INT go to the step alone, which may save; the batch script then ends with it. KILL ends the job.
+        """TERM and INT are the batch script's to pass on, as USR2: the step may save. KILL ends the job.
 
-        A job without a step has nothing to save; of a signal to a step that is not there, scancel would say nothing.
+        A job without a step has nothing to save.
         """
         job = self.job(run)
         status = self.status(run)
         if job is None or status.state in _OVER:
             return
-        if name == "KILL" or status.state == "pending" or _call(["scontrol", "show", "step", f"{job}.0"]).returncode:
-            done = _call(["scancel", job])
-        else:
-            done = _call(["scancel", f"--signal={name}", f"{job}.0"])
+        ask = name != "KILL" and status.state == "running" and _has_step(job)
+        done = _call(["scancel", *(["--batch", "--signal=USR2"] if ask else []), job])
         if done.returncode and self.status(run).state not in _OVER:
             raise SlipwayError(Exit.UNAVAILABLE, f"scancel: {done.stderr.strip()}", where=f"job {job}")
 
@@ -118,6 +134,11 @@ class SlurmJobs:
 def name(run: Claimed) -> str:
     """The job's name, by which any process can find it again."""
     return f"slipway-{run.id}"
+
+
+def _has_step(job: str) -> bool:
+    """Whether the step that is the run is there, by its name: setup lines and removals have steps of their own."""
+    return STEP in _call(["squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%j"]).stdout.split()
 
 
 def _call(words: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -151,20 +172,41 @@ def _ask_sacct(job: str) -> Status | None:
     return None
 
 
+def _no_success(found: Status, job: str, began: bool) -> Status:
+    """A job that Slurm calls completed though its script has not said so: seen where a node could not start it."""
+    lost = "was never started: its node could not; sinfo --list-reasons, and slurmd's log there, say more"
+    what = f"Slurm calls job {job} completed, but its script {'did not reach its end' if began else lost}"
+    return replace(found, exit_code=int(Exit.INTERNAL if began else Exit.UNAVAILABLE), error=what)
+
+
 def _ask_attempts(path: Path) -> Status | None:
     """Of a job that nobody remembers: the last line that its script wrote."""
     attempts = _attempts(path)
     if not attempts:
         return None
     first, last = attempts[0], attempts[-1]
-    if last["event"] == "end" and last["requeued"] != "true":
-        return Status("exited", exit_code=int(last["exit"]), started=first["time"], finished=last["time"])
+    if last.event == "end" and last.requeued != "true":
+        return Status("exited", exit_code=int(last.exit), started=first.time, finished=last.time)
     what = "Slurm has forgotten the job, whose script did not reach its end: its node, or Slurm itself, ended it"
-    return Status("exited", exit_code=int(Exit.INTERNAL), started=first["time"], error=what)
+    return Status("exited", exit_code=int(Exit.INTERNAL), started=first.time, error=what)
 
 
-def _attempts(path: Path) -> list[dict[str, str]]:
-    """The lines of attempts.jsonl; one that a kill cut off does not count."""
-    file = path / "attempts.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+def recorded_job(path: Path) -> str | None:
+    """The id in a run directory's `job`; None while there is none. Raises Damaged."""
+    text = inbox.read_text(path, "job", 4096)
+    if text is not None and not re.fullmatch(_JOB, text.strip()):
+        raise inbox.Damaged(f"is no job id: {text.strip()[:40]!r}", path / "job")
+    return text.strip() if text else None
+
+
+def _attempts(path: Path) -> list[_Attempt]:
+    """The lines of attempts.jsonl; what is none of the script's, such as one that a kill cut off, does not count."""
+    lines = (inbox.read(path, "attempts.jsonl") or b"").splitlines()
+    return [attempt for line in lines if (attempt := _attempt(line))]
+
+
+def _attempt(line: bytes) -> _Attempt | None:
+    try:
+        return msgspec.json.decode(line, type=_Attempt)
+    except (msgspec.DecodeError, RecursionError):
+        return None

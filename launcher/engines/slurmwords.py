@@ -45,9 +45,10 @@ _REASONS = {
 }
 # Where in pyxis's noise the cause is: one of enroot's own errors, or pyxis's.
 _CAUSES = (
+    re.compile(r"slipway: (told to stop \(.*)"),
     re.compile(r"pyxis: {5}((?:\[ERROR\]|curl:|enroot-\w+:|mktemp:).*)"),
     re.compile(r"pyxis: (--container-mounts: .*|couldn't chdir.*|failed to .*|error: .*|couldn't \w+.*)"),
-    re.compile(r"slurmstepd: error: (execve\(\).*)"),
+    re.compile(r"slurmstepd[\w-]*: error: (execve\(\).*|TaskProlog failed.*)"),
     re.compile(r"slipway: (refused: .*)"),
 )
 _REFUSALS = (

@@ -11,12 +11,15 @@ from slipway.errors import SlipwayError
 from slipway.project import Root
 
 
-def find(root: Root, entry: Entry, named: str | None) -> ImageSeen:
-    """The newest recorded image of `entry` that is in the folder `named`, whole and with a sidecar that says so."""
-    folder = Path(named).expanduser().absolute() if named else sidecar.folder(root)
+def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageSeen:
+    """The newest recorded image of `entry` that is in the folder `named`, whole and with a sidecar that says so.
+
+    One for another platform is taken where there is none for this one: it says what is wrong.
+    """
+    folder, other = Path(named) if named else sidecar.folder(root), None
     records = identity.records(root, entry)
     for record in records:
-        file = folder / sidecar.file_name(record)
+        file = folder / sidecar.file_name(record) if named else root.kept(folder / sidecar.file_name(record))
         if not file.is_file():
             continue
         try:
@@ -26,9 +29,15 @@ def find(root: Root, entry: Entry, named: str | None) -> ImageSeen:
         if said.entry != entry.checksum or said.size != file.stat().st_size:
             what = f"{file} is not what its sidecar says: {said.size} bytes of entry {said.entry[:12]}"
             return ImageSeen(recorded=len(records), missing=what, remedy=f"run: {_squash(entry, named)}")
-        return ImageSeen(
-            id=said.ids[0], source=str(file), recorded=len(records), drift=record.drift, left_out=record.left_out
-        )
+        found = ImageSeen(
+            id=said.ids[0], source=str(file), recorded=len(records), drift=record.drift, left_out=record.left_out,
+            platform=said.platform,
+        )  # fmt: skip
+        if said.platform == platform:
+            return found
+        other = other or found
+    if other:
+        return other
     what = f"there is no {entry.library}-{entry.release}-{entry.flavour}-*.sqsh of it in {folder}"
     build = "" if records else f"{entry.build_command}, then "
     return ImageSeen(recorded=len(records), missing=what, remedy=f"run: {build}{_squash(entry, named)}")

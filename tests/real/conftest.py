@@ -24,6 +24,8 @@ from images.dockerhost import engine_client
 from images.model import Entry
 from slipway.project import Root
 
+from .official import BUILT, Shelf, build, checkout, remove_images, shelf
+from .registry import registry
 from .support import PROJECT, Proxy, Tree
 
 DATA = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
@@ -194,19 +196,58 @@ def debian(docker: Any, address: str) -> Iterator[str]:
     docker.images.remove("slipway-test/debian:1")
 
 
+@pytest.fixture(scope="session")
+def official(ground: Path, address: str, docker: Any) -> Iterator[Shelf]:
+    """The stand-ins of NVIDIA's containers, in a registry of this session."""
+    place = ground / "registry"
+    place.mkdir()
+    with registry(place) as port:
+        found = shelf(ground / "containers", port, address)
+        for image, release in (("nemo-rl", "v0.7.0"), ("nemo-automodel", "26.06"), ("nemo", "26.06.01")):
+            found.put(image, release)
+        yield found
+        remove_images(docker, port, ground)
+
+
+@pytest.fixture(scope="session")
+def locked(official: Shelf, ground: Path, address: str, docker: Any) -> Tree:
+    """A project whose matrix names that registry, after `images lock`; nothing of it is built."""
+    path = ground / "gpu-project"
+    checkout(path, f"127.0.0.1:{official.port}")
+    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    env |= {"DOCKER_HOST": address, "SLIPWAY_RUNS": str(ground / "gpu-runs"), "HF_HOME": str(ground / "huggingface")}
+    tree = Tree(path, ground / "gpu-runs", env, docker)
+    done = tree.images("lock")
+    assert done.code == 0, done
+    return tree
+
+
+@pytest.fixture(scope="session")
+def gpu_project(locked: Tree) -> Tree:
+    """That project with the cuda images of AutoModel, Megatron-Bridge and NeMo RL, built and recorded by commands.
+
+    `gpu_project.images("squash", "nemo-rl/v0.7.0-cuda")` makes a .sqsh, and prints where.
+    """
+    for library in BUILT:
+        build(locked, library)
+    return locked
+
+
 def installed(entry: Entry, changes: dict[str, str | None] | None = None) -> str:
     """A shell command after which an image seems to have what `entry` expects of its base, but for `changes`.
 
-    Of a claim such as `>=2.1,<3` the first version in it is taken; None: it is not there.
+    Of a claim such as `>=2.1,<3` the first version in it is taken; None: it is not there. For bases with one
+    environment and nothing to repair; those of the others are in standins/containers.
     """
     main = entry.environments["main"]
     claims: dict[str, str | None] = {n: re.findall(r"[0-9][^,<>=]*", c)[0] for n, c in main.packages.items()}
     claims = {n: v.removesuffix(".*") if v else v for n, v in (claims | (changes or {})).items()}
     prefix = str(Path(main.python).parents[1])
+    modules = [module.replace(".", "/") for module in main.imports]
     names = [f"{name.replace('-', '_')}-{version}.dist-info" for name, version in claims.items() if version]
     return (
         f"python3 -m venv --system-site-packages --without-pip {prefix} && "
-        f"cd {prefix}/lib/python3*/site-packages && mkdir {' '.join(names)} && "
+        f"cd {prefix}/lib/python3*/site-packages && mkdir {' '.join(names + modules)} && "
         f"""echo 'import sys; sys.version = "{entry.python}.0 (a stand-in)"' >version.pth"""
     )
 

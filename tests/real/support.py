@@ -6,11 +6,13 @@ Nothing here waits for time to pass: conditions are awaited, and PATIENCE only e
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -401,3 +403,25 @@ def _requests(client: socket.socket) -> Iterator[bytes]:
                 length = re.search(rb"^content-length: *(\d+)", head, re.I | re.M)
                 yield head + stream.read(int(length[1]) if length else 0)
                 head = b""
+
+
+def by_umask(tree: Tree, mask: int) -> Tree:
+    """The same project, whose commands are started with that umask."""
+    return dataclasses.replace(tree, prefix=[*tree.prefix, "bash", "-c", f'umask {mask:04o}; exec "$@"', "-"])
+
+
+def open_to_others(folder: Path) -> dict[str, int]:
+    """What in a folder somebody else than its owner may do something with, by its path below: its permissions."""
+    modes = {str(p.relative_to(folder)): p.lstat().st_mode & 0o777 for p in folder.rglob("*") if not p.is_symlink()}
+    return {name: mode for name, mode in modes.items() if mode & 0o077}
+
+
+def open_runs(place: Path) -> Path:
+    """A folder of runs that hands down all it can: its group, and a default ACL that gives a user everything."""
+    made = place / "runs"
+    made.mkdir()
+    made.chmod(0o2777)
+    entries = [(0x01, 7, 0xFFFFFFFF), (0x02, 7, 12345), *((tag, 7, 0xFFFFFFFF) for tag in (0x04, 0x10, 0x20))]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)  # linux/posix_acl_xattr.h
+    os.setxattr(made, "system.posix_acl_default", acl)
+    return made

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.engines import docker
+
 from .conftest import Work, facts, toy
 from .support import Planned, Proxy, Tree
 
@@ -60,7 +62,7 @@ def test_home_and_caches_inside(user: Tree, place: Path) -> None:
     variables = seen["variables"]
     assert all(variables.values()), variables
     assert variables["USER"] == variables["LOGNAME"] and variables["HOME"] != "/"
-    assert all(seen["writable"].values()) and len(seen["writable"]) == 5
+    assert all(seen["writable"].values()) and len(seen["writable"]) == 6
     if ROOT:
         assert variables["USER"] == f"uid{UID}"
     assert owners(place / "home") == {(UID, GID)}
@@ -82,3 +84,31 @@ def test_an_output_that_the_caller_may_not_write(user: Tree, place: Path) -> Non
     done = user.launch(*toy(locked / "output"))
     assert done.code == 73 and f"cannot be written by uid {UID} ({locked})" in done.err
     assert user.all_runs() == [] and list(locked.iterdir()) == []
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can be two users")
+def test_a_folder_of_runs_that_users_share(user: Tree, tree: Tree, place: Path) -> None:
+    """Everybody sees their own runs; another's is named as such, by whatever word it is asked for."""
+    runs = place / "shared"
+    runs.mkdir()
+    runs.chmod(0o1777)
+    for who, output in ((tree, place / "output"), (user, place / "home" / "output")):
+        assert who.launch(*toy(output), "--runs-dir", str(runs)).code == 0
+    (other,) = (path for path in runs.iterdir() if path.stat().st_uid == 0)
+    (own,) = (path for path in runs.iterdir() if path.stat().st_uid == UID)
+    listed = user.launch("runs", "--runs-dir", str(runs))
+    assert listed.code == 0 and own.name in listed.out and other.name not in listed.out, listed
+    assert f"run        {own.name}\n" in user.launch("show", "last", "--runs-dir", str(runs)).out
+    for word in (other.name, str(other)):
+        refused = user.launch("show", word, "--runs-dir", str(runs))
+        assert refused.code == 77 and f"{other}: is root's, who alone may read it" in refused.err, refused
+
+
+def test_a_container_that_may_not_read_what_is_its_callers_alone(user: Tree, place: Path) -> None:
+    """As on an engine whose users are not those of the machine."""
+    folder = place / "home" / "run"
+    assert user.launch(*toy(place / "home" / "output"), "-o", str(folder)).code == 0
+    request = folder / "request.json"
+    request.write_text(request.read_text().replace(f'"User": "{UID}:{GID}"', '"User": "4321:4321"'))
+    done = Planned(folder).run(user.docker)
+    assert done.code == 126 and docker.explain(done.out).startswith("the container cannot read the run directory"), done

@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
+from . import hf_home
 from .cache import conversions, converted, leftovers, model, reads
 from .conftest import Work, facts, toy
-from .support import ENDLESS, PROJECT, Run, Running, Tree, until
+from .support import ENDLESS, PROJECT, Run, Running, Tree, by_umask, open_runs, open_to_others, until
 
 REAL = os.environ.get("SLIPWAY_TEST_ENROOT", "")
 STANDIN = PROJECT / "tests" / "standins" / "enroot.py"
@@ -145,6 +146,28 @@ def test_what_the_container_is_given(site: Tree, place: Path) -> None:
     assert "ro" in options["/"] and "ro" in options["/slipway"] and "rw" in options["/output"]
     (place / "output" / "go").touch()
     assert launched.finish().code == 0
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_a_run_directory_is_for_its_owner_alone(site: Tree, place: Path, mask: int) -> None:
+    """What the step makes has the modes of the umask, unless that lets everybody write."""
+    runs = open_runs(place)
+    done = by_umask(site, mask).launch("test/toy", "--flavour", "cpu", "--runs-dir", str(runs))
+    assert done.code == 0, done
+    (run,) = map(Run, runs.glob("[!.]*"))
+    assert {"process", "ended", "script.sh"} <= {p.name for p in run.path.iterdir()} and "line 3\n" in run.log
+    assert run.path.stat().st_mode & 0o777 == 0o700
+    written = {0o000: {"output/written": 0o644}, 0o002: {"output/written": 0o664}, 0o077: {}}
+    assert open_to_others(run.path) == written[mask]
+
+
+def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(site: Tree, place: Path) -> None:
+    home = place / "hf"
+    before = hf_home.log_in(home)
+    done = site.launch(*toy(place / "output"), *hf_home.told(), HF_HOME=str(home))
+    assert done.code == 0, done
+    assert hf_home.seen(done.out) == hf_home.HIDDEN
+    assert hf_home.content(home) == before
 
 
 def test_a_failing_steps_code(site: Tree, place: Path) -> None:

@@ -38,9 +38,9 @@ def test_a_step_trains_a_model_of_the_hub(tree: Tree, work: Work, place: Path, h
     assert f"hf://org/tiny@{commit}: fetching" in done.err
     run = tree.run_of(done)
     plan, seen = run.record["plan"], run.record["config"]
-    assert plan["inputs"]["model"]["fingerprint"] == commit
-    assert f"/inputs/model-{commit[:8]}/snapshots/{commit}" in seen
-    assert f"/inputs/train-{chats[:8]}/snapshots/{chats}/train.jsonl" in seen
+    model, train = (plan["inputs"][name]["fingerprint"] for name in ("model", "train"))
+    assert f"/inputs/model-{model[:8]}/snapshots/{commit}" in seen
+    assert f"/inputs/train-{train[:8]}/snapshots/{chats}/train.jsonl" in seen
     assert run.outcome["result"]["steps"] == 2 and (Path(run.outcome["checkpoint"]) / "config.json").is_file()
 
     hub.forget()

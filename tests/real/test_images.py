@@ -22,7 +22,7 @@ from images.model import Entry
 from slipway import canonical
 from slipway.project import Root
 
-from .conftest import Variant, installed, link_tar
+from .conftest import link_tar
 from .support import PROJECT, Tree
 
 pytestmark = pytest.mark.real
@@ -183,31 +183,3 @@ def test_a_build_without_room_says_which_folder(copy: Tree, place: Path) -> None
         subprocess.run(["umount", str(folder)], check=True)
     assert done.code == 73
     assert f"{folder}: an image of about" in done.err and "16 MiB are free" in done.err and "set TMPDIR" in done.err
-
-
-LIBRARIES = ("megatron-bridge", "modelopt", "nemo-rl")
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_the_cuda_image_builds_over_what_stands_in_for_its_base(
-    copy: Tree, docker: Any, variant: Variant, debian: str, library: str, place: Path
-) -> None:
-    entry = locks.select(locks.load_lock(Root(copy.path)), library, "cuda")
-    stand_in = variant(debian, installed(entry))
-    words = ["build", library, "--base", f"{entry.base.reference}={docker.images.get(stand_in).id}"]
-    for name in entry.repositories:
-        (place / name).mkdir()
-        (place / name / "examples.py").write_text("")
-        for git in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "1"]):
-            subprocess.run(["git", "-C", str(place / name), *git], check=True)
-        words += ["--source", f"{name}={place / name}"]
-    done = copy.images(*words)
-    assert done.code == 0, done
-    record = identity.records(Root(copy.path), entry)[0]
-    assert set(record.drift) == {entry.base.reference, *(f"source {n}" for n in entry.repositories)}
-    for repository in entry.repositories.values():
-        assert inside(docker, record.ids[-1], "ls", repository.path) == "examples.py\n"
-    env = inside(docker, record.ids[-1], "env")
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility\n" in env
-    for tag in docker.images.get(record.ids[-1]).tags:
-        docker.images.remove(tag)

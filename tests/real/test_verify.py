@@ -153,14 +153,39 @@ def test_neither_root_nor_enroot(user: Tree, squashed: Path) -> None:
     assert done.code == 69 and "install enroot, or let root do it" in done.err
 
 
-@pytest.mark.parametrize(("code", "ends"), [(0, 0), (1, 65)])
-def test_through_enroot(tree: Tree, entry: Entry, squashed: Path, place: Path, code: int, ends: int) -> None:
-    """A stand-in of enroot: what it is told to start."""
+def with_enroot(place: Path, **programs: str) -> str:
+    """A PATH with a stand-in of enroot, and what else is given, in `place`."""
     standin = PROJECT / "tests" / "standins" / "enroot.py"
-    (place / "enroot").write_text(f'#!/bin/sh\nexec {sys.executable} -IS {standin} {place} "$@"\n')
-    (place / "enroot").chmod(0o755)
+    programs["enroot"] = f'exec {sys.executable} -IS {standin} {place} "$@"'
+    for name, text in programs.items():
+        (place / name).write_text(f"#!/bin/sh\n{text}\n")
+        (place / name).chmod(0o755)
+    place.chmod(0o777)
+    return f"{place}:{os.environ['PATH']}"
+
+
+@ROOT
+def test_an_ordinary_user_who_may_not_mount_unpacks(user: Tree, squashed: Path, place: Path) -> None:
+    (place / "tmp").mkdir(mode=0o777)
+    (place / "tmp").chmod(0o777)
+    done = user.images("verify", str(squashed), PATH=with_enroot(place), TMPDIR=str(place / "tmp"))
+    assert done.code == 0 and "as automodel/0.7.0-cpu in the lock says" in done.err, done
+    assert not list((place / "tmp").iterdir())
+
+
+@ROOT
+def test_a_file_that_cannot_be_unpacked_is_not_called_wrong(user: Tree, squashed: Path, place: Path) -> None:
+    path = with_enroot(place, unsquashfs='echo "no room" >&2; exit 1')
+    done = user.images("verify", str(squashed), PATH=path)
+    assert done.code == 69 and "cannot be unpacked here: " in done.err and "TMPDIR" in done.err, done
+
+
+@ROOT
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (101, 65), (1, 69)])
+def test_through_enroot(tree: Tree, entry: Entry, squashed: Path, place: Path, code: int, ends: int) -> None:
+    """A stand-in of enroot: what it is told to start; 1 is its own, when it could not."""
     (place / "code").write_text(str(code))
-    done = tree.images("verify", str(squashed), PATH=f"{place}:{os.environ['PATH']}")
+    done = tree.images("verify", str(squashed), PATH=with_enroot(place, squashfuse="exit 1"))
     assert done.code == ends, done
     call = json.loads((place / "calls").read_text())
     start, rc, script, mount, source, file, python, *words = call["words"]

@@ -1,9 +1,11 @@
 """A stand-in of a Docker engine that can be asked, and makes nothing: engine.py FOLDER
 
-Listens on FOLDER/socket, answers from FOLDER/has.json (`images`, `info`, `version`, `missing`), writes each request's
-method and path to FOLDER/requests, and prints "ready" once it listens. What it does not know it answers with 404 and
-the words `missing`. It takes a tag and an archive (which is then the image LOADED) as if it kept them. To everything
-else that would make something it answers 500, and writes what it was sent to FOLDER/refused.
+Listens on FOLDER/socket, answers from FOLDER/has.json, writes each request's method and path to FOLDER/requests, and
+prints "ready" once it listens. has.json: `images` (reference -> id) for `platform`; `info` and `version`, where they
+differ from the usual answer; `containers`, those that run. What it does not know it answers with 404 and the words
+`missing`; it has no container that could be removed. It takes a tag and an archive (which is then the image LOADED) as
+if it kept them. To everything else that would make something it answers 500, and writes what it was sent to
+FOLDER/refused.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         has = json.loads((FOLDER / "has.json").read_text())
         answer = look(self.asked(), has)
-        self.reply(404 if answer is None else 200, answer or {"message": has.get("missing", "No such image")})
+        self.reply(*(404, {"message": has.get("missing", "No such image")}) if answer is None else (200, answer))
 
     def do_POST(self) -> None:
         path = self.asked()
@@ -41,7 +43,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             (FOLDER / "refused").write_bytes(body)
             self.reply(500, {"message": "a stand-in makes nothing"})
 
-    do_DELETE = do_HEAD = do_PUT = do_POST
+    do_HEAD = do_PUT = do_POST
+
+    def do_DELETE(self) -> None:
+        self.asked()
+        self.reply(404, {"message": "No such container"})
 
     def asked(self) -> str:
         path = urllib.parse.unquote(re.sub(r"^/v[\d.]+", "", self.path).partition("?")[0])
@@ -64,8 +70,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def look(path: str, has: dict[str, Any]) -> Any:
     """The answer to GET `path`; None where there is no such thing."""
     answers = {"/_ping": "OK", "/version": VERSION | has.get("version", {}), "/info": INFO | has.get("info", {})}
+    answers["/containers/json"] = has.get("containers", [])
     for name, image in has.get("images", {}).items():
-        answers |= {f"/images/{name}/json": {"Id": image}, f"/images/{image}/history": HISTORY}
+        of = dict(zip(("Os", "Architecture"), has.get("platform", "").split("/"), strict=False))
+        answers |= {f"/images/{name}/json": {"Id": image, **of}, f"/images/{image}/history": HISTORY}
     return answers.get(path)
 
 

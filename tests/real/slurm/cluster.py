@@ -7,6 +7,11 @@ like a machine (its host name is n1, n2 …): its end, or ours, ends all that ru
 storage. So a file that a job writes there is on its node alone, `read_local(node, name)` reads it, and what the test
 puts there (`write_local`) only that node has: it stands for a disk that the site's other nodes do not see.
 A node that is started again has an empty one.
+
+What is to go wrong on a node with the plugin that stands for pyxis, a file there says: `.unpacking`: the container is
+being made for as long as the file is there; `.removing`: likewise, for its removal; `.no-pyxis`: there is no plugin;
+`.squashfuse`: a TERM to the step ends what holds its root.
+With real ones (SLIPWAY_TEST_PYXIS), what needs these is not tested.
 """
 
 from __future__ import annotations
@@ -14,10 +19,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,7 +42,9 @@ HERE = Path(__file__).parent
 TOOLS = ("munged", "slurmctld", "slurmd", "srun")
 BUILDING = ("gcc", "/usr/include/slurm/spank.h")
 ACCOUNTING = ("slurmdbd", "mariadbd")
+BARE = "bare"  # a node, and its partition
 PYXIS = "SLIPWAY_TEST_PYXIS"  # the path of a real spank_pyxis.so, which then takes our plugin's place
+stand_in = pytest.mark.skipif(bool(os.environ.get(PYXIS)), reason="only the stand-in of pyxis is told to do that")
 ENDED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE"}
 )
@@ -67,15 +76,15 @@ SchedulerParameters=bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=5
+KillWait=30
 SlurmdTimeout=30
 TCPTimeout=2
 ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 {lines}
-PartitionName=batch Nodes=ALL Default=YES PriorityTier=1 MaxTime=60 State=UP
-PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
+PartitionName=batch Nodes={batch} Default=YES PriorityTier=1 MaxTime=60 State=UP
+PartitionName=urgent Nodes={batch} PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
 """
 _DATABASE = """\
 AuthType=auth/munge
@@ -96,7 +105,10 @@ LogFile={folder}/slurmdbd.log
 # As pid 1, the shell reaps what slurmstepd leaves.
 _NODE = """\
 mount -t tmpfs none "$1/local"
+mount -t tmpfs none "$1/container"
 mount --bind "$1/hosts" /etc/hosts
+[ ! -e /root/.profile ] || mount --bind "$1/profile" /root/.profile
+[ ! -d "$1/bin" ] || mount --bind "$1/bin" /usr/local/sbin
 echo "$2" >/proc/sys/kernel/hostname
 slurmd -D -N "$2" &
 wait
@@ -105,7 +117,7 @@ wait
 
 @dataclass
 class Cluster:
-    """A Slurm that runs. `env` is what its commands need in their environment; `nodes` are n1, n2 …
+    """A Slurm that runs. `env` is what its commands need in their environment; `nodes` are n1, n2 …, those of `batch`.
 
     `folder` is shared by all nodes; `local` is not: see the module.
     """
@@ -176,16 +188,16 @@ class Cluster:
         def look() -> bool:
             for name, slurmd in self._slurmds.items():
                 assert slurmd.poll() is None, f"{name} has ended: {self.log(f'slurmd.{name}')}"
-            states = self.call("sinfo", "-h", "-N", "-p", "batch", "-o", "%T").out.split()
-            return states == ["idle"] * len(self.nodes)
+            states = set(self.call("sinfo", "-h", "-N", "-o", "%N %T").out.splitlines())
+            return states == {f"{node} idle" for node in {*self.nodes, *self._slurmds}}
 
         until("idle nodes", look)
 
     def run_now(self, job: str) -> dict[str, str]:
         """Lets a requeued job start at once, which Slurm would hold back for two minutes; waits until it runs."""
         told = self.wait_for_state(job, "PENDING", "RUNNING")
-        if told["JobState"] == "PENDING":
-            assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now").code == 0
+        if told["JobState"] == "PENDING":  # in the very second of its requeue its nodes would refuse it
+            assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now+1").code == 0
         return self.wait_for_state(job, "RUNNING")
 
     def read_local(self, node: str, name: str) -> str:
@@ -197,9 +209,16 @@ class Cluster:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    def remove_local(self, node: str, name: str) -> None:
+        self._local(node, name).unlink()
+
     def _local(self, node: str, name: str) -> Path:
         # unshare is in the namespaces that it has made for slurmd.
         return Path(f"/proc/{self._slurmds[node].pid}/root{self.local}/{name}")
+
+    def containers(self, node: str) -> str:
+        """What enroot lists on a node, one a line: its containers, and what is left of them."""
+        return self.call("srun", "--overlap", f"--nodelist={node}", "enroot", "list").out
 
     def kill_node(self, node: str) -> None:
         """Ends slurmd and all that runs on the node, as a power cut does; the controller is not told.
@@ -248,21 +267,41 @@ class Cluster:
             )
 
 
+def interrupt_removal(job: str) -> None:
+    """Kills the removal of a job's container, which `.removing` holds, as Slurm does after KillWait."""
+
+    def removals() -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_bytes()
+                if b"rm -rf" in words and f"/pyxis_{job}.".encode() in words:
+                    found.append(int(folder.name))
+        return found
+
+    for pid in until("the removal", removals):
+        os.kill(pid, signal.SIGKILL)
+
+
 @contextlib.contextmanager
-def running(folder: Path, accounting: bool = False, lines: tuple[str, ...] = (), nodes: int = 3) -> Iterator[Cluster]:
+def running(
+    folder: Path, accounting: bool = False, lines: tuple[str, ...] = (), nodes: int = 3, bare: bool = False
+) -> Iterator[Cluster]:
     """Starts a cluster with all its files in `folder`, and ends it. `lines` go into slurm.conf, before the partitions.
 
     Partitions: `batch`, the default, and `urgent`, for which jobs of `batch` are requeued. `lines` may set defaults for
-    both: `PartitionName=DEFAULT GraceTime=5`. With `accounting`, slurmdbd and MariaDB run and sacct answers.
+    both: `PartitionName=DEFAULT GraceTime=5`. With `accounting`, slurmdbd and MariaDB run and sacct answers. With
+    `bare`, there is one more node, by itself in the partition `bare`, of which no GRES tells what GPUs it has.
     """
     _install(accounting)
-    for name in ("state", "spool", "local"):
+    for name in ("state", "spool", "local", "container"):
         (folder / name).mkdir(parents=True)
     names = tuple(f"n{number}" for number in range(1, nodes + 1))
+    every = (*names, BARE) if bare else names
     env = {"PATH": debian.search_path(), "SLURM_CONF": str(folder / "slurm.conf"), "LC_ALL": "C"}
     cluster = Cluster(folder, names, env)
     with contextlib.ExitStack() as stack:
-        _configure(cluster, accounting, lines)
+        _configure(cluster, every, accounting, lines)
         _start(cluster, stack, "munged", *_munged(folder))
         until("munge's socket", (folder / "munge.socket").is_socket)
         if accounting:
@@ -270,7 +309,7 @@ def running(folder: Path, accounting: bool = False, lines: tuple[str, ...] = (),
         _start(cluster, stack, "slurmctld", "slurmctld", "-D", "-i")
         until("the controller", lambda: " is UP" in cluster.call("scontrol", "ping").out)
         stack.callback(cluster.kill_nodes)
-        for node in names:
+        for node in every:
             cluster.start_node(node)
         cluster.wait_for_idle()
         yield cluster
@@ -281,7 +320,7 @@ def slurm() -> Iterator[Cluster]:
     """A cluster without accounting, for all tests of this session."""
     with tempfile.TemporaryDirectory(prefix="slipway-slurm-") as name:
         Path(name).chmod(0o755)
-        with running(Path(name) / "slurm") as cluster:
+        with running(Path(name) / "slurm", bare=True) as cluster:
             yield cluster
 
 
@@ -300,15 +339,15 @@ def _install(accounting: bool) -> None:
             _POLICY.unlink()
 
 
-def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> None:
+def _configure(cluster: Cluster, nodes: tuple[str, ...], accounting: bool, lines: tuple[str, ...]) -> None:
     folder, host = cluster.folder, socket.gethostname().partition(".")[0]
-    addresses = ["127.0.0.1", *(f"127.0.0.{11 + n}" for n in range(len(cluster.nodes)))]
+    addresses = ["127.0.0.1", *(f"127.0.0.{11 + n}" for n in range(len(nodes)))]
     port, *ports = _free_ports(addresses)
     own = [
-        f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 Gres=gpu:{_gpus(n)} State=UNKNOWN"
-        for n, a, p in zip(cluster.nodes, addresses[1:], ports, strict=True)
+        f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 State=UNKNOWN{_gres(n)}"
+        for n, a, p in zip(nodes, addresses[1:], ports, strict=True)
     ]
-    _make_gpus(folder, cluster.nodes)
+    _make_gpus(folder, nodes)
     if accounting:
         (dbd,) = _free_ports(["127.0.0.1"])
         file = folder / "slurmdbd.conf"
@@ -316,22 +355,30 @@ def _configure(cluster: Cluster, accounting: bool, lines: tuple[str, ...]) -> No
         file.write_text(_DATABASE.format(folder=folder, port=dbd))
         own += ["AccountingStorageType=accounting_storage/slurmdbd", f"AccountingStoragePort={dbd}"]
         own += ["AccountingStorageHost=127.0.0.1", f"AccountingStoragePass={folder}/munge.socket"]
-    config = _CONFIG.format(folder=folder, host=host, port=port, lines="\n".join([*own, *lines]))
+    batch, own = ",".join(cluster.nodes), [*own, *lines]
+    config = _CONFIG.format(folder=folder, host=host, port=port, lines="\n".join(own), batch=batch)
+    if BARE in nodes:
+        config += f"PartitionName={BARE} Nodes={BARE} MaxTime=60 State=UP\n"
     (folder / "slurm.conf").write_text(config)
-    known = "".join(f"{a} {n}\n" for n, a in zip(cluster.nodes, addresses[1:], strict=True))
+    known = "".join(f"{a} {n}\n" for n, a in zip(nodes, addresses[1:], strict=True))
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + known)
+    (folder / "profile").write_text("export PATH=/from/profile:$PATH LD_LIBRARY_PATH=/from/profile\n")
     (folder / "plugstack.conf").write_text(f"required {_plugin(folder)}\n")
 
 
 def _gpus(node: str) -> str:
-    """Eight of a type that the site names, but four without a type on the third node."""
-    return "4" if node == "n3" else "h100:8"
+    """Eight of a type that the site names, but four without a type on the third node; of `bare` Slurm knows none."""
+    return {"n3": "4", BARE: ""}.get(node, "h100:8")
+
+
+def _gres(node: str) -> str:
+    return f" Gres=gpu:{_gpus(node)}" if _gpus(node) else ""
 
 
 def _make_gpus(folder: Path, nodes: tuple[str, ...]) -> None:
     """Devices that are as harmless as /dev/null, so that Slurm tells each task which of them it has."""
     lines = []
-    for node in nodes:
+    for node in filter(_gpus, nodes):
         type_, _, count = _gpus(node).rpartition(":")
         (folder / "gpus" / node).mkdir(parents=True)
         for number in range(int(count)):
@@ -348,8 +395,13 @@ def _plugin(folder: Path) -> str:
     target, sources = folder / "spank_pyxis.so", [str(HERE / "container.c"), str(HERE / "inside.c")]
     options = ("-shared", "-fPIC", "-O1", "-Wl,-Bsymbolic", "-Wall", "-Wextra", "-Werror")
     subprocess.run(["gcc", *options, "-o", str(target), *sources], check=True)
-    (folder / "container").mkdir()
-    return f"{target} {folder}/container"
+    standin = shlex.join([sys.executable, "-IS", str(PROJECT / "tests" / "standins" / "enroot.py"), f"{folder}/bin"])
+    (folder / "bin").mkdir()
+    enroot = folder / "bin" / "enroot"
+    # Where the plugin has its containers, as a site's enroot.conf says.
+    enroot.write_text(f'#!/bin/sh\nENROOT_DATA_PATH="${{ENROOT_DATA_PATH-{folder}/container}}" exec {standin} "$@"\n')
+    enroot.chmod(0o755)
+    return f"{target} {folder}/container {folder}/local"
 
 
 def _munged(folder: Path) -> list[str]:

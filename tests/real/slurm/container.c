@@ -1,13 +1,16 @@
 /*
  * pyxis's place in the tests' Slurm: a SPANK plugin that takes the options of a launcher and really starts the tasks of
- * a step in a .sqsh. Argument in plugstack.conf: an empty folder, on which each step mounts what is its own.
+ * a step in a .sqsh. Arguments in plugstack.conf: the node's folder for containers, and the one in which a test puts
+ * what is to go wrong there (see cluster.py).
  *
- * One mount namespace per step and node. A child makes it and becomes a shell of the image, which stops itself when
- * the image's start script is done; by then its namespace, environment and working directory are the tasks'. The
- * namespace lives as long as slurmstepd or a task: nothing has to be cleaned up, whoever is killed.
+ * One container per step and node, of the first task's making: a folder pyxis_JOB.STEP, which must not be there before,
+ * and a mount namespace. A child makes it and becomes a shell of the image, which stops itself when the image's start
+ * script is done; by then its namespace, environment and working directory are the tasks'. The folder is removed by a
+ * child of slurmstepd when the last task has ended; where that is killed, it stays.
  * Only root can do this, so only root's jobs run in containers.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <pwd.h>
@@ -17,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,8 +43,15 @@ static const char *const defaults[] = {
 
 const char *want[OPTIONS];
 
-/* Of the running container. `broken`: there is none; the tasks end with that, as only this gives srun's exit code 1. */
-static bool broken;
+/* What the tasks of this node share. `state`: of the container's start; `took`: how many tasks are in it. */
+enum { NOBODY, STARTING, STARTED, BROKEN };
+static struct {
+	int state, took;
+	pid_t shell;
+} *shared;
+
+static uint32_t ended; /* tasks, in slurmstepd */
+static char container[PATH_MAX];
 static int space = -1;
 static char *environment, workdir[PATH_MAX];
 static size_t environment_size;
@@ -59,12 +70,12 @@ static int parse_mounts(const char *text, struct bind *out)
 
 	while ((entry = strsep(&rest, ","))) {
 		char *whole = strdup(entry), *source = strsep(&entry, ":"), *target = strsep(&entry, ":");
-		char *flags = strsep(&entry, ":");
+		char *flags = entry; /* whatever follows */
 		bool special = !strcmp(source, "tmpfs") || !strcmp(source, "umount");
 
 		if (!target && !special)
 			target = source;
-		if (entry || !is_path(target) || !(special || is_path(source)) || count == MOUNTS_MAX) {
+		if (!is_path(target) || !(special || is_path(source)) || count == MOUNTS_MAX) {
 			slurm_error("pyxis: --container-mounts: invalid format: %s", whole);
 			return -1;
 		}
@@ -108,9 +119,19 @@ static int offer(spank_t sp, char *name, int has_argument, int value)
 	return spank_option_register(sp, &option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
+/* Whether the test has put a file of this name on this node. */
+static bool told(char **av, const char *name)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof path, "%s/%s", av[1], name);
+	return !access(path, F_OK);
+}
+
 int slurm_spank_init(spank_t sp, int ac, char **av)
 {
-	(void)ac, (void)av;
+	if (ac != 2 || (spank_context() == S_CTX_REMOTE && told(av, ".no-pyxis")))
+		return -1;
 	for (int kind = 0; kind < OPTIONS; kind++) {
 		char *yes, *no;
 
@@ -197,9 +218,10 @@ static int fail(const char *what, const char *about, const char *log)
 	return -1;
 }
 
+static const char what[] = "failed to create container filesystem for image: ";
+
 static int check_image(void)
 {
-	static const char what[] = "failed to create container filesystem for image: ";
 	char magic[4] = "";
 	int fd;
 
@@ -245,6 +267,71 @@ static int all_mounts(spank_t sp, const char *home, struct bind *binds)
 	return count;
 }
 
+/* pyxis has bash echo the mounts, each as a line of three words. */
+static int through_bash(struct bind *binds, int count)
+{
+	char *script = strdup(""), *line = NULL, *word, *rest;
+	size_t room = 0;
+	FILE *lines;
+	int status;
+
+	for (int i = 0; i < count; i++)
+		if (asprintf(&script, "%s\necho \"%s\t%s\t%s\"", script, binds[i].source, binds[i].target, binds[i].flags) < 0)
+			return -1;
+	setenv("SLIPWAY_TEST_MOUNTS", script, 1);
+	if (!(lines = popen("exec bash -c \"$SLIPWAY_TEST_MOUNTS\" 2>&1", "re")))
+		return -1;
+	for (int i = 0; i < count && getline(&line, &room, lines) > 0; i++) {
+		line[strcspn(line, "\n")] = 0;
+		rest = strdup(line);
+		binds[i].source = (word = strsep(&rest, "\t")) ? word : "";
+		binds[i].target = (word = strsep(&rest, "\t")) ? word : "";
+		binds[i].flags = rest ? rest : "";
+	}
+	unsetenv("SLIPWAY_TEST_MOUNTS");
+	if ((status = pclose(lines)))
+		return fail("container start failed with error code: 1", "", "[ERROR] Invalid argument: .enroot_config_Zd81Hk");
+	return 0;
+}
+
+/* A child that signals may end: waits while the test has a file of this name on this node, then does it to the folder. */
+static pid_t at_work(char **av, const char *name, const char *verb)
+{
+	char *script, *file;
+	sigset_t none;
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGTERM, SIG_DFL);
+	if (asprintf(&script, "while [ -e \"$0\" ]; do sleep 0.02; done; exec %s \"$1\"", verb) < 0 || asprintf(&file, "%s/%s", av[1], name) < 0)
+		_exit(1);
+	close(STDERR_FILENO);
+	execlp("sh", "sh", "-c", script, file, container, NULL);
+	_exit(1);
+}
+
+/* The image's root is unpacked here, on a real one. */
+static int create(char **av)
+{
+	char *log;
+	int status;
+	pid_t pid = at_work(av, ".unpacking", "mkdir");
+
+	if (waitpid(pid, &status, 0) == pid && !status)
+		return 0;
+	if (WIFSIGNALED(status)) {
+		slurm_error("pyxis: child %d terminated with signal %d", pid, WTERMSIG(status));
+		return fail(what, want[IMAGE], "[INFO] Extracting squashfs filesystem...\nParallel unsquashfs: Using 2 processors\nTerminated");
+	}
+	slurm_error("pyxis: child %d failed with error code: 1", pid);
+	if (asprintf(&log, "[ERROR] File already exists: %s", container) < 0)
+		return -1;
+	return fail(what, want[IMAGE], log);
+}
+
 /* Waits until the shell has stopped itself. */
 static bool has_stopped(pid_t pid)
 {
@@ -260,7 +347,7 @@ static bool has_stopped(pid_t pid)
 	return false;
 }
 
-/* Keeps what the tasks take over from the stopped shell, and ends it. */
+/* Keeps what a task takes over from the stopped shell. */
 static int take_over(pid_t pid)
 {
 	char path[64];
@@ -278,8 +365,6 @@ static int take_over(pid_t pid)
 		environment_size = fread(environment, 1, room, file);
 	if (file)
 		fclose(file);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
 	return space >= 0 && environment_size ? 0 : -1;
 }
 
@@ -299,7 +384,8 @@ static int keep_environment(spank_t sp)
 	return 0;
 }
 
-static int start(spank_t sp, const char *scratch)
+/* The stopped shell of a new container, or -1. */
+static pid_t start(spank_t sp, char **av)
 {
 	struct passwd *user = getpwuid(geteuid());
 	struct bind binds[MOUNTS_MAX];
@@ -308,17 +394,21 @@ static int start(spank_t sp, const char *scratch)
 	int count, fd;
 	pid_t pid;
 
-	if (keep_environment(sp))
-		return -1;
 	home = on(REMAP) || !user ? "/root" : user->pw_dir;
-	if ((count = all_mounts(sp, home, binds)) < 0 || check_image())
+	if (check_image() || create(av))
+		return -1;
+	if ((count = all_mounts(sp, home, binds)) < 0) {
+		slurm_error("pyxis: couldn't create enroot start configuration script");
+		return -1;
+	}
+	if (through_bash(binds, count))
 		return -1;
 	fd = memfd_create("enroot.log", MFD_CLOEXEC);
 	if (!(pid = fork()))
-		become_shell(fd, scratch, binds, count, home);
+		become_shell(fd, container, binds, count, home);
 	if (pid > 0 && has_stopped(pid)) {
 		close(fd);
-		return take_over(pid);
+		return pid;
 	}
 	if (pread(fd, log, sizeof log - 1, 0) <= 0)
 		strcpy(log, "[ERROR] container exited too soon");
@@ -328,21 +418,85 @@ static int start(spank_t sp, const char *scratch)
 	return -1;
 }
 
+/* In place of squashfuse, which is a child of the task, too: whoever ends it takes the root from all that are in there. */
+static void mount_instead(void)
+{
+	static const char script[] =
+		"trap 'for p in /proc/[0-9]*; do\n"
+		"  [ \"$(readlink \"$p/ns/mnt\")\" != \"$0\" ] || kill -KILL \"${p#/proc/}\"\n"
+		"done; exit' TERM\n"
+		"while [ -d /proc/$PPID ]; do sleep 0.05; done";
+	char name[64], path[64];
+	sigset_t none;
+	ssize_t length;
+
+	if (fork())
+		return;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGTERM, SIG_DFL);
+	snprintf(path, sizeof path, "/proc/self/fd/%d", space);
+	length = readlink(path, name, sizeof name - 1);
+	name[length < 0 ? 0 : length] = 0;
+	close_range(0, ~0U, 0);
+	execlp("sh", "sh", "-c", script, name, NULL);
+	_exit(1);
+}
+
+/* The first task starts the container, and ends its shell once all have taken from it what they need. */
+static int join(spank_t sp, char **av)
+{
+	uint32_t count = 1;
+	int nobody = NOBODY, ticks = START_SECONDS * 2000;
+
+	if (!__atomic_compare_exchange_n(&shared->state, &nobody, STARTING, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+		while (__atomic_load_n(&shared->state, __ATOMIC_SEQ_CST) == STARTING)
+			usleep(5000);
+		if (shared->state == BROKEN || take_over(shared->shell)) {
+			slurm_error("pyxis: container was not started successfully by another task");
+			return -1;
+		}
+		__atomic_add_fetch(&shared->took, 1, __ATOMIC_SEQ_CST);
+		return 0;
+	}
+	shared->shell = start(sp, av);
+	__atomic_store_n(&shared->state, shared->shell > 0 && !take_over(shared->shell) ? STARTED : BROKEN, __ATOMIC_SEQ_CST);
+	if (shared->state == BROKEN)
+		return -1;
+	spank_get_item(sp, S_JOB_LOCAL_TASK_COUNT, &count);
+	while (__atomic_load_n(&shared->took, __ATOMIC_SEQ_CST) + 1 < (int)count && ticks--)
+		usleep(5000);
+	kill(shared->shell, SIGKILL);
+	waitpid(shared->shell, NULL, 0);
+	if (told(av, ".squashfuse"))
+		mount_instead();
+	return 0;
+}
+
 int slurm_spank_user_init(spank_t sp, int ac, char **av)
 {
+	uint32_t job, step;
+
+	(void)ac;
 	take_defaults(sp);
-	if (want[IMAGE])
-		broken = ac != 1 || start(sp, av[0]);
-	return 0;
+	if (!want[IMAGE])
+		return 0;
+	if (keep_environment(sp) || spank_get_item(sp, S_JOB_ID, &job) || spank_get_item(sp, S_JOB_STEPID, &step))
+		return -1;
+	snprintf(container, sizeof container, "%s/pyxis_%u.%u", av[0], job, step);
+	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	return shared == MAP_FAILED ? -1 : 0;
 }
 
 int slurm_spank_task_init(spank_t sp, int ac, char **av)
 {
 	const char *folder = want[WORKDIR] ? want[WORKDIR] : workdir;
 
-	(void)ac, (void)av;
-	if (broken || space < 0)
-		return broken ? -1 : 0;
+	(void)ac;
+	if (!shared)
+		return 0;
+	if (join(sp, av))
+		return -1;
 	for (char **entry = job_environment; *entry; entry++) {
 		char *name = strndup(*entry, strcspn(*entry, "="));
 
@@ -354,7 +508,7 @@ int slurm_spank_task_init(spank_t sp, int ac, char **av)
 		const char *was = job_value(name), *now = at + strlen(name) + 1;
 
 		/* Not what the shell has from the job: of that, a task's own may differ by now. */
-		if (*name != '_' && strcmp(name, "SHLVL") && (is_locale(name) || !was || strcmp(was, now)))
+		if (*name != '_' && strcmp(name, "SHLVL") && !is_kept(name) && (is_locale(name) || !was || strcmp(was, now)))
 			spank_setenv(sp, name, now, 1);
 	}
 	if (setns(space, CLONE_NEWNS)) {
@@ -365,5 +519,16 @@ int slurm_spank_task_init(spank_t sp, int ac, char **av)
 		slurm_error("pyxis: couldn't chdir to %s: %m", folder);
 		return -1;
 	}
+	return 0;
+}
+
+int slurm_spank_task_exit(spank_t sp, int ac, char **av)
+{
+	uint32_t count = 1;
+
+	(void)ac;
+	if (!shared || spank_get_item(sp, S_JOB_LOCAL_TASK_COUNT, &count) || ++ended < count)
+		return 0;
+	waitpid(at_work(av, ".removing", "rm -rf"), NULL, 0);
 	return 0;
 }

@@ -119,7 +119,6 @@ static void enter(const char *scratch, const struct bind *binds, int count)
 	if (unshare(CLONE_NEWNS))
 		die("[ERROR] unshare: %s\n", strerror(errno));
 	mount_or_die(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
-	mount_or_die("tmpfs", scratch, "tmpfs", 0, "mode=755");
 	if (chdir(scratch) || mkdir("image", 0755) || mkdir("upper", 0755) || mkdir("work", 0755) || mkdir("root", 0755))
 		die("[ERROR] %s: %s\n", scratch, strerror(errno));
 	run_or_die("mount", "-t", "squashfs", "-o", "loop,ro", want[IMAGE], "image", NULL);
@@ -132,6 +131,16 @@ static void enter(const char *scratch, const struct bind *binds, int count)
 		die("[ERROR] /.host: %s\n", strerror(errno));
 	if (!on(WRITABLE))
 		mount_or_die(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL);
+}
+
+/* What is asked for by name comes as `NAME=VALUE`, of which each further line is one more such line. */
+static void by_line(const char *value)
+{
+	char *rest = strdup(value), *line;
+
+	for (strsep(&rest, "\n"); (line = strsep(&rest, "\n"));)
+		if (isalpha((unsigned char)*line) && strchr(line, '='))
+			putenv(line);
 }
 
 /* The image's variables beat the job's, but for those that were asked for by name. */
@@ -148,6 +157,8 @@ static void set_environment(const char *home)
 
 		if (strncmp(name, "LD_", 3) && (is_kept(name) || (strcmp(name, "PATH") && !is_locale(name))))
 			setenv(name, job_value(name), 1);
+		if (is_kept(name))
+			by_line(job_value(name));
 	}
 	setenv("HOME", home, 1);
 	file = fopen("/etc/environment", "re");
@@ -167,7 +178,9 @@ static void set_environment(const char *home)
 }
 
 static const char *const shell =
-	"case ${ENROOT_LOGIN_SHELL-} in n*|N*) ;; *) [ ! -r /etc/profile ] || . /etc/profile ;; esac\n"
+	"case ${ENROOT_LOGIN_SHELL-} in n*|N*) ;; *)\n"
+	"  [ ! -r /etc/profile ] || . /etc/profile\n"
+	"  [ ! -r \"$HOME/.profile\" ] || . \"$HOME/.profile\" ;; esac\n"
 	"stop='kill -STOP $$; exit 0'\n"
 	"[ ! -r /etc/rc ] || [ $1 = 0 ] || exec /bin/sh /etc/rc sh -c \"$stop\"\n"
 	"[ ! -r /etc/rc ] || while read -r line; do\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..support import PROJECT, Done, until
-from .cluster import Cluster, running
+from .cluster import Cluster, interrupt_removal, running, stand_in
 
 pytestmark = [
     pytest.mark.real,
@@ -55,7 +55,10 @@ def test_a_tasks_code_is_sruns(site: Site, script: str, options: tuple[str, ...]
 
 
 def test_kill_on_bad_exit_hides_the_code(site: Site) -> None:
-    done = site.sh("[ $SLURM_PROCID = 1 ] && exit 5; sleep 600", "-N3", "--kill-on-bad-exit=1")
+    """Once all are there: what ends a container that is still being made is another code."""
+    wait = "cd /shared; touch $SLURM_PROCID; until [ -e 0 ] && [ -e 1 ] && [ -e 2 ]; do sleep 0.1; done"
+    mount = f"--container-mounts={site.shared}:/shared"
+    done = site.sh(f"{wait}; [ $SLURM_PROCID = 1 ] && exit 5; sleep 600", "-N3", "--kill-on-bad-exit=1", mount)
     assert done.code == 143
     assert "task 1: Exited with exit code 5" in done.err
 
@@ -70,7 +73,6 @@ def test_a_command_that_the_image_lacks(site: Site) -> None:
     "options",
     [
         ("--container-mounts=/a:/b,",),
-        ("--container-mounts=/a:/b:ro:more",),
         ("--container-mounts=a:/b",),
         ("--container-mounts=/a:b",),
         ("--container-mounts=",),
@@ -150,6 +152,22 @@ def test_mounts(site: Site) -> None:
     assert [p.name for p in folder.iterdir()] == ["yes"] and file.read_text() == "textmore\n"
 
 
+def test_a_fourth_part_of_a_mount_passes_and_undoes_the_third(site: Site) -> None:
+    assert site.sh("touch /mounted/x", f"--container-mounts={site.shared}:/mounted:ro").code == 1
+    assert site.sh("touch /mounted/x", f"--container-mounts={site.shared}:/mounted:ro:more").code == 0
+    assert (site.shared / "x").exists()
+
+
+def test_a_shell_reads_the_mounts(site: Site) -> None:
+    other, named = site.shared / "other", site.shared / "$(echo other)"
+    for folder in (other, named, site.shared / 'a"b'):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    assert site.sh("ls /mounted", f"--container-mounts={named}:/mounted").out == "other\n"
+    done = site.sh("ls /mounted", f'--container-mounts={site.shared}/a"b:/mounted')
+    assert done.code == 1 and "[ERROR] Invalid argument: .enroot_config_" in done.err, done
+
+
 def test_of_two_lists_of_mounts_the_last_wins(site: Site) -> None:
     done = site.sh("ls -d /one /two", "--container-mounts=/etc:/one", "--container-mounts=/etc:/two")
     assert done.out == "/two\n" and "/one: No such file" in done.err
@@ -183,6 +201,20 @@ def test_whose_value_a_variable_has(site: Site) -> None:
     assert site.sh('echo "[$WHO]"', "--container-env=WHO", WHO="").out == "[]\n"
     clean = site.sh('echo "$WHO|${MINE-unset}|$NEW"', "--export=NEW=1", **host)
     assert clean.out == "image|unset|1\n"
+
+
+def test_a_line_of_a_value_that_is_asked_for_becomes_a_variable(site: Site) -> None:
+    show = 'echo "$MINE|${OTHER-unset}"'
+    text = "one\nOTHER=two"
+    assert site.sh(show, MINE=text).out == f"{text}|unset\n"
+    assert site.sh(show, "--container-env=MINE", MINE=text).out == f"{text}|two\n"
+
+
+def test_the_login_shell_reads_the_profile_of_a_mounted_home(site: Site) -> None:
+    show = 'echo "$PATH|${LD_LIBRARY_PATH-unset}"'
+    assert site.sh(show, "--container-mount-home").out == "/from/profile:/opt/image/bin:/bin|/from/profile\n"
+    assert site.sh(show, "--container-mount-home", ENROOT_LOGIN_SHELL="n").out == "/opt/image/bin:/bin|unset\n"
+    assert site.sh(show).out == "/opt/image/bin:/bin|unset\n"
 
 
 def test_each_task_keeps_its_own_variables(site: Site) -> None:
@@ -236,18 +268,40 @@ def test_tasks_of_one_node_share_what_ends_with_the_step(site: Site) -> None:
     assert len(set(done.out.split())) == 1
     job = site.slurm.submit(f"srun {site.image} sh -c 'trap : TERM; echo up; while :; do sleep 600; done'")
     site.slurm.wait_for_output(job, "up")
-    file = site.image.partition("=")[2]
-    assert file in loops()
+    node = site.slurm.job(job)["NodeList"]
+    name = f"pyxis_{job}.0\n"
+    assert name in site.slurm.containers(node)
     site.slurm.call("scancel", "--signal=KILL", f"{job}.0")
     site.slurm.wait_for_state(job, "FAILED")
+    until("the end of the container", lambda: name not in site.slurm.containers(node))
 
-    until("the end of the image's mount", lambda: file not in loops())
+
+@stand_in
+def test_what_is_left_of_a_container_is_in_the_way_of_the_next_attempt(site: Site) -> None:
+    """The removal is killed; a requeued job has the same id, and counts its steps anew."""
+    job = site.slurm.submit(f"srun {site.image} sh -c '{SERVE}'", "--open-mode=append", "-w", "n2")
+    site.slurm.wait_for_output(job, "try=0")
+    site.slurm.write_local("n2", ".removing", "")
+    site.slurm.call("scancel", "--signal=KILL", f"{job}.0")
+    interrupt_removal(job)
+    site.slurm.remove_local("n2", ".removing")
+    site.slurm.wait_for_state(job, "FAILED")
+    assert site.slurm.call("scontrol", "requeue", job).code == 0
+    site.slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now+1")
+    site.slurm.wait_for_output(job, rf"pyxis:     \[ERROR\] File already exists: \S+/pyxis_{job}.0")
+    site.slurm.wait_for_state(job, "FAILED")
+    until("the end of what was left", lambda: site.slurm.containers("n2") == "")
 
 
-def loops() -> str:
-    """The files that are mounted."""
-    command = ["losetup", "--noheadings", "--output=BACK-FILE"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+@stand_in
+def test_a_container_that_is_being_made_ends_with_a_signal(site: Site) -> None:
+    site.slurm.write_local("n2", ".unpacking", "")
+    job = site.slurm.submit(f"srun -N2 {site.image} sh -c 'echo up; sleep 600'; echo code=$?", "-N3", "-w", "n1,n2,n3")
+    site.slurm.wait_for_output(job, "up")
+    site.slurm.call("scancel", "--signal=TERM", f"{job}.0")
+    found = site.slurm.wait_for_output(job, r"(?s)n2: task 1: Exited with exit code 1.*code=(\d+)")
+    assert found[1] == "143", "the other node's"
+    site.slurm.remove_local("n2", ".unpacking")
 
 
 def test_a_node_that_dies(site: Site) -> None:

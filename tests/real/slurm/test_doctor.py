@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,12 @@ pytestmark = pytest.mark.real
 LINES = "schema: 1\nkind: slurm\nflavour: cpu\nmount_wait: 3\n"
 
 
-def examine(cluster: Cluster, place: Path, lines: str, *words: str) -> Done:
+# dac_read_search: so that it can read our Python.
+USER = ("setpriv", "--reuid=12345", "--regid=23456", "--clear-groups", "--inh-caps=-all,+dac_read_search",
+        "--ambient-caps=+dac_read_search", "--")  # fmt: skip
+
+
+def examine(cluster: Cluster, place: Path, lines: str, *words: str, prefix: tuple[str, ...] = ()) -> Done:
     """Runs the doctor for a profile of these lines, in a project that is `place`."""
     profile = place / "slipway.d" / "profiles" / "site.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +34,7 @@ def examine(cluster: Cluster, place: Path, lines: str, *words: str) -> Done:
         shutil.copy(PROJECT / name, place / name)
     program = str(Path(sys.executable).parent / "launch")
     env = cluster.env | {"HOME": str(place), "USER": "root"}
-    return Running([program, "profiles", "doctor", "site", "--json", *words], place, env).finish()
+    return Running([*prefix, program, "profiles", "doctor", "site", "--json", *words], place, env).finish()
 
 
 def results(done: Done) -> dict[str, list[dict[str, Any]]]:
@@ -62,6 +68,21 @@ def test_a_site_that_is_as_its_profile_says(slurm: Cluster, place: Path) -> None
     assert found["time"][0]["seen"] == "30 of at most 01:00:00"
     assert [r["seen"] for r in found["requeue"]] == ["JobRequeue = 1", "PreemptMode = REQUEUE"]
     assert found["accounting"][0]["state"] == "warning" and "sacct knows nothing" in found["accounting"][0]["seen"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_need_not_write_to_what_is_shared(slurm: Cluster, place: Path) -> None:
+    runs = place / "runs"
+    runs.mkdir()
+    os.chown(runs, 12345, 23456)
+    lines = f"shared: [{place}]\nsquash: {place}/shared\nruns: {runs}\n"
+    done = examine(slurm, place, lines, prefix=USER)
+    assert done.code == 0 and {c: states(done)[c] for c in ("shared", "squash")} == {
+        "shared": ["ok"], "squash": ["ok"],
+    }, done  # fmt: skip
+    runs.chmod(0o500)
+    done = examine(slurm, place, lines, prefix=USER)
+    assert (done.code, states(done)["runs"]) == (73, ["failed"]), done
 
 
 def test_a_site_that_is_not(slurm: Cluster, place: Path) -> None:

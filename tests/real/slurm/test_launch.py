@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from .. import hf_home
 from ..conftest import Work, facts, toy
-from ..support import ENDLESS, Run, until
+from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, until
+from .cluster import interrupt_removal, stand_in
 from .conftest import Lab
 
 pytestmark = [
@@ -50,7 +53,7 @@ def test_what_is_submitted_is_what_the_dry_run_printed(lab: Lab, place: Path) ->
 
 def test_the_environment_of_the_shell_stays_behind(lab: Lab, place: Path) -> None:
     odd = {"PYXIS_CONTAINER_IMAGE": "/nowhere", "SBATCH_PARTITION": "urgent", "SSL_CERT_FILE": "/x"}
-    value = 'it\'s "quoted" $(touch /tmp/never) `id`\n#, and = more'
+    value = 'it\'s "quoted" $(touch /tmp/never) `id`\n#, and = more\nSSL_CERT_FILE=/of/a/line\n'
     words = (*toy(place / "out"), "--env", f"ODD={value}", "--env", "LC_ALL=C.UTF-8")
     run = lab.submit(*words, LD_LIBRARY_PATH="/hostlib", **odd)
     lab.await_end(run)
@@ -62,6 +65,51 @@ def test_the_environment_of_the_shell_stays_behind(lab: Lab, place: Path) -> Non
         "ODD": value, "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": None, "SSL_CERT_FILE": None,
         "NVIDIA_VISIBLE_DEVICES": "void",
     }  # fmt: skip
+
+
+@stand_in
+def test_a_job_that_a_node_could_not_start_is_no_success(lab: Lab, place: Path) -> None:
+    """Slurm drains that node, and calls the job completed, with 0:0."""
+    lab.profile("third", "sbatch: {nodelist: n3}")
+    lab.slurm.write_local("n3", ".no-pyxis", "")
+    try:
+        done = lab.launch("--profile", "third", *toy(place / "out"), "--follow")
+    finally:
+        lab.slurm.remove_local("n3", ".no-pyxis")
+        lab.slurm.call("scontrol", "update", "NodeName=n3", "State=RESUME")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    told = lab.slurm.job(lab.job(run))
+    assert (told["JobState"], told["ExitCode"]) == ("COMPLETED", "0:0")
+    assert (done.code, run.ended) == (69, (69, "engine")), done
+    assert "its script was never started" in run.outcome["reason"]
+
+
+def test_a_home_that_is_mounted_changes_no_variable(lab: Lab, place: Path) -> None:
+    lab.profile("homely", "mount_home: true")
+    done = lab.launch("--profile", "homely", *toy(place / "out"), "--follow")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    given = facts((run.path / "logs" / "node-0.log").read_text())["given"]
+    assert done.code == 0 and given["PATH"].startswith("/opt/venv/bin:") and given["LD_LIBRARY_PATH"] is None, done
+
+
+@pytest.mark.parametrize("name", ["$(echo other)", 'a"b', "a b", "a`b", "a\\b"])
+def test_a_path_that_a_shell_would_read_is_refused_before_anything_is_made(lab: Lab, place: Path, name: str) -> None:
+    before = lab.tree.all_runs()
+    done = lab.launch("--profile", "lab", *toy(place / name))
+    assert done.code == 78 and "mount /output: " in done.err and "which pyxis cannot mount" in done.err, done
+    assert "use a folder with another name" in done.err
+    assert lab.tree.all_runs() == before and not (place / name).exists()
+
+
+def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(lab: Lab, place: Path) -> None:
+    home = place / "hf"
+    before = hf_home.log_in(home)
+    lab.profile(place.name.lower(), f"hf_home: {home}")
+    done = lab.launch("--profile", place.name.lower(), *toy(place / "out"), *hf_home.told(), "--follow")
+    assert done.code == 0, done
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert hf_home.seen((run.path / "logs" / "node-0.log").read_text()) == hf_home.HIDDEN
+    assert hf_home.content(home) == before
 
 
 def test_a_failing_node_tells_the_exit_code(lab: Lab, place: Path) -> None:
@@ -141,6 +189,38 @@ def test_a_preemption_with_grace_lets_the_step_save(lab: Lab, place: Path) -> No
     assert ends == [(0, "preempted", "true"), (1, "", "false")]
 
 
+def test_a_preemption_without_grace_lets_the_step_save(lab: Lab, place: Path) -> None:
+    """Within KillWait: Slurm's TERM comes twice, to the step and by srun, which is told, too."""
+    run = lab.submit(*toy(place / "out"), "wait=true", "slow=7")
+    lab.await_file(place / "out" / "waiting")
+    lab.slurm.call("srun", "--partition=urgent", "--exclusive", "-N3", "true")
+    lab.slurm.run_now(lab.job(run))
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step")
+    assert (place / "out" / "saved").exists()
+    assert [a["requeued"] for a in attempts(run) if a["event"] == "end"] == ["true", "false"]
+
+
+@stand_in
+def test_what_an_attempt_left_is_not_in_the_way_of_the_next(lab: Lab, place: Path) -> None:
+    """Slurm's KILL may hit the removal of the container, whose name the next attempt's has, too."""
+    lab.profile("second", "sbatch: {nodelist: n2}")
+    run = Run(lab.tree.runs / lab.launch("--profile", "second", *toy(place / "out"), "wait=true").out.strip())
+    lab.await_file(place / "out" / "waiting")
+    job = lab.job(run)
+    lab.slurm.write_local("n2", ".removing", "")
+    assert lab.slurm.call("scontrol", "requeue", job).code == 0
+    interrupt_removal(job)
+    lab.slurm.remove_local("n2", ".removing")
+    until("requeued", lambda: lab.slurm.job(job)["JobState"] == "PENDING")
+    assert lab.slurm.containers("n2") == f"pyxis_{job}.0\n"
+    lab.slurm.run_now(job)
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step"), (run.path / "logs" / "job.log").read_text()
+    assert f"n2: removing pyxis_{job}.0, which an earlier attempt left" in (run.path / "logs" / "job.log").read_text()
+    assert lab.slurm.containers("n2") == ""
+
+
 def part(log: Path, attempt: int) -> str:
     """What the log tells of an attempt's training, counted from 1; empty where it has not begun."""
     parts = log.read_text().split("Signal handler installed") if log.exists() else []
@@ -170,6 +250,23 @@ def test_nodes_without_shared_storage_are_named(lab: Lab, work: Work) -> None:
     run = Run(lab.tree.runs / done.out.splitlines()[0])
     assert (done.code, run.ended[0]) == (78, 78), done
     assert re.search(r"node n[23] does not see in /output what n1 wrote there", run.outcome["reason"])
+
+
+@stand_in
+def test_nodes_wait_for_those_whose_containers_take_longer(lab: Lab, work: Work, place: Path) -> None:
+    """Longer than shared storage may take to show a file."""
+    lab.profile("uneven", "mount_wait: 2")
+    words = (*work.words(place / "out", "max_steps=2", "global_batch_size=12"), "--nodes", "3", "--procs", "1")
+    for node in ("n1", "n3"):
+        lab.slurm.write_local(node, ".unpacking", "")
+    run = Run(lab.tree.runs / lab.launch("--profile", "uneven", *words).out.strip())
+    for log, node, late in (("node-1.log", "n2", "n1"), ("node-0.log", "n1", "n3")):
+        file = run.path / "logs" / log
+        said = f"{node} waits for {late}, whose container may take"
+        until(said, lambda f=file, s=said: (f.exists() and s in f.read_text()) or attempts(run)[1:])
+        lab.slurm.remove_local(late, ".unpacking")
+    lab.await_end(run)
+    assert lab.collected(run).ended == (0, "step"), run.outcome
 
 
 def test_the_cause_of_a_failed_start_is_one_line(lab: Lab, place: Path) -> None:
@@ -228,6 +325,19 @@ def test_a_secret_reaches_the_step_and_nothing_else(lab: Lab, place: Path) -> No
     assert found.stdout == ""
 
 
+@pytest.mark.parametrize(("mask", "written"), [(0o000, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_run_directory_is_for_its_owner_alone(lab: Lab, place: Path, mask: int, written: int) -> None:
+    """What Slurm itself opens in it, too. What the step makes has the modes of the umask at submission."""
+    runs = open_runs(place)
+    done = by_umask(lab.tree, mask).launch("--profile", "lab", "test/toy", "--runs-dir", str(runs), "--follow")
+    assert done.code == 0, done
+    (run,) = map(Run, runs.glob("[!.]*"))
+    assert {p.name for p in (run.path / "logs").iterdir()} == {"job.log", "node-0.log"}
+    assert {"attempts.jsonl", "job"} <= {p.name for p in run.path.iterdir()}
+    assert run.path.stat().st_mode & 0o777 == 0o700
+    assert open_to_others(run.path) == ({"output/written": written} if written & 0o077 else {})
+
+
 def test_cancel_asks_the_step_first(lab: Lab, work: Work, place: Path) -> None:
     shape = ("--nodes", "3", "--procs", "1", "global_batch_size=12")
     run = lab.submit(*work.words(place / "out", f"max_steps={ENDLESS}", "checkpoint_every=100000", *shape))
@@ -239,6 +349,47 @@ def test_cancel_asks_the_step_first(lab: Lab, work: Work, place: Path) -> None:
     assert [a["requeued"] for a in attempts(run) if a["event"] == "end"] == ["false"]
 
 
+@stand_in
+@pytest.mark.parametrize("way", ["cancel", "time limit"])
+def test_where_pyxis_mounts_the_image_a_step_can_save(lab: Lab, place: Path, way: str) -> None:
+    """By a process of the step, which a TERM to the step would end."""
+    lab.profile("mounting", "sbatch: {nodelist: n2}", "attempts: 1")
+    lab.slurm.write_local("n2", ".squashfuse", "")
+    try:
+        run = Run(lab.tree.runs / lab.launch("--profile", "mounting", *toy(place / "out"), "wait=true").out.strip())
+        lab.await_file(place / "out" / "waiting")
+        if way == "cancel":
+            assert lab.launch("cancel", run.id).code == 0
+        else:
+            assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        lab.await_end(run)
+    finally:
+        lab.slurm.remove_local("n2", ".squashfuse")
+    assert lab.collected(run).ended == (143, "cancelled" if way == "cancel" else "signal"), run.outcome
+    assert (place / "out" / "saved").exists()
+
+
+@stand_in
+@pytest.mark.parametrize(("way", "cause"), [("cancel", "cancelled"), ("time limit", "signal")])
+def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: Path, way: str, cause: str) -> None:
+    """What makes it takes the signal for itself, and fails."""
+    lab.profile("single", "sbatch: {nodelist: n2}", "attempts: 1")
+    lab.slurm.write_local("n2", ".unpacking", "")
+    try:
+        run = Run(lab.tree.runs / lab.launch("--profile", "single", *toy(place / "out")).out.strip())
+        steps = ("squeue", "--steps", "--noheader", f"--jobs={lab.job(run)}", "--format=%j")
+        until("the step", lambda: "slipway" in lab.slurm.call(*steps).out.split())
+        if way == "cancel":
+            assert lab.launch("cancel", run.id).code == 0
+        else:
+            assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        lab.await_end(run)
+    finally:
+        lab.slurm.remove_local("n2", ".unpacking")
+    assert lab.collected(run).ended == (143, cause), (run.path / "logs" / "job.log").read_text()
+    assert run.outcome["reason"].endswith(") before its container was made")
+
+
 def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Path) -> None:
     lab.profile("held", "sbatch: {hold: true}")
     run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
@@ -246,6 +397,15 @@ def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Pat
     done = lab.launch("cancel", run.id)
     assert done.code == 0 and run.ended[1] == "cancelled", done
     assert not (place / "out" / "written").exists()
+
+
+def test_the_hint_finds_a_run_that_is_not_in_this_shells_place(lab: Lab, place: Path) -> None:
+    lab.profile("own", f"runs: {place}/runs")
+    done = lab.launch("--profile", "own", *toy(place / "out"))
+    hint = re.search(r"^follow it with: launch (logs -f .+)$", done.err, re.M)
+    assert done.code == 0 and hint, done
+    followed = lab.launch(*shlex.split(hint[1]))
+    assert followed.code == 0 and "line 3" in followed.out, followed
 
 
 def test_ctrl_c_while_following_leaves_the_job_alone(lab: Lab, place: Path) -> None:
@@ -275,6 +435,32 @@ def test_a_job_that_slurm_has_forgotten_is_known_from_its_own_record(lab: Lab, p
     lab.await_end(run)
     (run.path / "job").write_text("987654\n")
     assert lab.collected(run).ended == (5, "step")
+
+
+def test_a_job_that_slurm_has_forgotten_before_it_began(lab: Lab, place: Path) -> None:
+    lab.profile("held", "sbatch: {hold: true}")
+    run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
+    assert lab.slurm.call("scancel", lab.job(run)).code == 0
+    (run.path / "job").write_text("987654\n")
+    assert lab.collected(run).ended == (69, "engine")
+    assert "Slurm has forgotten job 987654, whose script never began" in run.outcome["reason"]
+
+
+def test_a_prolog_that_the_container_lacks_is_the_cause(lab: Lab, place: Path) -> None:
+    """A site's TaskProlog runs inside."""
+    prolog, config = lab.slurm.folder / "prolog", lab.slurm.folder / "slurm.conf"
+    prolog.write_text("#!/bin/sh\n")
+    prolog.chmod(0o755)
+    text = config.read_text()
+    try:
+        config.write_text(f"{text}TaskProlog={prolog}\n")
+        assert lab.slurm.call("scontrol", "reconfigure").code == 0
+        done = lab.launch("--profile", "lab", *toy(place / "out"), "--follow")
+    finally:
+        config.write_text(text)
+        lab.slurm.call("scontrol", "reconfigure")
+    run = Run(lab.tree.runs / done.out.splitlines()[0])
+    assert (done.code, run.ended, run.outcome["reason"]) == (1, (1, "engine"), "TaskProlog failed status=1")
 
 
 def test_a_launcher_that_dies_after_sbatch_has_not_lost_the_job(lab: Lab, place: Path) -> None:

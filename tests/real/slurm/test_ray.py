@@ -111,7 +111,8 @@ def test_a_host_that_does_not_come_is_named(dock: Lab, place: Path) -> None:
     dock.profile("hasty", "ray_wait: 20")
     done = dock.launch("--profile", "hasty", *driven(place / "out"), *THREE)
     run = Run(dock.tree.runs / done.out.strip())
-    frozen = until("n3's entrypoint", lambda: on_node(entrypoints(run), "n3"))
+    until("n3", (run.path / "container" / "2" / "there").exists)  # before that, nobody waits for its Ray
+    frozen = on_node(entrypoints(run), "n3")
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     dock.await_end(run)

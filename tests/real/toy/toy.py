@@ -1,10 +1,14 @@
 """The step of the tests: says what it sees, may wait for a file, prints lines, ends with the code that it is told."""
 
+import base64
 import hashlib
 import json
 import os
+import re
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +16,16 @@ from pathlib import Path
 import slipway_step
 
 GIVEN = ("ODD", "PATH", "LC_ALL", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "NVIDIA_VISIBLE_DEVICES")
-SEEN = ("USER", "LOGNAME", "HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR")
+SEEN = (
+    "USER",
+    "LOGNAME",
+    "HOME",
+    "XDG_CACHE_HOME",
+    "HF_MODULES_CACHE",
+    "TRITON_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "MPLCONFIGDIR",
+)
 
 
 def main() -> None:
@@ -22,13 +35,26 @@ def main() -> None:
         pass
     print("facts", json.dumps(facts()))
     (output / "written").write_text("by the toy\n")
+    exec(base64.b64decode(os.environ.get("TOY_RUN", "")), {"__name__": "told"})
     if toy["wait"] and not toy["again"]:
-        wait_for(output, toy["deaf"])
+        wait_for(output, toy["deaf"], toy["slow"])
     for number in range(1, toy["lines"] + 1):
         print(f"line {number}")
-    slipway_step.write_result({"checkpoint": str(output), "type": "toy"})
+    losses = {"steps": 3, "first_loss": 7.664, "last_loss": float(toy["loss"])} if toy["loss"] else {}
+    slipway_step.write_result({"checkpoint": str(output), "type": "toy", **losses})
+    if toy["plants"]:
+        plant()
     if toy["code"]:
         sys.exit(toy["code"])
+
+
+def plant() -> None:
+    """What a container could leave for whoever collects its run."""
+    for name in ("config.yaml", "result.json"):
+        (slipway_step.STATE / name).unlink()
+    (slipway_step.STATE / "config.yaml").symlink_to("/etc/passwd")
+    os.mkfifo(slipway_step.STATE / "result.json")
+    (slipway_step.STATE / "failed").symlink_to("/dev/zero")
 
 
 def facts() -> dict:
@@ -42,9 +68,19 @@ def facts() -> dict:
         "limits": limits,
         "given": {name: os.environ.get(name) for name in GIVEN},
         "secrets": {file.name: secret(file) for file in Path("/run/secrets").glob("*")},
+        "gpus": gpus(),
+        "nodes": sorted(str(p) for p in Path("/dev").glob("nvidia[0-9]*")),
         "shm": shm.f_blocks * shm.f_frsize,
         "code": {name: code(Path(item["path"])) for name, item in slipway_step.load_plan()["code"].items()},
     }
+
+
+def gpus() -> list:
+    """UUIDs of the GPUs that this container has."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return re.findall(r"UUID: ([^)]+)", listed)
 
 
 def secret(file: Path) -> dict:
@@ -68,8 +104,10 @@ def code(folder: Path) -> dict:
     return {"files": seen, "writable": os.access(folder, os.W_OK)}
 
 
-def wait_for(output: Path, deaf: bool) -> None:
+def wait_for(output: Path, deaf: bool, slow: int) -> None:
     def save(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(slow)
         (output / "saved").write_text("told to stop\n")
         sys.exit(0)
 

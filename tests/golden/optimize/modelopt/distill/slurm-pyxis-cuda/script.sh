@@ -21,13 +21,16 @@ GPUS=4
 ATTEMPTS=3
 REQUEUE=0
 PLAN=0000000000000000000000000000000000000000000000000000000000000000
-FOLDERS=(/home/user/hf /data/out "${RUN_DIR}"/container)
+FOLDERS=(/home/user/hf/datasets "${RUN_DIR}"/hf /data/out "${RUN_DIR}"/container)
+SHARED=()
 SECRETS=()
 SETUP=()
 
 # What the step is given, and this script is not: srun's --export and --container-env name every one.
 ENV=(
+    HF_DATASETS_CACHE=/cache/datasets
     HF_HOME=/cache/hf
+    HF_HUB_CACHE=/cache/hf/hub
     HF_HUB_OFFLINE=1
     HF_TOKEN_PATH=/run/secrets/HF_TOKEN
     OMP_NUM_THREADS=1
@@ -42,16 +45,18 @@ ENV=(
     SLIPWAY_STOP_SECONDS=10
     SLIPWAY_STOP_SIGNAL=TERM
     SLIPWAY_STOP_TO=group
+    ENROOT_LOGIN_SHELL=n
 )
 
 # shellcheck disable=SC2054 # commas are the options' own
 SRUN=(
-    --container-env=HF_HOME,HF_HUB_OFFLINE,HF_TOKEN_PATH,NVIDIA_VISIBLE_DEVICES,OMP_NUM_THREADS,SLIPWAY_ATTEMPT,SLIPWAY_DEADLINE,SLIPWAY_HEAD,SLIPWAY_LAUNCHER,SLIPWAY_MOUNT_WAIT,SLIPWAY_NODES,SLIPWAY_NODE_NAMES,SLIPWAY_NONCE,SLIPWAY_PROCS,SLIPWAY_RUN,SLIPWAY_SECRETS,SLIPWAY_SHARED,SLIPWAY_STEP,SLIPWAY_STOP_SECONDS,SLIPWAY_STOP_SIGNAL,SLIPWAY_STOP_TO
+    --container-env=HF_DATASETS_CACHE,HF_HOME,HF_HUB_CACHE,HF_HUB_OFFLINE,HF_TOKEN_PATH,NVIDIA_VISIBLE_DEVICES,OMP_NUM_THREADS,SLIPWAY_ATTEMPT,SLIPWAY_DEADLINE,SLIPWAY_HEAD,SLIPWAY_LAUNCHER,SLIPWAY_MOUNT_WAIT,SLIPWAY_NODES,SLIPWAY_NODE_NAMES,SLIPWAY_NONCE,SLIPWAY_PROCS,SLIPWAY_RUN,SLIPWAY_SECRETS,SLIPWAY_SHARED,SLIPWAY_STEP,SLIPWAY_STOP_SECONDS,SLIPWAY_STOP_SIGNAL,SLIPWAY_STOP_TO
     --container-image=/shared/squash/image.sqsh
-    --container-mounts=/home/user/hf:/cache/hf:rw,/data/student:/inputs/student-cccccccc:ro,/data/teacher:/inputs/teacher-cccccccc:ro,/data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:ro,/data/out:/output:rw,"${RUN_DIR}"/container:/run/slipway:rw,"${RUN_DIR}"/slipway:/slipway:ro
+    --container-mounts=/home/user/hf/datasets:/cache/datasets:rw,"${RUN_DIR}"/hf:/cache/hf:rw,/data/student:/inputs/student-cccccccc:ro,/data/teacher:/inputs/teacher-cccccccc:ro,/data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:ro,/data/out:/output:rw,"${RUN_DIR}"/container:/run/slipway:rw,"${RUN_DIR}"/slipway:/slipway:ro
     --container-workdir=/run/slipway
     --cpu-bind=none
-    --export=HF_HOME,HF_HUB_OFFLINE,HF_TOKEN_PATH,NVIDIA_VISIBLE_DEVICES,OMP_NUM_THREADS,SLIPWAY_ATTEMPT,SLIPWAY_DEADLINE,SLIPWAY_HEAD,SLIPWAY_LAUNCHER,SLIPWAY_MOUNT_WAIT,SLIPWAY_NODES,SLIPWAY_NODE_NAMES,SLIPWAY_NONCE,SLIPWAY_PROCS,SLIPWAY_RUN,SLIPWAY_SECRETS,SLIPWAY_SHARED,SLIPWAY_STEP,SLIPWAY_STOP_SECONDS,SLIPWAY_STOP_SIGNAL,SLIPWAY_STOP_TO
+    --export=ENROOT_LOGIN_SHELL,HF_DATASETS_CACHE,HF_HOME,HF_HUB_CACHE,HF_HUB_OFFLINE,HF_TOKEN_PATH,NVIDIA_VISIBLE_DEVICES,OMP_NUM_THREADS,SLIPWAY_ATTEMPT,SLIPWAY_DEADLINE,SLIPWAY_HEAD,SLIPWAY_LAUNCHER,SLIPWAY_MOUNT_WAIT,SLIPWAY_NODES,SLIPWAY_NODE_NAMES,SLIPWAY_NONCE,SLIPWAY_PROCS,SLIPWAY_RUN,SLIPWAY_SECRETS,SLIPWAY_SHARED,SLIPWAY_STEP,SLIPWAY_STOP_SECONDS,SLIPWAY_STOP_SIGNAL,SLIPWAY_STOP_TO
+    --job-name=slipway
     --kill-on-bad-exit=1
     --mpi=none
     --no-container-entrypoint

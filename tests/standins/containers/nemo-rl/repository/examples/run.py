@@ -1,0 +1,85 @@
+"""Stands for every script of NeMo RL's examples: the driver of a run on the Ray that is there.
+
+It writes seen.json into checkpoint_dir, starts one worker of each kind that the configuration asks for, with that
+worker's own interpreter, and leaves the checkpoint of the last step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nemo_rl
+import ray
+import standin
+import yaml
+
+VENVS = Path(os.environ["NEMO_RL_VENV_DIR"])
+ALGORITHMS = ("grpo", "sft", "dpo", "rm", "distillation")
+MODELS = "nemo_rl.models"
+GENERATION, POLICY = f"{MODELS}.generation.vllm", f"{MODELS}.policy.workers"
+WORKERS = {
+    "megatron": f"{POLICY}.megatron_policy_worker.MegatronPolicyWorker",
+    "automodel": f"{POLICY}.dtensor_policy_worker_v2.DTensorPolicyWorkerV2",
+    "dtensor": f"{POLICY}.dtensor_policy_worker.DTensorPolicyWorker",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, required=True)
+    args = parser.parse_args()
+    config = yaml.safe_load(args.config.read_text())
+    output = Path(config["checkpointing"]["checkpoint_dir"])
+    assert Path(nemo_rl.__file__).is_file()
+    ray.init(os.environ["RAY_ADDRESS"])
+    seen = standin.seen(output, config)
+    units = sum(n["Resources"]["worker_units"] for n in ray.nodes())
+    print(f"{units:g} workers on {len(ray.nodes())} node(s), {len(seen['gpus'])} GPU(s) here", flush=True)
+    rows(config["data"])
+    for kind, fqn in workers(config["policy"]):
+        command = [VENVS / fqn / "bin" / "python", "-m", "nemo_rl.worker", kind, args.config]
+        subprocess.run(command, check=True, env={**os.environ, "RANK": "0", "WORLD_SIZE": str(int(units))})
+    steps = next(config[a]["max_num_steps"] for a in ALGORITHMS if a in config)
+    save(output / f"step_{steps}", config, args.config, steps)
+
+
+def rows(data: dict[str, Any]) -> None:
+    """Every file that the data names is there, and is lines of JSON."""
+    named = [data, *(v for v in data.values() if isinstance(v, dict))]
+    paths = [p for d in named for k in ("data_path", "train_data_path", "val_data_path") if (p := d.get(k))]
+    for path in paths:
+        print(f"{path}: {standin.lines(path)} rows", flush=True)
+
+
+def workers(policy: dict[str, Any]) -> list[tuple[str, str]]:
+    trains = "dtensor"
+    if policy["megatron_cfg"]["enabled"]:
+        trains = "megatron"
+    elif policy["dtensor_cfg"].get("_v2"):
+        trains = "automodel"
+    found = [(trains, WORKERS[trains])]
+    if generation := policy.get("generation"):
+        several = generation["vllm_cfg"].get("async_engine")
+        name = "vllm_worker_async.VllmAsyncGenerationWorker" if several else "vllm_worker.VllmGenerationWorker"
+        found.insert(0, ("vllm", f"{GENERATION}.{name}"))
+    return found
+
+
+def save(step: Path, config: dict[str, Any], file: Path, steps: int) -> None:
+    weights = step / "policy" / "weights"
+    standin.shard(weights / "iter_0000000" if config["policy"]["megatron_cfg"]["enabled"] else weights)
+    standin.copy_model(config["policy"]["model_name"], step / "policy" / "tokenizer", weights=False)
+    (step / "config.yaml").write_text(file.read_text())
+    (step / "train_dataloader.pt").write_bytes(b"state")
+    (step / "training_info.json").write_text(json.dumps({"total_steps": steps, "val:accuracy": 0.5}))
+    print(f"saved {step}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

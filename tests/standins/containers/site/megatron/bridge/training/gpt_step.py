@@ -1,0 +1,5 @@
+"""Stands for Megatron-Bridge's step."""
+
+
+def forward_step() -> None:
+    """Nothing is computed."""

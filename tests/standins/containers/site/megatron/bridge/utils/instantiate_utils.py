@@ -1,0 +1,5 @@
+"""Stands for what Megatron-Bridge raises."""
+
+
+class InstantiationException(Exception):
+    """A configuration that cannot be made."""

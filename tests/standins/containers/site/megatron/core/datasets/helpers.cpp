@@ -1,0 +1,1 @@
+// Stands for the source of the compiled helpers.

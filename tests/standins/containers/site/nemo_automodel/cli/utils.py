@@ -1,0 +1,5 @@
+"""Stands for what AutoModel's command does with the name of a recipe."""
+
+
+def resolve_recipe_name(name: str) -> str:
+    return name

@@ -1,0 +1,1 @@
+"""Stands for vLLM: what NeMo RL's workers patch is below."""

@@ -1,0 +1,5 @@
+def start(python: str = "") -> str:
+    return python
+
+
+STARTED = start()
