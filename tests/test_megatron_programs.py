@@ -270,7 +270,7 @@ def of_release(training: Training, step: str, release: str, *given: str) -> list
     layers = [{"name": n, "values": catalogue.overlay(at, n)} for n in ("default", "tiny")]
     made = {"base": catalogue.base_config(at, entry), "layers": layers, "remove": wired.remove}
     training.config = slipway_step.merge_config({**made, "set": [[k, v] for k, v in wired.set.items()]})
-    later = {} if entry.components["megatron-bridge"].startswith("0.4") else FROM_0_5
+    later = {} if entry.components["megatron-bridge"].lstrip("=").startswith("0.4") else FROM_0_5
     fields = json.dumps({name: f"{text} {later.get(name, '')}".split() for name, text in ALL_TAGS.items()})
     container = CONTAINER_BEFORE_0_6.format(fields=fields)
     (training.root / "site/megatron/bridge/training/config.py").write_text(container)

@@ -8,6 +8,7 @@ import pytest
 from helpers import REPO, Project, WishOf, entry_of, seen_of
 from rl import launch, model, usual
 
+from images import lock as locks
 from images.model import Environment
 from launcher import catalogue, flow, megatroncache, rules
 from launcher.megatroncache import NAME
@@ -121,3 +122,10 @@ def test_nothing_makes_nemo_rl_convert_by_itself(wish_of: WishOf, said: str, rem
     assert finding.remedy == remedy and finding.code == 78
     found = launch(wish_of, "grpo", "v0.7.0", usual("grpo"), "backend=dtensor", said).findings
     assert not [f for f in found if f.severity == "error"]
+
+
+def test_every_release_keeps_its_conversions_apart_by_versions_that_are_known() -> None:
+    entries = [e for e in locks.load_lock(Root(REPO)).entries.values() if e.library == "nemo-rl"]
+    keys = {e.name: megatroncache.key(e) for e in entries}
+    assert keys["nemo-rl/v0.6.0-cuda"] == "v0.6.0-0.18.0-0.5.0"
+    assert len(keys) > 5 and not [name for name, key in keys.items() if "unknown" in key or "0.0.0" in key]
