@@ -81,6 +81,7 @@ def to_megatron(model: Path, output: Path, sizes: dict[str, int], dtype: str | N
     use_parallel(provider, sizes)
     built = provider.provide_distributed_model(wrap_with_ddp=False)
     bridge.save_megatron_model(built, str(output), hf_tokenizer_path=str(model))
+    torch.distributed.barrier()  # all look for what the first has written
     folder = slipway_megatron.iteration_folder(output, "output.path")
     return {"type": "checkpoint_megatron", "checkpoint": str(output), "iteration": folder.name}
 

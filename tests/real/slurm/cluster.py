@@ -22,7 +22,6 @@ import re
 import shlex
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -102,8 +101,22 @@ PidFile={folder}/slurmdbd.pid
 LogFile={folder}/slurmdbd.log
 """
 
-# As pid 1, the shell reaps what slurmstepd leaves.
+# As pid 1, the shell reaps what slurmstepd leaves. A node has a /dev of its own, with $3 GPUs that are as harmless as
+# /dev/null: Slurm binds them, and containers see them, as enroot's do.
 _NODE = """\
+mkdir -p "$1/dev/$2"
+mount -t tmpfs -o mode=755 none "$1/dev/$2"
+for file in /dev/*; do
+    if [ -d "$file" ] && [ ! -L "$file" ]; then
+        mkdir "$1/dev/$2/${file##*/}"
+        mount --rbind "$file" "$1/dev/$2/${file##*/}"
+    else
+        cp -a "$file" "$1/dev/$2"
+    fi
+done
+for number in $(seq 0 255); do [ -e "$1/dev/$2/loop$number" ] || mknod "$1/dev/$2/loop$number" b 7 "$number"; done
+for number in $(seq 1 "$3"); do mknod -m 666 "$1/dev/$2/nvidia$((number - 1))" c 1 3; done
+mount --rbind "$1/dev/$2" /dev
 mount -t tmpfs none "$1/local"
 mount -t tmpfs none "$1/container"
 mount --bind "$1/hosts" /etc/hosts
@@ -245,7 +258,7 @@ class Cluster:
 
     def start_node(self, node: str) -> None:
         spaces = ("--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=private")
-        shell = ("sh", "-ec", _NODE, "sh", str(self.folder), node)
+        shell = ("sh", "-ec", _NODE, "sh", str(self.folder), node, _gpus(node).rpartition(":")[2] or "4")
         self._slurmds[node] = self._daemon(f"node-{node}", "unshare", *spaces, *shell)
 
     def log(self, name: str) -> str:
@@ -347,7 +360,7 @@ def _configure(cluster: Cluster, nodes: tuple[str, ...], accounting: bool, lines
         f"NodeName={n} NodeAddr={a} Port={p} CPUs=4 RealMemory=4000 State=UNKNOWN{_gres(n)}"
         for n, a, p in zip(nodes, addresses[1:], ports, strict=True)
     ]
-    _make_gpus(folder, nodes)
+    _write_gres(folder, nodes)
     if accounting:
         (dbd,) = _free_ports(["127.0.0.1"])
         file = folder / "slurmdbd.conf"
@@ -375,16 +388,13 @@ def _gres(node: str) -> str:
     return f" Gres=gpu:{_gpus(node)}" if _gpus(node) else ""
 
 
-def _make_gpus(folder: Path, nodes: tuple[str, ...]) -> None:
-    """Devices that are as harmless as /dev/null, so that Slurm tells each task which of them it has."""
+def _write_gres(folder: Path, nodes: tuple[str, ...]) -> None:
+    """Which devices of a node are its GPUs, so that Slurm tells each task which of them it has."""
     lines = []
     for node in filter(_gpus, nodes):
         type_, _, count = _gpus(node).rpartition(":")
-        (folder / "gpus" / node).mkdir(parents=True)
-        for number in range(int(count)):
-            os.mknod(folder / "gpus" / node / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         named = f" Type={type_}" if type_ else ""
-        lines.append(f"NodeName={node} Name=gpu{named} File={folder}/gpus/{node}/gpu[0-{int(count) - 1}]")
+        lines.append(f"NodeName={node} Name=gpu{named} File=/dev/nvidia[0-{int(count) - 1}]")
     (folder / "gres.conf").write_text("\n".join(["AutoDetect=off", *lines, ""]))
 
 
