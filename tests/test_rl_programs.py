@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -204,14 +205,20 @@ def test_broken_packing_is_refused(prep: Prep, tmp_path: Path) -> None:
 
 
 STEPS_FOLDER = PROJECT / "entrypoints" / "steps"
+STANDIN = PROJECT / "tests" / "standins" / "containers" / "nemo-rl" / "repository"
 SCRIPT = """
-import json, os, sys, threading
+import json, os, sys, threading, time
 from pathlib import Path
 import yaml
 import nemo_rl
 config = yaml.safe_load(Path(sys.argv[2]).read_text())
 seen = {"argv": sys.argv, "cwd": os.getcwd(), "library": nemo_rl.__file__, "config": config}
 seen["path"] = os.environ["PYTHONPATH"]
+if config["checkpointing"]["checkpoint_must_save_by"]:
+    from nemo_rl.utils.timer import TimeoutChecker
+    training = time.time()
+    checker = TimeoutChecker(config["checkpointing"]["checkpoint_must_save_by"], fit_last_save_time=True)
+    seen["clock"] = {"starts": checker.start_time, "training": training, "seconds": checker.last_save_time}
 Path(os.environ["SEEN"]).write_text(json.dumps(seen))
 threading.Thread(target=threading.Event().wait).start()  # what NeMo RL's driver leaves behind: it never ends by itself
 for step in json.loads(os.environ.get("STEPS", "[2, 10]")):
@@ -225,16 +232,24 @@ exec(os.environ.get("END", ""))
 class Train:
     """Runs of nemo_rl_train.py on a repository whose script writes down what it sees."""
 
+    must_save_by: str | None = None
+
     def __init__(self, root: Path) -> None:
         self.root, self.repository = root, root / "repository"
         for folder in ("slipway", "state/0/ranks", "repository/examples", "repository/nemo_rl"):
             (root / folder).mkdir(parents=True)
         (self.repository / "nemo_rl" / "__init__.py").write_text("")
+        (self.repository / "nemo_rl" / "utils").mkdir()
+        shutil.copy(STANDIN / "nemo_rl" / "utils" / "timer.py", self.repository / "nemo_rl" / "utils")
         self.script = self.repository / "examples" / "run_boats.py"
         self.script.write_text(SCRIPT)
 
     def run(self, resume: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
-        values = {"checkpointing": {"checkpoint_must_save_by": None}, "prompt": "${a.b}", "deadline": {"margin": 100}}
+        values = {
+            "checkpointing": {"checkpoint_must_save_by": self.must_save_by},
+            "prompt": "${a.b}",
+            "deadline": {"margin": 100},
+        }
         config = {
             "base": {"values": values}, "layers": [], "remove": [], "script": str(self.script),
             "set": [["checkpointing.checkpoint_dir", str(self.root / "output")]],
@@ -307,19 +322,40 @@ def test_a_checkpoint_of_an_earlier_attempt_is_gone_on_from(train: Train) -> Non
     assert train.seen["config"]["checkpointing"]["goes_on"] is True and train.result["steps"] == 12
 
 
-def test_a_time_limit_becomes_the_duration_that_nemo_rl_reads(train: Train) -> None:
-    assert train.run(SLIPWAY_DEADLINE=str(time.time() + 90_000 + 100)).returncode == 0
-    told = train.seen["config"]["checkpointing"]["checkpoint_must_save_by"]
-    days, hours, minutes, seconds = map(int, told.split(":"))
-    assert 89_900 < ((days * 24 + hours) * 60 + minutes) * 60 + seconds <= 90_000 and days == 1
-    assert train.run(SLIPWAY_DEADLINE="soon", STEPS="[11]").returncode == 78
+def test_a_time_limit_is_kept_whatever_the_set_up_takes(train: Train) -> None:
+    """NeMo RL counts from when training starts; the job from when it started."""
+    until = time.time() + 90_000
+    assert train.run(SLIPWAY_DEADLINE=str(until)).returncode == 0
+    clock = train.seen["clock"]
+    assert clock["starts"] < clock["training"]
+    assert until - 101 < clock["starts"] + clock["seconds"] <= until - 100
+    assert train.seen["config"]["checkpointing"]["checkpoint_must_save_by"].startswith("01:00:5")
+    done = train.run(SLIPWAY_DEADLINE="soon", STEPS="[11]")
+    assert done.returncode == 78 and "SLIPWAY_DEADLINE=soon" in done.stderr
+
+
+def test_a_duration_of_the_configuration_counts_as_nemo_rl_says(train: Train) -> None:
+    train.must_save_by = "00:03:45:00"
+    assert train.run(SLIPWAY_DEADLINE=str(time.time() + 90_000)).returncode == 0
+    assert train.seen["clock"]["starts"] >= train.seen["clock"]["training"]
+    assert train.seen["clock"]["seconds"] == 13_500
+
+
+def test_a_library_that_counts_in_another_way_is_refused(train: Train) -> None:
+    timer = train.repository / "nemo_rl" / "utils" / "timer.py"
+    timer.write_text(timer.read_text().replace("start_time", "begun"))
+    done = train.run(SLIPWAY_DEADLINE=str(time.time() + 90_000))
+    assert done.returncode == 78, done.stderr
+    assert "TimeoutChecker: expected a start_time" in done.stderr and "checkpoint_must_save_by" in done.stderr
+    assert train.run().returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("left", "margin", "seconds"), [(10_000, 900, 9_100), (1_000, 900, 500), (100, 900, 60), (-5, 900, 60)]
+    ("left", "margin", "seconds"),
+    [(10_000, None, 9_100), (1_000, None, 750), (100, None, 75), (-5, None, 1), (1_000, 900, 100), (500, 900, 1)],
 )
 def test_a_margin_is_kept_where_there_is_time_for_one(
-    monkeypatch: pytest.MonkeyPatch, left: float, margin: float, seconds: int
+    monkeypatch: pytest.MonkeyPatch, left: float, margin: float | None, seconds: int
 ) -> None:
     monkeypatch.syspath_prepend(str(STEPS_FOLDER))
     import nemo_rl_train

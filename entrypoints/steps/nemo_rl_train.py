@@ -1,14 +1,16 @@
 """Runs one of NeMo RL's own scripts as the driver, where Ray is up already (RAY_ADDRESS).
 
 It adds: the configuration comes merged from the plan, its base read by NeMo RL's own loader (examples inherit from one
-another); a job's time limit becomes checkpoint_must_save_by; result.json names the last checkpoint; and the process
-ends when the script does, which NeMo RL's own does not after an error.
+another); a job's time limit becomes checkpoint_must_save_by, counted from here and not from the end of NeMo RL's
+set-up; result.json names the last checkpoint; and the process ends when the script does, which NeMo RL's own does not
+after an error.
 
 It must not be called nemo_rl.py: its folder comes first on the path, and would hide the library.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -22,8 +24,7 @@ from typing import Any
 
 import slipway_step
 
-MARGIN = 900  # seconds before a time limit; NeMo RL starts to count when training starts, after its set-up
-LEAST = 60
+MARGIN = 900  # seconds before a time limit in which the last checkpoint is written, unless the plan says another
 
 
 def main() -> None:
@@ -33,10 +34,14 @@ def main() -> None:
     if not script.is_file():
         raise slipway_step.ConfigError(f"{script}: the image does not have this script")
     config = slipway_step.merge_config(plan, lambda base: load_base(base, repository))
-    set_deadline(config, config.pop("deadline", None) or {})
+    started = time.time()
+    limited = set_deadline(config, config.pop("deadline", None) or {}, started)
     os.chdir(repository)  # its configurations name prompts relative to it
     # The image's own way to it is a link below /root. Actors have the driver's environment.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(repository), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.path[:0] = [str(script.parent), str(repository)]
+    if limited:
+        count_from(started)
     code = 0
     with slipway_step.config_file(config) as path:
         code = run_script(script, ["--config", str(path)])
@@ -73,25 +78,60 @@ def load_base(base: dict[str, Any], repository: Path) -> dict[str, Any]:
     return {str(key): value for key, value in loaded.items()}
 
 
-def set_deadline(config: dict[str, Any], deadline: dict[str, Any]) -> None:
-    """checkpoint_must_save_by from SLIPWAY_DEADLINE (epoch seconds), unless the configuration has one. ConfigError."""
+def set_deadline(config: dict[str, Any], deadline: dict[str, Any], now: float) -> bool:
+    """checkpoint_must_save_by, counted from `now`, for the job that ends at SLIPWAY_DEADLINE (both epoch seconds).
+
+    False where there is no such time, or the configuration says checkpoint_must_save_by itself: that one counts, as
+    NeMo RL says, from the start of training. ConfigError.
+    """
     until = os.environ.get("SLIPWAY_DEADLINE", "")
     if not until or config["checkpointing"].get("checkpoint_must_save_by"):
-        return
+        return False
+    margin = deadline.get("margin")
     try:
-        left, margin = float(until) - time.time(), float(deadline.get("margin") or MARGIN)
+        left, kept = float(until) - now, None if margin is None else float(margin)
     except (TypeError, ValueError) as e:
-        raise slipway_step.ConfigError(
-            f"SLIPWAY_DEADLINE={until}, deadline.margin={deadline.get('margin')}: {e}"
-        ) from e
-    seconds = must_save_by(left, margin)
+        raise slipway_step.ConfigError(f"SLIPWAY_DEADLINE={until}, deadline.margin={margin}: {e}") from e
+    seconds = must_save_by(left, kept)
     config["checkpointing"]["checkpoint_must_save_by"] = as_duration(seconds)
-    print(f"slipway: the job ends in {int(left)} s; NeMo RL is to save within {seconds} s of training", flush=True)
+    print(
+        f"slipway: the job ends in {int(left)} s; NeMo RL is to save within {seconds} s, its set-up included",
+        flush=True,
+    )
+    return True
 
 
-def must_save_by(left: float, margin: float) -> int:
-    """Seconds of training after which to save: what is left less the margin, or half of it where that is little."""
-    return max(LEAST, int(left - margin if left > 2 * margin else left / 2))
+def must_save_by(left: float, margin: float | None) -> int:
+    """Seconds from now after which to save: what is left less the margin, by default 900 or a quarter of it, if less.
+
+    At least 1, so that a job that has less than its margin saves after its first step.
+    """
+    return max(1, int(left - (min(MARGIN, left / 4) if margin is None else margin)))
+
+
+def count_from(started: float) -> None:
+    """Makes NeMo RL count checkpoint_must_save_by from `started` (epoch seconds).
+
+    Its TimeoutChecker (v0.4.0 to v0.7.0, nemo_rl/utils/timer.py) is made when training starts, and compares with its
+    own start_time; until then workers and models are loaded for minutes, which are the job's, too. ConfigError where
+    the class is another.
+    """
+    from nemo_rl.utils.timer import TimeoutChecker
+
+    made = TimeoutChecker.__init__
+    if "start_time" not in vars(TimeoutChecker(timeout=as_duration(1))):
+        raise slipway_step.ConfigError(
+            "nemo_rl.utils.timer.TimeoutChecker: expected a start_time, which this NeMo RL does not have, so that it "
+            "cannot be told when the job ends; set checkpointing.checkpoint_must_save_by, counted from the start of "
+            "training"
+        )
+
+    @functools.wraps(made)
+    def counts_from_the_start(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        self.start_time = started
+
+    TimeoutChecker.__init__ = counts_from_the_start
 
 
 def as_duration(seconds: int) -> str:
@@ -105,7 +145,6 @@ def as_duration(seconds: int) -> str:
 def run_script(script: Path, arguments: list[str]) -> int:
     """The script's exit code; what it raises is printed and left for the status."""
     sys.argv = [str(script), *arguments]
-    sys.path[:0] = [str(script.parent), str(script.parents[1])]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as e:

@@ -114,6 +114,12 @@ def asked_of_slurm(site: Lab, run: Run) -> tuple[str, str, str]:
     return job["NodeList"], job["NumNodes"][0], job["TresPerNode"]
 
 
+def ends(site: Lab, run: Run) -> int:
+    """When Slurm would have ended the job, in epoch seconds: 30 minutes after its start."""
+    start = site.slurm.job(site.job(run))["StartTime"]
+    return int(site.slurm.call("date", "-d", start, "+%s").out) + 30 * 60
+
+
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_reinforcement_learning(site: Lab, given: Inputs, place: Path, nodes: int) -> None:
     rows = given.rows("math.jsonl", {"input": "2 + 2", "output": "4"})
@@ -127,6 +133,9 @@ def test_reinforcement_learning(site: Lab, given: Inputs, place: Path, nodes: in
     assert driver["config"]["cluster"] | {"gpus_per_node": 8, "num_nodes": nodes} == driver["config"]["cluster"]
     assert driver["gpus"] == EIGHT == worker["gpus"] and driver["environ"]["CUDA_VISIBLE_DEVICES"] == ",".join(EIGHT)
     assert worker["world_size"] == 8 * nodes
+    clock = json.loads((place / "out" / "clock.json").read_text())
+    left = ends(site, run) - clock["starts"]
+    assert clock["starts"] < clock["training"] and 3 / 4 * left - 1 <= clock["seconds"] <= 3 / 4 * left
     (log,) = (run.path / "container" / "0" / "ray").rglob("raylet.out")
     assert "--num-gpus=8" in json.loads(log.read_text().splitlines()[0])["argv"]
     assert f"{8 * nodes} workers on {nodes} node(s), 8 GPU(s) here" in site.launch("logs", str(run.path)).out

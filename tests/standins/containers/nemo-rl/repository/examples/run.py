@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import nemo_rl
 import ray
 import standin
 import yaml
+from nemo_rl.utils.timer import TimeoutChecker
 
 VENVS = Path(os.environ["NEMO_RL_VENV_DIR"])
 ALGORITHMS = ("grpo", "sft", "dpo", "rm", "distillation")
@@ -39,6 +41,11 @@ def main() -> None:
     assert Path(nemo_rl.__file__).is_file()
     ray.init(os.environ["RAY_ADDRESS"])
     seen = standin.seen(output, config)
+    if limit := config["checkpointing"].get("checkpoint_must_save_by"):
+        training = time.time()
+        checker = TimeoutChecker(timeout=limit, fit_last_save_time=True)
+        clock = {"starts": checker.start_time, "training": training, "seconds": checker.last_save_time}
+        (output / "clock.json").write_text(json.dumps(clock))
     units = sum(n["Resources"]["worker_units"] for n in ray.nodes())
     print(f"{units:g} workers on {len(ray.nodes())} node(s), {len(seen['gpus'])} GPU(s) here", flush=True)
     rows(config["data"])
