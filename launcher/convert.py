@@ -77,8 +77,8 @@ def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, w
     gpu_ids = ",".join((options.gpu_ids or "").split(",")[: step.shape.gpus])
     asked = Options(
         step=step.id, words=words, profile=options.profile, flavour=options.flavour, runs_dir=options.runs_dir,
-        allow_drift=options.allow_drift, argv=options.argv, procs=1, gpus=None if options.gpus else options.gpus,
-        gpu_ids=gpu_ids,
+        allow_drift=options.allow_drift, argv=options.argv, gpu_ids=gpu_ids,
+        gpus=None if options.gpus else options.gpus,
     )  # fmt: skip
     first = flow.prepare(root, asked)
     check_own(first.runs / FOLDER)  # what is found in there is taken for ours

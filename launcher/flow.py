@@ -138,7 +138,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         nodes=options.nodes or step.shape.nodes,
         gpus=number,
         gpu_ids=named,
-        procs=options.procs or number or 1,
+        procs=options.procs or (1 if step.launcher == "python" else number or 1),
         env=env,
         resume=options.resume,
         allow_drift=options.allow_drift,

@@ -190,6 +190,9 @@ def _hidden(wish: Wish, targets: Sequence[str]) -> Iterator[Finding]:
 def _shape(wish: Wish, seen: Observed) -> Iterator[Finding]:
     if wish.nodes > 1 and not seen.engine.nodes:
         yield _error(Exit.WORDS, "--nodes", f"a {wish.profile.kind} profile runs on one machine")
+    if wish.step.launcher == "python" and (number := wish.nodes * wish.procs) > 1:
+        said = f"{wish.step.id} runs in one process, {number} asked for"
+        yield _error(Exit.WORDS, "--nodes" if wish.nodes > 1 else "--procs", said, "leave it out; --gpus may be more")
     if wish.gpus and wish.entry.flavour == "cpu":
         yield _error(Exit.WORDS, "--gpus", "the cpu flavour has none; say --procs")
     there = seen.engine.gpus

@@ -106,6 +106,23 @@ def test_more_gpus_than_a_node_has_are_refused_with_the_profiles_line(project: P
         ) in done.stderr
 
 
+def test_a_step_of_one_process_may_have_several_gpus(project: Project, inputs: Inputs, tmp_path: Path) -> None:
+    """A model larger than one GPU is spread over them by the process itself; more processes would each load it."""
+    entry = locks.select(locks.load_lock(project.root), "modelopt", "cuda")
+    squash(sidecar.folder(project.root), record_image(project.root, entry), name=entry.name, entry=entry.checksum)
+    site(project)
+    words = ("optimize/modelopt/quantize", f"model={inputs.model}", f"output={tmp_path}/out")
+    done = dry(project, *words, "--gpus", "4", "-o", str(tmp_path / "plan"))
+    assert done.code == 0, done.stderr
+    assert {"nodes=1", "gpus-per-node=4"} <= directives(done)
+    plan = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert plan["shape"] == {"nodes": 1, "gpus": 4, "procs": 1} and plan["env"]["SLIPWAY_PROCS"]["value"] == "1"
+    for option in ("--procs", "--nodes"):
+        done = dry(project, *words, option, "2")
+        said = f"error: {option}: optimize/modelopt/quantize runs in one process, 2 asked for\n  leave it out; --gpus"
+        assert done.code == 64 and said in done.stderr
+
+
 def test_where_gpus_are_no_resource_of_slurms_a_job_takes_whole_nodes(project: Project, words: tuple[str, ...]) -> None:
     site(project, "exclusive: false", "gpus_by: none", "gpus: 4")
     done = dry(project, *words)
