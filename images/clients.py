@@ -15,11 +15,16 @@ _TROUBLES = (
      "no trust in {host}'s TLS", "if a proxy of yours re-signs it, add its certificate authority to this machine's"),
     (r"refused|unreachable|no route|timeout|timed out|deadline|connection reset|\beof\b|empty reply|failed to connect",
      Exit.UNAVAILABLE, "{host} cannot be reached", "check the network, a proxy or firewall on the way, and try again"),
-    (r"\b429\b|toomanyrequests", Exit.UNAVAILABLE,
+    (r"\b429\b|toomanyrequests|rate limit", Exit.UNAVAILABLE,
      "{host} has had too many requests (429)", "try again later; who is logged in may ask more often"),
     (r"\b5\d\d\b", Exit.UNAVAILABLE, "{host} has a fault of its own (5xx)", "try again later"),
-    (r"\b401\b|\b403\b|denied|authoriz|authentication|credentials|could not read", Exit.NOT_PERMITTED,
-     "{host} does not let us (401 or 403)", ""),  # the client knows the remedy
+    (r"\b402\b", Exit.NOT_PERMITTED, "{host} wants a subscription (402)",
+     "log in with a key of an organisation that has one (nvcr.io: NVIDIA AI Enterprise), or choose another release"),
+    (r"\b403\b", Exit.NOT_PERMITTED, "{host} refuses this to the login that it got (403)",
+     "log in as one who may read it (nvcr.io: whose organisation has it, and who has accepted its terms in NGC's "
+     "catalogue); a proxy on the way says 403, too: no_proxy={host} goes around it"),
+    (r"\b401\b|denied|authoriz|authentication|credentials|could not read", Exit.NOT_PERMITTED,
+     "{host} does not let us (401)", ""),  # the client knows the remedy
     (r"\b404\b|not found|not appear to be a git", Exit.NO_INPUT,
      "{host} has no such image, tag or repository (404)", "check the name and the tag"),
 )  # fmt: skip

@@ -25,12 +25,17 @@ URL = "https://r.example:5000/v2/404/x/manifests/500"
         (DOCKER, f'failed to do request: Head "{URL}": dial tcp 1.2.3.4:500: connect: connection refused',
          Exit.UNAVAILABLE, "r.example:5000 cannot be reached"),
         (DOCKER, f'failed to do request: Head "{URL}": EOF', Exit.UNAVAILABLE, "r.example:5000 cannot be reached"),
-        (DOCKER, f"unexpected status from HEAD request to {URL}: 401 Unauthorized", Exit.NOT_PERMITTED, "401 or 403"),
-        (DOCKER, f"unexpected status from HEAD request to {URL}: 403 Forbidden", Exit.NOT_PERMITTED, "401 or 403"),
+        (DOCKER, f"unexpected status from HEAD request to {URL}: 401 Unauthorized", Exit.NOT_PERMITTED, "us (401)"),
+        (DOCKER, f"unexpected status from HEAD request to {URL}: 403 Forbidden", Exit.NOT_PERMITTED,
+         "refuses this to the login that it got (403)"),
+        (DOCKER, f"unexpected status from HEAD request to {URL}: 402 Payment Required", Exit.NOT_PERMITTED,
+         "wants a subscription (402)"),
+        (GIT, f"unable to access '{URL}': The requested URL returned error: 403", Exit.NOT_PERMITTED, "it got (403)"),
+        (DOCKER, "toomanyrequests: You have reached your unauthenticated pull rate limit", Exit.UNAVAILABLE, "(429)"),
         (DOCKER, "pull access denied, repository does not exist or may require authorization: authorization failed: "
-         "no basic auth credentials", Exit.NOT_PERMITTED, "401 or 403"),
+         "no basic auth credentials", Exit.NOT_PERMITTED, "us (401)"),
         (GIT, "could not read Username for 'https://r.example:5000': terminal prompts disabled",
-         Exit.NOT_PERMITTED, "401 or 403"),
+         Exit.NOT_PERMITTED, "us (401)"),
         (DOCKER, f"{WHERE}: not found", Exit.NO_INPUT, "has no such image, tag or repository (404)"),
         (DOCKER, f"unexpected status from HEAD request to {URL}: 429 Too Many Requests", Exit.UNAVAILABLE, "(429)"),
         (GIT, f"unable to access '{URL}': The requested URL returned error: 503", Exit.UNAVAILABLE, "(5xx)"),
@@ -49,6 +54,8 @@ def test_who_is_not_let_in_is_told_how_to_log_in() -> None:
     found = [clients.trouble(c, "fatal: error: 401", "nvcr.io/x:1", "nvcr.io").remedy for c in (DOCKER, GIT)]
     assert found[0].startswith("run: docker login nvcr.io (nvcr.io: user $oauthtoken")
     assert found[1].startswith("give git a credential helper for nvcr.io")
+    refused = clients.trouble(DOCKER, "ERROR: x: 403 Forbidden", "nvcr.io/x:1", "nvcr.io").remedy
+    assert refused.endswith("a proxy on the way says 403, too: no_proxy=nvcr.io goes around it")
 
 
 @pytest.mark.parametrize(
