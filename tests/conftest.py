@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from helpers import (
     record_image,
     relock,
     render_all,
+    squash,
     tree,
     write_chats,
     write_checkpoint,
@@ -37,6 +39,7 @@ from helpers import (
 from slurm_job import Job
 
 from images import lock as locks
+from images import sidecar
 from launcher import catalogue, profiles
 from launcher.catalogue import Step
 from launcher.plan import Wish
@@ -171,6 +174,18 @@ def wish_of(step: Step, profile: Profile) -> WishOf:
         return Wish(**(facts | changes))
 
     return make
+
+
+@pytest.fixture
+def words(project: Project, inputs: Inputs, tmp_path: Path) -> tuple[str, ...]:
+    """The README's `launch rl/grpo policy=… train=…`, with the recorded .sqsh of NeMo RL's default cuda release."""
+    entry = locks.select(locks.load_lock(project.root), "nemo-rl", "cuda")
+    record = record_image(project.root, entry)
+    squash(sidecar.folder(project.root), record)
+    (Path(inputs.model) / "chat_template.jinja").write_text("{{ messages }}")
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text(json.dumps({"input": "2 + 2", "output": "4"}) + "\n")
+    return ("rl/grpo", f"policy={inputs.model}", f"train={rows}", f"output={tmp_path}/out")
 
 
 @pytest.fixture

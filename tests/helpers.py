@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 
-from images import identity, render
+from images import identity, render, sidecar
 from images import lock as locks
 from images.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
 from launcher import records
 from launcher.artifacts import Artifact
 from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen, Plan, Wish
 from launcher.records import EngineUsed, Record, Run
-from slipway import yamldoc
+from slipway import canonical, yamldoc
 from slipway.files import write_atomic
 from slipway.project import Root
 
@@ -220,6 +220,29 @@ def record_image(root: Root, entry: Entry, **changes: Any) -> identity.ImageReco
     record = identity.ImageRecord(**(facts | changes))
     identity.save(root, record)
     return record
+
+
+SQSH_BYTES = 5
+
+
+def squash(folder: Path, record: identity.ImageRecord, **changes: Any) -> Path:
+    """What `images squash` leaves of a record."""
+    file = folder / sidecar.file_name(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(bytes(SQSH_BYTES))
+    facts: dict[str, Any] = {
+        "name": record.name,
+        "entry": record.entry,
+        "ids": record.ids,
+        "size": SQSH_BYTES,
+        "source": "dockerd://x",
+        "platform": "linux/amd64",
+        "sha256": "0" * 64,
+        "tool": "mksquashfs",
+        "made": "now",
+    }
+    sidecar.path_of(file).write_text(canonical.pretty(sidecar.Sidecar(**(facts | changes))))
+    return file
 
 
 MATRIX = f"""\

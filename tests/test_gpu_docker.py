@@ -10,25 +10,10 @@ from typing import Any
 
 import pytest
 from helpers import IMAGE, REPO, Engine, Inputs, Project, Refused, errors, record_image
-from test_sqsh import squash
 
 from images import lock as locks
-from images import sidecar
 from launcher import catalogue, releases
 from slipway.project import Root
-
-
-@pytest.fixture
-def words(project: Project, inputs: Inputs, tmp_path: Path) -> tuple[str, ...]:
-    """The README's `launch rl/grpo policy=… train=…`, with the recorded .sqsh of NeMo RL's default cuda release."""
-    entry = locks.select(locks.load_lock(project.root), "nemo-rl", "cuda")
-    record = record_image(project.root, entry)
-    squash(sidecar.folder(project.root), record, name=entry.name, entry=entry.checksum)
-    (Path(inputs.model) / "chat_template.jinja").write_text("{{ messages }}")
-    rows = tmp_path / "prompts.jsonl"
-    rows.write_text(json.dumps({"input": "2 + 2", "output": "4"}) + "\n")
-    return ("rl/grpo", f"policy={inputs.model}", f"train={rows}", f"output={tmp_path}/out")
-
 
 # The engine answers as engines do (its API's history says what each version shows); nvidia-smi is a program.
 UUIDS = [f"GPU-0000000{n}-5714-4d1e-8f00-000000000000" for n in range(8)]

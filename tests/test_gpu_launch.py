@@ -12,24 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import HERE, REPO, Done, Inputs, Project, record_image, write_checkpoint
+from helpers import HERE, REPO, Done, Inputs, Project, record_image, squash, write_checkpoint
 from test_checkpoints import write_megatron
-from test_sqsh import squash
 
 from images import lock as locks
 from images import platforms, sidecar
-
-
-@pytest.fixture
-def words(project: Project, inputs: Inputs, tmp_path: Path) -> tuple[str, ...]:
-    """The README's `launch rl/grpo policy=… train=…`, with the recorded .sqsh of NeMo RL's default cuda release."""
-    entry = locks.select(locks.load_lock(project.root), "nemo-rl", "cuda")
-    record = record_image(project.root, entry)
-    squash(sidecar.folder(project.root), record, name=entry.name, entry=entry.checksum)
-    (Path(inputs.model) / "chat_template.jinja").write_text("{{ messages }}")
-    rows = tmp_path / "prompts.jsonl"
-    rows.write_text(json.dumps({"input": "2 + 2", "output": "4"}) + "\n")
-    return ("rl/grpo", f"policy={inputs.model}", f"train={rows}", f"output={tmp_path}/out")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +96,7 @@ def test_more_gpus_than_a_node_has_are_refused_with_the_profiles_line(project: P
 def test_a_step_of_one_process_may_have_several_gpus(project: Project, inputs: Inputs, tmp_path: Path) -> None:
     """A model larger than one GPU is spread over them by the process itself; more processes would each load it."""
     entry = locks.select(locks.load_lock(project.root), "modelopt", "cuda")
-    squash(sidecar.folder(project.root), record_image(project.root, entry), name=entry.name, entry=entry.checksum)
+    squash(sidecar.folder(project.root), record_image(project.root, entry))
     site(project)
     words = ("optimize/modelopt/quantize", f"model={inputs.model}", f"output={tmp_path}/out")
     done = dry(project, *words, "--gpus", "4", "-o", str(tmp_path / "plan"))
@@ -209,7 +196,7 @@ def test_a_script_refuses_likewise_where_what_comes_first_is_refused(
     """NeMo RL's cpu image is there, the image with which its model is converted first is not."""
     entry = locks.select(locks.load_lock(project.root), "nemo-rl", "cpu")
     record = record_image(project.root, entry)
-    squash(sidecar.folder(project.root), record, name=entry.name, entry=entry.checksum)
+    squash(sidecar.folder(project.root), record)
     given = ("backend=megatron", "--flavour", "cpu", "--dry-run", "--megatron-cache", f"{tmp_path}/cache")
     done = project.launch("--profile", "slurm-pyxis", *words, *given)
     assert done.code == 66 and "error: image of megatron-bridge/" in done.stderr, done.stderr
@@ -247,7 +234,7 @@ def test_the_readmes_command_and_profile_for_a_cluster_as_they_stand(project: Pr
     shutil.copy(HERE / "data" / "packed.parquet", lustre / "packed" / "training_2048.idx.parquet")
     (lustre / "packed" / "2048_metadata.jsonl").write_text('[{"dataset_max_seqlen": 39, "pack_size": 2048}]')
     entry = locks.select(locks.load_lock(project.root), "megatron-bridge", "cuda")
-    squash(lustre / "me" / "squash", record_image(project.root, entry), name=entry.name, entry=entry.checksum)
+    squash(lustre / "me" / "squash", record_image(project.root, entry))
     program, *words = shlex.split(command.replace("\\\n", ""))
     done = project.launch(*words, "--dry-run")
     assert (program, done.code) == ("launch", 0), done.stderr

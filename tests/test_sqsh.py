@@ -6,34 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import IMAGE, entry_of, record_image
+from helpers import IMAGE, entry_of, record_image, squash
+from helpers import SQSH_BYTES as SIZE
 
-from images import identity, sidecar
+from images import sidecar
 from launcher.engines import sqsh
 from launcher.plan import ImageSeen
-from slipway import canonical
 from slipway.project import Root
 
 ENTRY = entry_of()
 OTHER = f"sha256:{'2' * 64}"
-SIZE = 5
-
-
-def squash(folder: Path, record: identity.ImageRecord, **changes: Any) -> Path:
-    """What `images squash` leaves of a record."""
-    file = folder / sidecar.file_name(record)
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(bytes(SIZE))
-    facts: dict[str, Any] = {"name": ENTRY.name, "entry": ENTRY.checksum, "ids": record.ids, "size": SIZE}
-    facts |= {
-        "source": "dockerd://x",
-        "platform": "linux/amd64",
-        "sha256": "0" * 64,
-        "tool": "mksquashfs",
-        "made": "now",
-    }
-    sidecar.path_of(file).write_text(canonical.pretty(sidecar.Sidecar(**(facts | changes))))
-    return file
 
 
 def find(root: Root, named: str | None = None, platform: str = "linux/amd64") -> ImageSeen:
@@ -91,7 +73,10 @@ def test_a_file_that_no_record_names_is_not_taken(root: Root) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"size": SIZE + 1}, f"is not what its sidecar says: {SIZE + 1} bytes of entry {ENTRY.checksum[:12]}"),
+        (
+            {"size": SIZE + 1},
+            f"is not what its sidecar says: {SIZE + 1} bytes of entry {ENTRY.checksum[:12]}",
+        ),
         ({"entry": "f" * 64}, f"is not what its sidecar says: {SIZE} bytes of entry ffffffffffff"),
     ],
 )

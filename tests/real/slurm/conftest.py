@@ -56,6 +56,17 @@ class Lab:
         """The job's end; what `launch` sees of it is another matter."""
         self.slurm.wait_for_state(self.job(run), *(states or ("COMPLETED", "FAILED", "CANCELLED")))
 
+    def near_limit(self, run: Run) -> None:
+        """What Slurm does ahead of a job's time limit, by the script's own --signal."""
+        assert self.slurm.call("scancel", "--batch", "--signal=USR1", self.job(run)).code == 0
+
+    def stop(self, run: Run, way: str) -> None:
+        """`cancel`, or the time limit."""
+        if way == "cancel":
+            assert self.launch("cancel", run.id).code == 0
+        else:
+            self.near_limit(run)
+
     def collected(self, run: Run) -> Run:
         """Looked at by a command, as whoever comes next does."""
         shown = self.launch("show", run.id)

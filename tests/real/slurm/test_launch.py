@@ -157,7 +157,7 @@ def test_ahead_of_the_time_limit_the_step_saves_and_the_job_goes_on(lab: Lab, wo
     log = run.path / "logs" / "node-0.log"
     for attempt in (1, 2):
         until("a step", lambda n=attempt: "| step " in part(log, n))
-        assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        lab.near_limit(run)
         if attempt == 1:
             until("requeued", lambda: any(a.get("requeued") == "true" for a in attempts(run)))
             assert "pending (BeginTime" in until_shown(lab, run, "pending")
@@ -358,10 +358,7 @@ def test_where_pyxis_mounts_the_image_a_step_can_save(lab: Lab, place: Path, way
     try:
         run = Run(lab.tree.runs / lab.launch("--profile", "mounting", *toy(place / "out"), "wait=true").out.strip())
         lab.await_file(place / "out" / "waiting")
-        if way == "cancel":
-            assert lab.launch("cancel", run.id).code == 0
-        else:
-            assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        lab.stop(run, way)
         lab.await_end(run)
     finally:
         lab.slurm.remove_local("n2", ".squashfuse")
@@ -379,10 +376,7 @@ def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: P
         run = Run(lab.tree.runs / lab.launch("--profile", "single", *toy(place / "out")).out.strip())
         steps = ("squeue", "--steps", "--noheader", f"--jobs={lab.job(run)}", "--format=%j")
         until("the step", lambda: "slipway" in lab.slurm.call(*steps).out.split())
-        if way == "cancel":
-            assert lab.launch("cancel", run.id).code == 0
-        else:
-            assert lab.slurm.call("scancel", "--batch", "--signal=USR1", lab.job(run)).code == 0
+        lab.stop(run, way)
         lab.await_end(run)
     finally:
         lab.slurm.remove_local("n2", ".unpacking")
