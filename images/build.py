@@ -293,6 +293,8 @@ def _command(
         command += ["--secret", f"id={CA_BUNDLE_SECRET},src={pip.cert}"]
     if pip.index:
         command += ["--secret", f"id={PIP_SECRET},src={tmp / 'pip.conf'}"]
+    for name in pip.proxies:
+        command += ["--build-arg", name]  # BuildKit takes the value from our environment
     for name, group in entry.groups.items():
         for requirement in (p for p in group.packages if p.endswith("+cpu")):
             if found := pip.wheels_for(requirement):

@@ -1,4 +1,4 @@
-"""How this machine reaches Python packages: its own pip configuration, which nothing in the project repeats."""
+"""How this machine reaches Python packages: its own pip configuration and proxies, which the project never repeats."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import ast
 import os
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from slipway.errors import Exit, SlipwayError
 
+# What BuildKit takes as build arguments without keeping them in the image's history or in a cache key.
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
 
 @dataclass(frozen=True)
 class PipConfig:
-    """`find_links`: folders of wheels on this machine; `index`: pip's own options for indexes; `cert`: a CA bundle."""
+    """`find_links`: folders of wheels on this machine; `index`: pip's own options for indexes; `cert`: a CA bundle.
+
+    `proxies`: names of environment variables of this machine that a build's programs are to have, none of which holds a
+    password.
+    """
 
     find_links: tuple[Path, ...] = ()
     index: tuple[tuple[str, str], ...] = ()
     cert: Path | None = None
+    proxies: tuple[str, ...] = ()
 
     def file(self) -> str:
         """A pip configuration for a container on the host's network (folders of this machine are not in it)."""
@@ -34,7 +44,11 @@ class PipConfig:
 
 
 def read() -> PipConfig:
-    """Asks this interpreter's pip. Environment variables win over files, as in pip. Raises SlipwayError 69."""
+    """Asks this interpreter's pip. Environment variables win over files, as in pip. Raises SlipwayError 69.
+
+    A proxy of the environment that has a password becomes pip's own option `proxy`, unless pip has one: its file is a
+    secret of the build, and build arguments stay in the engine's records of builds.
+    """
     command = [sys.executable, "-P", "-m", "pip", "config", "list"]  # -P: no pip.py of the folder one stands in
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -45,11 +59,16 @@ def read() -> PipConfig:
         key, _, value = line.partition("=")
         values[key.rpartition(".")[2]] = str(ast.literal_eval(value))
     links = [Path(p.removeprefix("file://")) for p in values.get("find-links", "").split()]
-    remote = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout")
+    remote = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "proxy")
     index = [(k, " ".join(v for v in values[k].split() if not v.startswith("file:"))) for k in remote if k in values]
+    private = {name for name in _PROXIES if urllib.parse.urlsplit(os.environ.get(name, "")).password}
+    if private and "proxy" not in values:
+        found = urllib.request.getproxies_environment()
+        index.append(("proxy", found.get("https") or found.get("all") or found["http"]))
     cert = values.get("cert") or os.environ.get("SSL_CERT_FILE")
     return PipConfig(
         find_links=tuple(p for p in links if p.is_dir()),
         index=tuple((k, v) for k, v in index if v),
         cert=Path(cert) if cert and Path(cert).is_file() else None,
+        proxies=tuple(name for name in _PROXIES if os.environ.get(name) and name not in private),
     )

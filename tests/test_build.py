@@ -99,6 +99,15 @@ def test_a_cuda_image_is_built_from_its_rendered_files_and_recorded(boats: Proje
     assert [(layer.bytes, layer.made_by) for layer in record.layers] == [(20, "RUN something")]
 
 
+def test_proxies_reach_a_build_and_no_password_its_arguments(boats: Project, docker: Path) -> None:
+    boats.env |= {"HTTP_PROXY": "http://p.example:1", "HTTPS_PROXY": "http://me:canary-7@p.example:1", "no_proxy": "x"}
+    assert boats.images("build", "boats").code == 0
+    (words,) = calls(docker)
+    assert option(words, "--build-arg") == ["HTTP_PROXY", "no_proxy"]
+    assert any(secret.startswith("id=pip,") for secret in option(words, "--secret"))
+    assert not any("canary-7" in word for word in words)
+
+
 def test_nothing_is_built_twice_until_something_changes_or_it_is_wished(boats: Project, docker: Path) -> None:
     first, second = boats.images("build", "boats"), boats.images("build", "boats")
     assert (second.code, second.stdout) == (0, first.stdout)

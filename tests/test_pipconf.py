@@ -15,8 +15,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose pip was never configured."""
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CERT", "SSL_CERT_FILE", "PIP_TIMEOUT",
-                 "PIP_DEFAULT_TIMEOUT", "PIP_TRUSTED_HOST"):  # fmt: skip
+                 "PIP_DEFAULT_TIMEOUT", "PIP_TRUSTED_HOST", "PIP_PROXY"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name}_proxy".upper(), raising=False)
 
 
 def test_a_machine_without_configuration_needs_nothing() -> None:
@@ -73,3 +76,28 @@ def test_a_wheel_is_found_by_name_and_whole_version(tmp_path: Path) -> None:
     assert links.wheels_for("my-lib==1.0") == (tmp_path, tmp_path / "my_lib-1.0-py3-none-any.whl")
     assert links.wheels_for("my-lib==1") is None
     assert PipConfig().wheels_for("my-lib==1.0") is None
+
+
+PLAIN, PRIVATE = "http://proxy.example:3128", "http://me:secret@proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    ("given", "by_name", "own"),
+    [
+        ({"HTTPS_PROXY": PLAIN, "no_proxy": "10.0.0.0/8"}, ("HTTPS_PROXY", "no_proxy"), None),
+        ({"https_proxy": PRIVATE, "http_proxy": PLAIN, "NO_PROXY": "a"}, ("NO_PROXY", "http_proxy"), PRIVATE),
+        ({"HTTP_PROXY": PRIVATE}, (), PRIVATE),
+        ({"ALL_PROXY": PRIVATE}, (), PRIVATE),
+        ({"HTTPS_PROXY": PRIVATE, "PIP_PROXY": PLAIN}, (), PLAIN),
+        ({"PIP_PROXY": PRIVATE}, (), PRIVATE),
+        ({"HTTPS_PROXY": ""}, (), None),
+    ],
+)
+def test_a_proxy_is_named_and_one_with_a_password_is_pips_own(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], by_name: tuple[str, ...], own: str | None
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = pipconf.read()
+    assert found.proxies == by_name
+    assert found.file() == "[global]\n" + (f"proxy = {own}\n" if own else "")

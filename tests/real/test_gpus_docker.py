@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from images import lock as locks
 from images.dockerhost import Address, engine_client
 from images.model import Entry
 from slipway.project import Root
 
-from .conftest import facts, installed, link_tar
+from .conftest import TOY, facts, installed, link_tar
 from .gpu_engine import UUIDS, GpuEngine
 from .support import PROJECT, Planned, Proxy, Run, Tree
 from .test_ssh import SSH
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.real
 
 # The toy's configuration, which is in its image, and as much of PyYAML as it needs to read and write it as JSON.
 TOYS_NEEDS = (
-    """echo '{"toy": {"lines": 3, "code": 0, "wait": false, "deaf": false, "again": false}}' >/opt/toy.yaml && """
+    f"echo '{json.dumps(yaml.safe_load((TOY / 'step' / 'base.yaml').read_text()))}' >/opt/toy.yaml && "
     r"printf 'import json\nsafe_load = json.loads\ndef safe_dump(value, **_): return json.dumps(value)\n' >yaml.py"
 )
 
@@ -42,8 +43,8 @@ def cuda() -> Entry:
 @pytest.fixture(scope="module")
 def checkout(project: Tree, ground: Path) -> Tree:
     """A checkout of its own: what is built here, nobody else's records name."""
-    shutil.copytree(project.path, ground / "gpus", copy_function=link_tar)
-    return dataclasses.replace(project, path=ground / "gpus")
+    shutil.copytree(project.path, ground / "docker-gpus", copy_function=link_tar)
+    return dataclasses.replace(project, path=ground / "docker-gpus")
 
 
 @pytest.fixture(scope="module")
