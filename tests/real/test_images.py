@@ -170,7 +170,7 @@ def test_a_base_for_another_architecture_is_refused(copy: Tree, foreign: str) ->
     base = locks.select(locks.load_lock(Root(copy.path)), "automodel", "cuda").base.reference
     done = copy.images("build", "automodel", "--base", f"{base}={foreign}")
     assert done.code == 65
-    assert "the image is for arm64, this engine builds for amd64" in done.err
+    assert "the image is for arm64, what is built is for amd64" in done.err
 
 
 def test_a_build_without_room_says_which_folder(copy: Tree, place: Path) -> None:
