@@ -20,12 +20,12 @@ from slipway.files import cannot_write
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
-State = Literal["whole", "being made", "unfinished", "quarantined"]
+State = Literal["whole", "being made", "unfinished", "quarantined", "unreadable"]
 
 
 class Item(Noun, frozen=True, kw_only=True):
     """A folder of a cache. `libraries`: release and versions that it is of; `bytes`: of its files; `run`: who makes or
-    has made it."""
+    has made it; `note`: why its marker or lease cannot be read."""
 
     libraries: str
     folder: str
@@ -35,6 +35,7 @@ class Item(Noun, frozen=True, kw_only=True):
     model: str = ""
     run: str = ""
     finished: str = ""
+    note: str = ""
 
 
 def home(profile: profiles.Profile, option: str | None, environ: Mapping[str, str]) -> Path:
@@ -54,10 +55,14 @@ def items(where: Path) -> list[Item]:
 
 
 def _item(path: Path, state: State | None = None) -> Item:
-    made = cachefolders.marker(path) if state is None else None
-    held = cachefolders.holder(path) if state is None and not made else None
+    made, held, note = None, None, ""
+    try:
+        made = cachefolders.marker(path) if state is None else None
+        held = cachefolders.holder(path) if state is None and not made else None
+    except SlipwayError as e:
+        state, note = "unreadable", f"{e.where}: {e.what}"
     busy = held is not None and _may_live(held)
-    libraries = path.parent.parent if state else path.parent
+    libraries = path.parent.parent if state == "quarantined" else path.parent
     return Item(
         libraries=libraries.name,
         folder=path.name,
@@ -67,6 +72,7 @@ def _item(path: Path, state: State | None = None) -> Item:
         model=made.model if made else "",
         run=made.run if made else held.run if held else "",
         finished=made.finished if made else "",
+        note=note,
     )
 
 
@@ -88,7 +94,7 @@ def table(found: Sequence[Item]) -> str:
 def _more(item: Item) -> str:
     of = f"  of {item.model}" if item.model else ""
     by = f", run {item.run}" if item.run else ""
-    return f"{of}{by}{', ' + item.finished if item.finished else ''}"
+    return f"{of}{by}{', ' + item.finished if item.finished else ''}{'  ' + item.note if item.note else ''}"
 
 
 def choose(found: Sequence[Item], names: Sequence[str]) -> list[Item]:
@@ -106,6 +112,8 @@ def verify(found: Sequence[Item]) -> Iterator[str]:
         path = Path(item.path)
         if item.state in ("unfinished", "quarantined"):
             yield f"{path}: is not whole: {item.state}"
+        elif item.note:
+            yield item.note
         elif made := cachefolders.marker(path):
             yield from cachefolders.faults(path, made)
             yield from _checkpoint_faults(path)
@@ -121,9 +129,13 @@ def _checkpoint_faults(path: Path) -> Iterator[str]:
 def prune(found: Sequence[Item], names: Sequence[str], force: bool) -> list[Item]:
     """Removes what is named, else all that is not whole and is not being made; returns it.
 
-    Raises SlipwayError 75 where a named one is being made, unless `force`.
+    Raises SlipwayError 75 where a named one is being made, unless `force`, and 65 for one whose marker or lease cannot
+    be read.
     """
     chosen = choose(found, names) if names else [i for i in found if i.state in ("unfinished", "quarantined")]
+    if unreadable := next((i for i in chosen if i.note), None):
+        what, remedy = f"nobody can tell whether it is in use: {unreadable.note}", "look at it, and remove it by hand"
+        raise SlipwayError(Exit.DATA, what, where=unreadable.path, remedy=remedy)
     busy = [i for i in chosen if i.state == "being made"]
     if busy and not force:
         what, held = f"run {busy[0].run} makes it now", cachefolders.holder(Path(busy[0].path))

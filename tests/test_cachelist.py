@@ -113,3 +113,24 @@ def test_what_a_run_makes_that_cannot_be_seen_is_left_alone(project: Project, tm
     assert refused.code == 75 and "run dead makes it now" in refused.stderr
     assert cache(project, home, "prune", "--force", "model_dead").code == 0
     assert "model_dead" not in cache(project, home, "list").stdout
+
+
+@pytest.mark.parametrize("kind", ["marker", "lease"])
+def test_one_that_cannot_be_read_hides_no_other_and_is_left_alone(project: Project, home: Path, kind: str) -> None:
+    """A link to what a container must not make us read."""
+    libraries = home / "v0.7.0-1-2"
+    name, odd = "model_half", libraries / "model_half" / "slipway.json"
+    if kind == "lease":
+        name, (odd,) = "model_dead", (libraries / ".leases" / "model_dead").glob("*.json")
+        odd.unlink()
+    odd.symlink_to("/etc/hostname")
+    listed = cache(project, home, "list")
+    (row,) = (row for row in listed.stdout.splitlines() if name in row)
+    assert listed.code == 0 and "unreadable" in row and str(odd) in row, listed
+    assert len(listed.stdout.splitlines()) == 4
+    told = cache(project, home, "verify", name)
+    assert told.code == 65 and str(odd) in told.stdout
+    refused = cache(project, home, "prune", name)
+    assert refused.code == 65 and "remove it by hand" in refused.stderr
+    assert cache(project, home, "prune").code == 0
+    assert {i["folder"] for i in json.loads(cache(project, home, "list", "--json").stdout)} == {name, "model_whole"}
