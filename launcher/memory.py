@@ -37,7 +37,6 @@ SHARDING: dict[str, Literal[0, 1, 3]] = {"true": 1, "fsdp2": 3, "megatron_fsdp":
 # ("selective") nothing is counted.
 RECOMPUTE = frozenset({"full", "true", "on", "enabled", "yes"})
 
-
 NEEDED = frozenset[Role]({"micro_batch", "sequence_length", "precision", "sharding"})  # beside the parallel sizes
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from launcher import megatroncache
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
@@ -182,13 +183,15 @@ _PATHS = ("runs", "hf_home", "megatron_cache", "squash", "data", "shared", "moun
 Keys = tuple[str | int, ...]
 
 
+# What the launcher sets in a container.
+RESERVED_ENV = frozenset({"HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK",
+                          "WORLD_SIZE", megatroncache.NAME})  # fmt: skip
 # What would change which programs and libraries are loaded, what shells run, or what the launcher and Slurm say.
 _NO_SECRET = re.compile(
     r"(PYTHON|BASH|PERL5|(LD|GLIBC|MALLOC|SLIPWAY|SLURM|SBATCH|SRUN|PMIX?|OMPI|ENROOT|PYXIS|CUDA|XDG)_)\w*"
     r"|NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_\w*|DISABLE_REQUIRE)"
     r"|PATH|ENV|IFS|PS4|CDPATH|SHELL|SHELLOPTS|PROMPT_COMMAND|GLOBIGNORE|GCONV_PATH|LOCPATH|NODE_OPTIONS"
-    r"|HOME|USER|LOGNAME|UID|EUID|PPID|TMPDIR|PWD|HF_HOME|HF_HUB_OFFLINE|HF_TOKEN_PATH|NRL_MEGATRON_CHECKPOINT_DIR"
-    r"|MEGATRON_CONFIG_LOCK_DIR|RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|RAY_ADDRESS"
+    r"|HOME|USER|LOGNAME|UID|EUID|PPID|TMPDIR|PWD|MEGATRON_CONFIG_LOCK_DIR|MASTER_ADDR|MASTER_PORT|RAY_ADDRESS"
 )
 
 
@@ -334,7 +337,7 @@ def _check_secret(path: Path, name: str) -> None:
     why = ""
     if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
         why = "expected the name of a variable, such as HF_TOKEN (A to Z, digits, _)"
-    elif _NO_SECRET.fullmatch(name):
+    elif name in RESERVED_ENV or _NO_SECRET.fullmatch(name):
         why = "the launcher or the container's programs set it, or load others by it; expected the name of a secret"
     if why:
         where = f"{path}:{yamldoc.line_of(path, 'secrets', name)}"

@@ -6,29 +6,17 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath, PurePosixPath
 
-from launcher import fit, gpus, megatroncache, memory, memory_rl, rlrules
+from launcher import fit, gpus, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
 from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
 from launcher.fit import warning as _warning
 from launcher.plan import Finding, Observed, Wish
-from launcher.profiles import SlurmProfile
+from launcher.profiles import RESERVED_ENV, SlurmProfile
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
 ADAPTER_BYTES = 4  # of a weight, at most
-RESERVED_ENV = frozenset(
-    {
-        "HF_HOME",
-        "HF_HUB_CACHE",
-        "HF_HUB_OFFLINE",
-        "HF_TOKEN_PATH",
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-        megatroncache.NAME,
-    }
-)
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
     "preference_jsonl": "a file with one JSON object a line that has `prompt`, `chosen` and `rejected`",

@@ -379,7 +379,7 @@ OTHERS = ["PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP"
 OTHERS += ["HF_TOKEN_PATH", "SLIPWAY_SECRETS", "SLURM_JOB_ID", "RANK", "NVIDIA_VISIBLE_DEVICES", "GLIBC_TUNABLES"]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", sorted({*OTHERS, *profiles.RESERVED_ENV}))
 def test_a_secret_is_none_of_what_programs_are_loaded_by_or_the_launcher_sets(site: Project, name: str) -> None:
     site.write(MINE, f"schema: 1\nkind: docker\nsecrets: {{{name}: env}}\n")
     with pytest.raises(SlipwayError, match=f"secrets: '{name}': the launcher or the container's programs set it"):
