@@ -180,8 +180,6 @@ writable_home() {
         say "caches are in $OWN_CACHE: HOME, $HOME, is on other nodes, too"
     fi
     default_cache XDG_CACHE_HOME "${OWN_CACHE:-$HOME/.cache}"
-    # Code of models, which HF_HOME would share among nodes, each of which writes it.
-    default_cache HF_MODULES_CACHE "$XDG_CACHE_HOME/huggingface/modules"
     default_cache TRITON_CACHE_DIR "$XDG_CACHE_HOME/triton"
     default_cache TORCHINDUCTOR_CACHE_DIR "$XDG_CACHE_HOME/torchinductor"
     default_cache TORCH_EXTENSIONS_DIR "$XDG_CACHE_HOME/torch_extensions"
@@ -192,6 +190,7 @@ writable_home() {
     default_cache VLLM_CACHE_ROOT "$XDG_CACHE_HOME/vllm"
     default_cache DG_JIT_CACHE_DIR "$XDG_CACHE_HOME/deep_gemm"
     default_cache TILELANG_CACHE_DIR "$XDG_CACHE_HOME/tilelang"
+    # Code of models: HF_HOME would share it among nodes, each of which writes it.
     default_cache HF_MODULES_CACHE "$XDG_CACHE_HOME/huggingface-modules"
     mkdir -p "${CACHES[@]}" || refuse "${CACHES[*]}: cannot be made; mount a writable /tmp"
     export PYTHONUNBUFFERED=1
@@ -289,7 +288,6 @@ look_again() {
     sleep 0.2
     ls "$1" >/dev/null 2>&1
 }
-
 
 # What was converted for this run, by another one, ends with a marker. NFS may show it late. Without it the library
 # would convert by itself, on every node at once.

@@ -21,7 +21,7 @@ DIFFERS, REFUSED = 1, 78
 DIST_INFO = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*?)-(?P<version>\d[^-]*)(-py[\d.]+.*)?\.(dist|egg)-info")
 DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
 GPU = re.compile(r"libcuda|libnvidia|NVIDIA driver|CUDA")
-REPORT = "no official container was seen before it was built over: docs/first-real-build.md says what to do, and report"
+REPORT = "the claims about official containers are untested: docs/first-real-build.md says what to do; please report"
 ASK = "import json, sys; print(json.dumps([sys.path, sys.version.split()[0]]))"
 SHORT = 12  # digits of a checksum or commit
 

@@ -18,11 +18,11 @@ _TROUBLES = (
     (r"\b429\b|toomanyrequests|rate limit", Exit.UNAVAILABLE,
      "{host} has had too many requests (429)", "try again later; who is logged in may ask more often"),
     (r"\b5\d\d\b", Exit.UNAVAILABLE, "{host} has a fault of its own (5xx)", "try again later"),
-    (r"\b402\b", Exit.NOT_PERMITTED, "{host} wants a subscription (402)",
+    (r"\b402\b", Exit.NOT_PERMITTED, "{host} requires a subscription (402)",
      "log in with a key of an organisation that has one (nvcr.io: NVIDIA AI Enterprise), or choose another release"),
-    (r"\b403\b", Exit.NOT_PERMITTED, "{host} refuses this to the login that it got (403)",
-     "log in as one who may read it (nvcr.io: whose organisation has it, and who has accepted its terms in NGC's "
-     "catalogue); a proxy on the way says 403, too: no_proxy={host} goes around it"),
+    (r"\b403\b", Exit.NOT_PERMITTED, "{host} denies access to this login (403)",
+     "log in with an account that has access (nvcr.io: its organisation has the image, and its terms are accepted in "
+     "NGC's catalogue); a proxy may also answer 403: no_proxy={host} bypasses it"),
     (r"\b401\b|denied|authoriz|authentication|credentials|could not read", Exit.NOT_PERMITTED,
      "{host} does not let us (401)", ""),  # the client knows the remedy
     (r"\b404\b|not found|not appear to be a git", Exit.NO_INPUT,

@@ -6,23 +6,23 @@ import ast
 import os
 import subprocess
 import sys
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from slipway.errors import Exit, SlipwayError
 
-# What BuildKit takes as build arguments without keeping them in the image's history or in a cache key.
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
+# What BuildKit takes as build arguments without keeping them in the image's history or in a cache key. In the order in
+# which they count for https, as package indexes are.
+_PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY")
 
 
 @dataclass(frozen=True)
 class PipConfig:
     """`find_links`: folders of wheels on this machine; `index`: pip's own options for indexes; `cert`: a CA bundle.
 
-    `proxies`: names of environment variables of this machine that a build's programs are to have, none of which holds a
-    password.
+    `proxies`: names of environment variables of this machine that a build's programs are to have, none of which holds
+    credentials.
     """
 
     find_links: tuple[Path, ...] = ()
@@ -46,7 +46,7 @@ class PipConfig:
 def read() -> PipConfig:
     """Asks this interpreter's pip. Environment variables win over files, as in pip. Raises SlipwayError 69.
 
-    A proxy of the environment that has a password becomes pip's own option `proxy`, unless pip has one: its file is a
+    A proxy of the environment that has credentials becomes pip's own option `proxy`, unless pip has one: its file is a
     secret of the build, and build arguments stay in the engine's records of builds.
     """
     command = [sys.executable, "-P", "-m", "pip", "config", "list"]  # -P: no pip.py of the folder one stands in
@@ -61,14 +61,14 @@ def read() -> PipConfig:
     links = [Path(p.removeprefix("file://")) for p in values.get("find-links", "").split()]
     remote = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "proxy")
     index = [(k, " ".join(v for v in values[k].split() if not v.startswith("file:"))) for k in remote if k in values]
-    private = {name for name in _PROXIES if urllib.parse.urlsplit(os.environ.get(name, "")).password}
+    proxies = {name: os.environ[name] for name in _PROXIES if os.environ.get(name)}
+    private = {name for name, value in proxies.items() if urlsplit(value).username}
     if private and "proxy" not in values:
-        found = urllib.request.getproxies_environment()
-        index.append(("proxy", found.get("https") or found.get("all") or found["http"]))
+        index.append(("proxy", next(iter(proxies.values()))))
     cert = values.get("cert") or os.environ.get("SSL_CERT_FILE")
     return PipConfig(
         find_links=tuple(p for p in links if p.is_dir()),
         index=tuple((k, v) for k, v in index if v),
         cert=Path(cert) if cert and Path(cert).is_file() else None,
-        proxies=tuple(name for name in _PROXIES if os.environ.get(name) and name not in private),
+        proxies=tuple(name for name in proxies if name not in private),
     )

@@ -78,7 +78,7 @@ def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, w
     asked = Options(
         step=step.id, words=words, profile=options.profile, flavour=options.flavour, runs_dir=options.runs_dir,
         allow_drift=options.allow_drift, argv=options.argv, gpu_ids=gpu_ids,
-        gpus=None if options.gpus else options.gpus,
+        gpus=0 if options.gpus == 0 else None,  # else as many as that step asks for
     )  # fmt: skip
     first = flow.prepare(root, asked)
     check_own(first.runs / FOLDER)  # what is found in there is taken for ours

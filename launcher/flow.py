@@ -154,9 +154,10 @@ def prepare(root: Root, options: Options) -> Prepared:
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = [*rules.check(wish, seen, observe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
     findings = _placed(root, profile, [*findings, *codes.check(wish, checkouts, rows)])
+    of_node = number == usual and usual not in (0, asked)
     notes = [
         why,
-        *([f"gpus {number}: a node has as many (profile {profile.name})"] if number == usual not in (0, asked) else []),
+        *([f"gpus {number}: a node has as many (profile {profile.name})"] if of_node else []),
         *(h.note for h in seen.hub.values() if h.note),
         *wish.wired.notes,
         *([f"{megatroncache.NAME}: {c.path} ({c.rule})"] if (c := wish.megatron_cache) else []),

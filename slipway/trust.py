@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -60,8 +62,6 @@ def _callers() -> set[int]:
 
 
 def _uid(word: str) -> int:
-    import pwd
-
     try:
         return int(word) if word.isdecimal() else pwd.getpwnam(word).pw_uid
     except KeyError as e:
@@ -77,7 +77,6 @@ def _is_private(gid: int, callers: set[int]) -> bool:
     it as their first group is not looked for: that is to read all of a site's directory.
     """
     import grp
-    import pwd
 
     try:
         group = grp.getgrgid(gid)
@@ -125,8 +124,6 @@ def _mode(found: os.stat_result) -> str:
 
 
 def _user(uid: int) -> str:
-    import pwd
-
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
@@ -134,8 +131,6 @@ def _user(uid: int) -> str:
 
 
 def _group(gid: int) -> str:
-    import grp
-
     try:
         return f"{grp.getgrgid(gid).gr_name} (gid {gid})"
     except KeyError:

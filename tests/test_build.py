@@ -99,7 +99,7 @@ def test_a_cuda_image_is_built_from_its_rendered_files_and_recorded(boats: Proje
     assert [(layer.bytes, layer.made_by) for layer in record.layers] == [(20, "RUN something")]
 
 
-def test_proxies_reach_a_build_and_no_password_its_arguments(boats: Project, docker: Path) -> None:
+def test_proxies_reach_a_build_and_no_credentials_its_arguments(boats: Project, docker: Path) -> None:
     boats.env |= {"HTTP_PROXY": "http://p.example:1", "HTTPS_PROXY": "http://me:canary-7@p.example:1", "no_proxy": "x"}
     assert boats.images("build", "boats").code == 0
     (words,) = calls(docker)

@@ -27,10 +27,10 @@ URL = "https://r.example:5000/v2/404/x/manifests/500"
         (DOCKER, f'failed to do request: Head "{URL}": EOF', Exit.UNAVAILABLE, "r.example:5000 cannot be reached"),
         (DOCKER, f"unexpected status from HEAD request to {URL}: 401 Unauthorized", Exit.NOT_PERMITTED, "us (401)"),
         (DOCKER, f"unexpected status from HEAD request to {URL}: 403 Forbidden", Exit.NOT_PERMITTED,
-         "refuses this to the login that it got (403)"),
+         "denies access to this login (403)"),
         (DOCKER, f"unexpected status from HEAD request to {URL}: 402 Payment Required", Exit.NOT_PERMITTED,
-         "wants a subscription (402)"),
-        (GIT, f"unable to access '{URL}': The requested URL returned error: 403", Exit.NOT_PERMITTED, "it got (403)"),
+         "requires a subscription (402)"),
+        (GIT, f"unable to access '{URL}': The requested URL returned error: 403", Exit.NOT_PERMITTED, "login (403)"),
         (DOCKER, "toomanyrequests: You have reached your unauthenticated pull rate limit", Exit.UNAVAILABLE, "(429)"),
         (DOCKER, "pull access denied, repository does not exist or may require authorization: authorization failed: "
          "no basic auth credentials", Exit.NOT_PERMITTED, "us (401)"),
@@ -55,7 +55,7 @@ def test_who_is_not_let_in_is_told_how_to_log_in() -> None:
     assert found[0].startswith("run: docker login nvcr.io (nvcr.io: user $oauthtoken")
     assert found[1].startswith("give git a credential helper for nvcr.io")
     refused = clients.trouble(DOCKER, "ERROR: x: 403 Forbidden", "nvcr.io/x:1", "nvcr.io").remedy
-    assert refused.endswith("a proxy on the way says 403, too: no_proxy=nvcr.io goes around it")
+    assert refused.endswith("a proxy may also answer 403: no_proxy=nvcr.io bypasses it")
 
 
 @pytest.mark.parametrize(

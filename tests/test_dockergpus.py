@@ -4,11 +4,13 @@ engine says are in test_gpu_launch.py, real containers in tests/real/test_gpus_d
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import REPO
 
 from launcher import gpus
 from launcher.engines import dockergpus
@@ -59,6 +61,29 @@ def test_instances_are_only_known_to_nvidia_smi(driver: Path, tmp_path: Path) ->
     (driver / "capabilities" / "gpu0" / "mig" / "gi3").mkdir(parents=True)
     nvidia_smi(tmp_path, "echo 'GPU 0: NVIDIA A30 (UUID: GPU-1)'; echo '  MIG 1g.6gb      Device  0: (UUID: MIG-7)'")
     assert dockergpus.on_this_machine() == [GpuDevice(id="0:0", uuid="MIG-7")]
+
+
+LISTS = [
+    ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"],
+    ["GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-1)",
+     "  MIG 3g.20gb     Device  0: (UUID: MIG-7)", "  MIG 1g.5gb      Device  1: (UUID: MIG-8)",
+     "GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-2)"],
+    ["GPU 0: NVIDIA A30 (UUID: GPU-1)", "GPU 1: NVIDIA A30 (UUID: GPU-2)",
+     "  MIG 1g.6gb      Device  0: (UUID: MIG-7)"],
+    [],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", LISTS)
+def test_the_launcher_and_a_container_read_the_same_list_alike(tmp_path: Path, lines: list[str]) -> None:
+    """entrypoints/gpus.py runs where the launcher cannot be imported, and compares what it reads with the plan's."""
+    (tmp_path / "bin").mkdir()
+    text = "\n".join(lines)
+    nvidia_smi(tmp_path, f"/bin/cat <<'END'\n{text}\nEND")
+    inside = runpy.run_path(str(REPO / "entrypoints" / "gpus.py"))["visible"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path / "bin"))
+        assert inside() == [gpu.uuid for gpu in dockergpus.listed(text)]
 
 
 @pytest.mark.parametrize("script", [None, "exit 9", "echo 'No devices were found'"])

@@ -85,15 +85,16 @@ PLAIN, PRIVATE = "http://proxy.example:3128", "http://me:secret@proxy.example:31
     ("given", "by_name", "own"),
     [
         ({"HTTPS_PROXY": PLAIN, "no_proxy": "10.0.0.0/8"}, ("HTTPS_PROXY", "no_proxy"), None),
-        ({"https_proxy": PRIVATE, "http_proxy": PLAIN, "NO_PROXY": "a"}, ("NO_PROXY", "http_proxy"), PRIVATE),
+        ({"https_proxy": PRIVATE, "http_proxy": PLAIN, "NO_PROXY": "a"}, ("http_proxy", "NO_PROXY"), PRIVATE),
         ({"HTTP_PROXY": PRIVATE}, (), PRIVATE),
+        ({"HTTPS_PROXY": "http://token@proxy.example"}, (), "http://token@proxy.example"),
         ({"ALL_PROXY": PRIVATE}, (), PRIVATE),
         ({"HTTPS_PROXY": PRIVATE, "PIP_PROXY": PLAIN}, (), PLAIN),
         ({"PIP_PROXY": PRIVATE}, (), PRIVATE),
         ({"HTTPS_PROXY": ""}, (), None),
     ],
 )
-def test_a_proxy_is_named_and_one_with_a_password_is_pips_own(
+def test_a_proxy_is_named_and_one_with_credentials_is_pips_own(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], by_name: tuple[str, ...], own: str | None
 ) -> None:
     for name, value in given.items():

@@ -86,8 +86,8 @@ class Engine(Protocol):
     """A module of this package.
 
     `ATTACHED`: a launch stays with its run (else it submits and returns). `KEEPS_LOG`: the log is the engine's, so
-    that the launcher copies it into the run directory. `LOGS`: files in logs/ that the engine
-    would make readable for others, and are made before. `REQUEST`: name of the request's file in a run directory.
+    that the launcher copies it into the run directory. `LOGS`: files in logs/ that the engine would make readable for
+    others, and are made before. `REQUEST`: name of the request's file in a run directory.
     `FILES`: what it needs of entrypoints/ in the run's slipway/ folder, beside what every engine does.
     """
 

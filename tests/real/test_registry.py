@@ -145,8 +145,8 @@ def login(port: int, password: str) -> str:
     ("kind", "code", "what"),
     [
         ("401", Exit.NOT_PERMITTED, "does not let us (401)"),
-        ("402", Exit.NOT_PERMITTED, "wants a subscription (402)"),
-        ("403", Exit.NOT_PERMITTED, "refuses this to the login that it got (403)"),
+        ("402", Exit.NOT_PERMITTED, "requires a subscription (402)"),
+        ("403", Exit.NOT_PERMITTED, "denies access to this login (403)"),
         ("404", Exit.NO_INPUT, "has no such image, tag or repository (404)"),
         ("429", Exit.UNAVAILABLE, "has had too many requests (429)"),
         ("500", Exit.UNAVAILABLE, "has a fault of its own (5xx)"),
