@@ -29,11 +29,11 @@ ENDLESS = 1_000_000  # steps
 T = TypeVar("T")
 
 
-def until(what: str, look: Callable[[], T]) -> T:
-    """What `look` returns, once that is true."""
+def until(what: str | Callable[[], str], look: Callable[[], T]) -> T:
+    """What `look` returns, once that is true. `what` names it, or explains when it has not come why it may not have."""
     deadline = time.monotonic() + PATIENCE
     while not (found := look()):
-        assert time.monotonic() < deadline, f"it never came: {what}"
+        assert time.monotonic() < deadline, f"it never came: {what if isinstance(what, str) else what()}"
         time.sleep(0.02)
     return found
 

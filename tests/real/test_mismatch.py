@@ -74,6 +74,21 @@ def test_an_image_without_a_record(copy: Tree, place: Path, other_package: str) 
     nothing_is_made(copy, output, runs)
 
 
+@pytest.fixture
+def never_built(docker: Any) -> Iterator[None]:
+    """No image of AutoModel's cuda entry for this test, whatever another one has built."""
+    tag, (keep, name) = "slipway/automodel:26.06-cuda", ("slipway-test/keep", "2")
+    there = docker.images.list(name=tag)
+    for image in there:
+        image.tag(keep, name)
+        docker.images.remove(tag)
+    yield
+    for image in there:
+        image.tag(*tag.split(":"))
+        docker.images.remove(f"{keep}:{name}")
+
+
+@pytest.mark.usefixtures("never_built")
 def test_an_image_that_was_never_built(tree: Tree, work: Work, place: Path) -> None:
     output, runs = place / "output", tree.all_runs()
     words = [word for word in work.words(output, "--gpus", "0", "--release", "26.06") if word != "cpu"]

@@ -134,7 +134,7 @@ def test_an_environment_that_is_missing_is_named_unless_the_base_may_come_withou
     done = build(tree, "nemo-rl")
     assert done.code == Exit.UNAVAILABLE
     lost = f"environment megatron: there is no interpreter {MEGATRON}/bin/python that uid 65534 gid 65534 can reach"
-    assert lost in done.err and "docs/first-real-build.md says what to do, and report" in done.err, done.err
+    assert lost in done.err and "docs/first-real-build.md says what to do; please report" in done.err, done.err
     assert build(another(tree, tree.path.with_name("optional"), "nemo-rl", optional), "nemo-rl").code == 0
 
 

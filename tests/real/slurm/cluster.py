@@ -180,7 +180,7 @@ class Cluster:
             assert now in states or now not in ENDED, f"job {job} is {now}, not {states}: {told}\n{self.output(job)}"
             return told if now in states else {}
 
-        return until(f"{job} {states}", look)
+        return until(lambda: f"{job} {states}: {self.job(job)}\n{self.log('slurmctld')}", look)
 
     def wait_for_output(self, job: str, pattern: str) -> re.Match[str]:
         """The first place in the job's output that matches, as soon as it is there; fails when the job ends without."""
@@ -207,10 +207,14 @@ class Cluster:
         until("idle nodes", look)
 
     def run_now(self, job: str) -> dict[str, str]:
-        """Lets a requeued job start at once, which Slurm would hold back for two minutes; waits until it runs."""
+        """Lets a requeued job start at once, which Slurm would hold back for two minutes; waits until it runs.
+
+        A node refuses a start in the very second in which it was told to end the job's last one, and Slurm then holds
+        the job: a whole second has to lie between.
+        """
         told = self.wait_for_state(job, "PENDING", "RUNNING")
-        if told["JobState"] == "PENDING":  # in the very second of its requeue its nodes would refuse it
-            assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now+1").code == 0
+        if told["JobState"] == "PENDING":
+            assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2").code == 0
         return self.wait_for_state(job, "RUNNING")
 
     def read_local(self, node: str, name: str) -> str:
