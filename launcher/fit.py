@@ -17,6 +17,7 @@ from launcher.artifacts import Artifact
 from launcher.catalogue import ArtifactType, Parameter, Role, Step
 from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
+from slipway.resolver import ABSENT, Mark
 
 # https://developer.nvidia.com/cuda-gpus
 CAPABILITY = {
@@ -74,10 +75,10 @@ def with_backend(wish: Wish) -> Wish:
 def settings(wish: Wish) -> Known:
     """The values of the step's roles. What is null, or no number where one has to be, is as good as unknown.
 
-    Where all of the configuration is ours, a parallel size that it does not name is 1.
+    A parallel size that is known not to be named is 1.
     """
     merged = _merged(wish)
-    ones = {r: 1 for r in PARALLEL if r in wish.step.roles and r not in merged and "values" in wish.base}
+    ones = {r: 1 for r in PARALLEL if r in wish.step.roles and wish.config.value(wish.step.roles[r]) is ABSENT}
     return ones | {r: v for r, v in merged.items() if v is not None and (r not in COUNTS or (type(v) is int and v > 0))}
 
 
@@ -89,45 +90,8 @@ def _merged(wish: Wish) -> Known:
 
 def value_of(wish: Wish, key: str) -> Any:
     """What a configuration key will be, as the step program merges it; UNSET where nothing here says it."""
-    config = _base(wish)
-    for _, layer in wish.overlays:
-        config = _merge(config, layer)
-    gone = [f"{k}." for k in wish.wired.remove]
-    value = msgspec.UNSET if f"{key}.".startswith(tuple(gone)) else _at(config, key)
-    assigned = [(k, v) for n, given in wish.words.parameters.items() for k, v in _sets(wish, n, given)]
-    for name, given in [*wish.wired.set.items(), *assigned, *wish.words.overrides.items()]:
-        if key == name or key.startswith(f"{name}."):
-            value = _at({"": given}, key.replace(name, "", 1))
-    return value
-
-
-def _sets(wish: Wish, name: str, given: Any) -> Iterator[tuple[str, Any]]:
-    yield from wish.step.parameters[name].sets(given).items()
-
-
-def _base(wish: Wish) -> dict[str, Any]:
-    """The base's own values; of a base in the image what the step says of it."""
-    config: dict[str, Any] = wish.base.get("values", {})
-    for key, value in wish.step.presets.items() if "path" in wish.base else ():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        config = _merge(config, value)
-    return config
-
-
-def _merge(below: Any, above: Any) -> Any:
-    """Mappings merge deep; all else replaces, and so does a mapping for another `_target_`."""
-    if not isinstance(below, dict) or not isinstance(above, dict):
-        return above
-    if below.get("_target_", above.get("_target_")) != above.get("_target_", below.get("_target_")):
-        return above
-    return {**below, **{k: _merge(below[k], v) if k in below else v for k, v in above.items()}}
-
-
-def _at(value: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        value = value.get(key, msgspec.UNSET) if isinstance(value, dict) else msgspec.UNSET
-    return value
+    value = wish.config.value(key)
+    return msgspec.UNSET if isinstance(value, Mark) else value
 
 
 def notes(wish: Wish) -> list[str]:

@@ -19,6 +19,7 @@ from images.model import Entry, Flavour
 from launcher import (
     artifacts,
     catalogue,
+    configuration,
     engines,
     fit,
     gpus,
@@ -37,9 +38,9 @@ from launcher import code as codes
 from launcher.engines.shell import refusing
 from launcher.megatroncache import Converted, MegatronCache
 from launcher.plan import Finding, Plan, Wish
-from launcher.planner import make_plan
+from launcher.planner import container_paths, make_plan
 from launcher.words import parse
-from slipway import canonical
+from slipway import canonical, resolver
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import (
     PRIVATE,
@@ -85,7 +86,8 @@ class Prepared:
     """A plan, what the rules found, and the request that would be (and will be) submitted.
 
     `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
-    of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before.
+    of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before. `wish`:
+    what was asked for; None of what `-o` wrote.
     """
 
     plan: Plan
@@ -98,6 +100,7 @@ class Prepared:
     files: dict[str, Path]
     code: Mapping[str, Callable[[Path], None]]
     hub: Mapping[str, str] = field(default_factory=dict)
+    wish: Wish | None = None
 
     @property
     def engine(self) -> engines.Engine:
@@ -148,7 +151,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         wired=releases.wired(step, seen.artifacts),
         makes=options.makes,
     )
-    wish = fit.with_backend(wish)
+    wish = fit.with_backend(configuration.resolved(wish, container_paths(seen.artifacts)))
     engine = engines.of(profile.kind)
     files = _files(root, step, program, engine)
     plan = make_plan(wish, seen, {name: sha256_file(path) for name, path in files.items()})
@@ -168,7 +171,7 @@ def prepare(root: Root, options: Options) -> Prepared:
     writers = {name: found.write for name, found in checkouts.items()}
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
-    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent)
+    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, wish)
 
 
 def _placed(root: Root, profile: profiles.Profile, findings: list[Finding]) -> list[Finding]:
@@ -247,6 +250,7 @@ def _files(root: Root, step: catalogue.Step, program: str, engine: engines.Engin
         remedy = nearest(program, [f"{name}.py" for name in there])
         raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
     files |= {f"steps/{n}.py": root.file(there[n]) for n in sorted(_imported(there, Path(program).stem))}
+    files["steps/slipway_resolver.py"] = Path(resolver.__file__)  # the very code that this plan was made with
     for path in files.values():
         _refuse_crlf(path)
     return files

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
+
 from images.model import Entry, Flavour
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
@@ -13,6 +15,7 @@ from launcher.releases import Wired
 from launcher.words import Words
 from slipway import canonical
 from slipway.errors import Exit
+from slipway.resolver import Configuration
 from slipway.yamldoc import Noun
 
 RUN_ID, RUN_DIR = "${RUN_ID}", "${RUN_DIR}"  # what submit fills in; they stand literally in plans and requests
@@ -178,7 +181,8 @@ class Code(Noun, frozen=True, kw_only=True):
 class Wish(Noun, frozen=True, kw_only=True):
     """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
 
-    `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from.
+    `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `config`: the
+    configuration that comes of all this, see configuration.resolved.
     """
 
     step: Step
@@ -200,6 +204,7 @@ class Wish(Noun, frozen=True, kw_only=True):
     wired: Wired = Wired()
     megatron_cache: MegatronCache | None = None
     makes: Converted | None = None
+    config: Configuration = msgspec.field(default_factory=Configuration)
 
 
 class Mount(Noun, frozen=True, kw_only=True):

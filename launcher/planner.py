@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from launcher import fit, gpus, hubcache, megatroncache
+from launcher import configuration, fit, gpus, hubcache, megatroncache
 from launcher.artifacts import Artifact
 from launcher.megatroncache import Converted
 from launcher.plan import RUN_DIR, RUN_ID, STATE, EngineSeen, HostSeen, Mount, Observed, Plan, PlanShape, Variable, Wish
@@ -47,7 +47,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         user="0:0" if seen.engine.users == "rootless" else f"{seen.host.uid}:{seen.host.gid}",
         userns="host" if seen.engine.users == "remapped" else "",
         command=["bash", ENTRYPOINT, "python", f"/slipway/steps/{wish.program}"],
-        config=_config(wish, seen),
+        config=configuration.planned(wish, container_paths(seen.artifacts)),
         env=dict(sorted(_environment(wish, seen, needed).items())),
         mounts=_mounts(wish, seen),
         inputs=seen.artifacts,
@@ -126,6 +126,11 @@ def container_path(artifact: Artifact) -> str:
     return posixpath.join(posixpath.dirname(path), *(stems if len(stems) == 1 else ()))
 
 
+def container_paths(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Input -> where it stands in the container."""
+    return {name: container_path(found) for name, found in artifacts.items()}
+
+
 def _input_mounts(artifact: Artifact) -> list[Mount]:
     folder, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hubcache.place(artifact.path)
     if place:
@@ -133,33 +138,6 @@ def _input_mounts(artifact: Artifact) -> list[Mount]:
     if not artifact.files:
         return [Mount(source=artifact.path, target=container_path(artifact), readonly=True)]
     return [Mount(source=f, target=posixpath.join(folder, Path(f).name), readonly=True) for f in artifact.files]
-
-
-def _config(wish: Wish, seen: Observed) -> dict[str, Any]:
-    """What the step program merges: base, layers, then what goes, then what is set (parameters, overrides, wiring)."""
-    step, words, wired = wish.step, wish.words, wish.wired
-    remove = [k for n, i in step.inputs.items() if n not in words.inputs for k in i.without] + wired.remove
-    gone = [f"{k}." for k in remove]
-    assign: list[list[Any]] = [[k, v] for k, v in wired.set.items()]
-    for name, value in words.parameters.items():
-        sets = step.parameters[name].sets(value)
-        assign += [[k, v] for k, v in sets.items() if not k.startswith(tuple(gone))]
-    assign += [[k, v] for k, v in words.overrides.items()]
-    assign += [[step.inputs[n].key, container_path(a)] for n, a in seen.artifacts.items() if step.inputs[n].key]
-    assign += [[k, container_path(seen.artifacts[n])] for k, n in wired.paths.items()]
-    shape = {"nodes": wish.nodes, "gpus": wish.procs}
-    assign += [[key, shape[name]] for name, key in step.shape.keys.items()]
-    assign.append([step.output.key, "/output"])
-    layers = [{"name": n, "values": v} for n, v in wish.overlays]
-    config: dict[str, Any] = {"base": wish.base, "layers": layers, "remove": remove, "set": assign}
-    if step.script:
-        config["script"] = step.script
-    if step.resume:  # of a run that goes on: before what is set, where an override may name another checkpoint
-        config["resume"] = {
-            "where": f"/output/{step.resume.where}",
-            "set": [[k, v] for k, v in step.resume.set.items()],
-        }
-    return config
 
 
 def _environment(wish: Wish, seen: Observed, needed: list[Converted]) -> dict[str, Variable]:

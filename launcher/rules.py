@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath, PurePosixPath
 
-from launcher import fit, gpus, memory, memory_rl, rlrules
+from launcher import configuration, fit, gpus, memory, memory_rl, rlrules
 from launcher.artifacts import Artifact
 from launcher.catalogue import Input, Step
 from launcher.fit import error as _error
@@ -32,12 +32,12 @@ _LOOKS = {
 
 
 def check(wish: Wish, seen: Observed, steps: Sequence[Step] = ()) -> list[Finding]:
-    """Every finding, in the order: inputs, output, environment, mounts, shape, fit, memory, engine, image.
+    """Every finding: inputs, output, environment, mounts, configuration, shape, fit, memory, engine, image, in order.
 
     `steps`: among which one that converts a wrong input is looked for.
     """
     findings = [*_inputs(wish, seen, steps), *_output(wish, seen), *_environment(wish), *_mounts(wish, seen)]
-    findings += [*_shape(wish, seen), *fit.check(wish, seen), *rlrules.check(wish, seen)]
+    findings += [*configuration.check(wish), *_shape(wish, seen), *fit.check(wish, seen), *rlrules.check(wish, seen)]
     findings += [*memory.check(wish, seen), *memory_rl.check(wish, seen)]
     return [*findings, *_engine(wish, seen), *_image(wish, seen)]
 

@@ -103,6 +103,14 @@ def dump(value: Any) -> str:
     return str(text)
 
 
+def flow(value: Any) -> str:
+    """A value on one line, as YAML reads it back."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=2**31 - 1, allow_unicode=True
+    )
+    return str(text).removesuffix("\n").removesuffix("\n...")
+
+
 def _positioned(text: str, where: str, type_: Any, message: str) -> SlipwayError:
     """msgspec says `… - at `$.a[0].b``; finds that place in the text, and the nearest of the words allowed there."""
     what, _, at = message.partition(" - at `")

@@ -40,7 +40,7 @@ from slurm_job import Job
 
 from images import lock as locks
 from images import sidecar
-from launcher import catalogue, profiles
+from launcher import catalogue, configuration, profiles
 from launcher.catalogue import Step
 from launcher.plan import Wish
 from launcher.profiles import Profile
@@ -171,7 +171,8 @@ def wish_of(step: Step, profile: Profile) -> WishOf:
             "allow_drift": False,
             "lock_checksum": "c" * 64,
         }
-        return Wish(**(facts | changes))
+        wish = Wish(**(facts | changes))
+        return configuration.resolved(wish, {name: f"/inputs/{name}" for name in wish.words.inputs})
 
     return make
 

@@ -15,7 +15,7 @@ OURS = ("slipway", "images", "launcher")
 # From the top down; a floor imports only what stands below it.
 LAUNCHER = [
     {"cli"},
-    {"show", "steplist", "doctor", "cachelist"},
+    {"show", "steplist", "configlist", "doctor", "cachelist"},
     {"convert", "conversions", "foreground"},
     {"life"},
     {"flow"},
@@ -24,7 +24,7 @@ LAUNCHER = [
     {"rules", "engines", "planner"},
     {"reports"},
     {"memory_rl"},
-    {"memory", "rlrules", "gpus"},
+    {"memory", "rlrules", "gpus", "configuration"},
     {"fit"},
     {"plan"},
     {"words", "releases"},

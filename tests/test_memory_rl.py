@@ -10,7 +10,7 @@ import rl
 from helpers import WishOf
 from test_memory import LLAMA_1B, LLAMA_8B, QWEN_30B_A3B
 
-from launcher import memory, memory_rl
+from launcher import configuration, memory, memory_rl
 from launcher.memory import GIB, Layout, Model
 from launcher.memory_rl import Engine, Reward, Run
 from launcher.profiles import Gpu, Profile
@@ -249,5 +249,6 @@ def test_no_value_of_a_configuration_makes_it_fail(wish_of: WishOf, h100: Profil
         for part in reversed(key.split(".")):
             over = {part: over}
         wish = msgspec.structs.replace(wished.wish, overlays=[*wished.wish.overlays, ("mine", over)])
+        wish = configuration.resolved(wish, {})
         assert isinstance(memory_rl.check(wish, wished.seen), list)
         assert isinstance(memory_rl.notes(wish, wished.seen), list)

@@ -115,7 +115,7 @@ def test_as_many_ranges_as_the_data_needs_change_nothing(prep: Prep, tmp_path: P
     whole = (prep.output / "train.jsonl").read_bytes()
     steps = tmp_path / "steps"  # the program with ranges of 1 KiB, of which these rows need some twenty
     steps.mkdir()
-    for name in ("rl_prep.py", "slipway_inputs.py", "slipway_step.py"):
+    for name in ("rl_prep.py", "slipway_inputs.py", "slipway_resolver.py", "slipway_step.py"):
         text = (PROGRAM.parent / name).read_text()
         (steps / name).write_text(text.replace("RANGES = 32 * 1024 * 1024,", "RANGES = 1024,"))
     assert "RANGES = 1024," in (steps / "rl_prep.py").read_text()

@@ -6,7 +6,6 @@ Programs in this folder run in the library's own Python (3.9 or newer) and impor
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 import os
@@ -16,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import slipway_resolver
 
 OUTPUT = Path(os.environ.get("SLIPWAY_OUTPUT_DIR", "/output"))
 SLIPWAY = Path(os.environ.get("SLIPWAY_DIR", "/slipway"))
@@ -85,16 +86,13 @@ def merge_config(
 
     `load`: reads the base, where the library has a way of its own.
     """
-    merged = (load or load_base)(config["base"])
-    for layer in config["layers"]:
-        merged = merge(merged, layer["values"])
-    merged = copy.deepcopy(merged)  # what follows changes it in place
-    for dotted in config["remove"]:
-        remove(merged, dotted)
+    layers = [("", layer["values"]) for layer in config["layers"]]
     resume = config["resume"]["set"] if goes_on(config) else []
-    for dotted, value in [*resume, *config["set"]]:
-        assign(merged, dotted, value)
-    return merged
+    assigned = [slipway_resolver.Assignment(key, value, "") for key, value in [*resume, *config["set"]]]
+    found = slipway_resolver.resolve((load or load_base)(config["base"]), layers, config["remove"], assigned)
+    for wrong in found.impossible:
+        raise ConfigError(str(wrong))
+    return slipway_resolver.plain(found.root)
 
 
 def goes_on(config: dict[str, Any]) -> bool:
@@ -118,41 +116,6 @@ def load_base(base: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: the step starts from this file, and the image does not have it")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def merge(below: Any, above: Any) -> Any:
-    """Mappings merge deep; all else replaces, and so does a mapping for another `_target_`: its arguments are new."""
-    if not isinstance(below, dict) or not isinstance(above, dict):
-        return above
-    targets = below.get("_target_"), above.get("_target_")
-    if None not in targets and targets[0] != targets[1]:
-        return above
-    return {**below, **{key: merge(below[key], value) if key in below else value for key, value in above.items()}}
-
-
-def remove(config: dict[str, Any], dotted: str) -> None:
-    """Removes the key `dotted`, if it is there."""
-    *parents, last = dotted.split(".")
-    node: Any = config
-    for key in parents:
-        node = node.get(key) if isinstance(node, dict) else None
-    if isinstance(node, dict):
-        node.pop(last, None)
-
-
-def assign(config: dict[str, Any], dotted: str, value: Any) -> None:
-    """Sets the key `dotted`, making missing mappings. Raises ConfigError where something else is in the way."""
-    *parents, last = dotted.split(".")
-    node = config
-    for depth, key in enumerate(parents):
-        below = node.get(key)
-        if below is None:
-            below = node[key] = {}
-        if not isinstance(below, dict):
-            where = ".".join(parents[: depth + 1])
-            raise ConfigError(f"{dotted}: cannot be set, since {where} is {below!r} and not a mapping")
-        node = below
-    node[last] = value
 
 
 @contextlib.contextmanager

@@ -36,7 +36,8 @@ def main() -> None:
 
 for command in (
     *(running.run, running.submit, running.cancel, running.fetch),
-    *(looking.show_env, looking.runs, looking.show_run, looking.logs, looking.check),
+    *(looking.show_config, looking.show_env, looking.runs, looking.show_run, looking.logs),
+    looking.check,
     *(looking.steps, looking.profiles, looking.schema, caching.cache),
 ):
     main.add_command(command)

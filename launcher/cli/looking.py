@@ -28,6 +28,28 @@ def show_env(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
     click.echo(steplist.environment(root, prepared.plan, as_json), nl=False)
 
 
+@click.command("config")
+@options.planning
+@click.option("--diff", type=click.Choice(["default"]), help="Only what is not as the step's default has it.")
+@options.as_json
+def show_config(diff: str | None, as_json: bool, words: tuple[str, ...], **given: Any) -> None:
+    """Print every setting that STEP with WORDS would have, and who set it. Takes what `run` takes."""
+    from launcher import configlist, configuration, flow, planner
+
+    if diff and as_json:
+        raise SlipwayError(Exit.WORDS, "--diff and --json: one of them")
+    prepared = flow.prepare(find_root(), flow.Options(words=words, **given))
+    assert prepared.wish is not None  # it was made here
+    if diff:
+        click.echo(configlist.changes(prepared.wish, planner.container_paths(prepared.plan.inputs)), nl=False)
+    else:
+        click.echo((configlist.as_json if as_json else configlist.text)(prepared.wish), nl=False)
+    wrong = [*configuration.check(prepared.wish)]
+    for finding in wrong:
+        say(str(finding))
+    sys.exit(wrong[0].code if wrong else Exit.OK)
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
 @options.runs_dir

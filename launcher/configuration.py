@@ -1,0 +1,100 @@
+"""What a launch sets of its step's configuration, and what becomes of it: resolved once, before anything runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from launcher.fit import error
+from launcher.plan import Finding, Wish
+from slipway import resolver
+from slipway.errors import Exit
+from slipway.resolver import Assignment, Configuration, Impossible, Lost
+
+OUTPUT = "/output"
+
+
+def resolved(wish: Wish, paths: Mapping[str, str]) -> Wish:
+    """The wish with its configuration, as the step program will merge it. `paths`: input -> where it is mounted."""
+    base = wish.base.get("values")
+    if "path" in wish.base:
+        base = resolver.in_image(wish.step.presets, f"the image's {wish.base['path']}")
+    layers = [(name if n == 0 else f"-c {name}", values) for n, (name, values) in enumerate(wish.overlays)]
+    found = resolver.resolve(base, layers, removed(wish), assignments(wish, paths))
+    return msgspec.structs.replace(wish, config=found)
+
+
+def planned(wish: Wish, paths: Mapping[str, str]) -> dict[str, Any]:
+    """The plan's `config`: base, layers, then what goes, then what is set, for the step program to merge."""
+    step = wish.step
+    config: dict[str, Any] = {
+        "base": wish.base,
+        "layers": [{"name": name, "values": values} for name, values in wish.overlays],
+        "remove": removed(wish),
+        "set": [[a.key, a.value] for a in assignments(wish, paths)],
+    }
+    if step.script:
+        config["script"] = step.script
+    if step.resume:  # of a run that goes on: before what is set, where an override may name another checkpoint
+        where = f"{OUTPUT}/{step.resume.where}"
+        config["resume"] = {"where": where, "set": [[key, value] for key, value in step.resume.set.items()]}
+    return config
+
+
+def usual(wish: Wish, paths: Mapping[str, str]) -> Configuration:
+    """The configuration with the step's default alone, and the same inputs, shape and output."""
+    words = replace(wish.words, parameters={}, overrides={})
+    return resolved(msgspec.structs.replace(wish, overlays=wish.overlays[:1], words=words), paths).config
+
+
+def removed(wish: Wish) -> list[str]:
+    """The keys that go: of inputs that are not given, and by wires."""
+    absent = [i for name, i in wish.step.inputs.items() if name not in wish.words.inputs]
+    return [key for i in absent for key in i.without] + wish.wired.remove
+
+
+def assignments(wish: Wish, paths: Mapping[str, str]) -> list[Assignment]:
+    """Wires, parameters, overrides, inputs, shape and output, in the order in which they are set."""
+    step, gone = wish.step, tuple(f"{key}." for key in removed(wish))
+    wired = [Assignment(key, value, "step.yaml") for key, value in wish.wired.set.items()]
+    told = [a for a in _parameters(wish) if not a.key.startswith(gone)]
+    told += [Assignment(k, v, f"{k}=", f"{k}={_text(v)}") for k, v in wish.words.overrides.items()]
+    inputs = [(step.inputs[name].key, name) for name in paths if step.inputs[name].key]
+    inputs += [(key, name) for key, name in wish.wired.paths.items() if name in paths]
+    ours = [Assignment(key, paths[name], f"{name}=") for key, name in inputs]
+    shape = {"nodes": wish.nodes, "gpus": wish.procs}
+    ours += [Assignment(key, shape[name], f"--{name}") for name, key in step.shape.keys.items()]
+    return [*wired, *told, *ours, Assignment(step.output.key, OUTPUT, "output=")]
+
+
+def _parameters(wish: Wish) -> Iterator[Assignment]:
+    for name, value in wish.words.parameters.items():
+        for key, given in wish.step.parameters[name].sets(value).items():
+            yield Assignment(key, given, f"{name}=", f"{name}={_text(value)}")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def check(wish: Wish) -> Iterator[Finding]:
+    """What cannot be set, and what the user has set twice."""
+    for wrong in wish.config.impossible:
+        yield _impossible(wrong)
+    said = {a.by: a.word for a in assignments(wish, {}) if a.word}
+    lost = [loss for loss in wish.config.lost if loss.by in said and loss.assignment.word]
+    for loss in {(loss.by, loss.assignment.by): loss for loss in lost}.values():
+        yield _twice(said[loss.by], loss)
+
+
+def _impossible(wrong: Impossible) -> Finding:
+    what = f"cannot be set, since {wrong.where} is {_text(wrong.found.value)} and not a mapping ({wrong.found.by})"
+    return error(Exit.WORDS, wrong.assignment.word or wrong.assignment.key, what, f"set it as a whole: {wrong.where}=…")
+
+
+def _twice(first: str, lost: Lost) -> Finding:
+    what = f"sets {lost.key}, which {first} sets, too"
+    return error(Exit.WORDS, lost.assignment.word, what, "give one of them")
