@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from images import lock as locks
 from images.model import Entry
-from launcher import catalogue, configuration, releases
+from launcher import catalogue, configuration, releases, words
 from launcher.catalogue import Step
 from launcher.words import Words
 from slipway import resolver
@@ -29,6 +29,7 @@ sys.path.insert(0, str(REPO / "entrypoints" / "steps"))
 
 import slipway_step
 
+INPUTS = ("model=/m", "train=/t", "tokenizer=/m")
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(0, 9), st.sampled_from(["bf16", "x"]),
                    st.dictionaries(st.sampled_from(["fp8", "x"]), st.integers(0, 2), max_size=2))  # fmt: skip
 
@@ -75,9 +76,9 @@ def launches(draw: Any) -> dict[str, Any]:
     numbers = [n for n, p in step.parameters.items() if p.type == "int" and p.keys]
     parameters = {name: draw(st.integers(1, 9)) for name in draw(lists_of(numbers, 3))}
     inputs = {name: f"/data/{name}" for name in draw(lists_of(list(step.inputs), 4))}
-    words = Words(inputs=inputs, parameters=parameters, overrides=overrides)
+    said = Words(inputs=inputs, parameters=parameters, overrides=overrides)
     true = base.get("values", {root: draw(VALUES) for root in draw(lists_of(step.config_roots, 4))})
-    wish = {"step": step, "entry": entry, "base": base, "overlays": layers, "words": words}
+    wish = {"step": step, "entry": entry, "base": base, "overlays": layers, "words": said}
     return {"wish": wish, "true": stated(step, true) if "path" in base else true}
 
 
@@ -105,9 +106,8 @@ def test_what_is_foreseen_is_what_the_step_program_merges(wish_of: WishOf, launc
     wish = wish_of(**launch["wish"])
     paths = {name: f"/inputs/{name}" for name in wish.words.inputs}
     plan = configuration.planned(wish, paths) | {"base": {"values": launch["true"]}}
-    plan.pop("resume", None)
     try:
-        written = slipway_step.merge_config(plan)
+        written = slipway_step.merge_config(without_resume(plan))
     except slipway_step.ConfigError:
         assert wish.config.impossible or "path" in wish.base
         return
@@ -120,6 +120,11 @@ def test_what_is_foreseen_is_what_the_step_program_merges(wish_of: WishOf, launc
         assert wish.config.value(key) is not ABSENT or at(written, key) is ABSENT
 
 
+def without_resume(config: dict[str, Any]) -> dict[str, Any]:
+    """That of a run that goes on from nothing."""
+    return {key: value for key, value in config.items() if key != "resume"}
+
+
 def at(config: Any, key: str) -> Any:
     for name in key.split(".") if key else ():
         config = config.get(name, ABSENT) if isinstance(config, dict) else ABSENT
@@ -127,8 +132,8 @@ def at(config: Any, key: str) -> Any:
 
 
 def test_each_word_is_set_in_its_turn(wish_of: WishOf, step: Step) -> None:
-    words = Words(inputs={"train": "/t"}, parameters={"max_steps": 7}, overrides={"optimizer.lr": 2.0})
-    wish = wish_of(words=words)
+    said = Words(inputs={"train": "/t"}, parameters={"max_steps": 7}, overrides={"optimizer.lr": 2.0})
+    wish = wish_of(words=said)
     found = [(a.key, a.by, a.word) for a in configuration.assignments(wish, {"train": "/inputs/t"})]
     assert found[:2] == [
         ("step_scheduler.max_steps", "max_steps=", "max_steps=7"),
@@ -147,13 +152,13 @@ def asked(built: Engine, inputs: Inputs) -> tuple[str, ...]:
 
 
 def test_every_setting_is_printed_with_who_set_it(project: Project, asked: tuple[str, ...]) -> None:
-    words = (*asked, "-c", "tiny", "max_steps=9", "optimizer.lr=1e-3")
-    done = project.launch("config", *words)
+    said = (*asked, "-c", "tiny", "max_steps=9", "optimizer.lr=1e-3")
+    done = project.launch("config", *said)
     assert done.code == 0, done
     lines = {line.split(":")[0].strip(): line for line in done.stdout.splitlines()}
     assert lines["max_steps"].split("#")[1] == " max_steps=" and lines["lr"].split("#")[1] == " optimizer.lr="
     assert "# -c tiny" in lines["seq_length"] and "# default" in lines["shuffle"] and "# base" in lines["backend"]
-    assert project.launch(*words, "-o", str(project.path / "made")).code == 0
+    assert project.launch(*said, "-o", str(project.path / "made")).code == 0
     plan = json.loads((project.path / "made" / "plan.json").read_text())
     assert yaml.safe_load(done.stdout) == slipway_step.merge_config(
         {k: v for k, v in plan["config"].items() if k != "resume"}
@@ -172,7 +177,7 @@ def test_as_json_it_is_a_list(project: Project, asked: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
+    ("said", "what"),
     [
         (
             ("learning_rate=1e-3", "optimizer.lr=2e-3"),
@@ -183,9 +188,9 @@ def test_as_json_it_is_a_list(project: Project, asked: tuple[str, ...]) -> None:
     ],
 )  # fmt: skip
 def test_two_words_for_one_key_are_refused(
-    project: Project, asked: tuple[str, ...], words: tuple[str, ...], what: str
+    project: Project, asked: tuple[str, ...], said: tuple[str, ...], what: str
 ) -> None:
-    done = project.launch(*asked, *words)
+    done = project.launch(*asked, *said)
     assert (done.code, f"error: {what}\n  give one of them\n" in done.stderr) == (64, True), done
 
 
@@ -196,3 +201,15 @@ def test_a_key_below_a_value_is_refused(project: Project, asked: tuple[str, ...]
     assert (done.code, f"error: {what}\n" in done.stderr) == (64, True), done
     config = project.launch("config", *asked, f"{where}.x=3")
     assert (config.code, f"error: {what}\n" in config.stderr) == (64, True), config
+
+
+@pytest.mark.parametrize("word", ["mixed_precision.fp8=hybrid", "train.global_batch_size.x=3"])
+def test_what_the_container_would_refuse_is_refused_when_planning(wish_of: WishOf, word: str) -> None:
+    step = catalogue.find_step(Root(REPO), "sft/megatron_bridge")
+    entry = next(e for s, e in runnable() if s.id == step.id and e.flavour == "cuda")
+    base = catalogue.base_config(step, entry)
+    wish = wish_of(step=step, entry=entry, base=base, words=words.parse(step, (*INPUTS, word)))
+    (finding,) = configuration.check(wish)
+    with pytest.raises(slipway_step.ConfigError, match=r"cannot be set, since .* and not a mapping"):
+        slipway_step.merge_config(without_resume(configuration.planned(wish, {})))
+    assert (finding.code, finding.where) == (64, word) and "and not a mapping (base)" in finding.what

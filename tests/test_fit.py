@@ -307,6 +307,13 @@ def test_the_profiles_gpu_has_to_know_the_format(
     assert not needs or findings[0].what.endswith(f" needs {needs}; the profile's GPU is {gpu}")
 
 
+def test_a_format_is_known_below_its_section_too(wish_of: WishOf, profile: Profile) -> None:
+    here = msgspec.structs.replace(profile, gpu=Gpu(model="A100"))
+    recipe = {"mixed_precision": {"_target_": "megatron.bridge.training.mixed_precision.MixedPrecisionConfig"}}
+    (finding,) = Found(wish_of, SFT, "mixed_precision.fp8=hybrid", profile=here, over=[("mine", recipe)]).findings
+    assert finding.what == "mixed_precision=fp8 hybrid needs Ada, Hopper or newer; the profile's GPU is A100"
+
+
 def test_a_quantization_is_warned_of_too_and_only_with_cuda(wish_of: WishOf, profile: Profile) -> None:
     here = msgspec.structs.replace(profile, gpu=Gpu(model="H100"))
     name, said = "optimize/modelopt/quantize", "format=nvfp4"

@@ -217,6 +217,17 @@ def test_a_pretraining_is_sized_by_its_configuration(wish_of: WishOf, h100: Prof
     assert len(memory.notes(found.wish, found.seen)) == 1
 
 
+def test_sizes_on_the_command_line_count_as_those_of_a_file_do(wish_of: WishOf, h100: Profile) -> None:
+    sizes = {"num_layers": 160, "hidden_size": 16384}
+    said = [f"model.{name}={size}" for name, size in sizes.items()]
+    ways = (
+        Found(wish_of, "pretrain/megatron_bridge", *said, profile=h100),
+        Found(wish_of, "pretrain/megatron_bridge", profile=h100, over=[("mine", {"model": sizes})]),
+    )
+    told = [[f.what for f in memory.check(found.wish, found.seen)] for found in ways]
+    assert told[0] == told[1] != []
+
+
 def test_the_weights_that_were_counted_win_over_the_sizes(wish_of: WishOf) -> None:
     counted = msgspec.structs.replace(LARGE, parameters=7)
     found = Found(wish_of, SFT, given=[counted])

@@ -43,6 +43,8 @@ def run(
     if convert:
         prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
     code = options.report(prepared)
+    if dry_run:
+        say(f"settings, and who set each: launch config {asked.step} …, with the same words and options")
     if dry_run or directory:
         first = 0 if code else options.report_conversions(root, prepared, quiet=not dry_run)
         if directory and not code and not first:
