@@ -155,9 +155,9 @@ Tree = dict[str, tuple[int, bytes]]
 
 
 def errors(stderr: str) -> str:
-    """What a launch said, less the lines that tell flavour and shape, and warnings."""
-    lines = stderr.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith(("warning: ", "flavour ", "shape: ")))
+    """What a launch said, less the lines that tell flavour, shape and where settings are listed, and warnings."""
+    lines, beside = stderr.splitlines(keepends=True), ("warning: ", "flavour ", "shape: ", "note: launch config ")
+    return "".join(line for line in lines if not line.startswith(beside))
 
 
 def tree(folder: Path) -> Tree:

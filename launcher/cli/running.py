@@ -44,7 +44,7 @@ def run(
         prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
     code = options.report(prepared)
     if dry_run:
-        say(f"settings, and who set each: launch config {asked.step} …, with the same words and options")
+        say(f"note: launch config {asked.step} … prints every setting, and who set it")
     if dry_run or directory:
         first = 0 if code else options.report_conversions(root, prepared, quiet=not dry_run)
         if directory and not code and not first:
