@@ -69,12 +69,23 @@ def ensure(root: Root, prepared: Prepared, start: Callable[[Prepared], Run | Non
     return jobs
 
 
-def _started(root: Root, plan: Plan, need: Converted, start: Callable[[Prepared], Run | None]) -> Run | None:
-    say(f"{need.input}: first {need.by}, into {folder(plan, need)}")
+def make(place: Path, start: Callable[[], Run | None]) -> None:
+    """Returns when a folder is whole: `start` makes it, or a run that does so already. Raises as `ensure`."""
+    while not cachefolders.marker(place):
+        if run := _maker(place) or _unless_taken(start):
+            _await(run, place)
+
+
+def _unless_taken(start: Callable[[], Run | None]) -> Run | None:
     try:
-        return start(prepare(root, plan, need))
+        return start()
     except Taken:
         return None
+
+
+def _started(root: Root, plan: Plan, need: Converted, start: Callable[[Prepared], Run | None]) -> Run | None:
+    say(f"{need.input}: first {need.by}, into {folder(plan, need)}")
+    return _unless_taken(lambda: start(prepare(root, plan, need)))
 
 
 def _maker(place: Path) -> Run | None:

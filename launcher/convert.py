@@ -1,26 +1,24 @@
 """`--convert`: where an input is of another type than a step wants, the step that makes it one comes first.
 
 What was converted stays in `<runs>/.converted/<plan hash>`, whose name says of what, with what and how it was made, and
-is taken again by the next launch that needs it.
+is taken again by the next launch that needs it. It is made as what lies in a cache is: by a run, under its lease, and
+whole once the marker is there (cachefolders).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from images import lock as locks
-from launcher import catalogue, fit, flow, releases
+from launcher import cachefolders, catalogue, fit, flow, releases
+from launcher.artifacts import Artifact
 from launcher.flow import Options, Prepared
+from launcher.megatroncache import Converted
 from slipway.errors import Exit, SlipwayError
-from slipway.files import cannot_write, check_own, make_folders, own_folder, private
+from slipway.files import cannot_write, check_own, make_folders, own_folder
 from slipway.project import Root
 
 FOLDER = ".converted"
@@ -35,27 +33,14 @@ class Conversion:
     folder: Path
 
     @property
-    def marker(self) -> Path:
-        """Stands beside the folder once that is whole."""
-        return self.folder.with_suffix(".done")
-
-    @property
     def made(self) -> bool:
-        return self.marker.exists()
+        return cachefolders.marker(self.folder) is not None
 
-    @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """The right to make it: waits for whoever does, and removes what one that failed has left."""
+    def make_room(self) -> None:
+        """The folder of all conversions, which has to be one's own: what lies in there is taken for converted."""
         with cannot_write(self.folder):
             make_folders(self.folder.parent.parent)
         own_folder(self.folder.parent)
-        with cannot_write(self.folder):
-            lock = os.fdopen(private(str(self.folder.with_suffix(".lock")), os.O_WRONLY | os.O_CREAT), "w")
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self.made:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            yield
 
 
 def needed(root: Root, options: Options, prepared: Prepared) -> list[Conversion]:
@@ -69,11 +54,11 @@ def needed(root: Root, options: Options, prepared: Prepared) -> list[Conversion]
         pair = fit.converting(steps, artifact, wanted) if artifact.type and artifact.type not in wanted else None
         if pair:
             words = _words(*pair, name, prepared)
-            found.append(_conversion(root, options, name, pair[0], words))
+            found.append(_conversion(root, options, artifact, pair[0], words))
     return found
 
 
-def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, words: tuple[str, ...]) -> Conversion:
+def _conversion(root: Root, options: Options, of: Artifact, step: catalogue.Step, words: tuple[str, ...]) -> Conversion:
     gpu_ids = ",".join((options.gpu_ids or "").split(",")[: step.shape.gpus])
     asked = Options(
         step=step.id, words=words, profile=options.profile, flavour=options.flavour, runs_dir=options.runs_dir,
@@ -84,8 +69,9 @@ def _conversion(root: Root, options: Options, name: str, step: catalogue.Step, w
     check_own(first.runs / FOLDER)  # what is found in there is taken for ours
     anywhere = msgspec.structs.replace(first.plan, gpus=None)  # whichever GPUs are free now
     folder = first.runs / FOLDER / anywhere.hash[:16]
-    whole = dataclasses.replace(asked, words=(*words, f"output={folder}"))
-    return Conversion(name, flow.prepare(root, whole) if not folder.exists() else first, folder)
+    makes = Converted(folder=folder.name, input=of.name, model=of.path, fingerprint=of.fingerprint, by=step.id)
+    whole = dataclasses.replace(asked, words=(*words, f"output={folder}"), makes=makes)
+    return Conversion(of.name, flow.prepare(root, whole), folder)
 
 
 def _words(step: catalogue.Step, first: str, name: str, prepared: Prepared) -> tuple[str, ...]:
@@ -98,8 +84,9 @@ def _words(step: catalogue.Step, first: str, name: str, prepared: Prepared) -> t
         fitting = [a.path for n, a in inputs.items() if n == other and a.type in wanted.types]
         fitting += [a.path for n, a in inputs.items() if n != name and a.type in wanted.types]
         if not fitting:
-            what = f"{step.id} would make it, and needs {other}= ({' or '.join(wanted.types)}), which is not given"
-            raise SlipwayError(Exit.WORDS, what, where=f"--convert {name}", remedy=f"launch {step.id} by itself first")
+            what = f"{step.id} would make it, and has to be told {other}= ({wanted.help}), which this launch cannot say"
+            remedy = f"run it first: launch {step.id} {first}={inputs[name].path} {other}=PATH output=NEW"
+            raise SlipwayError(Exit.WORDS, what, where=f"--convert {name}", remedy=f"{remedy}; then say {name}=NEW")
         words.append(f"{other}={fitting[0]}")
     return tuple(words)
 

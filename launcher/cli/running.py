@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,10 @@ def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
 
 def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
     """Runs the steps that convert inputs; the launch anew, with what they made. A dry run prints the first and ends."""
-    from launcher import convert, flow
+    from launcher import conversions, convert, flow
 
-    conversions = convert.needed(root, asked, prepared)
-    for conversion in conversions:
+    needed = convert.needed(root, asked, prepared)
+    for conversion in needed:
         step = conversion.prepared.plan.step
         if conversion.made:
             say(f"{conversion.input}: {step} has made {conversion.folder} before")
@@ -120,12 +121,15 @@ def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
             click.echo(flow.request_as(conversion.prepared, False), nl=False)
             say("what follows is planned once that has run: its inputs do not exist yet")
             sys.exit(Exit.OK)
-        with conversion.claimed():
-            if not conversion.made:
-                if code := _finish(conversion.prepared).outcome.exit_code:
-                    sys.exit(code)
-                conversion.marker.touch()
-    return flow.prepare(root, convert.converted(asked, conversions)) if conversions else prepared
+        conversion.make_room()
+        conversions.make(conversion.folder, partial(_finish_conversion, conversion.prepared))
+    return flow.prepare(root, convert.converted(asked, needed)) if needed else prepared
+
+
+def _finish_conversion(prepared: Any) -> None:
+    """Runs it to its end, and ends with it where it fails."""
+    if code := _finish(prepared).outcome.exit_code:
+        sys.exit(code)
 
 
 def _start_conversion(prepared: Any) -> Any:
@@ -135,9 +139,7 @@ def _start_conversion(prepared: Any) -> Any:
     if code := options.report(prepared):
         sys.exit(code)
     if prepared.engine.ATTACHED:
-        if code := _finish(prepared).outcome.exit_code:
-            sys.exit(code)
-        return None
+        return _finish_conversion(prepared)
     with life.submitted(prepared) as (started, _):
         say(f"it is run {started.id}")
         return started

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from .cache import conversions, converted, leftovers, model, reads
-from .conftest import Work
+from .conftest import CACHE, TOY, Work
 from .support import Run, Tree, until
 
 pytestmark = pytest.mark.real
@@ -138,3 +140,65 @@ def test_a_converter_that_fails_ends_the_launch(
     done = tree.launch(*reads(model(work.model, place, "fault"), place / "one"), **{NAME: str(cache)})
     assert done.code == 3 and len(conversions(tree, before)) == len(tree.all_runs()) - len(before) == 1
     assert [i["state"] for i in converted(tree, cache)] == ["unfinished"] and leftovers(cache) == []
+
+
+# From here on, --convert: a step that takes Megatron's checkpoints is given a model of Hugging Face.
+
+
+@pytest.fixture
+def own_steps(tree: Tree, place: Path) -> Tree:
+    """The project of a user with a converter that waits where it is told to, and a step that takes what that makes."""
+    steps = place / "config" / "slipway" / "steps" / "a"
+    shutil.copytree(CACHE / "converts", steps / "converts")
+    shutil.copytree(TOY / "step", steps / "takes")
+    step = steps / "takes" / "step.yaml"
+    takes = "inputs:\n  policy: {types: [checkpoint_megatron], help: the model}\n"
+    step.write_text(step.read_text().replace("inputs: {}\n", takes))
+    runs, env = place / "runs", {"XDG_CONFIG_HOME": str(place / "config"), "SLIPWAY_RUNS": str(place / "runs")}
+    return dataclasses.replace(tree, runs=runs, env=tree.env | env, prefix=[], _started=[])
+
+
+def takes(model: Path, output: Path) -> tuple[str, ...]:
+    return ("a/takes", "--convert", "--flavour", "cpu", f"policy={model}", f"output={output}")
+
+
+def of(runs: list[Run]) -> list[str]:
+    return [run.record["plan"]["step"] for run in runs]
+
+
+def stage_of(tree: Tree, stage: str) -> Path:
+    def look() -> Path | None:
+        there = (tree.runs / ".converted").glob("*/reached")
+        return next((p.parent for p in there if p.read_text() == stage), None)
+
+    return until(f"the converter at {stage}", look)
+
+
+def test_a_conversion_that_failed_is_made_anew_by_the_next_launch(own_steps: Tree, work: Work, place: Path) -> None:
+    kept = model(work.model, place, "half")
+    first = own_steps.start("launch", *takes(kept, place / "one"))
+    stage_of(own_steps, "half")
+    own_steps.container(own_steps.all_runs()[0]).kill()
+    assert first.finish().code == 137
+    again = own_steps.start("launch", *takes(kept, place / "one"))
+    again.await_told("was not whole: it is in ")
+    (stage_of(own_steps, "half") / "go").touch()
+    done = again.finish()
+    assert done.code == 0 and of(own_steps.all_runs()) == ["a/converts", "a/converts", "a/takes"], done
+    assert list((own_steps.runs / ".converted" / ".leases").glob("*")) == []
+
+
+def test_one_launch_converts_and_the_other_waits(own_steps: Tree, work: Work, place: Path) -> None:
+    """The first one's launcher is killed meanwhile: the conversion is its run's, not the launcher's."""
+    kept = model(work.model, place, "half")
+    first = own_steps.start("launch", *takes(kept, place / "one"))
+    at = stage_of(own_steps, "half")
+    first.kill()
+    second = own_steps.start("launch", *takes(kept, place / "two"))
+    second.await_told("waiting for run ")
+    assert (at / "iter_0000000").is_dir(), "what is being made stays"
+    (at / "go").touch()
+    done = second.finish()
+    assert done.code == 0 and of(own_steps.all_runs()) == ["a/converts", "a/takes"], done
+    third = own_steps.launch(*takes(kept, place / "three"))
+    assert third.code == 0 and f"policy: a/converts has made {at} before" in third.err, third

@@ -32,6 +32,8 @@ def main() -> None:
     iteration = output / "iter_0000000"
     iteration.mkdir()
     (iteration / "metadata.json").write_text("{}")
+    (iteration / "run_config.yaml").write_text("model: {}\n")
+    (iteration / ".metadata").write_bytes(b"for torch")
     stage("half")
     (iteration / "__0_0.distcp").write_bytes(b"weights" * 1000)
     (output / "latest_checkpointed_iteration.txt").write_text("0")
