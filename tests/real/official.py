@@ -65,7 +65,6 @@ def shelf(folder: Path, port: int, address: str) -> Shelf:
         source = Path(str(module.__file__)).parent
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         shutil.copytree(source, folder / "vendored" / source.name, ignore=ignored)
-    shutil.copy(PROJECT / "tests" / "data" / "packed.parquet", folder / "site" / "pyarrow")
     repository(folder / "model-optimizer", MODEL_OPTIMIZER)
     command = [str(Path(sys.executable).parent / "images"), "base"]
     made = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)

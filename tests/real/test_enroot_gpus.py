@@ -7,7 +7,6 @@ NVIDIA's programs on PATH.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -19,7 +18,7 @@ from helpers import write_chats, write_checkpoint
 
 from .gpu_engine import NUMBER, STAND_INS, UUIDS
 from .slurm.cluster import DEVICES
-from .slurm.test_official import assert_as_planned
+from .slurm.test_official import assert_as_planned, seen
 from .support import PROJECT, Tree
 from .test_official_runs import TEMPLATE
 
@@ -85,10 +84,8 @@ def test_a_run_has_the_gpus_of_the_machine(site: Tree, place: Path) -> None:
     assert done.code == 0, done.out + done.err
     run = site.run_of(done)
     assert run.ended == (0, "step") and run.record["versions"]["gpus"] == UUIDS
-    seen = [
-        json.loads((place / "out" / f"seen{end}.json").read_text()) for end in ["", *(f"-{n}" for n in range(1, 8))]
-    ]
-    for rank, process in enumerate(seen):
+    for rank in range(NUMBER):
+        process = seen(place / "out", f"seen-{rank}" if rank else "seen")
         assert (process["rank"], process["world_size"]) == (rank, NUMBER)
         assert process["gpus"] == [str(n) for n in range(NUMBER)]
         assert process["environ"]["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import struct
 from collections.abc import Iterator
@@ -30,12 +31,13 @@ from slipway.project import Root
 
 from .conftest import link_tar
 from .gpu_engine import UUIDS, GpuEngine
-from .official import RELEASES, build
+from .official import CONTAINERS, RELEASES, build
 from .support import PROJECT, Run, Tree
 from .test_official_runs import TEMPLATE
 
 pytestmark = pytest.mark.real
 ACCEPT = "SLIPWAY_ACCEPT=1 pytest tests/real/test_every_step.py"
+PARQUET = CONTAINERS / "site" / "pyarrow" / "parquet.py"
 OURS = ""  # a key that the step's own program uses, and the library never sees
 BRIDGE = "tokenizer={model} max_steps=2 global_batch_size=2"
 TRAINING = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "logging_steps", "eval_steps",
@@ -166,7 +168,7 @@ def inputs(ground: Path) -> dict[str, Path]:
         (made / name).mkdir()
     write_tokens(made / "tokens", (9,) * 5000)
     for split in ("training", "validation"):
-        shutil.copy(HERE / "data" / "packed.parquet", made / "packed" / f"{split}_2048.idx.parquet")
+        runpy.run_path(str(PARQUET))["write"](made / "packed" / f"{split}_2048.idx.parquet", 256)
     (made / "packed" / "2048_metadata.jsonl").write_text('[{"pack_size": 2048}]')
     write_bridge(made / "megatron", None)
     write_bridge(made / "adapter", {"_target_": "megatron.bridge.peft.lora.LoRA", "dim": 8, "alpha": 16,

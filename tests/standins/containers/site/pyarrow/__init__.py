@@ -1,1 +1,1 @@
-"""Stands for pyarrow, which knows one file: what Megatron-Bridge packed once (packed.parquet beside this)."""
+"""Stands for pyarrow, which knows files of packed rows."""

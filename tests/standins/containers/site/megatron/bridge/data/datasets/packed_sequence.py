@@ -1,15 +1,14 @@
-"""Stands for the packing of Megatron-Bridge 0.4 and 0.5: whatever it is given, it packs the same three rows."""
+"""Stands for the packing of Megatron-Bridge 0.4 and 0.5: a row for each conversation."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import standin
-from pyarrow.parquet import PACKED
+from pyarrow import parquet
 
 
 def prepare_packed_sequence_data(
@@ -18,7 +17,7 @@ def prepare_packed_sequence_data(
     dataset_kwargs: dict[str, Any],
 ) -> None:  # fmt: skip
     given = dict(locals()) | {"tokenizer": dataclasses.asdict(tokenizer), "rows": standin.lines(input_path)}
-    shutil.copyfile(PACKED, output_path)
+    parquet.write(output_path, given["rows"])
     known = json.loads(output_metadata_path.read_text()) if output_metadata_path.exists() else []
     output_metadata_path.write_text(json.dumps([*known, {"pack_size": packed_sequence_size}]))
     standin.seen(output_path.parent, given, f"seen-{input_path.stem}")
