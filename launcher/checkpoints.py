@@ -288,7 +288,10 @@ def _nemo_rl(folder: Path) -> Found:
     files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights.is_dir() else []
     if not any(p.suffix in (".distcp", ".safetensors", ".bin") for p in files):
         faults.append(fault(weights, "there are no weights"))
-    faults += [fault(p, "an empty shard") for p in files if p.suffix == ".distcp" and not p.stat().st_size]
+    shards = [p for p in files if p.suffix == ".distcp"]
+    faults += [fault(p, "an empty shard") for p in shards if not p.stat().st_size]
+    indices = sorted({p.with_name(".metadata") for p in shards})
+    faults += [fault(p, "is missing: saving did not end, or a copy left it out") for p in indices if not _full(p)]
     facts: dict[str, str | int] = {"weights": "megatron" if any(weights.glob("iter_*")) else "dcp"}
     if any(p.suffix == ".safetensors" for p in files):
         facts["weights"] = "safetensors"

@@ -269,6 +269,8 @@ def write_nemo_rl(root: Path, step: int = 3, weights: str = "__0_0_dot_distcp") 
     path = root / f"step_{step}" / "policy" / "weights" / weights.replace("_dot_", ".")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
+    if path.suffix == ".distcp":
+        path.with_name(".metadata").write_bytes(b"x")
     return root
 
 
@@ -298,6 +300,8 @@ def test_a_checkpoint_of_nemo_rl_by_its_root_or_a_step(tmp_path: Path, weights: 
          "is missing: training cannot go on from it", "warning"),
         (lambda s: (s / "policy/weights/__0_0.distcp").unlink(), "weights", "there are no weights", "error"),
         (lambda s: (s / "policy/weights/__0_0.distcp").write_bytes(b""), "__0_0.distcp", "an empty shard", "error"),
+        (lambda s: (s / "policy/weights/.metadata").unlink(), ".metadata",
+         "is missing: saving did not end, or a copy left it out", "error"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_checkpoint_of_nemo_rl(

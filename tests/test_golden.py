@@ -44,7 +44,7 @@ HASH = "0" * 64
 STEPS = sorted(catalogue.step_folders(Root(REPO)))
 
 
-def compare(path: Path, text: str) -> None:
+def compare(path: Path, text: str, accept: str = ACCEPT) -> None:
     """Fails with `line k: old -> new` where `text` is not what the file holds."""
     if os.environ.get("SLIPWAY_ACCEPT"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def compare(path: Path, text: str) -> None:
     changes = [f"line {n}: {a} -> {b}" for n, (a, b) in enumerate(lines, 1) if a != b]
     if changes or old != text:
         pytest.fail(
-            "\n".join([f"{path.relative_to(REPO)} differs:", *changes, f"accept with: {ACCEPT}"]), pytrace=False
+            "\n".join([f"{path.relative_to(REPO)} differs:", *changes, f"accept with: {accept}"]), pytrace=False
         )
 
 

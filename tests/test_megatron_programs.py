@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -815,6 +817,17 @@ def test_what_cannot_be_merged_is_refused(program: Program, peft: Any, changes: 
     given = {key: value.replace("{root}", str(program.root)) for key, value in words.items()}
     done = program.run("megatron_merge.py", merged("convert/merge_lora", "default"), *given.items())
     assert (done.returncode, says in done.stderr) == (78, True), done.stderr
+
+
+@pytest.mark.parametrize(("flavour", "gpus", "refused"), [("cuda", False, True), ("cuda", True, False),
+                                                         ("cpu", False, False)])  # fmt: skip
+def test_merging_needs_a_gpu_where_nothing_stands_in_for_its_generator(
+    monkeypatch: pytest.MonkeyPatch, flavour: str, gpus: bool, refused: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: gpus)))
+    expected = pytest.raises(slipway_step.ConfigError, match="--gpus 1") if refused else contextlib.nullcontext()
+    with expected:
+        megatron_merge.refuse_without_gpu(flavour)
 
 
 def test_an_unfinished_newest_iteration_is_refused(tmp_path: Path) -> None:

@@ -317,6 +317,19 @@ def test_runs_are_looked_for_where_they_are_said_to_be(project: Project, tmp_pat
         assert len(project.launch("runs", *words).stdout.splitlines()) == 3
 
 
+@pytest.mark.usefixtures("ended")
+def test_a_run_of_another_profile_is_found_by_its_id(project: Project, tmp_path: Path) -> None:
+    """As `launch --profile site` has printed it; parts of it, and `last`, are of this shell's own folder."""
+    (project.path / "runs").rename(tmp_path / "elsewhere")
+    project.write("slipway.d/profiles/broken.yaml", "schema: 1\n")
+    project.write("slipway.d/profiles/site.yaml", f"schema: 1\nkind: docker\nruns: {tmp_path}/elsewhere\n")
+    for verb in ("show", "cancel"):
+        assert project.launch(verb, IDS[0]).code == 0
+    assert f"{tmp_path}/elsewhere/{IDS[0]}/record.json" in project.launch("show", IDS[0]).stdout
+    for words in ((IDS[0][:-1],), ("last",), (IDS[0], "--runs-dir", str(tmp_path / "none"))):
+        assert project.launch("show", *words).code == 66
+
+
 def test_what_o_wrote_is_shown_and_left_as_it_is(project: Project, wish_of: WishOf, tmp_path: Path) -> None:
     plan = make_plan(wish_of(), seen_of(), {})
     project.write("written/plan.json", msgspec.json.encode(plan).decode())

@@ -18,7 +18,8 @@ MOUNT = re.compile(r"/inputs/[^/]+-([0-9a-f]{8})(?:/|$)")
 
 
 def main() -> None:
-    config = slipway_step.merge_config(slipway_step.load_plan()["config"])
+    plan = slipway_step.load_plan()
+    config = slipway_step.merge_config(plan["config"])
     output = Path(config["output"]["path"])
     adapter = slipway_megatron.iteration_folder(slipway_inputs.path_of(config, "adapter.path"), "adapter.path")
     run = run_config(adapter)
@@ -27,6 +28,7 @@ def main() -> None:
     dtype = slipway_inputs.dtype_of(config, "merge")
     refuse_other_base(run, base)
     slipway_inputs.refuse_filled(output, "output.path")
+    refuse_without_gpu(plan["flavour"])
     with slipway_step.config_file(config):
         pass
     tensors = merge(adapter, options, base, model, output, dtype)
@@ -78,6 +80,17 @@ def refuse_other_base(run: dict[str, Any], base: Path) -> None:
     known, given = (match[1] for match in keys if match)
     if known != given:
         raise ConfigError(f"base.path: {base} is not what the adapter was trained on: its record names {trained}")
+
+
+def refuse_without_gpu(flavour: str) -> None:
+    """Megatron-Core draws an adapter's layers by CUDA's generator (tensor_parallel/random.py), for whose state it asks.
+
+    Raises ConfigError where there is no GPU; the cpu flavour has a substitute.
+    """
+    import torch
+
+    if flavour == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--gpus: no GPU is here, and Megatron-Core draws the adapter's layers on one; --gpus 1")
 
 
 def merge(adapter: Path, options: dict[str, Any], base: Path, model: Path, output: Path, dtype: str | None) -> int:

@@ -66,9 +66,9 @@ def runs(as_json: bool, runs_dir: str | None) -> None:
 @options.runs_dir
 def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
     """Show a run: what, how it stands or ended, where its things are."""
-    from launcher import records, show
+    from launcher import show
 
-    show.show(records.find(options.runs_folder(runs_dir), run_name), as_json)
+    show.show(options.find_run(run_name, runs_dir), as_json)
 
 
 @click.command()
@@ -78,11 +78,11 @@ def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
 @options.runs_dir
 def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
     """Print a run's log."""
-    from launcher import records, show
+    from launcher import show
 
     if ray and follow:
         raise SlipwayError(Exit.WORDS, "--ray and --follow: one of them")
-    found = records.find(options.runs_folder(runs_dir), run_name)
+    found = options.find_run(run_name, runs_dir)
     if ray:
         show.ray_logs(found)
     else:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slipway.console import say
-from slipway.errors import Exit
+from slipway.errors import Exit, SlipwayError
 from slipway.project import find_root
+
+if TYPE_CHECKING:
+    from launcher.records import Run
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -66,6 +70,27 @@ def runs_folder(given: str | None) -> Path:
     root = find_root()
     profile = profiles.find_profile(root, os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker")
     return records.runs_dir(root, given, profile.runs)
+
+
+def find_run(name: str, given: str | None) -> Run:
+    """The run of that name where `runs_folder` is; else the one with that id where another profile has its runs.
+
+    Raises SlipwayError as records.find does.
+    """
+    from launcher import profiles, records
+
+    root = find_root()
+    try:
+        return records.find(runs_folder(given), name)
+    except SlipwayError as e:
+        if given or e.code != Exit.NO_INPUT:
+            raise
+        for profile in profiles.profile_files(root):  # a launch with --profile has printed the id alone
+            with contextlib.suppress(SlipwayError):
+                folder = records.runs_dir(root, None, profiles.find_profile(root, profile).runs)
+                if name in records.list_ids(folder):
+                    return records.find(folder, name)
+        raise
 
 
 def report(prepared: Any) -> int:

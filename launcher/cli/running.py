@@ -83,9 +83,9 @@ def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) ->
 @options.runs_dir
 def cancel(run_name: str, runs_dir: str | None) -> None:
     """Ask a run to stop; kill it after its grace."""
-    from launcher import life, records, show
+    from launcher import life, show
 
-    found = records.find(options.runs_folder(runs_dir), run_name)
+    found = options.find_run(run_name, runs_dir)
     show.print_end(found, life.cancel(found))
 
 

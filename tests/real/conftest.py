@@ -213,7 +213,7 @@ def official(ground: Path, address: str, docker: Any) -> Iterator[Shelf]:
 def locked(official: Shelf, ground: Path, address: str, docker: Any) -> Tree:
     """A project whose matrix names that registry, after `images lock`; nothing of it is built."""
     path = ground / "gpu-project"
-    checkout(path, f"127.0.0.1:{official.port}")
+    checkout(path, official)
     env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     env |= {"DOCKER_HOST": address, "SLIPWAY_RUNS": str(ground / "gpu-runs"), "HF_HOME": str(ground / "huggingface")}
     tree = Tree(path, ground / "gpu-runs", env, docker)

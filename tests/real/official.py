@@ -28,6 +28,8 @@ from .support import PROJECT, Tree
 
 CONTAINERS = PROJECT / "tests" / "standins" / "containers"
 REGISTRY = "nvcr.io"
+# What stands in for a repository's server: tag and folder of the repository that is made there.
+MODEL_OPTIMIZER = "0.44.0"
 RELEASES = {"automodel": "26.06", "megatron-bridge": "26.06.01", "modelopt": "26.06.01", "nemo-rl": "v0.7.0"}
 BUILT = ("automodel", "megatron-bridge", "nemo-rl")  # Model Optimizer's is megatron-bridge's, with a repository
 DATA = ("images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
@@ -35,7 +37,7 @@ DATA = ("images", "launcher/steps", "launcher/profiles", "templates", "entrypoin
 
 @dataclass(frozen=True)
 class Shelf:
-    """The registry, and the engine that pushes to it. `context`: the files of all stand-ins."""
+    """The registry, and the engine that pushes to it. `context`: the files of all stand-ins, and a git repository."""
 
     port: int
     address: str
@@ -63,14 +65,22 @@ def shelf(folder: Path, port: int, address: str) -> Shelf:
         source = Path(str(module.__file__)).parent
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         shutil.copytree(source, folder / "vendored" / source.name, ignore=ignored)
+    repository(folder / "model-optimizer", MODEL_OPTIMIZER)
     command = [str(Path(sys.executable).parent / "images"), "base"]
     made = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
     shutil.copy2(made.stdout.split()[1], folder / "base.tar")
     return Shelf(port, address, folder)
 
 
-def checkout(path: Path, registry: str, **releases: str) -> None:
-    """This project's data, with a matrix that names `registry`, and the lock from which `images lock` starts.
+def repository(folder: Path, tag: str) -> None:
+    """Makes a git repository of a folder."""
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for git in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "1"], [*name, "tag", "-am", "1", tag]):
+        subprocess.run(["git", "-C", str(folder), *git], check=True)
+
+
+def checkout(path: Path, shelf: Shelf, **releases: str) -> None:
+    """This project's data, with a matrix that names the shelf, and the lock from which `images lock` starts.
 
     `releases`: library -> another release than RELEASES has.
     """
@@ -79,18 +89,19 @@ def checkout(path: Path, registry: str, **releases: str) -> None:
         shutil.copytree(PROJECT / name, path / name, ignore=ignored)
     shutil.copy(PROJECT / "versions.lock", path)
     matrix = path / "images" / "matrix.yaml"
-    matrix.write_text(
-        yaml.safe_dump(matrix_of(yaml.safe_load(matrix.read_text()), registry, releases), sort_keys=False)
-    )
+    matrix.write_text(yaml.safe_dump(matrix_of(yaml.safe_load(matrix.read_text()), shelf, releases), sort_keys=False))
 
 
-def matrix_of(matrix: dict[str, Any], registry: str, releases: dict[str, str]) -> dict[str, Any]:
-    """One official release of each library, from another registry, whose digests nobody knows yet."""
+def matrix_of(matrix: dict[str, Any], shelf: Shelf, releases: dict[str, str]) -> dict[str, Any]:
+    """One official release of each library, from another registry and server of git, which nobody has asked yet."""
     for library, release in (RELEASES | releases).items():
         section = matrix["libraries"][library]
         chosen = section["cuda"][release]
-        image = str(chosen["base"]["image"]).replace(REGISTRY, registry)
+        image = str(chosen["base"]["image"]).replace(REGISTRY, f"127.0.0.1:{shelf.port}")
         chosen["base"] = {"image": image, "tag": chosen["base"]["tag"]}
+        if wish := chosen.get("repositories", {}).get("modelopt"):
+            url, tag = f"file://{shelf.context / 'model-optimizer'}", MODEL_OPTIMIZER
+            chosen["repositories"]["modelopt"] = {"url": url, "tag": tag, "path": wish["path"]}
         section["cuda"] = {release: chosen}
         section["default"]["cuda"] = release
     return matrix

@@ -111,7 +111,7 @@ def test_older_releases_patch_vllm_in_other_ways(
 ) -> None:
     """v0.6.0 without a lock; v0.4.0 would go on unpatched where it may not write, with other log probabilities."""
     name = official.put("nemo-rl", release)
-    checkout(place / "project", f"127.0.0.1:{official.port}", **{"nemo-rl": release})
+    checkout(place / "project", official, **{"nemo-rl": release})
     tree = dataclasses.replace(locked, path=place / "project")
     assert tree.images("lock").code == 0
     done = build(tree, "nemo-rl")

@@ -110,9 +110,10 @@ def start(words: list[str]) -> NoReturn:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for fstab in [*system, *asked.mount]:
             mount_fstab(root, fstab)
+    environment = variables(root, asked.env) | {"HOME": home}
+    give_gpus(root, environment)
     if not asked.rw:
         mount("", root, "", REMOUNT | BIND | READ_ONLY | held(root))
-    environment = variables(root, asked.env) | {"HOME": home}
     os.chroot(root)
     os.chdir("/")
     os.execve("/bin/sh", ["sh", "-c", SHELL, "/etc/rc", *asked.words], environment)
@@ -187,10 +188,20 @@ def variables(root: Path, asked: list[str]) -> dict[str, str]:
         name, is_set, value = line.partition("=")
         if is_set or name in os.environ:
             found[name] = value if is_set else os.environ[name]
-    devices = os.environ.get("NVIDIA_VISIBLE_DEVICES") or found.get("NVIDIA_VISIBLE_DEVICES")
-    if devices not in (None, "", "void"):
-        fail("Command not found: nvidia-container-cli, see https://github.com/NVIDIA/libnvidia-container")
     return found
+
+
+def give_gpus(root: Path, environment: dict[str, str]) -> None:
+    """As 98-nvidia.sh does: by NVIDIA's program, if any device is asked for."""
+    devices = os.environ.get("NVIDIA_VISIBLE_DEVICES") or environment.get("NVIDIA_VISIBLE_DEVICES")
+    if devices in (None, "", "void"):
+        return
+    if not shutil.which("nvidia-container-cli"):
+        fail("Command not found: nvidia-container-cli, see https://github.com/NVIDIA/libnvidia-container")
+    capabilities = [f"--{name}" for name in environment.get("NVIDIA_DRIVER_CAPABILITIES", "utility").split(",")]
+    command = ["nvidia-container-cli", "--user", "configure", f"--device={devices}", *capabilities, str(root)]
+    if subprocess.run(command).returncode:
+        sys.exit(1)
 
 
 def mount(source: str, target: Path, kind: str, flags: int, options: str = "") -> None:

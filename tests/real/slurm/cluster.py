@@ -101,9 +101,8 @@ PidFile={folder}/slurmdbd.pid
 LogFile={folder}/slurmdbd.log
 """
 
-# As pid 1, the shell reaps what slurmstepd leaves. A node has a /dev of its own, with $3 GPUs that are as harmless as
-# /dev/null: Slurm binds them, and containers see them, as enroot's do.
-_NODE = """\
+# In a mount namespace of its own: a /dev, below $1, of the machine $2, with $3 GPUs that are as harmless as /dev/null.
+DEVICES = """\
 mkdir -p "$1/dev/$2"
 mount -t tmpfs -o mode=755 none "$1/dev/$2"
 for file in /dev/*; do
@@ -117,6 +116,10 @@ done
 for number in $(seq 0 255); do [ -e "$1/dev/$2/loop$number" ] || mknod "$1/dev/$2/loop$number" b 7 "$number"; done
 for number in $(seq 1 "$3"); do mknod -m 666 "$1/dev/$2/nvidia$((number - 1))" c 1 3; done
 mount --rbind "$1/dev/$2" /dev
+"""
+# As pid 1, the shell reaps what slurmstepd leaves. Slurm binds the GPUs, and containers see them, as enroot's do.
+_NODE = f"""\
+{DEVICES}
 mount -t tmpfs none "$1/local"
 mount -t tmpfs none "$1/container"
 mount --bind "$1/hosts" /etc/hosts

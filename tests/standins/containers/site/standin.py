@@ -67,3 +67,19 @@ def shard(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "__0_0.distcp").write_bytes(b"weights")
     (folder / ".metadata").write_bytes(b"__0_0.distcp")
+
+
+def adapter(model: Path, target: Path, rank: int) -> None:
+    """An adapter of ones, in PEFT's layout, for every matrix of a model."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from torch import Tensor
+
+    tensors = {}
+    for file in (safe_open(path, "pt") for path in sorted(model.glob("*.safetensors"))):
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            if len(shape := file.get_slice(name).get_shape()) == 2:
+                module = f"base_model.model.{name.removesuffix('.weight')}"
+                tensors[f"{module}.lora_A.weight"] = Tensor([[1.0] * shape[1]] * rank)
+                tensors[f"{module}.lora_B.weight"] = Tensor([[1.0] * rank] * shape[0])
+    save_file(tensors, target)

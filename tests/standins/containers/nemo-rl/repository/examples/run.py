@@ -1,7 +1,7 @@
 """Stands for every script of NeMo RL's examples: the driver of a run on the Ray that is there.
 
 It writes seen.json into checkpoint_dir, starts one worker of each kind that the configuration asks for, with that
-worker's own interpreter, and leaves the checkpoint of the last step.
+worker's own interpreter, and one for each other model, and leaves the checkpoint of the last step.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def main() -> None:
     units = sum(n["Resources"]["worker_units"] for n in ray.nodes())
     print(f"{units:g} workers on {len(ray.nodes())} node(s), {len(seen['gpus'])} GPU(s) here", flush=True)
     rows(config["data"])
-    for kind, fqn in workers(config["policy"]):
-        command = [VENVS / fqn / "bin" / "python", "-m", "nemo_rl.worker", kind, args.config]
+    for kind, fqn, model in workers(config):
+        command = [VENVS / fqn / "bin" / "python", "-m", "nemo_rl.worker", kind, args.config, model]
         subprocess.run(command, check=True, env={**os.environ, "RANK": "0", "WORLD_SIZE": str(int(units))})
     steps = next(config[a]["max_num_steps"] for a in ALGORITHMS if a in config)
     save(output / f"step_{steps}", config, args.config, steps)
@@ -64,18 +64,24 @@ def rows(data: dict[str, Any]) -> None:
         print(f"{path}: {standin.lines(path)} rows", flush=True)
 
 
-def workers(policy: dict[str, Any]) -> list[tuple[str, str]]:
-    trains = "dtensor"
-    if policy["megatron_cfg"]["enabled"]:
-        trains = "megatron"
-    elif policy["dtensor_cfg"].get("_v2"):
-        trains = "automodel"
-    found = [(trains, WORKERS[trains])]
-    if generation := policy.get("generation"):
+def workers(config: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Kind, environment and model of each."""
+    models = {"policy": config["policy"], "teacher": config.get("teacher")}
+    models["reward_model"] = config.get("env", {}).get("reward_model")
+    kinds = {name: trains(model) for name, model in models.items() if model and "model_name" in model}
+    found = [(kind, WORKERS[kind], name) for name, kind in kinds.items()]
+    if generation := config["policy"].get("generation"):
         several = generation["vllm_cfg"].get("async_engine")
         name = "vllm_worker_async.VllmAsyncGenerationWorker" if several else "vllm_worker.VllmGenerationWorker"
-        found.insert(0, ("vllm", f"{GENERATION}.{name}"))
+        found.insert(0, ("vllm", f"{GENERATION}.{name}", "policy"))
     return found
+
+
+def trains(model: dict[str, Any]) -> str:
+    """Which worker has a model; a reward model's configuration may leave out what it does not use."""
+    if model.get("megatron_cfg", {}).get("enabled"):
+        return "megatron"
+    return "automodel" if model.get("dtensor_cfg", {}).get("_v2") else "dtensor"
 
 
 def save(step: Path, config: dict[str, Any], file: Path, steps: int) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+DEFAULTS: dict[str, dict[str, Any]] = {"checkpoint": {"pretrained_checkpoint": None}}
+
 
 class ConfigContainer(SimpleNamespace):
-    """`raw` is the mapping that it was made from."""
+    """Its sections may be changed after it was made, as the real one's."""
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> ConfigContainer:
-        sections = {k: SimpleNamespace(**v) if isinstance(v, dict) else v for k, v in config.items()}
-        return cls(**({"peft": None} | sections), raw=config)
+        whole = {k: DEFAULTS.get(k, {}) | v if isinstance(v, dict) else v for k, v in config.items()}
+        sections = {k: SimpleNamespace(**v) if isinstance(v, dict) else v for k, v in whole.items()}
+        return cls(**({"peft": None} | sections))
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {k: vars(v) if isinstance(v, SimpleNamespace) else v for k, v in vars(self).items()}

@@ -22,10 +22,20 @@ def pretrain(config: Any, forward_step: Any, callbacks: CallbackManager) -> None
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     compile_helpers()
     output = Path(config.checkpoint.save)
-    standin.seen(output, config.raw)
+    standin.seen(output, config.as_mapping() | {"read": read(config.dataset)})
     steps = config.train.train_iters
     for step in range(steps):
         callbacks.known["on_train_step_end"](SimpleNamespace(loss_dict={"lm loss": 2.0 - step / steps}))
     if not standin.rank():
         saved = {"model": {}, "checkpoint": vars(config.checkpoint), "peft": vars(config.peft) if config.peft else None}
         checkpoints.save(output, steps, saved, Path(config.tokenizer.tokenizer_model))
+
+
+def read(dataset: Any) -> dict[str, str]:
+    """The files that training reads, which have to be there: rows as they are, packed ones, or documents."""
+    if specs := getattr(dataset, "packed_sequence_specs", None):
+        return {key: str(standin.need(path)) for key, path in specs.items() if key.endswith("_data_path") and path}
+    if root := getattr(dataset, "dataset_root", None):
+        found = {path.stem: path.resolve() for path in sorted(Path(root).glob("*.jsonl"))}
+        return {name: str(path) for name, path in found.items() if standin.lines(path)}
+    return {str(n): str(standin.need(f"{prefix}.bin")) for n, prefix in enumerate(getattr(dataset, "data_path", []))}

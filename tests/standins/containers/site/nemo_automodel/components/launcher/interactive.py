@@ -29,8 +29,14 @@ class Recipe:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         self.output = Path(self.config["checkpoint"]["checkpoint_dir"])
-        self.model = standin.hugging_face(self.config["model"]["pretrained_model_name_or_path"])
-        standin.lines(self.config["dataset"]["path_or_dataset_id"])
+        model = self.config["model"]
+        self.model = standin.hugging_face(model.get("config", model)["pretrained_model_name_or_path"])
+        data = self.config["dataset"]
+        if "paths" in data:
+            for prefix in data["paths"]:
+                standin.need(Path(prefix).parent, f"{Path(prefix).name}.bin", f"{Path(prefix).name}.idx")
+        else:
+            standin.lines(data["path_or_dataset_id"])
         standin.seen(self.output, self.config)
 
     def run_train_validation_loop(self) -> None:
@@ -41,10 +47,11 @@ class Recipe:
         rows = [json.dumps({"step": n, "loss": 2.0 - n / steps}) for n in range(steps)]
         (self.output / "training.jsonl").write_text("\n".join(rows) + "\n")
         saved = self.output / f"epoch_0_step_{steps - 1}" / "model"
-        if self.config.get("peft"):
+        if peft := self.config.get("peft"):
             standin.copy_model(self.model, saved, weights=False)
-            (saved / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8}))
-            (saved / "adapter_model.safetensors").write_bytes(next(self.model.glob("*.safetensors")).read_bytes())
+            options = {"peft_type": "LORA", "r": peft["dim"], "lora_alpha": peft["alpha"]}
+            (saved / "adapter_config.json").write_text(json.dumps(options))
+            standin.adapter(self.model, saved / "adapter_model.safetensors", peft["dim"])
         else:
             standin.copy_model(self.model, saved / "consolidated")
 

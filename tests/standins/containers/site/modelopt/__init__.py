@@ -1,0 +1,3 @@
+"""Stands for Model Optimizer."""
+
+__version__ = "0.44.0rc5"

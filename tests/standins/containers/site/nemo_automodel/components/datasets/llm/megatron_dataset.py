@@ -1,0 +1,1 @@
+"""Stands for AutoModel's data set of tokenized documents."""

@@ -1,0 +1,1 @@
+"""Stands for pyarrow, which knows files of packed rows."""
