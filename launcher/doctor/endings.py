@@ -30,6 +30,36 @@ class Preemption(NamedTuple):
     by: str
 
 
+class Steps(NamedTuple):
+    """Those that go on from what they have saved. `needs`: of those that save when their ranks are told, the seconds
+    that this may take; `deaf`: those that a signal only ends."""
+
+    needs: dict[str, int]
+    deaf: list[str]
+
+    def slower(self, has: int) -> str:
+        """Which may take longer than `has` seconds to save; empty where none does."""
+        by: dict[int, list[str]] = {}
+        for step, seconds in self.needs.items():
+            by.setdefault(seconds, []).append(step)
+        return ", ".join(f"{_some(names)} may take {s} s" for s, names in sorted(by.items()) if s > has)
+
+    @property
+    def silent(self) -> str:
+        """What there is to say of those that are deaf."""
+        return f"{_some(self.deaf)} save nothing then, only ahead of a time limit" if self.deaf else ""
+
+
+def _steps(site: Site) -> Steps:
+    found = [step for step in catalogue.all_steps(site.root) if step.resume]
+    told = {step.id: step.graceful.seconds for step in found if step.graceful.to == "ranks"}
+    return Steps(told, [step.id for step in found if step.id not in told])
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if names[1:] else names[0]
+
+
 def saving(site: Site) -> Iterator[Result]:
     """How long a step has to save, by what ends it."""
     config = scontrol.config(site)
@@ -37,42 +67,19 @@ def saving(site: Site) -> Iterator[Result]:
     if wait is None:
         yield unknown("scontrol show config says nothing of it")
         return
-    yield _scancel(site, wait)
+    steps = _steps(site)
+    yield _scancel(site, steps, wait)
     found = _preemption(site, config)
-    yield found if isinstance(found, Result) else _preempted(site, found, wait)
-    yield from _time_limit(site)
+    yield found if isinstance(found, Result) else _preempted(site, steps, found, wait)
+    yield from _time_limit(site.profile.stop_seconds, steps)
     yield from _unkillable(config)
 
 
-def _needs(site: Site) -> dict[str, int]:
-    """The steps that save when their ranks are told, and go on from there: the seconds that this may take."""
-    steps = catalogue.all_steps(site.root)
-    return {step.id: step.graceful.seconds for step in steps if step.resume and step.graceful.to == "ranks"}
-
-
-def _deaf(site: Site) -> str:
-    """The steps that go on from what they have saved, and are only ended by a signal; empty where there are none."""
-    steps = [s.id for s in catalogue.all_steps(site.root) if s.resume and s.graceful.to == "group"]
-    return f"{_some(steps)} save nothing then, only ahead of a time limit" if steps else ""
-
-
-def _some(names: list[str]) -> str:
-    return f"{names[0]} and {len(names) - 1} more" if names[1:] else names[0]
-
-
-def _slower(site: Site, has: int) -> str:
-    """Which steps may take longer than `has` seconds to save; empty where none does."""
-    by: dict[int, list[str]] = {}
-    for step, seconds in _needs(site).items():
-        by.setdefault(seconds, []).append(step)
-    return ", ".join(f"{_some(names)} may take {seconds} s" for seconds, names in sorted(by.items()) if seconds > has)
-
-
-def _scancel(site: Site, wait: int) -> Result:
+def _scancel(site: Site, steps: Steps, wait: int) -> Result:
     if pyxis.mounted(site):
         return warning("a step that scancel ends cannot save: Slurm's TERM ends what mounts its image", INSTEAD)
     seen = f"a step that scancel ends has {wait} s to save (KillWait)"
-    slow = _slower(site, wait)
+    slow = steps.slower(wait)
     return warning(f"{seen}; {slow}", INSTEAD) if slow else ok(seen)
 
 
@@ -129,7 +136,7 @@ def _by_qos(site: Site, config: dict[str, str]) -> Preemption | Result:
     return Preemption(mode, round(scontrol.minutes(grace) * 60), f"qos {name}", f"jobs of {' and '.join(above)}")
 
 
-def _preempted(site: Site, found: Preemption, wait: int) -> Result:
+def _preempted(site: Site, steps: Steps, found: Preemption, wait: int) -> Result:
     modes, seen = set(found.mode.split(",")), f"{found.by} preempt this one (PreemptMode = {found.mode})"
     if modes <= {"OFF", "GANG", "WITHIN"}:
         return ok(f"no job of {found.where} is preempted (PreemptMode = {found.mode})")
@@ -140,18 +147,17 @@ def _preempted(site: Site, found: Preemption, wait: int) -> Result:
     if pyxis.mounted(site):
         return warning(f"{seen}: it cannot save, Slurm's TERM ends what mounts its image; {back}", "save more often")
     has, by = (found.grace, "GraceTime") if found.grace else (wait, "KillWait, without GraceTime")
-    slow = _slower(site, has)
-    seen = "; ".join(filter(None, [f"{seen}: its step has {has} s to save ({by}), {back}", slow, _deaf(site)]))
-    needed = max(_needs(site).values(), default=0)
+    slow = steps.slower(has)
+    seen = "; ".join(filter(None, [f"{seen}: its step has {has} s to save ({by}), {back}", slow, steps.silent]))
+    needed = max(steps.needs.values(), default=0)
     return warning(seen, f"ask for GraceTime={needed} on {found.where}, or save more often") if slow else ok(seen)
 
 
-def _time_limit(site: Site) -> Iterator[Result]:
+def _time_limit(told: int | None, steps: Steps) -> Iterator[Result]:
     """Ahead of it a job tells its step itself, by as much as that may take, unless the profile says otherwise."""
-    told = site.profile.stop_seconds
     if told is None:
         yield ok("ahead of its time limit a job tells its step as early as that takes to save, and 90 s more")
-    elif slow := _slower(site, told):
+    elif slow := steps.slower(told):
         seen = f"ahead of its time limit a job tells its step {told} s before (stop_seconds); {slow}"
         yield warning(seen, "leave stop_seconds out, or say more")
 
