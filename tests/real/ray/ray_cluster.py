@@ -31,15 +31,17 @@ class Worker:
 
 @ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
 class Idle:
-    def node(self) -> str:
+    def node(self, place: str) -> str:
+        Path(place, ray.get_runtime_context().get_actor_id()).touch()
         return ray.get_runtime_context().get_node_id()
 
 
-def storm(number: int) -> dict:
+def storm(number: int, place: Path) -> dict:
     """Starts as many actors at once; how long it took until each had answered, and how many each node has."""
+    place.mkdir()
     start = time.monotonic()
     crowd = [Idle.remote() for _ in range(number)]
-    nodes = ray.get([idle.node.remote() for idle in crowd], timeout=3000)
+    nodes = ray.get([idle.node.remote(str(place)) for idle in crowd])
     return {"seconds": time.monotonic() - start, "of": {node: nodes.count(node) for node in set(nodes)}}
 
 
@@ -57,7 +59,7 @@ def main() -> None:
     nodes = [{k: n[k] for k in ("NodeID", "NodeName", "Resources")} for n in ray.nodes() if n["Alive"]]
     seen = {"resources": resources, "nodes": nodes, "actors": actors, "address": os.environ["RAY_ADDRESS"]}
     if config["actors"]:
-        seen["storm"] = storm(config["actors"])
+        seen["storm"] = storm(config["actors"], output / "crowd")
     (output / "seen.json").write_text(json.dumps(seen))
     print("the driver has asked", len(actors), "actors")
     if config["wait"]:
