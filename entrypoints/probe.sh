@@ -51,11 +51,14 @@ fi
 
 say "arch" "$(uname -m)"
 command -v enroot >/dev/null && say "enroot" "$(enroot version 2>&1)"
+[[ -z ${SLURM_JOB_ID:-} ]] || unset XDG_RUNTIME_DIR # a login's own, which no job of ours has
 for folder in \
+    "runtime $(setting ENROOT_RUNTIME_PATH "${XDG_RUNTIME_DIR:-/run}/enroot")" \
     "cache $(setting ENROOT_CACHE_PATH "${XDG_CACHE_HOME:-$HOME/.cache}/enroot")" \
     "data $(setting ENROOT_DATA_PATH "${XDG_DATA_HOME:-$HOME/.local/share}/enroot")" \
     "temp $(setting ENROOT_TEMP_PATH "${TMPDIR:-/tmp}")"; do
     place=$(nearest "${folder#* }")
+    [[ -w $place ]] || say "closed $folder" "$place"
     say "free $folder" "$(room "$place")"
     say "filesystem $folder" "$(stat -f -c %T "$place")"
 done

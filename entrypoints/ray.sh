@@ -21,15 +21,22 @@ RAY_LOST='' # why the cluster is not whole any more
 HEAD_DIR=$SLIPWAY_STATE_DIR/0
 RAY_START=("$RAY_PROGRAM" start --block --disable-usage-stats --log-color=false)
 
-# What actors will have: the plan's variables and the image's, and of Ray's own only these.
+# What actors will have: the plan's variables and the image's, and of Ray's own only these; what was declared stays.
 clean_environment() {
-    local names files
+    local names files limits
     mapfile -t names < <("$PYTHON" -B "$RAY_NODE" undeclared)
     ((${#names[@]} == 0)) || unset -v "${names[@]}"
     unset RAY_ADDRESS
     export RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1
-    # The next two as NeMo RL's ray.sub: it makes virtual environments itself, and Ray opens many files.
+    # The next three as NeMo RL's ray.sub: it makes virtual environments itself, hundreds of workers may register at once,
+    # and Ray opens many files.
     export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
+    mapfile -t limits < <("$PYTHON" -B "$RAY_NODE" limits)
+    ((${#limits[@]} == 0)) || export "${limits[@]}"
+    if ((NODE_RANK == 0)); then
+        mapfile -t limits < <("$PYTHON" -B "$RAY_NODE" limits --head)
+        RAY_START=(env "${limits[@]}" "${RAY_START[@]}")
+    fi
     files=$(ulimit -Hn)
     ulimit -Sn "$([[ $files != unlimited && $files -lt 65535 ]] && echo "$files" || echo 65535)"
 }

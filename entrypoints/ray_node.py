@@ -1,6 +1,7 @@
 """What one node's Ray needs beside it; ray.sh starts this. Any Python from 3.9 on, and for `watch` Ray itself.
 
 ray_node.py undeclared  names of variables that neither the plan, the image nor the site's fabric asked for, one a line
+ray_node.py limits      what Ray is told beside its defaults, NAME=VALUE, one a line, but for what is set here already
 ray_node.py keep        takes a block of ports, prints the options of this node's `ray start` (the first line is the
                         port of the cluster), and until TERM carries Ray's logs into the run directory
 ray_node.py watch       waits until all nodes are in the cluster, makes the file --ready, and ends as soon as one is not
@@ -28,6 +29,28 @@ FIXED = 16  # of them: the first is the lock, others are named below; the rest i
 LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by an address that others reach
 CPUS_PER_WORKER = 8  # on the cpu flavour, where Ray's resources are but counters: what NeMo RL's groups ask for
 POLL = 1.0  # seconds
+# So that hundreds of workers can register at once. The values are those of ray.sub on NeMo RL's main branch, where pull
+# requests 3089 and 3158 set them in July 2026; in brackets Ray's defaults, as it says there. Ray 2.55.1 knows every
+# name, and a Ray that does not ignores it. Left out is health_check_period_ms=10000 (3000): by it the head notices that
+# a node is lost, which is named and ends the run, and it would take 50 s instead of 15.
+LIMITS = {
+    "worker_register_timeout_seconds": 120,  # (60), after which a raylet ends a worker that has not registered
+    "gcs_rpc_server_connect_timeout_s": 120,  # (5)
+    "gcs_rpc_server_reconnect_timeout_s": 120,  # (60)
+    "gcs_server_request_timeout_seconds": 120,  # (60)
+    "raylet_report_resources_period_milliseconds": 500,  # (100)
+    "task_events_report_interval_ms": 5000,  # (1000)
+    "grpc_keepalive_time_ms": 60000,  # (10000), of the head's connections
+    "grpc_keepalive_timeout_ms": 60000,  # (20000)
+    "ray_syncer_message_refresh_interval_ms": 10000,  # (3000)
+    "core_worker_internal_heartbeat_ms": 5000,  # (1000)
+    "enable_timeline": "false",  # (true): an event for each actor, to the head
+    "event_stats": "false",  # (true)
+}
+IDLE = 16  # num_workers_soft_limit (a node's CPUs): task workers that a node keeps
+HEAD_RPCS = (
+    200  # gcs_max_active_rpcs_per_handler for each core (100 for each thread, of which it has a quarter of them)
+)
 # What a node's own services set, and no secret is named.
 FABRIC = ("CUDA_", "FI_", "GLOO_", "LC_", "MELLANOX_", "NCCL_", "NVIDIA_", "OMPI_", "PMIX_", "SLIPWAY_", "SLURM",
           "UCX_")  # fmt: skip
@@ -41,7 +64,7 @@ OURS = (  # and what the entrypoint sets
 
 def main() -> int:
     args = parser().parse_args()
-    return {"undeclared": undeclared, "keep": keep, "watch": watch}[args.verb](args)
+    return {"undeclared": undeclared, "limits": limits, "keep": keep, "watch": watch}[args.verb](args)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = made.add_subparsers(dest="verb", required=True)
     names = verbs.add_parser("undeclared")
     names.add_argument("--image", type=Path, default=Path("/etc/environment"))
+    told = verbs.add_parser("limits")
+    told.add_argument("--head", action="store_true", help="those of the cluster's server alone")
     node = verbs.add_parser("keep")
     node.add_argument("--rank", type=int, required=True)
     node.add_argument("--name", required=True)
@@ -79,6 +104,23 @@ def undeclared(args: argparse.Namespace) -> int:
     for name in sorted(os.environ):
         if name not in known and not name.startswith(FABRIC):
             print(name)
+    return 0
+
+
+def limits(args: argparse.Namespace) -> int:
+    """Of the head's server the numbers of threads follow its cores, as in ray.sub. Workers would take them, too, where
+    they have the same variables: so these are for `ray start` on the head alone."""
+    found = {**LIMITS, "num_workers_soft_limit": min(IDLE, cpus())}
+    if args.head:
+        found = {
+            "gcs_server_rpc_server_thread_num": cores(),
+            "gcs_server_rpc_client_thread_num": cores(),
+            "num_server_call_thread": max(1, cores() // 2),
+            "gcs_max_active_rpcs_per_handler": HEAD_RPCS * cores(),
+        }
+    for name, value in found.items():
+        if f"RAY_{name}" not in os.environ:
+            print(f"RAY_{name}={value}")
     return 0
 
 
@@ -134,7 +176,8 @@ def options(args: argparse.Namespace, base: int) -> list[str]:
     first, last = base + FIXED, base + BLOCK - 1
     said = [f"--{name}-port={base + 4 + n}" for n, name in enumerate(names)]
     said += [f"--min-worker-port={first}", f"--max-worker-port={last}", f"--node-name={args.name}"]
-    said += [f"--resources={json.dumps(resources(args.rank))}", f"--num-gpus={units()}", f"--num-cpus={cpus()}"]
+    said += [f"--resources={json.dumps(resources(args.rank))}", f"--num-gpus={units(args.rank)}"]
+    said.append(f"--num-cpus={cpus()}")
     if port:
         head = socket.gethostbyname(host)
         return [*said, f"--address={head}:{port}", f"--node-ip-address={towards(head, int(port))}"]
@@ -144,20 +187,31 @@ def options(args: argparse.Namespace, base: int) -> list[str]:
             f"--dashboard-port={base + 3}", f"--include-dashboard={shown}", f"--temp-dir={args.temp}"]  # fmt: skip
 
 
-def units() -> int:
-    """Workers of a node: its GPUs, or on the cpu flavour as many counters of that name."""
-    return int(os.environ["SLIPWAY_PROCS"])
+def units(rank: int) -> int:
+    """Workers of a node: its GPUs, or on the cpu flavour as many counters of that name; of a dedicated head none."""
+    return 0 if is_dedicated(rank) else int(os.environ["SLIPWAY_PROCS"])
+
+
+def is_dedicated(rank: int) -> bool:
+    """Whether this node is the head of a cluster whose head runs no workers (profile: ray_head)."""
+    return rank == 0 and os.environ.get("SLIPWAY_RAY_HEAD") == "dedicated"
+
+
+def cores() -> int:
+    return int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
 
 
 def cpus() -> int:
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
-    return cores if plan()["shape"]["gpus"] else max(cores, CPUS_PER_WORKER * units())
+    return cores() if plan()["shape"]["gpus"] else max(cores(), CPUS_PER_WORKER * int(os.environ["SLIPWAY_PROCS"]))
 
 
 def resources(rank: int) -> dict:
     """What NeMo RL's own ray.sub declares: worker_units and slurm_managed_ray_cluster at v0.4.0 to v0.6.0, at v0.7.0
-    topo_rank and the NVLink domain, too, by which nemo_rl/distributed/virtual_cluster.py sorts the ranks."""
-    return {"worker_units": units(), "slurm_managed_ray_cluster": 1, "topo_rank": place(rank), **domain()}
+    topo_rank and the NVLink domain, too, by which nemo_rl/distributed/virtual_cluster.py sorts the ranks; and of a
+    dedicated head, on the main branch, nothing that a worker could be placed by."""
+    if is_dedicated(rank):
+        return {"slurm_managed_ray_cluster": 1, "ray_head": 1}
+    return {"worker_units": units(rank), "slurm_managed_ray_cluster": 1, "topo_rank": place(rank), **domain()}
 
 
 def place(rank: int) -> int:
@@ -239,7 +293,8 @@ def missing(names: list[str], units: int, seen: dict[str, float]) -> str:
     absent = [name for name in names if name not in seen]
     if absent:
         return f"{len(absent)} of {len(names)} node(s) did not join Ray: {', '.join(absent)}: not there"
-    less = [f"{name} has {seen[name]:g} of {units} workers" for name in names if seen[name] < units]
+    working = names[is_dedicated(0) :]
+    less = [f"{name} has {seen[name]:g} of {units} workers" for name in working if seen[name] < units]
     return ", ".join(less)
 
 

@@ -109,7 +109,8 @@ def _shape_note(wish: Wish, known: Known) -> str:
     world, shape = world_size(wish), sizes(wish, known)
     text = f"shape: torchrun --nnodes={wish.nodes} --nproc-per-node={wish.procs}: {world} processes"
     if wish.step.launcher == "ray":
-        text = f"shape: Ray with {wish.nodes} x {wish.procs} workers"
+        head = ", and a node for its head" if wish.dedicated_head else ""
+        text = f"shape: Ray with {wish.nodes} x {wish.procs} workers{head}"
     keys = [f"{key}={known[role]}" for role, key in wish.step.roles.items() if role in known and role in SIZES]
     text += f"; {', '.join(keys)}" if keys else ""
     if shape and "micro_batch" in wish.step.roles and world % math.prod(shape.values()) == 0:

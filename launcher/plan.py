@@ -10,7 +10,7 @@ from images.model import Entry, Flavour
 from launcher.artifacts import Artifact
 from launcher.catalogue import Graceful, Step
 from launcher.megatroncache import Converted, MegatronCache
-from launcher.profiles import Profile
+from launcher.profiles import Profile, SlurmProfile
 from launcher.releases import Wired
 from launcher.words import Words
 from slipway import canonical
@@ -181,8 +181,8 @@ class Code(Noun, frozen=True, kw_only=True):
 class Wish(Noun, frozen=True, kw_only=True):
     """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
 
-    `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `config`: the
-    configuration that comes of all this, see configuration.resolved.
+    `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `nodes`: those
+    that work; see `job_nodes`. `config`: the configuration that comes of all this, see configuration.resolved.
     """
 
     step: Step
@@ -205,6 +205,17 @@ class Wish(Noun, frozen=True, kw_only=True):
     megatron_cache: MegatronCache | None = None
     makes: Converted | None = None
     config: Configuration = msgspec.field(default_factory=Configuration)
+
+    @property
+    def dedicated_head(self) -> bool:
+        """Whether Ray's head has a node of its own, beside `nodes`."""
+        profile = self.profile
+        return self.step.launcher == "ray" and isinstance(profile, SlurmProfile) and profile.ray_head == "dedicated"
+
+    @property
+    def job_nodes(self) -> int:
+        """All that the job takes."""
+        return self.nodes + self.dedicated_head
 
 
 class Mount(Noun, frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ def make_plan(wish: Wish, seen: Observed, files: dict[str, str]) -> Plan:
         code=wish.code,
         allow_drift=wish.allow_drift,
         driver=None if entry.driver == "unknown" else entry.driver,
-        shape=PlanShape(nodes=wish.nodes, gpus=wish.gpus, procs=wish.procs),
+        shape=PlanShape(nodes=wish.job_nodes, gpus=wish.gpus, procs=wish.procs),
         gpus=gpus.choose(wish, seen.engine.gpu),
         user="0:0" if seen.engine.users == "rootless" else f"{seen.host.uid}:{seen.host.gid}",
         userns="host" if seen.engine.users == "remapped" else "",
@@ -154,17 +154,19 @@ def _environment(wish: Wish, seen: Observed, needed: list[Converted]) -> dict[st
         result["SLIPWAY_MOUNT_WAIT"] = Variable(value=str(wish.profile.mount_wait), by="launcher")
     if wish.step.launcher == "ray":
         result["SLIPWAY_RAY_WAIT"] = Variable(value=str(wish.profile.ray_wait), by="launcher")
+    if wish.dedicated_head:
+        result["SLIPWAY_RAY_HEAD"] = Variable(value="dedicated", by="launcher")
     ours = {
         "HF_HOME": HF_HOME,
         "HF_HUB_CACHE": HUB if seen.host.hub else f"{HF_HOME}/hub",
         "HF_HUB_OFFLINE": "1",  # every input is mounted: a missing file must not become a request to the hub
         "HF_TOKEN_PATH": "/run/secrets/HF_TOKEN",  # a declared one; none of a login is mounted
         "SLIPWAY_LAUNCHER": launcher(wish),
-        "SLIPWAY_NODES": str(wish.nodes),
+        "SLIPWAY_NODES": str(wish.job_nodes),
         "SLIPWAY_PROCS": str(wish.procs),
         "SLIPWAY_RUN": RUN_ID,
         "SLIPWAY_SECRETS": " ".join(sorted(wish.profile.secrets)),
-        "SLIPWAY_SHARED": " ".join(_shared(wish)) if wish.nodes > 1 else "",
+        "SLIPWAY_SHARED": " ".join(_shared(wish)) if wish.job_nodes > 1 else "",
         "SLIPWAY_STEP": wish.step.id,
         "SLIPWAY_STOP_SECONDS": str(graceful.seconds),
         "SLIPWAY_STOP_SIGNAL": graceful.signal,

@@ -128,7 +128,8 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     --mpi. `network`: interface that NCCL and Gloo use.
     `setup`: lines of bash before srun. `sbatch`, `srun`: further long options, without dashes; true = without a value.
     `stop_seconds`: how long before the time limit the step is told; by the step's own need where None. `attempts`: how
-    often one job may start. `mount_wait`: seconds that nodes wait to see each other's files.
+    often one job may start. `mount_wait`: seconds that nodes wait to see each other's files. `ray_head`: dedicated = a
+    step with Ray gets one node more than --nodes says, for Ray's head and the driver; its GPUs are idle.
     """
 
     flavour: Literal["cpu", "cuda"] = "cuda"
@@ -159,6 +160,7 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     stop_seconds: Annotated[int, msgspec.Meta(ge=1)] | None = None
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
     mount_wait: Annotated[int, msgspec.Meta(ge=1)] = 90
+    ray_head: Literal["shared", "dedicated"] = "shared"
 
     def gpus_for(self, shape: int) -> int:
         """All of a node for a step that wants a whole one, never more than a node has."""

@@ -4,95 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from helpers import REPO, Engine, Project
+from slurm_site import ANSWERS, CONFIG, PROBE, SITE, say, seen
+from slurm_site import site as site
 
 from launcher import doctor
-from launcher.doctor import machine, slurm
-
-SITE = "slipway.d/profiles/site.yaml"
-CONFIG = """\
-AccountingStorageType   = accounting_storage/slurmdbd
-JobRequeue              = 1
-MpiDefault              = none
-PreemptMode             = REQUEUE
-"""
-PARTITION = (
-    "PartitionName=gpu AllowAccounts=dept,lab AllowQos=ALL Default=YES DefaultTime=01:00:00 MaxTime=1-00:00:00 "
-    "PreemptMode=REQUEUE State=UP TotalNodes=4\n"
-    "PartitionName=cpu AllowAccounts=ALL AllowQos=ALL Default=NO DefaultTime=NONE MaxTime=UNLIMITED State=DOWN "
-    "TotalNodes=1"
-)
-# What each command answers, by the beginning of its words.
-ANSWERS = {
-    "sbatch": {"": "slurm 22.05.8"},
-    "scontrol": {
-        "ping": "Slurmctld(primary) at head is UP",
-        "show config": CONFIG,
-        "--oneliner show partition": PARTITION,
-        "--oneliner show reservation week": "ReservationName=week",
-    },
-    "srun": {
-        "--help": "      --container-image=IMAGE",
-        "--mpi=list": "MPI plugin types are...\n\tnone\n\tpmi2\n\tpmix",
-    },
-    "sinfo": {"--noheader --format=%R": "gpu\ncpu", "--noheader --format=%D %G": "4 gpu:h100:8"},
-    "sacctmgr": {"": "dept|normal,high\nlab|normal"},
-    "sacct": {"": ""},
-    "enroot": {"version": "4.1.2"},
-}
-# A probe job in which both nodes see what this machine has.
-PROBE = 'PATH=/usr/bin:/bin; while [ "$1" != bash ]; do shift; done; for n in n1 n2; do SLURMD_NODENAME=$n "$@"; done'
-
-
-def say(project: Project, name: str, answers: dict[str, str], otherwise: str = "exit 1") -> None:
-    cases = "".join(f'"{words}"*) cat <<"END"\n{text}\nEND\n;;\n' for words, text in answers.items())
-    project.program(name, f'case "$*" in\n{cases}*) {otherwise};;\nesac')
-
-
-@pytest.fixture
-def site(project: Project, tmp_path: Path) -> Project:
-    """A site where all is well, with a profile that asks for all that can be looked at."""
-    for name, answers in ANSWERS.items():
-        say(project, name, answers, PROBE if name == "srun" else "exit 1")
-    cat = shutil.which("cat")
-    project.program("cat", f'exec {cat} "$@"')
-    (tmp_path / "shared" / "squash").mkdir(parents=True)
-    lines = [
-        "schema: 1",
-        "kind: slurm",
-        "account: dept",
-        "partition: gpu",
-        "qos: high",
-        "reservation: week",
-        "time: 02:00:00",
-    ]
-    lines += [f"shared: [{tmp_path}/shared]", f"squash: {tmp_path}/shared/squash", f"runs: {tmp_path}/shared/runs"]
-    project.write(SITE, "\n".join([*lines, "mount_wait: 1", ""]))
-    return project
-
-
-def seen(project: Project, *words: str, name: str = "site") -> tuple[int, list[str]]:
-    """The exit code, and the lines with single spaces; sizes and folders as G and T."""
-    done = project.launch("profiles", "doctor", name, *words)
-    text = done.stdout.replace(str(project.path.parent), "T")
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    return done.code, [" ".join("G" if w.isdigit() and w2 == "GiB" else w for w, w2 in pair(line)) for line in lines]
-
-
-def pair(line: str) -> list[tuple[str, str]]:
-    words = line.split(" ")
-    return list(zip(words, [*words[1:], ""], strict=True))
-
+from launcher.doctor import machine, scontrol
 
 WELL = [
     "ok sbatch slurm 22.05.8",
     "ok slurmctld Slurmctld(primary) at head is UP",
     "ok pyxis srun knows --container-image",
+    "ok pyxis pyxis 0.24.0 unpacks the image on each node for every attempt; the next attempt removes what one leaves "
+    "that was killed (container_scope=global)",
     "ok partition gpu, 4 nodes, UP",
     "ok time 02:00:00 of at most 1-00:00:00",
     "ok account account dept",
@@ -100,8 +28,12 @@ WELL = [
     "ok account reservation week",
     "ok accounting accounting_storage/slurmdbd, sacct answers",
     "ok mpi none; the site's default is none",
-    "ok requeue JobRequeue = 1",
-    "ok requeue PreemptMode = REQUEUE",
+    "ok saving a step that scancel ends has 300 s to save (KillWait)",
+    "ok saving jobs of urgent preempt this one (PreemptMode = REQUEUE): its step has 300 s to save (GraceTime), and "
+    "its job goes back into the queue; rl/nemo_rl/dapo and 6 more save nothing then, only ahead of a time limit",
+    "ok saving ahead of its time limit a job tells its step as early as that takes to save, and 90 s more",
+    "ok requeue jobs ask for it themselves, and start up to 3 times (attempts; JobRequeue = 1)",
+    "ok TaskProlog none",
     "ok GPUs 4 nodes with gpu:h100:8",
     "ok enroot enroot 4.1.2",
     "ok credentials no T/home/.config/enroot/.credentials: only registries that ask for no password",
@@ -130,7 +62,7 @@ def test_a_site_where_all_is_well(site: Project) -> None:
         ),
         (
             "srun",
-            {"--help": "--container-image", "--mpi=list": "pmi2"},
+            ANSWERS["srun"] | {"--mpi=list": "pmi2"},
             "failed mpi srun knows no --mpi=none; the site's default is none; known: pmi2",
         ),
         ("sacctmgr", {"": "other|normal"}, "failed account account 'dept' is none of root's; known: other"),
@@ -150,17 +82,6 @@ def test_a_site_where_all_is_well(site: Project) -> None:
             "scontrol",
             ANSWERS["scontrol"] | {"show config": CONFIG.replace("slurmdbd", "none") + "MinJobAge = 300 sec\n"},
             "warning accounting none: sacct knows nothing, an ended job is forgotten after 300 sec",
-        ),
-        (
-            "scontrol",
-            ANSWERS["scontrol"] | {"show config": CONFIG.replace("JobRequeue              = 1", "JobRequeue = 0")},
-            "warning requeue JobRequeue = 0; only jobs that ask for it are requeued",
-        ),
-        (
-            "scontrol",
-            ANSWERS["scontrol"]
-            | {"--oneliner show partition": PARTITION.replace("PreemptMode=REQUEUE", "PreemptMode=CANCEL")},
-            "warning requeue PreemptMode = CANCEL; a preempted job does not go on by itself",
         ),
         (
             "scontrol",
@@ -249,21 +170,6 @@ def test_what_the_profile_has_wrong_is_said(site: Project, before: str, after: s
     code, lines = seen(site)
     assert any(found.startswith(line) for found in lines), lines
     assert code == (78 if line.startswith("failed") else 0)
-
-
-def test_a_site_whose_pyxis_mounts_images_is_warned(site: Project, tmp_path: Path) -> None:
-    """What mounts them is a process of the step, which Slurm's TERM ends with the others."""
-    (tmp_path / "plugstack.conf").write_text("include plugstack.conf.d/*.conf\n")
-    (tmp_path / "plugstack.conf.d").mkdir()
-    own = tmp_path / "plugstack.conf.d" / "pyxis.conf"
-    config = f"{CONFIG}PlugStackConfig         = {tmp_path}/plugstack.conf\n"
-    say(site, "scontrol", ANSWERS["scontrol"] | {"show config": config})
-    own.write_text("required /usr/lib/spank_pyxis.so runtime_path=/run/pyxis\n")
-    assert seen(site) == (0, WELL)
-    own.write_text("required /usr/lib/spank_pyxis.so runtime_path=/run/pyxis use_squashfuse=true\n")
-    code, lines = seen(site)
-    (more,) = set(lines) - set(WELL)
-    assert code == 0 and more.startswith("warning pyxis pyxis mounts images (use_squashfuse)")
 
 
 def test_a_machine_without_slurm_fails_once_and_what_needs_it_is_unknown(site: Project) -> None:
@@ -368,6 +274,12 @@ def test_a_probe_job_shows_each_node_the_same_folders(site: Project, tmp_path: P
             "warning probe n1: enroot's data /d is on lustre: every node unpacks its image there over the network; ",
         ),
         (
+            "printf 'n1\\tclosed data /d\\t/\\nn1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\txfs\\n'",
+            "warning probe n1: enroot's data /d cannot be made or written by you: no container starts; enroot.conf: "
+            "one of each user's own",
+        ),
+        ("printf 'n1\\tfree runtime /run/enroot\\t1000\\n'", "ok probe room in enroot's folders"),
+        (
             "printf 'n1\\tfree data /d\\t90000000\\nn1\\tfilesystem data /d\\txfs\\n'",
             "ok probe room in enroot's folders",
         ),
@@ -399,7 +311,7 @@ def test_probe_sh_tells_of_each_folder_whether_it_is_shared(tmp_path: Path) -> N
     assert found["n7"]["arch"] == [os.uname().machine]
     assert not list((tmp_path / "other").iterdir())
     found_places = [p for p in machine.places(found["n7"]) if p.free > 0 and p.filesystem]
-    assert [place.name.split()[0] for place in found_places] == ["cache", "data", "temp"]
+    assert [place.name.split()[0] for place in found_places] == ["runtime", "cache", "data", "temp"]
 
 
 def test_a_password_file_that_others_may_read_fails_and_is_never_shown(site: Project, tmp_path: Path) -> None:
@@ -479,11 +391,11 @@ def test_a_machine_with_enroot(project: Project) -> None:
     ],
 )  # fmt: skip
 def test_slurms_times(text: str, number: float) -> None:
-    assert slurm.minutes(text) == pytest.approx(number)
+    assert scontrol.minutes(text) == pytest.approx(number)
 
 
 def test_what_scontrol_and_probe_sh_print_is_read() -> None:
-    assert slurm.pairs("Configuration data as of now\nMinJobAge               = 300 sec\nX=1\n") == {
+    assert scontrol.pairs("Configuration data as of now\nMinJobAge               = 300 sec\nX=1\n") == {
         "MinJobAge": "300 sec"
     }
     assert machine.facts("n1\tgpus\ta\nn1\tgpus\tb\nnoise\nn2\troot /x y\tok\n") == {

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import rl
 from helpers import HOST, IMAGE, REPO, TRAIN, WishOf, entry_of, output_of, record_image, seen_of
 from slurm_job import PROFILE, RUN_ID, Job
 
-from launcher import records
+from launcher import fit, records
 from launcher.engines import slurm
 from launcher.engines.shell import quote
 from launcher.plan import ImageSeen, Plan
@@ -383,3 +384,26 @@ def test_a_variable_that_means_something_else_to_srun_is_refused(plan_of: Any, n
 def test_a_key_of_two_lines_would_be_a_line_of_the_script(plan_of: Any, key: str) -> None:
     found = found_in(plan_of(**{key: "a\nrm -rf b"}))
     assert found == [(f"{PROFILE.file}: {key}", "'a\\nrm -rf b' is more than one line")]
+
+
+@pytest.mark.parametrize(("head", "of_job"), [("shared", 2), ("dedicated", 3)])
+def test_a_dedicated_head_of_ray_is_one_node_more(wish_of: WishOf, head: str, of_job: int) -> None:
+    """The library, and all estimates with it, knows of those alone that work."""
+    profile = msgspec.structs.replace(PROFILE, ray_head=head)
+    found = rl.launch(wish_of, "grpo", "v0.7.0", rl.usual("grpo"), profile=profile, nodes=2)
+    assert found.config["cluster.num_nodes"] == 2
+    assert (directive(found.plan)["nodes"], found.plan.env["SLIPWAY_NODES"].value) == (str(of_job), str(of_job))
+    assert f"\nNODES={of_job}\n" in script(found.plan)
+    assert ("SLIPWAY_RAY_HEAD" in found.plan.env) == (head == "dedicated")
+    (note,) = [line for line in fit.notes(found.wish) if line.startswith("shape: Ray with 2 x 8 workers")]
+    assert note.startswith("shape: Ray with 2 x 8 workers, and a node for its head") == (head == "dedicated")
+
+
+def test_a_dedicated_head_makes_a_job_of_several_nodes_of_one_that_works(wish_of: WishOf) -> None:
+    profile = msgspec.structs.replace(PROFILE, ray_head="dedicated")
+    plan = rl.launch(wish_of, "grpo", "v0.7.0", rl.usual("grpo"), profile=profile).plan
+    assert plan.shape.nodes == 2 and "/output" in plan.env["SLIPWAY_SHARED"].value.split()
+
+
+def test_a_step_without_ray_has_no_head(plan_of: Any) -> None:
+    assert plan_of(ray_head="dedicated").shape.nodes == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -304,10 +305,73 @@ def test_what_nobody_declared_does_not_reach_ray(site: Site, tmp_path: Path) -> 
     for given in (site.ray["env"], driver):
         assert (given["ASKED"], given["TOKEN"], given["NCCL_SOCKET_IFNAME"]) == ("for", "declared", "eth0")
         assert not {"CANARY", "WANDB_API_KEY"} & given.keys() and given["HOME"] and given["PATH"]
-        assert {n for n in given if n.startswith("RAY_")} - {"RAY_ADDRESS", "RAY_STANDIN"} == {
+        assert {n for n in given if re.match("RAY_[A-Z]", n)} - {"RAY_ADDRESS", "RAY_STANDIN"} == {
             "RAY_USAGE_STATS_ENABLED", "RAY_DISABLE_IMPORT_WARNING", "RAY_ENABLE_UV_RUN_RUNTIME_ENV",
         }  # fmt: skip
     assert "RAY_ADDRESS" not in site.ray["env"]
+
+
+def limits(env: dict[str, str]) -> dict[str, str]:
+    """Ray's own settings in an environment."""
+    return {name: value for name, value in env.items() if re.match("RAY_[a-z]", name)}
+
+
+def test_hundreds_of_workers_may_register_at_once(site: Site) -> None:
+    """All processes have more time and less to tell; threads are the head's server's alone."""
+    site.env["SLURM_CPUS_PER_TASK"] = "112"
+    site.has(**{NAME: 1})
+    assert site.run("import json, os; print(json.dumps(dict(os.environ)))") == 0
+    driver, head = limits(json.loads(site.out.splitlines()[-1])), limits(site.ray["env"])
+    assert driver["RAY_worker_register_timeout_seconds"] == driver["RAY_gcs_rpc_server_connect_timeout_s"] == "120"
+    assert driver["RAY_num_workers_soft_limit"] == "16" and "RAY_health_check_period_ms" not in head
+    assert {name: head[name] for name in head.keys() - driver.keys()} == {
+        "RAY_gcs_server_rpc_server_thread_num": "112", "RAY_gcs_server_rpc_client_thread_num": "112",
+        "RAY_num_server_call_thread": "56", "RAY_gcs_max_active_rpcs_per_handler": "22400",
+    }  # fmt: skip
+    assert head.items() >= driver.items()
+
+
+def test_other_nodes_have_the_same_limits_but_the_servers(site: Site) -> None:
+    site.many(1)
+    head = Head(site)
+    process = site.start("")
+    wait_for((site.place / "started").exists)
+    said = limits(site.ray["env"])
+    assert said["RAY_worker_register_timeout_seconds"] == "120" and "RAY_num_server_call_thread" not in said
+    head.leaves()
+    assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("kind", ["docker", "slurm"])
+def test_limits_that_are_declared_stay(site: Site, kind: str) -> None:
+    """And a node's own, which nobody declared, do not come instead of ours."""
+    declared = {"RAY_worker_register_timeout_seconds": "600", "RAY_gcs_max_active_rpcs_per_handler": "9"}
+    site.plan |= {"profile": {"kind": kind}, "env": {name: {} for name in (*declared, "RAY_STANDIN", "PYTHONPATH")}}
+    site.env |= declared | ({"RAY_event_stats": "true"} if kind == "slurm" else {})
+    site.has(**{NAME: 1})
+    assert site.run("") == 0
+    said = limits(site.ray["env"])
+    assert said.items() >= {**declared, "RAY_event_stats": "false"}.items()
+
+
+def test_a_dedicated_head_has_no_workers(site: Site) -> None:
+    site.many(0, nodes=3)
+    site.env |= {"SLIPWAY_PROCS": "8", "SLIPWAY_RAY_HEAD": "dedicated"}
+    site.has(n1=1, n2=8, n3=8)
+    assert site.run("print('driver')") == 0, site.err
+    assert json.loads(site.options["resources"]) == {"slurm_managed_ray_cluster": 1, "ray_head": 1}
+    assert site.options["num-gpus"] == "0" and "driver" in site.out
+
+
+def test_the_other_nodes_of_a_dedicated_head_have_all_of_theirs(site: Site) -> None:
+    site.many(1, nodes=3)
+    head = Head(site)
+    site.env |= {"SLIPWAY_PROCS": "8", "SLIPWAY_RAY_HEAD": "dedicated"}
+    process = site.start("")
+    wait_for((site.place / "started").exists)
+    assert json.loads(site.options["resources"])["worker_units"] == 8 and site.options["num-gpus"] == "8"
+    head.leaves()
+    assert process.wait(PATIENCE) == 0
 
 
 def test_the_images_variables_are_kept(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from slipway.errors import Exit
 
 ENOUGH = 20 * 2**30  # bytes; an image of these libraries takes about that
 UNPACKED = 68 * 2**30  # bytes; 1.3 times the largest of their root file systems, NeMo RL's of 52 GB
+_NEEDED = {"data": UNPACKED, "runtime": 0}  # bytes in enroot's folders; ENOUGH in the others
 LOCAL = ("btrfs", "ext2/ext3", "f2fs", "overlayfs", "xfs", "zfs")  # as `stat -f -c %T` calls them
 Facts = dict[str, dict[str, list[str]]]  # node -> key -> values
 
@@ -49,21 +50,28 @@ def readable(path: Path, what: str) -> Result:
 
 
 class Place(NamedTuple):
-    """One of enroot's folders on a node: `cache /path`, the bytes that are free there, and its kind of file system."""
+    """One of enroot's folders on a node: `cache /path`, the bytes that are free there, and its kind of file system.
+
+    `closed`: it, or where it would be made, may not be written by this user.
+    """
 
     name: str
     free: int
     filesystem: str
+    closed: bool = False
 
     @property
     def problem(self) -> str:
         """Why an image may not start from there; empty where nothing is known against it."""
-        data = self.name.startswith("data ")
+        kind = self.name.partition(" ")[0]
+        data = kind == "data"
+        if self.closed:
+            return "cannot be made or written by you: no container starts"
         if data and self.filesystem == "tmpfs":
             return "is in memory (tmpfs), which an unpacked image fills"
         if data and self.filesystem and self.filesystem not in LOCAL:
             return f"is on {self.filesystem}: every node unpacks its image there over the network"
-        needed = UNPACKED if data else ENOUGH
+        needed = _NEEDED.get(kind, ENOUGH)
         return f"has {size(self.free)} free, of {size(needed)} that an image takes" if self.free < needed else ""
 
 
@@ -71,7 +79,8 @@ def places(node: dict[str, list[str]]) -> Iterator[Place]:
     """enroot's folders on a node."""
     for key, (kibibytes, *_) in ((k, v) for k, v in node.items() if k.startswith("free ")):
         name = key.removeprefix("free ")
-        yield Place(name, int(kibibytes or 0) * 1024, node.get(f"filesystem {name}", [""])[0])
+        kind = node.get(f"filesystem {name}", [""])[0]
+        yield Place(name, int(kibibytes or 0) * 1024, kind, f"closed {name}" in node)
 
 
 def credentials(_: Site) -> Iterator[Result]:

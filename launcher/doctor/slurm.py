@@ -7,42 +7,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher.doctor import Check, Result, Site, failed, ok, run, unknown, warning
+from launcher.doctor import Check, Result, Site, endings, failed, ok, pyxis, run, scontrol, unknown, warning
 from launcher.doctor.machine import credentials, readable, runs
 from launcher.doctor.slurmprobe import probe
-from launcher.engines import slurmwords
 from launcher.profiles import WHOLE_NODE, SlurmProfile
 from slipway.errors import Exit, nearest
 
 OLDEST = (22, 5)
 _GRES = re.compile(r"\bgpu:(?:([A-Za-z_][\w.-]*):)?(\d+)")
-
-
-def pairs(text: str) -> dict[str, str]:
-    """`Key = Value` lines, as `scontrol show config` prints them."""
-    return dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", text, re.M))
-
-
-def minutes(text: str) -> float:
-    """Slurm's time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; UNLIMITED is infinite."""
-    if not re.fullmatch(r"[\d:-]+", text):
-        return float("inf")
-    days, dash, rest = text.rpartition("-")
-    parts = [int(p) for p in rest.split(":")]
-    hours, mins, seconds = (*parts, 0, 0)[:3] if dash or len(parts) == 3 else (0, *parts, 0)[:3]
-    return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
-
-
-def _config(site: Site) -> dict[str, str]:
-    return pairs(site.ask("scontrol", "show", "config").out)
-
-
-def _partition(site: Site) -> dict[str, str]:
-    """The profile's partition, or the site's default; empty where it is not there."""
-    lines = site.ask("scontrol", "--oneliner", "show", "partition").out.splitlines()
-    found = [slurmwords.record(line) for line in lines]
-    name = site.profile.partition
-    return next((p for p in found if p["PartitionName"] == name or (not name and p.get("Default") == "YES")), {})
 
 
 def _sbatch(site: Site) -> Iterator[Result]:
@@ -68,32 +40,8 @@ def _slurmctld(site: Site) -> Iterator[Result]:
         yield failed(said.why, "ask the site's administrators")
 
 
-def _pyxis(site: Site) -> Iterator[Result]:
-    said = site.ask("srun", "--help")
-    if said.code:
-        yield unknown(said.why)
-    elif "--container-image" in said.out:
-        yield ok("srun knows --container-image")
-        if _mounts_images(Path(_config(site).get("PlugStackConfig", ""))):
-            remedy = "end jobs with launch cancel; with `scancel` or a preemption without GraceTime a step cannot save"
-            yield warning("pyxis mounts images (use_squashfuse): what Slurm ends loses its root at once", remedy)
-    else:
-        yield failed("srun does not know --container-image", "pyxis is to be in plugstack.conf, here and on every node")
-
-
-def _mounts_images(file: Path) -> bool:
-    """Whether pyxis's line in plugstack.conf, or in what that includes, says so; false where it cannot be read here."""
-    if not (file.is_file() and os.access(file, os.R_OK)):
-        return False
-    text = file.read_text(encoding="utf-8", errors="replace")
-    names = re.findall(r"^\s*include\s+(\S+)", text, re.M)
-    more = [path for name in names for path in Path("/").glob(str(file.parent / name).lstrip("/"))]
-    own = re.search(r"^\s*\w+\s+\S*pyxis\S*.*\buse_squashfuse=(1|t|y)", text, re.M | re.I)
-    return bool(own) or any(_mounts_images(path) for path in more if path != file)
-
-
 def _partitions(site: Site) -> Iterator[Result]:
-    profile, found = site.profile, _partition(site)
+    profile, found = site.profile, scontrol.partition(site)
     known = site.ask("sinfo", "--noheader", "--format=%R")
     if known.code:
         yield unknown(known.why)
@@ -113,11 +61,11 @@ def _partitions(site: Site) -> Iterator[Result]:
 
 
 def _time(site: Site) -> Iterator[Result]:
-    wanted, found = site.profile.time, _partition(site)
+    wanted, found = site.profile.time, scontrol.partition(site)
     most = found.get("MaxTime", "UNLIMITED")
     if not found:
         yield unknown("no partition to compare with")
-    elif wanted and minutes(wanted) > minutes(most):
+    elif wanted and scontrol.minutes(wanted) > scontrol.minutes(most):
         what = f"{wanted} asked for, {found['PartitionName']} allows {most}: jobs would wait for ever"
         yield failed(what, f"time: {most}, or another partition", Exit.CONFIG)
     elif wanted:
@@ -151,7 +99,7 @@ def _names(site: Site) -> Iterator[Result]:
 
 
 def _accounting(site: Site) -> Iterator[Result]:
-    config = _config(site)
+    config = scontrol.config(site)
     kept = config.get("AccountingStorageType", "")
     if not kept:
         yield unknown("scontrol show config says nothing of it")
@@ -170,26 +118,13 @@ def _mpi(site: Site) -> Iterator[Result]:
     listed = re.findall(
         r"[\w-]+", re.sub(r"(?i)mpi plugin types are.*|specific pmix plugin.*:", "", said.out + said.err)
     )
-    default = f"the site's default is {_config(site).get('MpiDefault', 'unknown')}"
+    default = f"the site's default is {scontrol.config(site).get('MpiDefault', 'unknown')}"
     if said.code or not listed:
         yield unknown(said.why)
     elif mpi in listed:
         yield ok(f"{mpi}; {default}")
     else:
         yield failed(f"srun knows no --mpi={mpi}; {default}", nearest(mpi, listed), Exit.CONFIG)
-
-
-def _requeue(site: Site) -> Iterator[Result]:
-    config = _config(site)
-    if not config:
-        yield unknown("scontrol show config says nothing of it")
-        return
-    again = config.get("JobRequeue") == "1"
-    yield ok("JobRequeue = 1") if again else warning("JobRequeue = 0", "only jobs that ask for it are requeued")
-    mode = _partition(site).get("PreemptMode") or config.get("PreemptMode", "OFF")
-    seen = f"PreemptMode = {mode}"
-    good = bool({"OFF", "REQUEUE"} & set(mode.split(",")))
-    yield ok(seen) if good else warning(seen, "a preempted job does not go on by itself")
 
 
 def _enroot(_: Site) -> Iterator[Result]:
@@ -266,7 +201,7 @@ def _as_said(profile: SlurmProfile, known: set[tuple[str, int]]) -> Iterator[Res
 
 
 def _probe(site: Site) -> Iterator[Result]:
-    most = int(_partition(site).get("TotalNodes", site.nodes))
+    most = int(scontrol.partition(site).get("TotalNodes", site.nodes))
     if site.nodes > most:
         yield failed(f"{site.nodes} nodes asked for, the partition has {most}", f"--probe {most}", Exit.WORDS)
     elif site.nodes:
@@ -276,13 +211,15 @@ def _probe(site: Site) -> Iterator[Result]:
 CHECKS: dict[str, Check] = {
     "sbatch": _sbatch,
     "slurmctld": _slurmctld,
-    "pyxis": _pyxis,
+    "pyxis": pyxis.check,
     "partition": _partitions,
     "time": _time,
     "account": _names,
     "accounting": _accounting,
     "mpi": _mpi,
-    "requeue": _requeue,
+    "saving": endings.saving,
+    "requeue": endings.requeue,
+    "TaskProlog": endings.task_prolog,
     "GPUs": _gpus,
     "enroot": _enroot,
     "credentials": credentials,

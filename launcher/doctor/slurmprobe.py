@@ -113,6 +113,7 @@ def _node_facts(found: Facts, profile: SlurmProfile) -> Iterator[Result]:
     yield from _as_said(found, profile)
     unfit = [(node, place) for node, seen in sorted(found.items()) for place in places(seen) if place.problem]
     for node, place in unfit:
-        yield warning(f"{node}: enroot's {place.name} {place.problem}", "enroot.conf: a local disk with room")
+        remedy = "enroot.conf: one of each user's own" if place.closed else "enroot.conf: a local disk with room"
+        yield warning(f"{node}: enroot's {place.name} {place.problem}", remedy)
     if found and not unfit:
         yield ok("room in enroot's folders")

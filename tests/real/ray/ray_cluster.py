@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ray
 import slipway_step
+from ray._raylet import Config
 from ray.util.placement_group import placement_group
 
 
@@ -24,7 +25,24 @@ class Worker:
             "home": os.access(os.environ["HOME"], os.W_OK),
             "plan": Path("/slipway/plan.json").is_file(),
             "sees": (Path(output) / "from-driver").read_text(),
+            "register_seconds": Config.worker_register_timeout_seconds(),
         }
+
+
+@ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
+class Idle:
+    def node(self, place: str) -> str:
+        Path(place, ray.get_runtime_context().get_actor_id()).touch()
+        return ray.get_runtime_context().get_node_id()
+
+
+def storm(number: int, place: Path) -> dict:
+    """Starts as many actors at once; how long it took until each had answered, and how many each node has."""
+    place.mkdir()
+    start = time.monotonic()
+    crowd = [Idle.remote() for _ in range(number)]
+    nodes = ray.get([idle.node.remote(str(place)) for idle in crowd])
+    return {"seconds": time.monotonic() - start, "of": {node: nodes.count(node) for node in set(nodes)}}
 
 
 def main() -> None:
@@ -40,6 +58,8 @@ def main() -> None:
     actors = ray.get([worker.facts.remote(str(output)) for worker in workers], timeout=120)
     nodes = [{k: n[k] for k in ("NodeID", "NodeName", "Resources")} for n in ray.nodes() if n["Alive"]]
     seen = {"resources": resources, "nodes": nodes, "actors": actors, "address": os.environ["RAY_ADDRESS"]}
+    if config["actors"]:
+        seen["storm"] = storm(config["actors"], output / "crowd")
     (output / "seen.json").write_text(json.dumps(seen))
     print("the driver has asked", len(actors), "actors")
     if config["wait"]:

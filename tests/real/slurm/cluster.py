@@ -305,13 +305,19 @@ def interrupt_removal(job: str) -> None:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, accounting: bool = False, lines: tuple[str, ...] = (), nodes: int = 3, bare: bool = False
+    folder: Path,
+    accounting: bool = False,
+    lines: tuple[str, ...] = (),
+    nodes: int = 3,
+    bare: bool = False,
+    pyxis: str = "",
 ) -> Iterator[Cluster]:
     """Starts a cluster with all its files in `folder`, and ends it. `lines` go into slurm.conf, before the partitions.
 
     Partitions: `batch`, the default, and `urgent`, for which jobs of `batch` are requeued. `lines` may set defaults for
-    both: `PartitionName=DEFAULT GraceTime=5`. With `accounting`, slurmdbd and MariaDB run and sacct answers. With
-    `bare`, there is one more node, by itself in the partition `bare`, of which no GRES tells what GPUs it has.
+    both: `PartitionName=DEFAULT GraceTime=5`. `pyxis`: its arguments in plugstack.conf. With `accounting`, slurmdbd and
+    MariaDB run and sacct answers. With `bare`, there is one more node, by itself in the partition `bare`, of which no
+    GRES tells what GPUs it has.
     """
     _install(accounting)
     for name in ("state", "spool", "local", "container"):
@@ -321,7 +327,7 @@ def running(
     env = {"PATH": debian.search_path(), "SLURM_CONF": str(folder / "slurm.conf"), "LC_ALL": "C"}
     cluster = Cluster(folder, names, env)
     with contextlib.ExitStack() as stack:
-        _configure(cluster, every, accounting, lines)
+        _configure(cluster, every, accounting, lines, pyxis)
         _start(cluster, stack, "munged", *_munged(folder))
         until("munge's socket", (folder / "munge.socket").is_socket)
         if accounting:
@@ -359,7 +365,7 @@ def _install(accounting: bool) -> None:
             _POLICY.unlink()
 
 
-def _configure(cluster: Cluster, nodes: tuple[str, ...], accounting: bool, lines: tuple[str, ...]) -> None:
+def _configure(cluster: Cluster, nodes: tuple[str, ...], accounting: bool, lines: tuple[str, ...], pyxis: str) -> None:
     folder, host = cluster.folder, socket.gethostname().partition(".")[0]
     addresses = ["127.0.0.1", *(f"127.0.0.{11 + n}" for n in range(len(nodes)))]
     port, *ports = _free_ports(addresses)
@@ -383,7 +389,7 @@ def _configure(cluster: Cluster, nodes: tuple[str, ...], accounting: bool, lines
     known = "".join(f"{a} {n}\n" for n, a in zip(nodes, addresses[1:], strict=True))
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + known)
     (folder / "profile").write_text("export PATH=/from/profile:$PATH LD_LIBRARY_PATH=/from/profile\n")
-    (folder / "plugstack.conf").write_text(f"required {_plugin(folder)}\n")
+    (folder / "plugstack.conf").write_text(f"required {_plugin(folder)} {pyxis}\n")
 
 
 def _gpus(node: str) -> str:

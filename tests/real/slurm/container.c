@@ -1,7 +1,7 @@
 /*
  * pyxis's place in the tests' Slurm: a SPANK plugin that takes the options of a launcher and really starts the tasks of
- * a step in a .sqsh. Arguments in plugstack.conf: the node's folder for containers, and the one in which a test puts
- * what is to go wrong there (see cluster.py).
+ * a step in a .sqsh. Arguments in plugstack.conf: the node's folder for containers, the one in which a test puts what is
+ * to go wrong there (see cluster.py), and pyxis's own, of which it obeys use_squashfuse.
  *
  * One container per step and node, of the first task's making: a folder pyxis_JOB.STEP, which must not be there before,
  * and a mount namespace. A child makes it and becomes a shell of the image, which stops itself when the image's start
@@ -33,6 +33,7 @@ SPANK_PLUGIN(pyxis, 1);
 
 #define MOUNTS_MAX 256
 #define START_SECONDS 60
+#define VERSION "0.24.0" /* whose options and messages these are */
 
 static const char *const names[] = {
 	"image", "mounts", "workdir", "env", "writable", "mount-home", "entrypoint", "remap-root",
@@ -128,9 +129,20 @@ static bool told(char **av, const char *name)
 	return !access(path, F_OK);
 }
 
+/* Whether the site says so, or the test of this node. */
+static bool mounts_images(int ac, char **av)
+{
+	for (int n = 2; n < ac; n++)
+		if (!strcmp(av[n], "use_squashfuse=true"))
+			return true;
+	return told(av, ".squashfuse");
+}
+
 int slurm_spank_init(spank_t sp, int ac, char **av)
 {
-	if (ac != 2 || (spank_context() == S_CTX_REMOTE && told(av, ".no-pyxis")))
+	if (spank_context() == S_CTX_SLURMD)
+		slurm_info("pyxis: version v" VERSION);
+	if (ac < 2 || (spank_context() == S_CTX_REMOTE && told(av, ".no-pyxis")))
 		return -1;
 	for (int kind = 0; kind < OPTIONS; kind++) {
 		char *yes, *no;
@@ -444,7 +456,7 @@ static void mount_instead(void)
 }
 
 /* The first task starts the container, and ends its shell once all have taken from it what they need. */
-static int join(spank_t sp, char **av)
+static int join(spank_t sp, int ac, char **av)
 {
 	uint32_t count = 1;
 	int nobody = NOBODY, ticks = START_SECONDS * 2000;
@@ -468,7 +480,7 @@ static int join(spank_t sp, char **av)
 		usleep(5000);
 	kill(shared->shell, SIGKILL);
 	waitpid(shared->shell, NULL, 0);
-	if (told(av, ".squashfuse"))
+	if (mounts_images(ac, av))
 		mount_instead();
 	return 0;
 }
@@ -492,10 +504,9 @@ int slurm_spank_task_init(spank_t sp, int ac, char **av)
 {
 	const char *folder = want[WORKDIR] ? want[WORKDIR] : workdir;
 
-	(void)ac;
 	if (!shared)
 		return 0;
-	if (join(sp, av))
+	if (join(sp, ac, av))
 		return -1;
 	for (char **entry = job_environment; *entry; entry++) {
 		char *name = strndup(*entry, strcspn(*entry, "="));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ..support import PROJECT, Done, Running
-from .cluster import Cluster, running
+from ..support import PROJECT, Done, Running, until
+from .cluster import Cluster, running, stand_in
 
 pytestmark = pytest.mark.real
 LINES = "schema: 1\nkind: slurm\nflavour: cpu\nmount_wait: 3\n"
@@ -32,6 +33,7 @@ def examine(cluster: Cluster, place: Path, lines: str, *words: str, prefix: tupl
     for name in ("versions.lock", "entrypoints/probe.sh"):
         (place / name).parent.mkdir(exist_ok=True)
         shutil.copy(PROJECT / name, place / name)
+    shutil.copytree(PROJECT / "launcher" / "steps", place / "launcher" / "steps", dirs_exist_ok=True)
     program = str(Path(sys.executable).parent / "launch")
     env = cluster.env | {"HOME": str(place), "USER": "root"}
     return Running([*prefix, program, "profiles", "doctor", "site", "--json", *words], place, env).finish()
@@ -61,12 +63,21 @@ def test_a_site_that_is_as_its_profile_says(slurm: Cluster, place: Path) -> None
     lines = f"partition: batch\ntime: '30'\nshared: [{place}]\nsquash: {place}/shared\nruns: {place}/runs\n"
     done = examine(slurm, place, lines)
     found = results(done)
-    well = ("sbatch", "slurmctld", "pyxis", "partition", "time", "mpi", "requeue", "GPUs", "squash", "runs", "shared")
+    well = ("sbatch", "slurmctld", "pyxis", "partition", "time", "mpi", "requeue", "TaskProlog", "GPUs", "squash",
+            "runs", "shared")  # fmt: skip
     assert done.code == 0 and {c: set(states(done)[c]) for c in well} == {c: {"ok"} for c in well}, done
     assert found["sbatch"][0]["seen"].startswith("slurm")
     assert found["partition"][0]["seen"] == "batch, 3 nodes, UP"
     assert found["time"][0]["seen"] == "30 of at most 01:00:00"
-    assert [r["seen"] for r in found["requeue"]] == ["JobRequeue = 1", "PreemptMode = REQUEUE"]
+    assert found["requeue"][0]["seen"].endswith("start up to 3 times (attempts; JobRequeue = 1)")
+    assert re.match(r"pyxis \S+ unpacks the image on each node for every attempt; ", found["pyxis"][1]["seen"])
+    scancel, preempted, _ = found["saving"]
+    assert scancel["seen"].startswith("a step that scancel ends has 30 s to save (KillWait); peft/automodel and 2 more")
+    assert (
+        "jobs of urgent preempt this one (PreemptMode = REQUEUE): its step has 30 s to save (KillWait"
+        in preempted["seen"]
+    )
+    assert preempted["remedy"] == "ask for GraceTime=300 on partition batch, or save more often"
     assert found["accounting"][0]["state"] == "warning" and "sacct knows nothing" in found["accounting"][0]["seen"]
 
 
@@ -77,8 +88,9 @@ def test_an_ordinary_user_need_not_write_to_what_is_shared(slurm: Cluster, place
     os.chown(runs, 12345, 23456)
     lines = f"shared: [{place}]\nsquash: {place}/shared\nruns: {runs}\n"
     done = examine(slurm, place, lines, prefix=USER)
-    assert done.code == 0 and {c: states(done)[c] for c in ("shared", "squash")} == {
-        "shared": ["ok"], "squash": ["ok"],
+    assert done.code == 0 and {c: states(done)[c] for c in ("shared", "squash", "pyxis", "saving", "requeue")} == {
+        "shared": ["ok"], "squash": ["ok"], "pyxis": ["ok", "ok"], "saving": ["warning", "warning", "ok"],
+        "requeue": ["ok"],
     }, done  # fmt: skip
     runs.chmod(0o500)
     done = examine(slurm, place, lines, prefix=USER)
@@ -132,6 +144,40 @@ def test_a_probe_job_that_cannot_start_is_explained(slurm: Cluster, place: Path)
     assert (done.code, answered["state"]) == (69, "failed")
     assert "nvalid feature specification" in answered["seen"] and answered["remedy"].startswith("the nodes' are: sinfo")
     assert slurm.call("squeue", "--noheader").out == ""
+
+
+@stand_in
+def test_what_a_sites_settings_do_to_saving_is_said_and_true(tmp_path: Path, tiny: Path) -> None:
+    prolog = tmp_path / "site" / "prolog.sh"
+    prolog.parent.mkdir()
+    prolog.write_text("#!/bin/sh\necho export BY_PROLOG=yes\n")
+    prolog.chmod(0o755)
+    lines = ("RequeueExit=7,143", f"TaskProlog={prolog}", "UnkillableStepTimeout=20")
+    with running(tmp_path / "slurm", nodes=1, lines=lines, pyxis="use_squashfuse=true container_scope=job") as site:
+        place = site.folder / "project"
+        place.mkdir()
+        done = examine(site, place, f"runs: {place}/runs\nsecrets: {{TOKEN: env}}\n")
+        found = results(done)
+        assert (done.code, states(done)["saving"]) == (0, ["warning", "warning", "ok", "warning"]), done
+        seen = {
+            check: " | ".join(r["seen"] for r in found[check]) for check in ("pyxis", "saving", "requeue", "TaskProlog")
+        }
+        assert "pyxis 0.24.0 mounts images (use_squashfuse)" in seen["pyxis"]
+        assert "a step that scancel ends cannot save" in seen["saving"] and "it cannot save" in seen["saving"]
+        assert "still writes 20 s after KILL" in seen["saving"]
+        assert (
+            "RequeueExit = 7,143: a job that ends with such a code starts anew, without its secrets" in seen["requeue"]
+        )
+        assert seen["TaskProlog"].startswith(f"{prolog} runs inside the container")
+
+        contained = ("srun", f"--container-image={tiny}", "--container-env=PATH")
+        without = site.call(*contained, "true")
+        assert without.code == 1 and "TaskProlog failed" in without.err
+        given = site.call(*contained, f"--container-mounts={prolog.parent}", "sh", "-c", "echo by prolog: $BY_PROLOG")
+        assert (given.code, given.out) == (0, "by prolog: yes\n"), given
+        job = site.submit("exit 7", "--no-requeue")
+        until("put back", lambda: site.job(job).get("Restarts") == "1")
+        assert site.call("scancel", job).code == 0
 
 
 @pytest.fixture

@@ -189,13 +189,20 @@ def test_a_preemption_with_grace_lets_the_step_save(lab: Lab, place: Path) -> No
     assert ends == [(0, "preempted", "true"), (1, "", "false")]
 
 
-def test_a_preemption_without_grace_lets_the_step_save(lab: Lab, place: Path) -> None:
-    """Within KillWait: Slurm's TERM comes twice, to the step and by srun, which is told, too."""
-    run = lab.submit(*toy(place / "out"), "wait=true", "slow=7")
-    lab.await_file(place / "out" / "waiting")
-    lab.slurm.call("srun", "--partition=urgent", "--exclusive", "-N3", "true")
-    lab.slurm.run_now(lab.job(run))
-    lab.await_end(run)
+@pytest.mark.parametrize("mode", ["REQUEUE", "CANCEL"])
+def test_a_preemption_without_grace_lets_the_step_save(lab: Lab, place: Path, mode: str) -> None:
+    """Within KillWait: Slurm's TERM comes twice, to the step and by srun, which is told, too. Where Slurm would cancel
+    the job, its script puts it back."""
+    assert lab.slurm.call("scontrol", "update", "PartitionName=batch", f"PreemptMode={mode}").code == 0
+    try:
+        run = lab.submit(*toy(place / "out"), "wait=true", "slow=7")
+        lab.await_file(place / "out" / "waiting")
+        lab.slurm.call("srun", "--partition=urgent", "--exclusive", "-N3", "true")
+        until("requeued", lambda: any(a.get("requeued") == "true" for a in attempts(run)))
+        lab.slurm.run_now(lab.job(run))
+        lab.await_end(run)
+    finally:
+        lab.slurm.call("scontrol", "update", "PartitionName=batch", "PreemptMode=REQUEUE")
     assert lab.collected(run).ended == (0, "step")
     assert (place / "out" / "saved").exists()
     assert [a["requeued"] for a in attempts(run) if a["event"] == "end"] == ["true", "false"]

@@ -16,6 +16,7 @@ import pytest
 from ..conftest import squash
 from ..ray.site import RAY, driven, processes
 from ..support import Run, Tree, until
+from .cluster import ENDED
 from .conftest import Lab
 
 pytestmark = [
@@ -23,6 +24,13 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons and containers need root here"),
 ]
 THREE = ("--nodes", "3", "--procs", "1")
+CROWD = int(os.environ.get("SLIPWAY_TEST_ACTORS", "500"))  # fewer on a smaller machine
+ACTOR = 64 << 20  # bytes that an idle actor takes, as measured
+
+
+def free_memory() -> int:
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    return int(found[1]) * 1024 if found else 0
 
 
 @pytest.fixture(scope="session")
@@ -70,12 +78,54 @@ def test_three_nodes_are_one_cluster(dock: Lab, place: Path) -> None:
         given = actor["env"]
         assert (given["DECLARED"], given["ASKED"], given["TOKEN"]) == ("by the step", "for", "the-secret")
         assert actor["sees"] == "by the driver\n" and actor["plan"] and actor["home"]
+        assert actor["register_seconds"] == 120, "by Ray's own word"
         assert not {name for name, value in given.items() if canary in value}
         assert abs(int(given["SLIPWAY_DEADLINE"]) - ends(dock, run)) <= 1
     assert len(list((place / "out").glob("actor-*"))) == 3
     shown = dock.launch("logs", run.id, "--ray")
     heads = set(re.findall(r"^==> (.+) <==$", shown.out, re.M))
     assert {"n1 gcs_server.out", "n1 raylet.out", "n2 raylet.out", "n3 raylet.out", "driver"} <= heads
+
+
+@pytest.mark.long
+def test_a_dedicated_head_works_for_the_others(dock: Lab, place: Path) -> None:
+    dock.profile("headed", "ray_head: dedicated")
+    words = (*driven(place / "out"), "--nodes", "2", "--procs", "1", "--follow")
+    done = dock.launch("--profile", "headed", *words, "--env", "RAY_worker_register_timeout_seconds=300")
+    run = Run(dock.tree.runs / done.out.splitlines()[0])
+    assert (done.code, run.ended) == (0, (0, "step")), texts(run)
+    said = seen(place / "out")
+    nodes = {n["NodeName"]: n["Resources"] for n in said["nodes"]}
+    assert {name: (r.get("worker_units"), r.get("GPU")) for name, r in nodes.items()} == {
+        "n1": (None, None), "n2": (1, 1), "n3": (1, 1),
+    }  # fmt: skip
+    ids = {n["NodeID"]: n["NodeName"] for n in said["nodes"]}
+    assert {ids[a["node"]] for a in said["actors"]} == {"n2", "n3"}
+    assert [a["register_seconds"] for a in said["actors"]] == [300, 300], "what is declared stays"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(free_memory() < CROWD * ACTOR, reason=f"{CROWD} actors take {CROWD * ACTOR >> 30} GiB")
+def test_hundreds_of_actors_register_at_once(dock: Lab, place: Path) -> None:
+    dock.profile("crowded", "time: '60'")
+    words = (*driven(place / "out"), *THREE, f"actors={CROWD}")
+    run = Run(dock.tree.runs / dock.launch("--profile", "crowded", *words).out.strip())
+    for number in range(1, CROWD + 1, 20):  # each few for themselves, since all of them take minutes
+        until(f"{number} of {CROWD} actors", lambda n=number: ended(dock, run) or here(place) >= n)
+    dock.await_end(run)
+    assert dock.collected(run).ended == (0, "step"), texts(run)
+    said = seen(place / "out")["storm"]
+    print(CROWD, "actors on three nodes:", said)  # pytest -rP shows it
+    assert sum(said["of"].values()) == CROWD and len(said["of"]) == 3 and min(said["of"].values()) > CROWD // 6
+
+
+def here(place: Path) -> int:
+    """How many actors have answered."""
+    return len(list((place / "out" / "crowd").glob("*")))
+
+
+def ended(dock: Lab, run: Run) -> bool:
+    return dock.slurm.job(dock.job(run))["JobState"] in ENDED
 
 
 def ends(dock: Lab, run: Run) -> int:
