@@ -381,7 +381,7 @@ def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: P
     finally:
         lab.slurm.remove_local("n2", ".unpacking")
     assert lab.collected(run).ended == (143, cause), (run.path / "logs" / "job.log").read_text()
-    assert run.outcome["reason"].endswith(") before its container was made")
+    assert run.outcome["reason"].endswith(": before its container was made")
 
 
 def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Path) -> None:
@@ -436,7 +436,7 @@ def test_a_job_that_slurm_has_forgotten_before_it_began(lab: Lab, place: Path) -
     run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
     assert lab.slurm.call("scancel", lab.job(run)).code == 0
     (run.path / "job").write_text("987654\n")
-    assert lab.collected(run).ended == (69, "engine")
+    assert lab.collected(run).ended == (70, "engine")
     assert "Slurm has forgotten job 987654, whose script never began" in run.outcome["reason"]
 
 
@@ -454,7 +454,9 @@ def test_a_prolog_that_the_container_lacks_is_the_cause(lab: Lab, place: Path) -
         config.write_text(text)
         lab.slurm.call("scontrol", "reconfigure")
     run = Run(lab.tree.runs / done.out.splitlines()[0])
-    assert (done.code, run.ended, run.outcome["reason"]) == (1, (1, "engine"), "TaskProlog failed status=1")
+    assert (done.code, run.ended, run.outcome["reason"]) == (
+        69, (69, "engine"), "its container did not start: on n1; TaskProlog failed status=1"
+    )  # fmt: skip
 
 
 def test_a_launcher_that_dies_after_sbatch_has_not_lost_the_job(lab: Lab, place: Path) -> None:
