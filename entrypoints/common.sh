@@ -376,10 +376,7 @@ describe_end() {
     REASON="exit code $STEP_CODE"
     if ((STEP_CODE > 128)) && name=$(kill -l "$STEP_CODE" 2>/dev/null); then
         REASON="ended by signal $name"
-        if [[ $name == KILL && $(out_of_memory) -gt $OOM_KILLS ]]; then
-            CAUSE=memory
-            REASON='the kernel, on this node'
-        fi
+        [[ $name != KILL ]] || (($(out_of_memory) <= OOM_KILLS)) || CAUSE=memory
     fi
     if [[ -s $NODE_DIR/refused ]]; then # a step program says no before it starts the library
         CAUSE=entrypoint

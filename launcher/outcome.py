@@ -105,7 +105,9 @@ def _silent(engine: Ended | None, code: int, told: Reports, asked: str, log: str
     unmade = "" if told.began else UNMADE
     if engine:
         end = End.CANCELLED if engine.end is End.STOPPED and asked == "cancel" else engine.end
-        return Ended(end, (engine.detail or unmade) if end in {*_TOLD, End.CANCELLED} else _joined(engine, log))
+        if end in {*_TOLD, End.CANCELLED}:
+            return Ended(end, engine.detail or unmade)
+        return Ended(end, _joined(engine, log if end is End.NOT_STARTED else ""))
     if code == 0:
         return Ended(End.DONE)
     if asked and unmade:

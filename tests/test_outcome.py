@@ -53,7 +53,8 @@ ENDS: list[tuple[Ended | None, int, Reports, str, Ended]] = [
     (None, 3, told(), "", Ended(End.FAILED, "exit code 3, and its entrypoint has not said why")),
     (None, 3, told(began=False, damaged="container/0/status.json: is no JSON"), "",
      Ended(End.FAILED, "exit code 3, and what its entrypoint wrote cannot be read")),
-    (Ended(End.LOST, "its script was killed"), 0, told(), "", Ended(End.LOST, "its script was killed; the log's line")),
+    (Ended(End.REFUSED, "no secret"), 77, told(began=False), "", Ended(End.REFUSED, "no secret")),
+    (Ended(End.LOST, "its script was killed"), 0, told(), "", Ended(End.LOST, "its script was killed")),
 ]  # fmt: skip
 
 
