@@ -68,6 +68,24 @@ def test_a_node_that_fails(lab: Lab, place: Path) -> None:
     assert run.outcome["cause"] == "node"
 
 
+def test_a_node_that_fails_is_made_good_by_another(lab: Lab, place: Path) -> None:
+    run = lab.submit(*toy(place / "out", "wait=true"))
+    lab.await_file(place / "out" / "waiting")
+    node = lab.slurm.job(lab.job(run))["NodeList"]
+    (place / "out" / "waiting").unlink()
+    lab.slurm.kill_node(node)
+    lab.slurm.declare_down(node)
+    lab.slurm.run_now(lab.job(run))
+    try:
+        lab.await_file(place / "out" / "waiting")
+        assert lab.slurm.job(lab.job(run))["NodeList"] != node
+        (place / "out" / "go").touch()
+        lab.await_end(run)
+    finally:
+        lab.slurm.restart_node(node)
+    assert told(lab.tree, run) == ("done", 0, "done")
+
+
 def test_preempted_and_over(lab: Lab, place: Path) -> None:
     """A job that Slurm may not put back, it cancels."""
     run = once(lab, place, "wait=true", "--nodes", "1")
@@ -83,6 +101,32 @@ def test_the_time_limit(lab: Lab, place: Path) -> None:
     lab.await_end(run)
     assert told(lab.tree, run) == ("time limit", 143, f"the time limit ended it: {SAVED}")
     assert (place / "out" / "saved").exists()
+
+
+@pytest.mark.long
+def test_what_does_not_leave_at_its_time_limit(lab: Lab, place: Path) -> None:
+    """A step that does not listen, told ahead of the limit; Slurm looks for such jobs twice a minute."""
+    run = once(lab, place, "wait=true", "deaf=true")
+    assert lab.slurm.call("scontrol", "update", f"JobId={lab.job(run)}", "EndTime=now+5").code == 0
+    lab.await_end(run, "TIMEOUT")
+    state, code, reason = told(lab.tree, run)
+    assert (state, code) == ("time limit", 143) and reason.startswith("the time limit ended it"), reason
+    assert not (place / "out" / "saved").exists()
+
+
+def test_what_only_the_script_was_told(lab: Lab, place: Path) -> None:
+    """By somebody who knows Slurm, and not `launch cancel`."""
+    run = once(lab, place, "wait=true")
+    assert lab.slurm.call("scancel", "--batch", "--signal=USR2", lab.job(run)).code == 0
+    lab.await_end(run)
+    assert told(lab.tree, run) == ("stopped", 143, f"stopped: {SAVED}")
+
+
+def test_a_step_that_somebody_kills(lab: Lab, place: Path) -> None:
+    run = once(lab, place, "wait=true")
+    assert lab.slurm.call("scancel", "--signal=KILL", f"{lab.job(run)}.0").code == 0
+    lab.await_end(run)
+    assert told(lab.tree, run) == ("killed", 137, "killed before it could save: by whom is not known")
 
 
 @pytest.mark.parametrize("way", ["launch cancel", "scancel"])

@@ -431,15 +431,6 @@ def test_a_job_that_slurm_has_forgotten_is_known_from_its_own_record(lab: Lab, p
     assert lab.collected(run).ended == (5, "step")
 
 
-def test_a_job_that_slurm_has_forgotten_before_it_began(lab: Lab, place: Path) -> None:
-    lab.profile("held", "sbatch: {hold: true}")
-    run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
-    assert lab.slurm.call("scancel", lab.job(run)).code == 0
-    (run.path / "job").write_text("987654\n")
-    assert lab.collected(run).ended == (70, "engine")
-    assert "Slurm has forgotten job 987654, whose script never began" in run.outcome["reason"]
-
-
 def test_a_prolog_that_the_container_lacks_is_the_cause(lab: Lab, place: Path) -> None:
     """A site's TaskProlog runs inside."""
     prolog, config = lab.slurm.folder / "prolog", lab.slurm.folder / "slurm.conf"
