@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import toy
+from ..conftest import Work, toy
 from ..support import GREEDY, Run, cramped, encoded, told, until
 from .cluster import stand_in
 from .conftest import Lab
@@ -51,6 +51,21 @@ def test_what_the_jobs_script_refuses(lab: Lab, place: Path) -> None:
     run = submit(lab, "vain", *toy(place / "out"), lines=("setup: ['false']",))
     lab.await_end(run)
     assert told(lab.tree, run) == ("refused", 78, "refused: setup: false: ended with 1")
+
+
+def test_a_container_that_does_not_start_on_one_of_three_nodes(lab: Lab, work: Work, place: Path) -> None:
+    """srun ends the others, whose entrypoints say only that they were told to stop."""
+    disk = lab.slurm.local / "disk"
+    for node in ("n1", "n2"):
+        lab.slurm.write_local(node, "disk/there", "")
+    disk.mkdir(exist_ok=True)  # so that it can be planned
+    shape = ("max_steps=2", "global_batch_size=12", "--nodes", "3", "--procs", "1")
+    lines = ("shared: []", f"mounts: [{{source: {disk}, target: /disk}}]")
+    run = submit(lab, "partial", *work.words(place / "out", *shape), lines=lines)
+    lab.await_end(run)
+    state, code, reason = told(lab.tree, run)
+    assert (state, code) == ("not started", 69) and "n3" in reason, reason
+    assert f"source path does not exist: {disk}" in reason
 
 
 def test_a_node_that_fails(lab: Lab, place: Path) -> None:
