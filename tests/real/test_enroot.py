@@ -184,12 +184,6 @@ def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(site: Tree, plac
     assert hf_home.content(home) == before
 
 
-def test_a_failing_steps_code(site: Tree, place: Path) -> None:
-    done = site.launch(*toy(place / "output", "code=3"))
-    assert done.code == 3
-    assert site.run_of(done).ended == (3, "step") and "line 3\n" in done.out
-
-
 def test_ctrl_c_saves_and_resume_goes_on(site: Tree, work: Work, place: Path) -> None:
     output = place / "output"
     launched = site.start("launch", *work.words(output, f"max_steps={ENDLESS}", f"checkpoint_every={ENDLESS}"))

@@ -16,7 +16,7 @@ import pytest
 
 from .. import hf_home
 from ..conftest import Work, facts, toy
-from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, until
+from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, told, until
 from .cluster import interrupt_removal, stand_in
 from .conftest import Lab
 
@@ -367,8 +367,7 @@ def test_where_pyxis_mounts_the_image_a_step_can_save(lab: Lab, place: Path, way
 
 
 @stand_in
-@pytest.mark.parametrize(("way", "cause"), [("cancel", "cancelled"), ("time limit", "signal")])
-def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: Path, way: str, cause: str) -> None:
+def test_near_its_limit_a_job_whose_container_is_being_made_is_ended(lab: Lab, place: Path) -> None:
     """What makes it takes the signal for itself, and fails."""
     lab.profile("single", "sbatch: {nodelist: n2}", "attempts: 1")
     lab.slurm.write_local("n2", ".unpacking", "")
@@ -376,12 +375,11 @@ def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: P
         run = Run(lab.tree.runs / lab.launch("--profile", "single", *toy(place / "out")).out.strip())
         steps = ("squeue", "--steps", "--noheader", f"--jobs={lab.job(run)}", "--format=%j")
         until("the step", lambda: "slipway" in lab.slurm.call(*steps).out.split())
-        lab.stop(run, way)
+        lab.near_limit(run)
         lab.await_end(run)
     finally:
         lab.slurm.remove_local("n2", ".unpacking")
-    assert lab.collected(run).ended == (143, cause), (run.path / "logs" / "job.log").read_text()
-    assert run.outcome["reason"].endswith(": before its container was made")
+    assert told(lab.tree, run) == ("time limit", 143, "the time limit ended it: before its container was made")
 
 
 def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Path) -> None:
