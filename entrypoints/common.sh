@@ -345,12 +345,12 @@ print(port)'
 
 # Starts the step and waits for its end, however often a signal interrupts the waiting.
 run_step() {
+    OOM_KILLS=$(out_of_memory)
     if ((STOPS)); then
         CAUSE=signal
         REASON="told to stop by $STOPPED_BY before the step started"
         exit
     fi
-    OOM_KILLS=$(out_of_memory)
     set -m # the step gets a process group of its own, and does not ignore INT as background jobs do otherwise
     SLIPWAY_MARK=$MARK as_step "${COMMAND[@]}" </dev/null &
     STEP_PID=$!
