@@ -13,6 +13,7 @@ SRUN_PID=''
 TOLD=''      # why the step was told to leave: 'time limit', 'TERM' or 'preempted'
 ENDED=''     # Slurm told this script, too
 SRUN_CODE='' # of srun itself
+UNMADE=''    # nodes whose containers did not start
 NONCES=()    # written by this script, for the nodes to find
 GOES_ON=''   # the job was put back into the queue
 
@@ -140,6 +141,7 @@ run_step() {
         say "told to stop ($TOLD) before its container was made"
     fi
     ((SRUN_CODE == 0)) && exit 0
+    [[ -n $TOLD || -s container/failed ]] || UNMADE=$(unmade)
     ! job_says PreemptTime=2 || TOLD=preempted
     # Who cancels a job that is near its limit does not want it back; Slurm would put it there.
     [[ $TOLD != 'time limit' || -z $ENDED ]] || job_says Reason=TimeLimit || TOLD=TERM
@@ -154,9 +156,20 @@ never_started() {
     local rank
     for ((rank = 0; rank < NODES; rank++)); do
         [[ -s container/$rank/status.json ]] && continue
-        say "srun ended with 0, but on node $rank of $NODES (${SLIPWAY_NODE_NAMES}) nothing has run to its end"
+        SAID="srun ended with 0, but on node $rank of $NODES (${SLIPWAY_NODE_NAMES}) nothing has run to its end"
+        say "$SAID"
         SRUN_CODE=$UNAVAILABLE
     done
+}
+
+# On which nodes none has begun.
+unmade() {
+    local names rank found=()
+    read -ra names <<<"$SLIPWAY_NODE_NAMES"
+    for ((rank = 0; rank < NODES; rank++)); do
+        [[ -d container/$rank/ranks ]] || found+=("${names[rank]}")
+    done
+    echo "${found[*]}"
 }
 
 # Whether an entrypoint has begun on any node.
@@ -244,20 +257,17 @@ finish() {
         exit "$code"
     fi
     remove_secrets
-    record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" requeued=false
+    record end "exit=$code" "srun=$SRUN_CODE" "why=$TOLD" "said=$SAID" "unmade=$UNMADE" requeued=false
     exit "$code"
 }
 
 # record WHAT NAME=VALUE...: one line of JSON in attempts.jsonl.
 record() {
-    local pair line value
+    local pair line
     line=$(printf '{"event": "%s", "attempt": %s, "job": "%s", "time": "%s"' \
         "$1" "$ATTEMPT" "$SLURM_JOB_ID" "$(now)")
     for pair in "${@:2}"; do
-        value=${pair#*=}
-        value=${value//\\/\\\\}
-        value=${value//\"/\\\"}
-        line+=", \"${pair%%=*}\": \"${value//[[:cntrl:]]/ }\""
+        line+=", \"${pair%%=*}\": $(json_string "${pair#*=}")"
     done
     printf '%s}\n' "$line" >>attempts.jsonl
 }

@@ -29,6 +29,7 @@ OWN_HOME=''   # made by us, hence removed by us
 OWN_CACHE=''
 MARK=$$.$EPOCHREALTIME # in the environment of all that the step starts
 WATCHDOG=''   # ends the step when it takes too long to stop
+OOM_KILLS=0   # of the kernel, before the step began
 STOPS=0       # how often the container was told to stop
 STOPPED_BY='' # by which signal first
 TOLD_AT=''    # in SECONDS, when last
@@ -74,7 +75,7 @@ refuse() {
 
 # unavailable REASON: ends the run with 75: with other nodes the same run may work.
 unavailable() {
-    CAUSE=entrypoint
+    CAUSE=node
     REASON=$1
     say "$1"
     exit "$TRY_AGAIN"
@@ -344,6 +345,7 @@ print(port)'
 
 # Starts the step and waits for its end, however often a signal interrupts the waiting.
 run_step() {
+    OOM_KILLS=$(out_of_memory)
     if ((STOPS)); then
         CAUSE=signal
         REASON="told to stop by $STOPPED_BY before the step started"
@@ -371,10 +373,10 @@ await_step() {
 describe_end() {
     local name
     CAUSE=step
-    REASON="the step ended with exit code $STEP_CODE"
+    REASON="exit code $STEP_CODE"
     if ((STEP_CODE > 128)) && name=$(kill -l "$STEP_CODE" 2>/dev/null); then
-        REASON="the step was ended by signal $name"
-        [[ $name != KILL || $STOPS -gt 0 ]] || REASON+=' (often: out of memory)'
+        REASON="ended by signal $name"
+        [[ $name != KILL ]] || (($(out_of_memory) <= OOM_KILLS)) || CAUSE=memory
     fi
     if [[ -s $NODE_DIR/refused ]]; then # a step program says no before it starts the library
         CAUSE=entrypoint
@@ -387,6 +389,9 @@ describe_end() {
         REASON="told to stop by $STOPPED_BY; $REASON"
     fi
 }
+
+# How often the kernel has killed for want of memory since this machine started, at any limit.
+out_of_memory() { sed -n 's/^oom_kill //p' /proc/vmstat 2>/dev/null | grep . || echo 0; }
 
 # Slurm tells its srun, too, which then tells the step once more: within 3 s it is the same signal.
 on_signal() {

@@ -27,7 +27,7 @@ main() {
     check_place
     check_secrets
     make_folders
-    rm -rf container/failed container/0/ranks container/*/status.json
+    rm -rf container/failed container/0/ranks container/*/status.json ended.said
     run_container "$@"
 }
 
@@ -71,6 +71,7 @@ run_container() {
 }
 
 container() {
+    trap '[[ -z $SAID ]] || printf "%s" "$SAID" >ended.said' EXIT # this is a shell of its own
     export SLIPWAY_CONTAINER=$MARK ENROOT_DATA_PATH=$DATA
     umask "$CALLERS_UMASK" # others may use the same root file systems, and what the step makes is the caller's own
     mkdir -p "$DATA" || fail "$CANNOT_WRITE" "$DATA: cannot be made; name another folder (profile: data)"
@@ -84,10 +85,10 @@ container() {
 make_root() {
     local lock new=$DATA/.$1.new
     [[ ! -d $DATA/$1 ]] || return 0
-    exec {lock}>"$DATA/.$1.lock" || exit "$CANNOT_WRITE"
+    exec {lock}>"$DATA/.$1.lock" || fail "$CANNOT_WRITE" "$DATA/.$1.lock: cannot be written"
     flock --nonblock "$lock" || {
         say "waiting for another run that unpacks $1"
-        flock "$lock" || exit "$CANNOT_WRITE"
+        flock "$lock" || fail "$CANNOT_WRITE" "$DATA/.$1.lock: cannot be locked"
     }
     if [[ ! -d $DATA/$1 ]]; then
         say "unpacking $IMAGE into $DATA, for this run and those to come"
@@ -139,9 +140,15 @@ finish() {
     trap '' TERM INT
     trap - EXIT
     end_leftovers
-    [[ -z $TOLD || -d container/0/ranks ]] || { [[ $TOLD == INT ]] && code=130 || code=143; }
+    [[ ! -d container/0/ranks ]] || TOLD='' # the entrypoint tells
+    case $TOLD in
+        TERM) code=143 ;;
+        INT) code=130 ;;
+    esac
+    [[ ! -s ended.said ]] || SAID=$(<ended.said)
     [[ -z $OWN ]] || discard "$DATA/$OWN"
     remove_secrets
-    printf '{"exit": %s, "finished": "%s"}\n' "$code" "$(now)" >ended.part && mv ended.part ended
+    printf '{"exit": %s, "finished": "%s", "told": "%s", "said": %s}\n' "$code" "$(now)" "$TOLD" \
+        "$(json_string "$SAID")" >ended.part && mv ended.part ended
     exit "$code"
 }

@@ -13,15 +13,32 @@ SECRETS_DIR=../.secrets/$RUN_ID
 CALLERS_UMASK=$(umask)
 umask 077
 
+SAID='' # why this script ended by itself: its record has these words
+
 say() { printf 'slipway: %s\n' "$*" >&2; }
 
 # fail CODE WORDS...
 fail() {
-    say "${*:2}"
+    SAID=${*:2}
+    say "$SAID"
     exit "$1"
 }
 
-refuse() { fail "$REFUSED" "refused: $*"; }
+# refuse_as CODE WORDS...
+refuse_as() {
+    SAID=${*:2}
+    say "refused: $SAID"
+    exit "$1"
+}
+
+refuse() { refuse_as "$REFUSED" "$@"; }
+
+json_string() {
+    local s=$1
+    s=${s//\\/\\\\}
+    s=${s//\"/\\\"}
+    printf '"%s"' "${s//[[:cntrl:]]/ }"
+}
 
 now() { TZ=UTC0 printf '%(%Y-%m-%dT%H:%M:%SZ)T' -1; }
 
@@ -35,10 +52,10 @@ own_secrets() { [[ ! -L ../.secrets && ! -L $SECRETS_DIR && -O $SECRETS_DIR ]]; 
 check_secrets() {
     local name
     ((${#SECRETS[@]} == 0)) || [[ ! -e $SECRETS_DIR ]] || own_secrets ||
-        fail "$NOT_PERMITTED" "refused: $SECRETS_DIR is not your own folder, but a link or somebody else's"
+        refuse_as "$NOT_PERMITTED" "$SECRETS_DIR is not your own folder, but a link or somebody else's"
     for name in "${SECRETS[@]}"; do
         [[ -r $SECRETS_DIR/$name ]] ||
-            fail "$NOT_PERMITTED" "refused: the secret $name is not in $SECRETS_DIR; submit this directory with: launch submit ${PWD@Q}"
+            refuse_as "$NOT_PERMITTED" "the secret $name is not in $SECRETS_DIR; submit this directory with: launch submit ${PWD@Q}"
     done
 }
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from launcher import cachefolders, engines, records, reports
+from launcher import cachefolders, engines, outcome, records, reports
 from launcher.engines import Connection, Status, logfiles
 from launcher.flow import Prepared, write_run_files
+from launcher.outcome import End, Ended
 from launcher.plan import RUN_DIR, Plan
 from launcher.records import EngineUsed, Outcome, Record, Run
 from launcher.reports import Reports
@@ -169,10 +170,10 @@ def collect(run: Run, engine: Connection) -> Record:
             with _recorded(run):
                 _save_log(run, engine)
         told = reports.read(run.path)
-        outcome = _outcome(run, record.plan, status, told)
+        known = _outcome(run, record.plan, status, told)
         record = msgspec.structs.replace(
-            record, state="ended", outcome=outcome, versions=told.versions, config=told.config
-        )  # fmt: skip
+            record, state="ended", outcome=known, versions=told.versions, config=told.config
+        )
         with _recorded(run):
             run.write(record)
     _release(record.plan, run)
@@ -208,21 +209,16 @@ def _save_log(run: Run, engine: Connection) -> None:
 
 def _outcome(run: Run, plan: Plan, status: Status, told: Reports) -> Outcome:
     """What became of a run that is not running, from the engine's word and what the entrypoint wrote."""
-    if status.state == "missing" and not run.had_event("started"):
-        return Outcome(exit_code=int(Exit.INTERNAL), cause="launcher", reason="the launcher died before it was started")
-    if status.state == "created":
-        reason = status.error or "the launcher died before it was started"
-        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine" if status.error else "launcher", reason=reason)
     wrote = told.status
-    if status.state == "missing" and not wrote:
-        reason = "its container was removed by someone else"
-        return Outcome(exit_code=int(Exit.INTERNAL), cause="engine", reason=reason, damaged=told.damaged)
     code = wrote.exit_code if wrote and status.state != "exited" else status.exit_code
-    cause, reason = _cause(run, plan.profile.kind, status, told, code)
+    ended = _not_run(run, status, told) or outcome.decide(
+        status.end, code, told, _asked(run), _why(run, plan, status, told)
+    )
     return Outcome(
-        exit_code=code,
-        cause=cause,
-        reason=reason,
+        end=ended.end,
+        exit_code=ended.exit_code(code),
+        cause=ended.end.cause,
+        reason=ended.reason,
         started=status.started or (wrote.started if wrote else ""),
         finished=status.finished or (wrote.finished if wrote else ""),
         checkpoint=_on_host(told.result.get("checkpoint") or told.result.get("path") or "", plan, run),
@@ -231,32 +227,34 @@ def _outcome(run: Run, plan: Plan, status: Status, told: Reports) -> Outcome:
     )
 
 
+def _not_run(run: Run, status: Status, told: Reports) -> Ended | None:
+    """The end of what the engine has not run, or does not have any more."""
+    if status.state == "created":
+        return status.end or Ended(End.NEVER_STARTED)
+    if status.state != "missing":
+        return None
+    if not run.had_event("started"):
+        return Ended(End.NEVER_STARTED)
+    return None if told.status else Ended(End.LOST, "its container was removed by someone else")
+
+
+def _asked(run: Run) -> str:
+    """By what its user wanted it to stop; `launch cancel` counts before a signal."""
+    return next((what for what in ("cancel", "signal") if run.had_event(what)), "")
+
+
+def _why(run: Run, plan: Plan, status: Status, told: Reports) -> str:
+    """The line of the log that says why the container did not start."""
+    begun = told.status and (status.end is None or status.end.end is not End.NOT_STARTED)
+    return "" if begun else engines.of(plan.profile.kind).explain(logfiles.tail(run.path / "logs"))
+
+
 def _on_host(path: str, plan: Plan, run: Run) -> str:
     """The host's path of something below /output in the container; empty where it is not."""
     parts = PurePosixPath(path).parts
     if parts[:2] != ("/", "output") or ".." in parts:
         return ""
     return plan.output.replace(RUN_DIR, str(run.path)) + path.removeprefix("/output")
-
-
-def _cause(run: Run, kind: str, status: Status, told: Reports, code: int) -> tuple[records.Cause, str]:
-    wrote = told.status
-    if status.out_of_memory:
-        return "memory", "killed: out of memory"
-    said = "" if wrote else engines.of(kind).explain(logfiles.tail(run.path / "logs"))
-    stopped = said.startswith("told to stop")
-    if run.had_event("cancel"):
-        return "cancelled", (wrote.reason if wrote else "") or (said if stopped else "cancelled")
-    if status.error:
-        return "engine", status.error
-    if wrote is None:
-        if run.had_event("signal"):
-            return "signal", "killed: it did not leave when it was told to stop"
-        unread = any("/status.json: " in what for what in told.damaged)
-        why = "and what its entrypoint wrote cannot be read" if unread else "before its entrypoint could say why"
-        return "signal" if stopped else "engine", said or f"the container ended with {code} {why}"
-    cause: records.Cause = wrote.cause if wrote.cause in ("step", "signal", "entrypoint") else "engine"  # type: ignore[assignment]
-    return cause, wrote.reason or ("done" if code == 0 else f"the step exited with {code}")
 
 
 def refresh(run: Run) -> tuple[Record | None, str]:
@@ -311,14 +309,10 @@ def await_start(run: Run, engine: Connection) -> None:
 
 
 def word(record: Record) -> str:
-    """The state of a run for people: running, done, failed, cancelled …"""
+    """The state of a run for people: running, or its end."""
     if record.outcome is None:
         return "running"
-    if record.outcome.exit_code == 0:
-        return "done"
-    return {"cancelled": "cancelled", "signal": "stopped", "launcher": "never started"}.get(
-        record.outcome.cause, "failed"
-    )
+    return record.outcome.word
 
 
 def cancel(run: Run) -> Record:

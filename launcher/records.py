@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher import profiles
+from launcher import outcome, profiles
+from launcher.outcome import Cause, End
 from launcher.plan import Plan
 from launcher.reports import Result
 from slipway import canonical, inbox
@@ -43,21 +44,22 @@ SECRETS = ".secrets"  # in the folder of all runs
 
 State = Literal["submitted", "ended"]
 RECORD_LIMIT = 64 * 2**20  # bytes: a plan, a request and all reports at their longest
-Cause = Literal["step", "signal", "cancelled", "entrypoint", "engine", "memory", "launcher"]
 
 
 class Outcome(Noun, frozen=True, kw_only=True):
-    """How a run ended. `cause`: whose the exit code is; `reason`: one line for people.
+    """How a run ended. `end`: as everybody is told; `cause`: whose the exit code is; `reason`: one line for people.
 
-    `step` the program itself; `signal` it was told to stop; `cancelled` by `launch cancel`; `entrypoint` refused to
-    start it; `engine` could not start it or lost it; `memory` killed by the memory limit; `launcher` died before it
-    was submitted. `checkpoint`: what the step made, a finished checkpoint or data, on the host; `result`: what the step
-    program reported; `damaged`: what the container wrote and could not be read, and why.
+    `step` the program itself; `signal` it was told to stop, or killed; `cancelled`; `entrypoint` it, or the script
+    around the container, refused to start it; `engine` could not start it or lost it; `node` one failed, or did not
+    come; `memory` ran out; `launcher` died before it was submitted. `checkpoint`: what the step made, a finished
+    checkpoint or data, on the host; `result`: what the step program reported; `damaged`: what the container wrote and
+    could not be read, and why.
     """
 
     exit_code: int
     cause: Cause
     reason: str
+    end: End | None = None  # in no record that was written before there were ends: known by its cause
     started: str = ""
     finished: str = ""
     checkpoint: str = ""
@@ -66,6 +68,13 @@ class Outcome(Noun, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         msgspec.convert(self.result, Result)  # or no record: whoever reads one may rely on it
+        if self.end is None:
+            msgspec.structs.force_setattr(self, "end", outcome.former(self.cause, self.exit_code))
+
+    @property
+    def word(self) -> str:
+        """The run's state."""
+        return str(self.end.value) if self.end else ""
 
     @property
     def reported(self) -> Result:

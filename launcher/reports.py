@@ -60,13 +60,17 @@ class Result(Report, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Reports:
-    """All that a container told. `status`: of the node that failed first; `damaged`: FILE: what is wrong with it."""
+    """All that a container told. `status`: of the node that failed first; `damaged`: FILE: what is wrong with it.
+
+    `began`: whether an entrypoint has run on any node: the first thing it does is to make its folder.
+    """
 
     status: NodeStatus | None
     result: dict[str, Any]
     versions: dict[str, Any]
     config: str
     damaged: list[str]
+    began: bool = True
 
 
 def read(folder: Path) -> Reports:
@@ -88,7 +92,13 @@ def read(folder: Path) -> Reports:
         versions=look(lambda: inbox.read_json(folder, "container/0/versions.json", dict), {}),
         config=look(lambda: inbox.read_text(folder, "container/config.yaml"), ""),
         damaged=damaged,
+        began=began(folder),
     )
+
+
+def began(folder: Path) -> bool:
+    """Whether an entrypoint has begun on any node, of this attempt."""
+    return any(path.is_dir() and not path.is_symlink() for path in folder.glob("container/[0-9]*/ranks"))
 
 
 def first_to_fail(folder: Path) -> int:

@@ -59,6 +59,7 @@ class _Row:
             "step": self.record.plan.step if self.record else None,
             "exit_code": outcome.exit_code if outcome else None,
             "cause": outcome.cause if outcome else None,
+            "reason": outcome.reason if outcome else None,
             "directory": str(self.run.path),
             "damaged": self.damaged,
         }

@@ -15,10 +15,10 @@ class Exit(IntEnum):
     WORDS = 64  # the command line itself
     DATA = 65  # bad data, or a mismatch with the lock
     NO_INPUT = 66  # an input is missing
-    UNAVAILABLE = 69  # no engine, no registry
-    INTERNAL = 70
+    UNAVAILABLE = 69  # no engine, no registry; of a run: its container did not start
+    INTERNAL = 70  # of a run: nobody knows how it ended
     CANNOT_WRITE = 73
-    TRY_AGAIN = 75
+    TRY_AGAIN = 75  # of a run: a node failed
     NOT_PERMITTED = 77
     CONFIG = 78  # profile, step or matrix; also what an entrypoint refuses
 

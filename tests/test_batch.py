@@ -130,7 +130,18 @@ def test_a_node_on_which_nothing_ran_is_no_success(job: Job) -> None:
     job.write()
     assert job.run() == 69
     assert "srun ended with 0, but on node 1 of 2 (n1 n2) nothing has run to its end" in job.err
-    assert job.attempts[-1]["exit"] == "69"
+    assert (job.attempts[-1]["exit"], job.attempts[-1]["said"]) == ("69", job.err.splitlines()[-1][len("slipway: ") :])
+
+
+def test_nodes_whose_containers_did_not_start_are_named(job: Job) -> None:
+    """srun ends the others, which had begun."""
+    job.step("mkdir -p container/0/ranks; exit 143")
+    job.write()
+    assert job.run() == 143
+    assert job.attempts[-1]["unmade"] == "n2"
+    job.step("mkdir -p container/0/ranks; echo 3 0 n1 >container/failed; exit 143")
+    assert job.run() == 3
+    assert job.attempts[-1]["unmade"] == "", "it did not wait for that one"
 
 
 def test_a_secret_is_there_for_the_step_and_gone_afterwards(job: Job) -> None:

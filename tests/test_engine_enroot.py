@@ -23,6 +23,7 @@ from test_golden import SHAPES, compare, without_hash
 
 from launcher import profiles
 from launcher.engines import Status, enroot, enrootruns
+from launcher.outcome import End, Ended
 from launcher.plan import ImageSeen, Plan
 from launcher.planner import make_plan
 from launcher.profiles import EnrootProfile, ExtraMount
@@ -148,8 +149,6 @@ def test_the_data_folder_is_the_projects_own_unless_named(project: Project) -> N
         ("[WARN] fuse\n[ERROR] Failed to mount: X\n", "[ERROR] Failed to mount: X"),
         ("[ERROR] Command not found: nvidia-container-cli\n[ERROR] 98-nvidia.sh exited with return code 1\n",
          "[ERROR] Command not found: nvidia-container-cli"),
-        ("slipway: refused: no\n", "refused: no"),
-        ("slipway: unpacking X\nWrite failed\nslipway: cannot unpack X into D: free\n", "cannot unpack X into D: free"),
         ("a step's [ERROR] of its own\n", ""),
     ],
 )  # fmt: skip
@@ -255,7 +254,7 @@ def test_the_code_passes_through(place: Callable[..., Place], line: str, code: i
     assert one.status == Status("missing")
     one.submit()
     assert one.engine.wait(one.run, 30)
-    assert (one.status.state, one.status.exit_code, one.status.error) == ("exited", code, "")
+    assert (one.status.state, one.status.exit_code, one.status.end) == ("exited", code, None)
     assert one.status.started <= one.status.finished and one.status.started.endswith("Z")
     assert [p.name for p in one.data.iterdir() if p.is_dir()] == ["boats-1.0-cpu-111111111111"]
 
@@ -280,7 +279,7 @@ def test_a_signal_before_the_entrypoint_ends_enroot(place: Callable[..., Place],
     await_line(one, "creating")
     one.engine.signal(one.run, name)
     assert one.engine.wait(one.run, 30)
-    assert one.status.exit_code == code
+    assert (one.status.exit_code, one.status.end) == (code, Ended(End.STOPPED, "before its container was made"))
     assert not (one.data / "boats-1.0-cpu-111111111111").exists()
 
 
@@ -317,8 +316,8 @@ def test_a_create_that_fails_names_folder_and_key(place: Callable[..., Place]) -
     one.submit()
     assert one.engine.wait(one.run, 30)
     assert one.status.exit_code == Exit.CANNOT_WRITE
-    said = enroot.explain(one.log)
-    assert said == f"cannot unpack {SQSH} into {one.data}: free space there, or name another folder (profile: data)"
+    said = f"cannot unpack {SQSH} into {one.data}: free space there, or name another folder (profile: data)"
+    assert one.status.end == Ended(End.REFUSED, said)
     assert not [p for p in one.data.iterdir() if p.is_dir()]
 
 
@@ -341,7 +340,7 @@ def test_what_a_killed_script_has_left_is_removed(place: Callable[..., Place]) -
     assert one.status.state == "running", "its container is there"
     one.engine.signal(one.run, "KILL")
     assert one.engine.wait(one.run, 30)
-    assert (one.status.exit_code, one.status.error) == (Exit.INTERNAL, "its script was killed")
+    assert one.status.end == Ended(End.LOST, "its script was killed")
     one.engine.remove(one.run)
     assert not [p for p in one.data.iterdir() if p.is_dir()]
 
@@ -363,6 +362,7 @@ def test_secrets_have_to_be_there(place: Callable[..., Place]) -> None:
     one.submit()
     assert one.engine.wait(one.run, 30)
     assert one.status.exit_code == Exit.NOT_PERMITTED and f"launch submit '{one.run.path}'" in one.log
+    assert one.status.end and one.status.end.reason.startswith("refused: the secret HF_TOKEN is not in ")
 
 
 # Status from files alone
@@ -381,19 +381,19 @@ def own(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ("running", 0, "")),
-        ({"start": "1"}, ("exited", 70, "its script was killed")),  # another process has its pid
-        ({"pid": 2**22 + 1}, ("exited", 70, "its script was killed")),
-        ({"boot": "another"}, ("exited", 70, "the machine was restarted while it ran")),
+        ({}, ("running", None)),
+        ({"start": "1"}, ("exited", Ended(End.LOST, "its script was killed"))),  # another process has its pid
+        ({"pid": 2**22 + 1}, ("exited", Ended(End.LOST, "its script was killed"))),
+        ({"boot": "another"}, ("exited", Ended(End.LOST, "the machine was restarted while it ran"))),
     ],
     ids=["alive", "another's pid", "gone", "restarted"],
 )
 def test_a_process_is_known_by_its_start(
-    tmp_path: Path, changes: dict[str, Any], expected: tuple[str, int, str]
+    tmp_path: Path, changes: dict[str, Any], expected: tuple[str, Ended | None]
 ) -> None:
     (tmp_path / "process").write_text(json.dumps(own(**changes)))
     status = enrootruns.EnrootRuns().status(Run(tmp_path))
-    assert (status.state, status.exit_code, status.error) == expected
+    assert (status.state, status.end) == expected
 
 
 def test_another_machines_run_is_not_taken_for_dead(tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_the_entrypoints_word_counts_where_the_script_was_killed(tmp_path: Path)
     (tmp_path / "container" / "0").mkdir(parents=True)
     (tmp_path / "container" / "0" / "status.json").write_text('{"exit_code": 5, "finished": "x"}')
     status = enrootruns.EnrootRuns().status(Run(tmp_path))
-    assert (status.state, status.exit_code, status.error) == ("exited", 5, "")
+    assert (status.state, status.exit_code, status.end) == ("exited", 5, None)
 
 
 def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_a_status_that_cannot_be_read_is_said_beside_the_scripts_code(
     row = " ".join(project.launch("runs").stdout.split())
     assert f"exit {code} damaged: container/0/status.json: is no JSON" in row
     shown = project.launch("show", run.id)
-    why = f" (engine: the container ended with {code} and what its entrypoint wrote cannot be read)" if code else ""
+    why = f" (step: the step failed: exit code {code}, and what its entrypoint wrote cannot be read)" if code else ""
     assert (shown.code, f"step       sft/automodel: exit {code}{why}\n" in shown.stdout) == (65, True)
 
 

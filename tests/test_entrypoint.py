@@ -199,7 +199,7 @@ def test_the_exit_code_is_the_steps_own(box: Container, code: int) -> None:
     status = box.status
     assert status["cause"] == "step"
     assert (status["exit_code"], status["step_exit_code"], status["signal"]) == (code, code, None)
-    assert status["reason"] == f"the step ended with exit code {code}"
+    assert status["reason"] == f"exit code {code}"
     assert status["started"] <= status["finished"] and status["started"].endswith("Z")
 
 
@@ -268,7 +268,7 @@ def test_gpus_are_those_of_the_plan(
     box.plan |= {"flavour": "cuda", "driver": "570.26", "shape": {"nodes": 1, "gpus": wanted, "procs": 1}, "gpus": gpus}
     box.entry()
     code = box.run("print('stepped')")
-    assert (code, box.status["reason"]) == ((78, said) if said else (0, "the step ended with exit code 0")), box.err
+    assert (code, box.status["reason"]) == ((78, said) if said else (0, "exit code 0")), box.err
     assert json.loads((box.state / "0" / "versions.json").read_text())["gpus"] == (UUIDS if listed else [])
 
 
@@ -339,7 +339,7 @@ def test_a_refusal_of_the_step_program_is_one_of_the_entrypoint(box: Container) 
 
 def test_the_reason_of_a_failed_step_is_told(box: Container) -> None:
     assert box.run(READY + "(node / 'reason').write_text('KeyError: x\\n'); sys.exit(1)") == 1
-    assert (box.status["cause"], box.status["reason"]) == ("step", "the step ended with exit code 1: KeyError: x")
+    assert (box.status["cause"], box.status["reason"]) == ("step", "exit code 1: KeyError: x")
 
 
 def test_what_an_earlier_run_left_is_not_taken_for_this_one(box: Container) -> None:
@@ -347,7 +347,7 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_one(box: Container) -> N
     for name in ("reason", "refused", "ranks/7.pid"):
         (box.state / "0" / name).write_text("1\n")
     assert box.run("raise SystemExit(1)") == 1
-    assert box.status["reason"] == "the step ended with exit code 1"
+    assert box.status["reason"] == "exit code 1"
     assert not list((box.state / "0" / "ranks").iterdir())
 
 
@@ -365,7 +365,7 @@ def test_ranks_are_told_and_may_save(box: Container, name: str, code: int) -> No
         name,
         0,
     )
-    assert status["reason"] == f"told to stop by {name}; the step ended with exit code 0"
+    assert status["reason"] == f"told to stop by {name}; exit code 0"
 
 
 CHILD = """
@@ -426,7 +426,7 @@ def test_without_ranks_the_group_is_told(box: Container) -> None:
     process = box.start_ready(READY + "print('ready', flush=True)\n" + WAIT)
     process.terminate()
     assert process.wait(PATIENCE) == 143
-    assert box.status["reason"] == "told to stop by TERM; the step was ended by signal TERM"
+    assert box.status["reason"] == "told to stop by TERM; ended by signal TERM"
 
 
 STUBBORN = "signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
@@ -438,7 +438,7 @@ def test_a_step_that_does_not_stop_in_time_is_killed(box: Container) -> None:
     process.terminate()
     assert process.wait(PATIENCE) == 143
     assert box.out.count("told") == 2  # once to save, once more before it was killed
-    assert box.status["reason"] == "told to stop by TERM; the step was ended by signal KILL"
+    assert box.status["reason"] == "told to stop by TERM; ended by signal KILL"
     assert box.status["step_exit_code"] == 137
     assert "killing what is left of the step" in box.err
 
@@ -684,7 +684,7 @@ RANK_OF_NODE = """
 def test_a_killed_step_says_so(box: Container) -> None:
     assert box.run("import os; os.kill(os.getpid(), 9)") == 137
     assert box.status["cause"] == "step"
-    assert box.status["reason"] == "the step was ended by signal KILL (often: out of memory)"
+    assert box.status["reason"] == "ended by signal KILL"
 
 
 def test_what_outlives_the_step_is_ended(box: Container) -> None:

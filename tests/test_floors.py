@@ -22,6 +22,7 @@ LAUNCHER = [
     {"observe", "code", "profilelist", "cachefolders"},
     {"records"},
     {"rules", "engines", "planner"},
+    {"outcome"},
     {"reports"},
     {"memory_rl"},
     {"memory", "rlrules", "gpus", "configuration"},

@@ -155,7 +155,7 @@ def test_hosts_that_do_not_come_are_named(site: Site) -> None:
     site.has(n1=1, n3=1)
     assert site.run("print('driver')") == 75
     reason = "2 of 4 node(s) did not join Ray: n2, n4: not there within 1 s (profile: ray_wait)"
-    assert site.status_of(0) == (75, "entrypoint", reason)
+    assert site.status_of(0) == (75, "node", reason)
     assert (site.state / "failed").read_text() == "75 0 n1\n"
     assert "driver" not in site.out and gone(site.ray["pid"])
 
@@ -181,7 +181,7 @@ def test_a_node_that_is_lost_ends_the_driver_and_is_named(site: Site) -> None:
     process = site.start_ready("import signal\nprint('ready', flush=True)\n" + WAIT)
     site.has(n1=1, n2=0)
     assert process.wait(PATIENCE) == 75
-    assert site.status_of(0) == (75, "entrypoint", "Ray has lost n2")
+    assert site.status_of(0) == (75, "node", "Ray has lost n2")
 
 
 def test_a_driver_that_fails_because_of_a_lost_node_does_not_hide_it(site: Site) -> None:
@@ -285,7 +285,7 @@ def test_another_node_without_a_head_gives_up(site: Site, left: bool) -> None:
     assert site.run("") == 75
     said = f"Ray's head on n1, 127.0.0.1:{head.port}, "
     why = f"{said}has left before n2 could join" if left else f"n2: {said}did not answer within 1 s"
-    assert site.status_of(1) == (75, "entrypoint", why)
+    assert site.status_of(1) == (75, "node", why)
 
 
 def test_what_nobody_declared_does_not_reach_ray(site: Site, tmp_path: Path) -> None:

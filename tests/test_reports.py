@@ -98,7 +98,7 @@ def test_a_loss_that_the_step_has_named_already(left: Left) -> None:
 def test_half_a_character_in_a_reason(left: Left) -> None:
     write(left.odd, "0/status.json", r'{"exit_code": 3, "cause": "step", "reason": "no \ud800"}')
     assert left.row == "failed exit 3 7.664 -> 2.500 in 3 steps"
-    assert "exit 3 (step: no \ufffd)\n" in left.on("show").stdout
+    assert "exit 3 (step: the step failed: no \ufffd)\n" in left.on("show").stdout
 
 
 ESCAPES = "a\x1b[2Jb\x9bc\x00d\re\u202ef\nrun gone"
@@ -109,9 +109,9 @@ def test_what_would_steer_the_terminal_is_shown(left: Left) -> None:
     left.rows()
     for done in (left.on("show"), left.on("cancel")):
         text = done.stdout + done.stderr
-        assert r"(step: a\x1b[2Jb\x9bc\x00d\re\u202ef\nrun gone)" in text
+        assert r"(step: the step failed: a\x1b[2Jb\x9bc\x00d\re\u202ef\nrun gone)" in text
         assert all(line.isprintable() for line in text.splitlines())
-    assert left.outcome["reason"] == ESCAPES, "the record has it as it was"
+    assert left.outcome["reason"] == f"the step failed: {ESCAPES}", "the record has it as it was"
 
 
 @pytest.fixture
@@ -169,8 +169,9 @@ def test_a_report_that_cannot_be_read_is_named_and_hides_nothing(left: Left) -> 
     for run_id, (name, _, why) in runs.items():
         begin, _, said = rows[run_id].partition(" damaged: ")
         assert said.startswith(f"container/{name}: ") and why in said
-        lost = {"result.json": "done exit 0", "0/status.json": "failed exit 70"}
-        assert begin == lost.get(name, "done exit 0 7.664 -> 2.500 in 3 steps")
+        loss = "7.664 -> 2.500 in 3 steps"
+        told = {"result.json": "done exit 0", "0/status.json": f"lost exit 70 {loss}"}
+        assert begin == told.get(name, f"done exit 0 {loss}")
         assert "treasure" not in Run(left.odd.path.parent / run_id).record_file.read_text()
     assert left.rows() == rows, "and stays as it is"
     # One of each kind is enough of these.
@@ -186,7 +187,7 @@ def test_the_node_that_failed_first_tells_the_end(left: Left) -> None:
     (left.odd.path / "container" / "1").mkdir()
     write(left.odd, "1/status.json", STATUS | {"exit_code": 3, "reason": "the second"})
     assert left.row.startswith("failed exit 3")
-    assert "(step: the second)" in left.on("show").stdout
+    assert "(step: the step failed: the second)" in left.on("show").stdout
 
 
 @pytest.mark.parametrize("path", ["/outputs/x", "/output/../etc", "/etc", "relative", ""])

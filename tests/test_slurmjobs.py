@@ -15,6 +15,7 @@ from test_slurmwords import END, START, shown
 
 from launcher import records
 from launcher.engines import Status, slurmjobs
+from launcher.outcome import IN_QUEUE, End, Ended
 from launcher.planner import make_plan
 from launcher.records import Run
 from slipway.console import visible
@@ -216,8 +217,8 @@ def test_without_accounts_the_jobs_own_lines_count(
     monkeypatch.setattr(slurmjobs, "TIMEOUT", 0.3)
     slurm.does("sacct", accounts)
     status = jobs().status(job)
-    assert (status.state, status.exit_code) == ("exited", Exit.UNAVAILABLE)
-    assert status.error.startswith("Slurm has forgotten job 7, whose script never began: ")
+    assert status.state == "exited" and status.end and status.end.end is End.LOST
+    assert status.end.detail.startswith("Slurm has forgotten job 7, whose script never began: ")
     attempts(job, STARTED, ended(5))
     assert jobs().status(job) == Status("exited", exit_code=5, started=START, finished=END)
 
@@ -227,8 +228,8 @@ def test_without_accounts_the_jobs_own_lines_count(
 def test_a_forgotten_job_that_did_not_reach_its_end(job: Run, lines: list[dict[str, Any]]) -> None:
     attempts(job, *lines, cut='{"event": "end", "exi')
     status = jobs().status(job)
-    assert (status.state, status.exit_code, status.started) == ("exited", Exit.INTERNAL, START)
-    assert "Slurm has forgotten the job, whose script did not reach its end" in status.error
+    assert (status.state, status.started) == ("exited", START) and status.end and status.end.end is End.LOST
+    assert "Slurm has forgotten the job, whose script did not reach its end" in status.end.detail
 
 
 def test_the_exit_code_is_the_one_that_the_script_knows(slurm: Commands, job: Run) -> None:
@@ -239,24 +240,24 @@ def test_the_exit_code_is_the_one_that_the_script_knows(slurm: Commands, job: Ru
 
 
 @pytest.mark.parametrize(
-    ("lines", "code", "said"),
+    ("lines", "end", "said"),
     [
-        ([], Exit.UNAVAILABLE, "its script was never started"),
-        ([STARTED], Exit.INTERNAL, "its script did not reach its end"),
-        ([STARTED, ended(143, "true")], Exit.INTERNAL, "its script did not reach its end"),
-        ([STARTED, ended(0), STARTED | {"attempt": 1}], Exit.INTERNAL, "its script did not reach its end"),
+        ([], End.NOT_STARTED, "its script was never started"),
+        ([STARTED], End.LOST, "its script did not reach its end"),
+        ([STARTED, ended(143, "true")], End.LOST, "its script did not reach its end"),
+        ([STARTED, ended(0), STARTED | {"attempt": 1}], End.LOST, "its script did not reach its end"),
     ],
 )
 def test_success_is_what_the_script_has_said_last(
-    slurm: Commands, job: Run, lines: list[dict[str, Any]], code: Exit, said: str
+    slurm: Commands, job: Run, lines: list[dict[str, Any]], end: End, said: str
 ) -> None:
     """Seen on a real Slurm: a job whose script a node cannot start is COMPLETED, with 0:0."""
     knows(slurm, "COMPLETED")
     attempts(job, *lines)
     status = jobs().status(job)
-    assert (status.state, status.exit_code) == ("exited", code) and said in status.error
+    assert status.state == "exited" and status.end and status.end.end is end and said in status.end.detail
     attempts(job, *lines, STARTED, ended(0))
-    assert jobs().status(job).exit_code == 0
+    assert (jobs().status(job).exit_code, jobs().status(job).end) == (0, None)
 
 
 def test_what_was_put_back_has_no_end_yet(slurm: Commands, job: Run) -> None:
@@ -271,7 +272,37 @@ def test_what_slurm_ended_is_told_as_slurm_tells_it(slurm: Commands, job: Run) -
     knows(slurm, "TIMEOUT")
     attempts(job, STARTED, ended(0))
     status = jobs().status(job)
-    assert (status.exit_code, status.error) == (143, "the time limit ended it before it left by itself")
+    assert status.end == Ended(End.TIME_LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ({"why": "time limit"}, Ended(End.TIME_LIMIT)),
+        ({"why": "preempted"}, Ended(End.PREEMPTED)),
+        ({"why": "TERM"}, Ended(End.STOPPED)),
+        ({"why": "", "exit": "7"}, None),
+        ({"why": "time limit", "exit": "0"}, None),
+        ({"said": "the secret T is not there", "exit": "77"}, Ended(End.REFUSED, "the secret T is not there")),
+        ({"said": "srun ended with 0", "exit": "69"}, Ended(End.NOT_STARTED, "srun ended with 0")),
+        ({"why": "", "unmade": "n2 n3", "exit": "143"}, Ended(End.NOT_STARTED, "on n2 n3")),
+    ],
+)
+@pytest.mark.parametrize("remembered", [True, False])
+def test_the_script_says_why_it_ended(
+    slurm: Commands, job: Run, line: dict[str, Any], end: Ended | None, remembered: bool
+) -> None:
+    if remembered:
+        knows(slurm, "FAILED", code="143:0")
+    attempts(job, STARTED, ended(143) | line)
+    assert jobs().status(job).end == end
+
+
+def test_what_was_cancelled_in_the_queue_has_not_begun(slurm: Commands, job: Run) -> None:
+    knows(slurm, "CANCELLED")
+    assert jobs().status(job).end == Ended(End.CANCELLED, IN_QUEUE)
+    attempts(job, STARTED)
+    assert jobs().status(job).end == Ended(End.CANCELLED)
 
 
 def test_a_controller_that_is_away_is_no_missing_job(slurm: Commands, job: Run) -> None:

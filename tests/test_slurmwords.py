@@ -25,7 +25,7 @@ def shown(state: str = "RUNNING", **changes: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "ours", "exit_code", "error"),
+    ("state", "code", "ours", "exit_code", "reason"),
     [
         ("PENDING", "0:0", "pending", 0, ""),
         ("REQUEUED", "0:0", "pending", 0, ""),
@@ -36,22 +36,25 @@ def shown(state: str = "RUNNING", **changes: str) -> str:
         ("COMPLETED", "0:0", "exited", 0, ""),
         ("FAILED", "5:0", "exited", 5, ""),
         ("FAILED", "0:9", "exited", 1, ""),
-        ("CANCELLED", "0:15", "exited", 143, "cancelled in Slurm"),
-        ("CANCELLED", "3:0", "exited", 3, "cancelled in Slurm"),
-        ("TIMEOUT", "0:0", "exited", 143, "the time limit ended it before it left by itself"),
+        ("FAILED", "0:125", "exited", 137, "killed: out of memory: Slurm, at the job's limit"),
+        ("CANCELLED", "0:15", "exited", 143, "cancelled"),
+        ("CANCELLED", "3:0", "exited", 143, "cancelled"),
+        ("TIMEOUT", "0:0", "exited", 143, "the time limit ended it"),
+        ("DEADLINE", "0:0", "exited", 143, "the time limit ended it: the job's --deadline"),
         ("PREEMPTED", "0:0", "exited", 143, "a job of higher priority took its place"),
-        ("NODE_FAIL", "0:0", "exited", 1, "a node failed"),
-        ("OUT_OF_MEMORY", "0:125", "exited", 137, ""),
-        ("A_STATE_OF_TOMORROW", "0:0", "exited", 1, ""),
+        ("NODE_FAIL", "0:0", "exited", 75, "a node failed"),
+        ("BOOT_FAIL", "0:0", "exited", 75, "a node failed: it did not boot"),
+        ("OUT_OF_MEMORY", "0:125", "exited", 137, "killed: out of memory: Slurm, at the job's limit"),
+        ("A_STATE_OF_TOMORROW", "0:0", "exited", 70, "nobody knows how it ended: Slurm calls it A_STATE_OF_TOMORROW"),
     ],
 )
-def test_a_jobs_state(state: str, code: str, ours: str, exit_code: int, error: str) -> None:
+def test_a_jobs_state(state: str, code: str, ours: str, exit_code: int, reason: str) -> None:
     """No job that Slurm ended is a success, though its own exit code says 0:0."""
     accounted = state + {"CANCELLED": " by 1000", "PREEMPTED": "+"}.get(state, "")
     told = slurmwords.from_sacct(f"{accounted}|{code}|{START}|{END}|None")
     for status in (slurmwords.from_scontrol(shown(state, code=code)), told):
-        assert (status.state, status.exit_code, status.error) == (ours, exit_code, error)
-        assert status.out_of_memory is (state == "OUT_OF_MEMORY")
+        assert (status.state, status.end.reason if status.end else "") == (ours, reason)
+        assert (status.end.exit_code(status.exit_code) if status.end else status.exit_code) == exit_code
         assert status.started == ("" if ours == "pending" else START)
         assert status.finished == (END if ours == "exited" else "")
 
@@ -188,8 +191,6 @@ def test_the_one_line_of_enroots_log(line: str) -> None:
          "execve(): bash: No such file or directory"),
         ("slurmstepd-n1: error: TaskProlog failed status=3\nsrun: error: n1: task 0: Exited with exit code 3\n",
          "TaskProlog failed status=3"),
-        ("pyxis:     [ERROR] x\nslipway: told to stop (TERM) before its container was made\n",
-         "told to stop (TERM) before its container was made"),
         ("slipway: refused: the image was not resolved\n", "refused: the image was not resolved"),
         ("step 1 of 9\nloss 3.2\n", ""),
         ("", ""),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from images.model import Entry
+from launcher.outcome import Ended
 from launcher.plan import EngineSeen, Finding, ImageSeen, Observed, Plan
 from launcher.profiles import Profile
 from slipway.project import Root
@@ -17,17 +18,16 @@ from slipway.project import Root
 
 @dataclass(frozen=True)
 class Status:
-    """What the engine knows of a run. `error`: the engine's own words where it could not start or end it rightly.
+    """What the engine knows of a run. `end`: how it ended, where the engine knows more than the code.
 
     `detail`: why a run that waits still waits.
     """
 
     state: Literal["missing", "created", "pending", "running", "exited"]
     exit_code: int = 0
-    out_of_memory: bool = False
+    end: Ended | None = None
     started: str = ""
     finished: str = ""
-    error: str = ""
     detail: str = ""
 
 

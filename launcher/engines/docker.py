@@ -19,6 +19,7 @@ from launcher import gpus
 from launcher.engines import Claimed, Status, dockergpus
 from launcher.engines.shell import quote
 from launcher.fit import error
+from launcher.outcome import End, Ended
 from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Finding, ImageSeen, Observed, Plan
 from launcher.profiles import DockerProfile
 from slipway import canonical
@@ -278,10 +279,9 @@ class DockerRun:
         return Status(
             state=kind.get(state["Status"], "exited"),  # type: ignore[arg-type]
             exit_code=state["ExitCode"],
-            out_of_memory=bool(state.get("OOMKilled")),
+            end=_end(state),
             started=state.get("StartedAt", ""),
             finished=state.get("FinishedAt", ""),
-            error=state.get("Error", ""),
         )
 
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
@@ -332,6 +332,15 @@ class DockerRun:
             self._client.api.remove_container(container_name(run.id), v=True, force=True)
         except docker.errors.NotFound:
             return
+
+
+def _end(state: Mapping[str, Any]) -> Ended | None:
+    """What the engine alone knows. A process that the kernel killed, and the step did without, is no end."""
+    if state.get("Error"):
+        return Ended(End.NOT_STARTED, state["Error"])
+    if state.get("OOMKilled") and state["ExitCode"]:
+        return Ended(End.OUT_OF_MEMORY, "the kernel, at the container's limit")
+    return None
 
 
 def _remedy(error: Any) -> str:

@@ -33,7 +33,7 @@ FILES = ("enroot.sh", "outside.sh")
 PATIENCE = 10  # seconds that `enroot version` may take
 _NO_MOUNT = re.compile(r"[\s:,\\]")
 _NO_ENV = re.compile(r"ENROOT_.*|.*\n.*|\w+=[\"'].*[\"']\s*", re.S)
-_CAUSE = re.compile(r"^(?:\[ERROR\]|enroot-\w+:|slipway: refused:|slipway: cannot|slipway: there is no).*", re.M)
+_CAUSE = re.compile(r"^(?:\[ERROR\]|enroot-\w+:).*", re.M)
 NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
@@ -144,6 +144,6 @@ as_text = request_text
 
 
 def explain(log: str) -> str:
-    """The first line in which enroot, or the script around it, says what is wrong."""
+    """The first line in which enroot says what is wrong; what the script around it says is in `ended`."""
     found = _CAUSE.search(log)
-    return found[0].removeprefix("slipway: ").strip() if found else ""
+    return found[0].strip() if found else ""

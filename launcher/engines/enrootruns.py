@@ -17,6 +17,7 @@ import msgspec
 from images import rootfs
 from launcher import reports
 from launcher.engines import Claimed, Status, logfiles, polling
+from launcher.outcome import UNMADE, End, Ended, refused
 from slipway import inbox
 from slipway.errors import Exit, SlipwayError
 from slipway.files import PRIVATE, cannot_write, private
@@ -38,10 +39,18 @@ class _Process(msgspec.Struct):
 
 
 class _Ended(msgspec.Struct):
-    """How its script ended."""
+    """How its script ended. `told`: by which signal, where that came before the entrypoint; `said`: why by itself."""
 
     exit: reports.ExitCode
     finished: str
+    told: str = ""
+    said: str = ""
+
+    @property
+    def end(self) -> Ended | None:
+        if self.told:
+            return Ended(End.STOPPED, UNMADE)
+        return refused(self.exit, self.said) if self.said else None
 
 
 class _Profile(msgspec.Struct):
@@ -81,7 +90,7 @@ class EnrootRuns:
             return Status("missing")
         alive = _alive(process)  # before the other file is read: a process writes it last
         if ended := inbox.read_json(run.path, "ended", _Ended):
-            return Status("exited", ended.exit, started=process.started, finished=ended.finished)
+            return Status("exited", ended.exit, end=ended.end, started=process.started, finished=ended.finished)
         if process.host != os.uname().nodename:
             what = f"it runs on {process.host}"
             raise SlipwayError(Exit.UNAVAILABLE, what, where=str(run.path), remedy="ask there")
@@ -91,7 +100,7 @@ class EnrootRuns:
         with contextlib.suppress(inbox.Damaged):  # told when the run is collected
             if wrote := reports.node_status(run.path, 0):  # its script was killed, the step was not
                 return Status("exited", wrote.exit_code, started=process.started, finished=wrote.finished)
-        return Status("exited", int(Exit.INTERNAL), started=process.started, error=why)
+        return Status("exited", end=Ended(End.LOST, why), started=process.started)
 
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
         """logs/step.log, which the script and the container write themselves."""

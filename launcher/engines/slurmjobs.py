@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from launcher.engines import Claimed, Status, logfiles, polling, slurmwords
+from launcher.outcome import IN_QUEUE, End, Ended, refused
 from slipway import inbox
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
@@ -24,6 +25,7 @@ TIMEOUT = 60  # seconds that one command of Slurm may take: a controller that fa
 STEP = "slipway"  # the name of the one that is the run, among a job's steps; batch.sh has it, too
 POLL = 1.0  # seconds between two questions to the controller
 _OVER = ("exited", "missing")
+_TOLD = {"time limit": End.TIME_LIMIT, "preempted": End.PREEMPTED, "TERM": End.STOPPED}  # batch.sh's TOLD
 # What would change a job behind its script's back; SLURM_CONF says where the cluster is.
 _CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 _JOB = "[0-9]{1,20}"
@@ -31,13 +33,20 @@ _FOREIGN = re.compile(r"(PYXIS|SBATCH|SLURM|SQUEUE|SCANCEL)_")
 
 
 class _Attempt(msgspec.Struct):
-    """A line that batch.sh writes when an attempt starts, and when it ends. `exit`: of the step, where it ends."""
+    """A line that batch.sh writes when an attempt starts, and when it ends. `exit`: of the step, where it ends.
+
+    `why`: why the step was told to leave; `said`: in the script's words, why it ended by itself; `unmade`: nodes whose
+    containers did not start, though nobody had told them to stop.
+    """
 
     event: Literal["start", "end"]
     job: Annotated[str, msgspec.Meta(pattern=f"^{_JOB}$")]
     time: str
     exit: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,3}$")] = "70"
     requeued: str = "false"
+    why: str = ""
+    said: str = ""
+    unmade: str = ""
 
 
 @contextlib.contextmanager
@@ -70,13 +79,16 @@ class SlurmJobs:
         if found is None:
             why = "it was cancelled while it waited, or no node could start it"
             what = f"Slurm has forgotten job {job}, whose script never began: {why}"
-            return Status("exited", exit_code=int(Exit.UNAVAILABLE), error=what)
-        if found.state != "exited" or found.error:
+            return Status("exited", end=Ended(End.LOST, what))
+        if found.state != "exited":
             return found
         any(run.path.iterdir())  # a network file system then asks its server for what is new
         attempts = _attempts(run.path)
-        if attempts and attempts[-1].event == "end" and attempts[-1].requeued != "true":
-            return replace(found, exit_code=int(attempts[-1].exit))  # the node's own: Slurm knows srun's
+        if found.end:
+            waited = found.end == Ended(End.CANCELLED) and not attempts
+            return replace(found, end=Ended(End.CANCELLED, IN_QUEUE)) if waited else found
+        if _over(attempts):  # the node's own code: Slurm knows srun's
+            return replace(found, exit_code=int(attempts[-1].exit), end=_end(attempts[-1]))
         return found if found.exit_code else _no_success(found, job, bool(attempts))
 
     def job(self, run: Claimed) -> str | None:
@@ -176,7 +188,23 @@ def _no_success(found: Status, job: str, began: bool) -> Status:
     """A job that Slurm calls completed though its script has not said so: seen where a node could not start it."""
     lost = "was never started: its node could not; sinfo --list-reasons, and slurmd's log there, say more"
     what = f"Slurm calls job {job} completed, but its script {'did not reach its end' if began else lost}"
-    return replace(found, exit_code=int(Exit.INTERNAL if began else Exit.UNAVAILABLE), error=what)
+    return replace(found, end=Ended(End.LOST if began else End.NOT_STARTED, what))
+
+
+def _over(attempts: list[_Attempt]) -> bool:
+    """Whether the script has told its end, and is not in the queue again."""
+    return bool(attempts) and attempts[-1].event == "end" and attempts[-1].requeued != "true"
+
+
+def _end(last: _Attempt) -> Ended | None:
+    """What an attempt's script knows of its end, beside the code."""
+    if last.exit == "0":
+        return None
+    if last.said:
+        return refused(int(last.exit), last.said)
+    if last.unmade:
+        return Ended(End.NOT_STARTED, f"on {last.unmade}")
+    return Ended(_TOLD[last.why]) if last.why in _TOLD else None
 
 
 def _ask_attempts(path: Path) -> Status | None:
@@ -185,10 +213,10 @@ def _ask_attempts(path: Path) -> Status | None:
     if not attempts:
         return None
     first, last = attempts[0], attempts[-1]
-    if last.event == "end" and last.requeued != "true":
-        return Status("exited", exit_code=int(last.exit), started=first.time, finished=last.time)
+    if _over(attempts):
+        return Status("exited", int(last.exit), end=_end(last), started=first.time, finished=last.time)
     what = "Slurm has forgotten the job, whose script did not reach its end: its node, or Slurm itself, ended it"
-    return Status("exited", exit_code=int(Exit.INTERNAL), started=first.time, error=what)
+    return Status("exited", end=Ended(End.LOST, what), started=first.time)
 
 
 def recorded_job(path: Path) -> str | None:

@@ -9,17 +9,22 @@ import re
 from dataclasses import dataclass
 
 from launcher.engines import Status
+from launcher.outcome import End, Ended
 
 _WAITS = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
 _RUNS = {"CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-_ERRORS = {
-    "TIMEOUT": "the time limit ended it before it left by itself",
-    "NODE_FAIL": "a node failed",
-    "BOOT_FAIL": "a node did not boot",
-    "DEADLINE": "its deadline passed",
-    "PREEMPTED": "a job of higher priority took its place",
-    "CANCELLED": "cancelled in Slurm",
+# How Slurm itself ends a job; COMPLETED and FAILED say only what the script's code was.
+_ENDS = {
+    "TIMEOUT": Ended(End.TIME_LIMIT),
+    "DEADLINE": Ended(End.TIME_LIMIT, "the job's --deadline"),
+    "NODE_FAIL": Ended(End.NODE_FAILED),
+    "BOOT_FAIL": Ended(End.NODE_FAILED, "it did not boot"),
+    "PREEMPTED": Ended(End.PREEMPTED),
+    "CANCELLED": Ended(End.CANCELLED),
+    "OUT_OF_MEMORY": Ended(End.OUT_OF_MEMORY, "Slurm, at the job's limit"),
 }
+_BY_SCRIPT = {"COMPLETED", "FAILED"}
+_OOM_SIGNAL = "125"  # what Slurm says for a signal where memory ran out
 # A pending job's reason -> what it means, and whether waiting is of no use.
 _REASONS = {
     "Resources": ("waits for nodes to become free", False),
@@ -45,7 +50,6 @@ _REASONS = {
 }
 # Where in pyxis's noise the cause is: one of enroot's own errors, or pyxis's.
 _CAUSES = (
-    re.compile(r"slipway: (told to stop \(.*)"),
     re.compile(r"pyxis: {5}((?:\[ERROR\]|curl:|enroot-\w+:|mktemp:).*)"),
     re.compile(r"pyxis: (--container-mounts: .*|couldn't chdir.*|failed to .*|error: .*|couldn't \w+.*)"),
     re.compile(r"slurmstepd[\w-]*: error: (execve\(\).*|TaskProlog failed.*)"),
@@ -91,15 +95,14 @@ def record(text: str) -> dict[str, str]:
 def from_scontrol(text: str) -> Status:
     """Of `scontrol --oneliner show job`."""
     facts = record(text)
-    code, _, _ = facts.get("ExitCode", "0:0").partition(":")
     times = [_time(facts.get(key, "")) for key in ("StartTime", "EndTime")]
-    return _status(facts["JobState"].split()[0], code, facts.get("Reason", ""), times)
+    return _status(facts["JobState"].split()[0], facts.get("ExitCode", "0:0"), facts.get("Reason", ""), times)
 
 
 def from_sacct(line: str) -> Status:
     """Of `sacct --parsable2 --format=State,ExitCode,Start,End,Reason`."""
     state, code, start, end, reason = line.split("|")
-    return _status(state.split()[0].rstrip("+"), code.partition(":")[0], reason, [_time(start), _time(end)])
+    return _status(state.split()[0].rstrip("+"), code, reason, [_time(start), _time(end)])
 
 
 def _status(state: str, code: str, reason: str, times: list[str]) -> Status:
@@ -107,16 +110,13 @@ def _status(state: str, code: str, reason: str, times: list[str]) -> Status:
         return Status("pending", detail=waits(reason))
     if state in _RUNS:
         return Status("running", started=times[0])
+    own, _, by_signal = code.partition(":")
+    end = _ENDS["OUT_OF_MEMORY"] if by_signal == _OOM_SIGNAL else _ENDS.get(state)
+    if not end and state not in _BY_SCRIPT:
+        end = Ended(End.LOST, f"Slurm calls it {state}")
+    # A script that a signal ended has the code 0, and is no success.
     return Status(
-        "exited", exit_code=_exit(state, int(code)), out_of_memory=state == "OUT_OF_MEMORY", started=times[0],
-        finished=times[1], error=_ERRORS.get(state, ""),
-    )  # fmt: skip
-
-
-def _exit(state: str, code: int) -> int:
-    """A job that Slurm ended has the exit code 0:0 or 0:15; it is no success."""
-    return code or {"COMPLETED": 0, "CANCELLED": 143, "TIMEOUT": 143, "PREEMPTED": 143, "OUT_OF_MEMORY": 137}.get(
-        state, 1
+        "exited", int(own) or (0 if state == "COMPLETED" else 1), end=end, started=times[0], finished=times[1]
     )
 
 

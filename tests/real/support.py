@@ -5,6 +5,7 @@ Nothing here waits for time to pass: conditions are awaited, and PATIENCE only e
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -425,3 +426,63 @@ def open_runs(place: Path) -> Path:
     acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)  # linux/posix_acl_xattr.h
     os.setxattr(made, "system.posix_acl_default", acl)
     return made
+
+
+def told(tree: Tree, run: Run) -> tuple[str, int, str]:
+    """State, exit code and cause line of a run that has ended: the same, whoever is asked."""
+    shown, line = tree.launch("show", run.id).out, _row(tree, run)
+    rows = (json.loads(text) for text in tree.launch("runs", "--json").out.splitlines())
+    (row,) = (found for found in rows if found["run"] == run.id)
+    outcome = json.loads(tree.launch("show", run.id, "--json").out)["outcome"]
+    words = outcome["end"], outcome["exit_code"], outcome["reason"]
+    assert words == (row["state"], row["exit_code"], row["reason"]) and outcome == run.outcome
+    state, code, reason = words
+    assert f"state      {state}\n" in shown and re.search(rf" {state} +exit {code}\b", line), (shown, line)
+    why = f" ({outcome['cause']}: {reason})" if code else ""
+    assert f": exit {code}{why}\n" in shown, shown
+    return words
+
+
+def _row(tree: Tree, run: Run) -> str:
+    return next(line for line in tree.launch("runs").out.splitlines() if line.startswith(f"{run.id} "))
+
+
+# What the toy does as its TOY_RUN: wants more memory than `cramped` gives, once it is told to.
+GREEDY = """
+import pathlib, time
+output = pathlib.Path("/output")
+(output / "waiting").touch()
+while not (output / "go").exists():
+    time.sleep(0.02)
+bytes(1 << 20) * 1024
+"""
+
+
+def encoded(program: str) -> str:
+    """A value of TOY_RUN."""
+    return base64.b64encode(program.encode()).decode()
+
+
+@contextlib.contextmanager
+def cramped(run: Run) -> Iterator[None]:
+    """The kernel kills the run's step when it wants more memory: a control group of its own, as a site may have."""
+    (pid,) = (folder for folder in Path("/proc").glob("[0-9]*") if _is_step(folder, run.id))
+    root = Path("/sys/fs/cgroup/memory")
+    name = "memory.limit_in_bytes" if root.is_dir() else "memory.max"
+    group = (root if root.is_dir() else root.parent) / f"slipway-test-{os.getpid()}"
+    group.mkdir()
+    (group / name).write_text(str(100 * 2**20))
+    (group / "cgroup.procs").write_text(pid.name)
+    try:
+        yield
+    finally:
+        until("nobody in the control group", lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def _is_step(folder: Path, run_id: str) -> bool:
+    with contextlib.suppress(OSError):
+        words = (folder / "cmdline").read_bytes()
+        named = f"SLIPWAY_RUN={run_id}".encode() in (folder / "environ").read_bytes().split(b"\0")
+        return named and re.match(rb"[^\0]+python\0/slipway/steps/toy.py", words) is not None
+    return False

@@ -22,7 +22,21 @@ import pytest
 from . import hf_home
 from .cache import conversions, converted, leftovers, model, reads
 from .conftest import Work, facts, toy
-from .support import ENDLESS, PROJECT, Run, Running, Tree, by_umask, open_runs, open_to_others, until
+from .support import (
+    ENDLESS,
+    GREEDY,
+    PROJECT,
+    Run,
+    Running,
+    Tree,
+    by_umask,
+    cramped,
+    encoded,
+    open_runs,
+    open_to_others,
+    told,
+    until,
+)
 
 REAL = os.environ.get("SLIPWAY_TEST_ENROOT", "")
 STANDIN = PROJECT / "tests" / "standins" / "enroot.py"
@@ -170,12 +184,6 @@ def test_a_login_is_hidden_and_the_hubs_cache_cannot_be_changed(site: Tree, plac
     assert hf_home.content(home) == before
 
 
-def test_a_failing_steps_code(site: Tree, place: Path) -> None:
-    done = site.launch(*toy(place / "output", "code=3"))
-    assert done.code == 3
-    assert site.run_of(done).ended == (3, "step") and "line 3\n" in done.out
-
-
 def test_ctrl_c_saves_and_resume_goes_on(site: Tree, work: Work, place: Path) -> None:
     output = place / "output"
     launched = site.start("launch", *work.words(output, f"max_steps={ENDLESS}", f"checkpoint_every={ENDLESS}"))
@@ -278,7 +286,7 @@ def test_a_killed_unpacking_leaves_nothing_that_is_taken_for_whole(site: Tree, p
     run = site.run_of(launched)
     end(run)
     assert launched.finish().code == 70
-    assert run.ended == (70, "engine") and run.outcome["reason"] == "its script was killed"
+    assert run.ended == (70, "engine") and run.outcome["reason"] == "nobody knows how it ended: its script was killed"
     assert list(data.glob(".*.new")) and not list(data.glob("automodel-*"))
     again = site.launch("--profile", name, *toy(place / "output"))
     assert again.code == 0 and "slipway: unpacking" in again.out, again
@@ -295,6 +303,50 @@ def test_ctrl_c_while_the_image_is_unpacked(site: Tree, place: Path) -> None:
     assert done.code == 130
     assert site.run_of(done).ended == (130, "signal") and members(site.run_of(done)) == {}
     assert not list((place / "data").glob("automodel-*"))
+
+
+def test_cancelled_while_the_image_is_unpacked(site: Tree, place: Path) -> None:
+    name = profile(site, "early", data=str(place / "data"))
+    run = Run(site.runs / site.launch("--profile", name, *toy(place / "output"), "--detach").out.strip())
+    until("a part of the root", lambda: list((place / "data").glob(".*.new/*")))
+    assert site.launch("cancel", run.id).code == 0
+    assert told(site, run) == ("cancelled", 143, "cancelled: before its container was made")
+    assert members(run) == {} and not list((place / "data").glob("automodel-*"))
+
+
+def test_every_command_says_the_same_of_an_end(site: Tree, place: Path) -> None:
+    done = site.launch(*toy(place / "one"))
+    failed = site.launch(*toy(place / "two", "code=7"))
+    refused = site.launch(*toy(place / "three", "toy.lines.more=1"))
+    assert [d.code for d in (done, failed, refused)] == [0, 7, 78]
+    assert told(site, site.run_of(done)) == ("done", 0, "done")
+    assert told(site, site.run_of(failed)) == ("failed", 7, "the step failed: exit code 7")
+    state, code, reason = told(site, site.run_of(refused))
+    assert (state, code) == ("refused", 78) and reason.startswith("refused: toy.lines.more: cannot be set")
+
+
+def test_out_of_memory(site: Tree, place: Path) -> None:
+    """Nothing but the kernel's own count tells."""
+    words = toy(place / "output", "--env", f"TOY_RUN={encoded(GREEDY)}")
+    run = Run(site.runs / site.launch(*words, "--detach").out.strip())
+    until("the step", (place / "output" / "waiting").exists)
+    with cramped(run):
+        (place / "output" / "go").touch()
+        await_end(run)
+    assert told(site, run) == ("out of memory", 137, "killed: out of memory: ended by signal KILL")
+
+
+def test_a_launcher_that_dies_before_its_script_has_never_started(site: Tree, place: Path) -> None:
+    (place / "bin").mkdir()
+    shell, before = place / "bin" / "bash", site.all_runs()
+    shell.write_text(f'#!/bin/sh\n[ "$1" = script.sh ] || exec /bin/bash "$@"\necho $$ >{place}/pid\nexec sleep 600\n')
+    shell.chmod(0o755)
+    launched = site.start("launch", *toy(place / "output"), PATH=f"{place}/bin:{site.env['PATH']}")
+    pid = int(until("its script", lambda: (place / "pid").exists() and (place / "pid").read_text()))
+    launched.kill()
+    os.kill(pid, signal.SIGKILL)
+    (run,) = site.since(before)
+    assert told(site, run) == ("never started", 70, "the launcher died before it was started")
 
 
 @pytest.mark.long
@@ -320,10 +372,9 @@ def test_a_start_that_fails_says_why(site: Tree, place: Path) -> None:
     assert written.code == 0, written
     (place / "gone").rmdir()
     done = site.launch("submit", str(place / "run"))
-    assert done.code == 1
-    code, cause = site.run_of(done).ended
-    assert (code, cause) == (1, "engine")
-    assert site.run_of(done).outcome["reason"].startswith(f"enroot-mount: failed to mount: {place}/gone at ")
+    assert done.code == 69 and site.run_of(done).ended == (69, "engine")
+    said = f"its container did not start: enroot-mount: failed to mount: {place}/gone at "
+    assert site.run_of(done).outcome["reason"].startswith(said)
 
 
 def test_a_directory_can_be_run_by_hand(site: Tree, place: Path) -> None:

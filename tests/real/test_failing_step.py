@@ -48,12 +48,3 @@ def test_its_exit_code_passes_through(tree: Tree, place: Path) -> None:
     assert run.ended == (7, "step")
     assert (place / "output" / "written").read_text() == "by the toy\n"
     assert tree.container(run) is None
-
-
-def test_a_configuration_that_the_step_refuses(tree: Tree, place: Path) -> None:
-    """78 from the step program is the container's refusal, not the program's failure."""
-    done = tree.launch(*toy(place / "output", "toy.lines.more=1"))
-    run = tree.run_of(done)
-    assert done.code == 78
-    assert run.ended == (78, "entrypoint")
-    assert "toy.lines.more: cannot be set" in run.outcome["reason"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from slipway.project import Root
 
 from .cache import converted, reads
 from .conftest import Work, link_tar
-from .support import PATIENCE, PROJECT, Running, Tree
+from .support import ENDLESS, PATIENCE, PROJECT, Running, Tree, told
 
 pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
@@ -59,6 +61,22 @@ def test_all_steps_run_and_the_conversion_changes_nothing(voyage: Path) -> None:
     out = (voyage / "out").read_text()
     assert "converted there and back: largest difference 0.0\n" in out
     assert "fine-tuned: 39 of 39 tensors have changed" in out and "LoRA, merged:" in out
+
+
+def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+    """By its own train.exit_signal_handler, in each rank."""
+    words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}"]
+    words += [f"model={voyage / 'base'}", f"tokenizer={work.model}", f"output={place / 'out'}"]
+    launched = dock.start("launch", *words, f"max_steps={ENDLESS}")
+    launched.await_line(r"iteration +3/")
+    launched.signal(signal.SIGTERM)
+    assert launched.finish().code == 143
+    state, _, reason = told(dock, dock.run_of(launched))
+    assert (state, reason) == ("stopped", "stopped: told to stop by TERM; exit code 0")
+    (saved,) = (int(path.name[5:]) for path in (place / "out").glob("iter_*"))
+    assert saved >= 3
+    again = dock.launch(*words, f"max_steps={saved + 1}", "--resume")
+    assert again.code == 0 and re.findall(r"iteration +(\d+)/", again.out) == [str(saved + 1)], again
 
 
 def test_training_with_another_tokenizer_than_the_packings_is_refused(dock: Tree, voyage: Path, work: Work) -> None:

@@ -91,5 +91,5 @@ def test_a_raylet_that_dies_ends_the_run(pier: Tree, place: Path) -> None:
         os.kill(pid, 9)
     pier.launch("logs", "-f", run.id)
     assert pier.launch("show", run.id).code == 0
-    assert run.ended == (75, "entrypoint")
-    assert run.outcome["reason"] == f"Ray on {os.uname().nodename} has ended: raylet [exit code=-9]"
+    assert run.ended == (75, "node")
+    assert run.outcome["reason"] == f"a node failed: Ray on {os.uname().nodename} has ended: raylet [exit code=-9]"

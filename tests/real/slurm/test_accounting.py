@@ -37,4 +37,4 @@ def test_a_forgotten_job_is_known_from_the_accounts(project: Tree, squashed: Pat
         told = slurm.call("sacct", "-nPX", "-j", lab.job(run), "-o", "State").out
         assert told.startswith("CANCELLED"), told
         code, cause = lab.collected(run).ended
-    assert (code, cause, run.outcome["reason"]) == (143, "engine", "cancelled in Slurm")
+    assert (code, cause) == (143, "cancelled") and run.outcome["reason"].startswith("cancelled"), run.outcome

@@ -16,7 +16,7 @@ import pytest
 
 from .. import hf_home
 from ..conftest import Work, facts, toy
-from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, until
+from ..support import ENDLESS, Run, by_umask, open_runs, open_to_others, told, until
 from .cluster import interrupt_removal, stand_in
 from .conftest import Lab
 
@@ -374,8 +374,7 @@ def test_where_pyxis_mounts_the_image_a_step_can_save(lab: Lab, place: Path, way
 
 
 @stand_in
-@pytest.mark.parametrize(("way", "cause"), [("cancel", "cancelled"), ("time limit", "signal")])
-def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: Path, way: str, cause: str) -> None:
+def test_near_its_limit_a_job_whose_container_is_being_made_is_ended(lab: Lab, place: Path) -> None:
     """What makes it takes the signal for itself, and fails."""
     lab.profile("single", "sbatch: {nodelist: n2}", "attempts: 1")
     lab.slurm.write_local("n2", ".unpacking", "")
@@ -383,12 +382,11 @@ def test_what_is_told_while_its_container_is_made_was_stopped(lab: Lab, place: P
         run = Run(lab.tree.runs / lab.launch("--profile", "single", *toy(place / "out")).out.strip())
         steps = ("squeue", "--steps", "--noheader", f"--jobs={lab.job(run)}", "--format=%j")
         until("the step", lambda: "slipway" in lab.slurm.call(*steps).out.split())
-        lab.stop(run, way)
+        lab.near_limit(run)
         lab.await_end(run)
     finally:
         lab.slurm.remove_local("n2", ".unpacking")
-    assert lab.collected(run).ended == (143, cause), (run.path / "logs" / "job.log").read_text()
-    assert run.outcome["reason"].endswith(") before its container was made")
+    assert told(lab.tree, run) == ("time limit", 143, "the time limit ended it: before its container was made")
 
 
 def test_a_job_that_waits_is_explained_and_can_be_cancelled(lab: Lab, place: Path) -> None:
@@ -438,15 +436,6 @@ def test_a_job_that_slurm_has_forgotten_is_known_from_its_own_record(lab: Lab, p
     assert lab.collected(run).ended == (5, "step")
 
 
-def test_a_job_that_slurm_has_forgotten_before_it_began(lab: Lab, place: Path) -> None:
-    lab.profile("held", "sbatch: {hold: true}")
-    run = Run(lab.tree.runs / lab.launch("--profile", "held", *toy(place / "out")).out.strip())
-    assert lab.slurm.call("scancel", lab.job(run)).code == 0
-    (run.path / "job").write_text("987654\n")
-    assert lab.collected(run).ended == (69, "engine")
-    assert "Slurm has forgotten job 987654, whose script never began" in run.outcome["reason"]
-
-
 def test_a_prolog_that_the_container_lacks_is_the_cause(lab: Lab, place: Path) -> None:
     """A site's TaskProlog runs inside."""
     prolog, config = lab.slurm.folder / "prolog", lab.slurm.folder / "slurm.conf"
@@ -461,7 +450,9 @@ def test_a_prolog_that_the_container_lacks_is_the_cause(lab: Lab, place: Path) -
         config.write_text(text)
         lab.slurm.call("scontrol", "reconfigure")
     run = Run(lab.tree.runs / done.out.splitlines()[0])
-    assert (done.code, run.ended, run.outcome["reason"]) == (1, (1, "engine"), "TaskProlog failed status=1")
+    assert (done.code, run.ended, run.outcome["reason"]) == (
+        69, (69, "engine"), "its container did not start: on n1; TaskProlog failed status=1"
+    )  # fmt: skip
 
 
 def test_a_launcher_that_dies_after_sbatch_has_not_lost_the_job(lab: Lab, place: Path) -> None:

@@ -152,8 +152,9 @@ def test_a_worker_that_dies_ends_the_job_and_is_named(dock: Lab, place: Path) ->
     (raylet,) = on_node(processes(run, RAY), "n3")
     os.kill(raylet, signal.SIGKILL)
     dock.await_end(run)
-    assert dock.collected(run).ended == (75, "entrypoint"), texts(run)
-    assert run.outcome["reason"] in ("Ray on n3 has ended: raylet [exit code=-9]", "Ray has lost n3")
+    assert dock.collected(run).ended == (75, "node"), texts(run)
+    said = ("Ray on n3 has ended: raylet [exit code=-9]", "Ray has lost n3")
+    assert run.outcome["reason"] in [f"a node failed: {what}" for what in said]
     assert processes(run) == []
 
 
@@ -166,8 +167,8 @@ def test_a_host_that_does_not_come_is_named(dock: Lab, place: Path) -> None:
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     dock.await_end(run)
-    assert dock.collected(run).ended == (75, "entrypoint"), texts(run)
-    wanted = "1 of 3 node(s) did not join Ray: n3: not there within 20 s (profile: ray_wait)"
+    assert dock.collected(run).ended == (75, "node"), texts(run)
+    wanted = "a node failed: 1 of 3 node(s) did not join Ray: n3: not there within 20 s (profile: ray_wait)"
     assert run.outcome["reason"] == wanted
 
 
@@ -186,8 +187,8 @@ def test_a_container_that_does_not_start_ends_the_job(dock: Lab, place: Path) ->
     dock.profile("partial", "shared: []", f"mounts: [{{source: {disk}, target: /disk}}]")
     done = dock.launch("--profile", "partial", *driven(place / "out"), *THREE, "--follow")
     run = Run(dock.tree.runs / done.out.splitlines()[0])
-    assert done.code not in (0, 75) and run.outcome["cause"] in ("engine", "signal"), texts(run)
-    assert f"source path does not exist: {disk}" in texts(run)
+    assert (done.code, run.ended) == (69, (69, "engine")), texts(run)
+    assert f"source path does not exist: {disk}" in run.outcome["reason"]
     assert processes(run) == []
 
 
