@@ -70,7 +70,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
     for the platform), 66 (no such checkout), 69 (no engine, or one that does not run programs of the platform, no
     buildx, or the build failed: BuildKit's own output stands above), 73.
     """
-    _check(request)
+    check(request)
     chosen = sources.choose(request.entry, request.sources)
     address = dockerhost.find(root)
     with dockerhost.engine_client(address) as client:
@@ -172,7 +172,8 @@ def run(root: Root, entry: Entry, command: tuple[str, ...], mounts: tuple[str, .
     return subprocess.run(words, env={**os.environ, "DOCKER_HOST": address.url}, check=False).returncode
 
 
-def _check(request: Request) -> None:
+def check(request: Request) -> None:
+    """Whether it says what to start from. Raises SlipwayError 64 (a substitution for nothing) or 78 (unresolved)."""
     base = request.entry.base
     for reference in request.substitutions:
         if reference != base.reference:
@@ -240,7 +241,7 @@ def _buildx(
     """Runs BuildKit; returns the image's ids, the config's first, the engine's last."""
     with tempfile.TemporaryDirectory(prefix="slipway-build-") as tmp:
         folder, out = Path(tmp) / "context", Path(tmp) / "image.tar"
-        _write_context(folder, context)
+        write_context(folder, context)
         for name, source in context.sources.items():
             # One folder deeper: BuildKit obeys a .dockerignore at the top of a context.
             sources.export(root, source, Path(tmp) / "sources" / name / "tree", say)
@@ -311,7 +312,8 @@ def _command(
     return command
 
 
-def _write_context(folder: Path, context: Context) -> None:
+def write_context(folder: Path, context: Context) -> None:
+    """Everything but the repositories, which have contexts of their own."""
     for name, text in context.texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

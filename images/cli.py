@@ -156,16 +156,24 @@ def run(library: str, command: tuple[str, ...], release: str | None, flavour: An
 @main.command()
 @click.argument("image")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where the file goes, not .slipway/squash.")
-def squash(image: str, folder: Path | None) -> None:
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="As of build, where no engine has built the image.",
+)
+def squash(image: str, folder: Path | None, sources: tuple[str, ...]) -> None:
     """Make the .sqsh of IMAGE and its sidecar, for enroot and pyxis; print where it is.
 
-    IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST.
+    IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST. Without a
+    Docker engine, LIBRARY/RELEASE-cuda is the official container from its registry with what a build would add.
     """
     from images import lock as locks
     from images import squash as squasher
 
     root = find_root()
-    click.echo(squasher.squash(root, locks.load_lock(root), image, folder, say))
+    click.echo(squasher.squash(root, locks.load_lock(root), image, folder, say, sources))
 
 
 @main.command()

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from images import debian, identity, rootfs, skopeo
+from images import apply, debian, identity, rootfs, skopeo
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
 
@@ -28,7 +28,8 @@ _SUPERBLOCK = struct.Struct("<4s36xQ")  # squashfs 4.0: magic, and the bytes tha
 class Source:
     """Where an image is: on the engine under the id `digest`, or in a registry where there is no `client`.
 
-    `uri` is dockerd://ID or docker://REGISTRY/IMAGE@DIGEST; `engine` is the engine's URL.
+    `uri` is dockerd://ID or docker://REGISTRY/IMAGE@DIGEST; `engine` is the engine's URL. `addition`: what has to be
+    added to it before it is the record's image.
     """
 
     record: identity.ImageRecord
@@ -36,6 +37,7 @@ class Source:
     digest: str
     client: Any = None
     engine: str = ""
+    addition: apply.Addition | None = None
 
     @property
     def name(self) -> str:
@@ -96,7 +98,9 @@ def packed_bytes(source: Source) -> int:
     """The image's size as it is stored. Raises SlipwayError 65 for an index, or what skopeo says of the registry."""
     if source.client is not None:
         return int(source.image["Size"])
-    manifest = msgspec.json.decode(skopeo.ask(source.name, "inspect", "--raw", *skopeo.tls(source.name), source.uri))
+    manifest = skopeo.manifest(source.name)
+    if "layers" not in manifest and source.addition:  # the lock's digest is an index's
+        manifest = skopeo.manifest(skopeo.of_platform(source.name, manifest, source.record.platform))
     if "layers" not in manifest:
         found = ", ".join(f"{m['platform']['architecture']} {m['digest']}" for m in manifest.get("manifests", []))
         raise SlipwayError(Exit.DATA, "an index of images, not an image", where=source.uri, remedy=f"name one: {found}")
@@ -130,6 +134,8 @@ def through_umoci(job: Job) -> Imported:
     rootless = ["--rootless"] if os.geteuid() else []
     job.run("umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(root))
     shutil.rmtree(layout)
+    if job.source.addition:
+        image = job.source.addition.put(root, image, job.work)
     config = image.get("config") or {}
     with cannot_write(root):
         rootfs.configure(root, config, job.source.uri)

@@ -66,7 +66,7 @@ def configure(root: Path, config: dict[str, Any], uri: str) -> None:
         path.unlink(missing_ok=True)
         path.write_text(text)
         path.chmod(0o644)
-    _make_inside(root, config.get("WorkingDir") or "/")
+    make_inside(root, config.get("WorkingDir") or "/")
     # In enroot the files are the caller's, whatever their modes: what the owner cannot read, nobody could.
     subprocess.run(["chmod", "-R", "u+rX", str(root)], check=True)
     subprocess.run(
@@ -83,7 +83,7 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_inside(root: Path, folder: str) -> None:
+def make_inside(root: Path, folder: str) -> None:
     """Makes `folder` below `root`; where a link is on the way, that is left to the start script."""
     here = root
     for part in Path(os.path.normpath(folder)).parts[1:]:
