@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from images import base as bases
-from images import debian, dockerhost, identity, pipconf, platforms, render, sources
+from images import debian, dockerhost, identity, mirrors, pipconf, platforms, render, sources
 from images.lock import REPAIRS
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
@@ -249,6 +249,7 @@ def _buildx(
         (Path(tmp) / "pip.conf").write_text(secrets.file())
         metadata = Path(tmp) / "metadata.json"
         command = _command(request, context, secrets, stand_ins, Path(tmp))
+        command += _mirrored(request, mirrors.load(root))
         nameless = [image for image in request.substitutions.values() if _named(image) != image]
         for image in nameless:
             client.images.get(image).tag(_named(image))
@@ -310,6 +311,15 @@ def _command(
     if left_out := [name for name, source in context.sources.items() if source.brought.left_out]:
         command += ["--label", f"slipway.left-out={','.join(left_out)}"]
     return command
+
+
+def _mirrored(request: Request, mirrored: mirrors.Mirrors) -> list[str]:
+    """The base from where this site keeps it, by the same digest; the Dockerfile names it as ever."""
+    base = request.entry.base
+    place = mirrored.of(base.image or "")
+    if place == (base.image or "") or base.reference in request.substitutions:
+        return []
+    return ["--build-context", f"{base.reference}=docker-image://{place}@{base.digest}"]
 
 
 def write_context(folder: Path, context: Context) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from images import apply, identity, platforms, sources
+from images import apply, identity, mirrors, platforms, sources
 from images import build as builder
 from images.importer import Source
 from images.model import Entry, Lock
@@ -49,5 +49,5 @@ def source(root: Root, lock: Lock, entry: Entry, words: tuple[str, ...], say: Sa
 
     write = functools.partial(builder.write_context, context=context)
     addition = apply.Addition(entry.name, context.texts["Dockerfile"], made, write, tree)
-    uri = f"docker://{entry.base.image}@{entry.base.digest}"
+    uri = f"docker://{mirrors.load(root).of(str(entry.base.image))}@{entry.base.digest}"
     return Source(record, uri, str(entry.base.digest), addition=addition)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from images import debian, skopeo
 from images.clients import DOCKER, GIT, SKOPEO, Client, git_host, no_tag, trouble
+from images.mirrors import NONE, Mirrors
 from images.model import Entry, Lock
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
@@ -70,14 +71,16 @@ def git_tag(url: str, tag: str) -> str:
     return asyncio.run(_git_tag(url, tag))
 
 
-def check(lock: Lock, libraries: Iterable[str] = ()) -> list[Checked]:
-    """Every pin of `libraries` (all where none is named) beside what its server says now, each asked once.
+def check(lock: Lock, libraries: Iterable[str] = (), mirrored: Mirrors = NONE) -> list[Checked]:
+    """Every pin of `libraries` (all where none is named) beside what its server, or its mirror, says now.
+
+    Each is asked once.
 
     Raises nothing: a server's trouble is in the row.
     """
     wanted = set(libraries)
     entries = [e for e in lock.entries.values() if not wanted or e.library in wanted]
-    pins = [pin for entry in entries for pin in _pins(entry)]
+    pins = [pin for entry in entries for pin in _pins(entry, mirrored)]
     answers = asyncio.run(_answers({pin.place for pin in pins}))
     return [_compare(pin, answers[pin.place]) for pin in pins]
 
@@ -88,9 +91,10 @@ def exit_code(rows: Iterable[Checked]) -> Exit:
     return Exit.DIFFERS if Exit.DIFFERS in codes else next(iter(codes), Exit.OK)
 
 
-def _pins(entry: Entry) -> list[_Pin]:
+def _pins(entry: Entry, mirrored: Mirrors) -> list[_Pin]:
     base = entry.base
-    found = [_Pin(entry.name, "base", base.digest or "", (f"{base.image}:{base.tag}",))] if base.image else []
+    place = mirrored.of(f"{base.image}:{base.tag}")
+    found = [_Pin(entry.name, "base", base.digest or "", (place,))] if base.image else []
     return found + [_Pin(entry.name, name, r.commit or "", (r.url, r.tag)) for name, r in entry.repositories.items()]
 
 

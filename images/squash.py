@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from images import apply, debian, dockerhost, identity, importer, pulled, rootfs, sidecar
+from images import apply, debian, dockerhost, identity, importer, mirrors, pulled, rootfs, sidecar
 from images.importer import Source
 from images.model import Entry, Lock
 from images.sidecar import Sidecar
@@ -100,7 +100,7 @@ def _in_registry(root: Root, lock: Lock, image: str) -> Source:
     for entry in lock.entries.values():
         for record in identity.records(root, entry):
             if named[1] in record.ids:
-                return Source(record, image, named[1])
+                return Source(record, f"docker://{mirrors.load(root).of(image.removeprefix('docker://'))}", named[1])
     remedy = "build and push it: images build LIBRARY --push REF; or take a lock that records it"
     raise SlipwayError(Exit.DATA, "no image record names this digest", where=image, remedy=remedy)
 
