@@ -103,8 +103,12 @@ class Addition:
             raise SlipwayError(Exit.DATA, what, where=self.name, remedy="what it said stands above")
 
 
-def check_possible(name: str) -> None:
-    """Raises SlipwayError 69 where this user cannot run a program with another root, ahead of any download."""
+def check_possible(name: str, folder: Path) -> None:
+    """Raises SlipwayError 69 where no program runs with a root in `folder`, ahead of any download."""
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        what = f"programs of {name} have to run in it, and it is mounted noexec"
+        remedy = "TMPDIR (or ENROOT_TEMP_PATH) names another folder for unpacking"
+        raise SlipwayError(Exit.UNAVAILABLE, what, where=str(folder), remedy=remedy)
     probe = ["mount", "-t", "proc", "-o", "ro,nosuid,nodev,noexec", "proc", "/proc"]
     done = subprocess.run(
         [*_unshare(False), *probe], env=_env(), stdin=subprocess.DEVNULL, capture_output=True, text=True

@@ -141,19 +141,23 @@ def _importer(target: Path, say: Say) -> Iterator[int]:
 
 def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> None:
     enroot = importer.enroot_takes(source)
-    if source.addition:
-        apply.check_possible(source.record.name)
     debian.need(root, say, *(("mksquashfs",) if enroot else importer.TOOLS))
     # Not tempfile.gettempdir(): it tries the folder with a file of its own, which one that is killed would leave.
     base = Path(os.environ.get("ENROOT_TEMP_PATH") or os.environ.get("TMPDIR") or "/tmp")
     _sweep(base)
+    if source.addition:
+        with cannot_write(base):
+            apply.check_possible(source.record.name, base)
     check_space(target.parent, base, *space_needed(source.record, importer.packed_bytes(source), enroot))
     say(f"{target.name}: importing {source.uri}")
     part = target.with_name(f".{target.name}.part")
     with _workspace(base) as (work, fd):
         job = importer.Job(source, work, part, (held, fd))
         try:
-            imported = importer.through_enroot(job) if enroot else importer.through_umoci(job)
+            if enroot and source.addition:
+                imported = importer.through_enroot_with_addition(job, source.addition)
+            else:
+                imported = importer.through_enroot(job) if enroot else importer.through_umoci(job)
             importer.check(job, imported)
             made = _describe(source, imported, part)
             _publish(part, target, made)

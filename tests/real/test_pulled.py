@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ from slipway.errors import Exit
 from slipway.project import Root
 
 from .official import BUILT, RELEASES, Shelf, another
-from .support import PROJECT, Tree
+from .support import PROJECT, Tree, until
 from .test_any_user import BECOME, GID, ROOT, UID
 from .test_official import MEGATRON
 from .test_official_runs import AUTOMODEL
@@ -163,6 +164,25 @@ def test_a_launch_takes_it_as_it_takes_a_built_one(login: Tree, place: Path) -> 
     assert (place / "out" / "epoch_0_step_1" / "model" / "consolidated" / "config.json").is_file()
 
 
+def test_by_enroot_where_there_is_nothing_else(login: Tree, no_docker: Path, place: Path) -> None:
+    """But for the files in /etc that enroot words in its own way."""
+    file = squash(login, name_of("nemo-rl"), "--dir", str(place / "one"))
+    (place / "bin").mkdir()
+    for program in no_docker.iterdir():
+        if program.name not in ("skopeo", "umoci"):
+            (place / "bin" / program.name).symlink_to(program)
+    enroot(place / "bin", place / "enroot")
+    (place / "enroot").mkdir()
+    tree = dataclasses.replace(login, env=login.env | {"PATH": str(place / "bin")})
+    other = squash(tree, name_of("nemo-rl"), "--dir", str(place / "other"))
+    found = differences(contents(file, place / "a"), contents(other, place / "b"))
+    assert found == {"etc/rc", "etc/rc.local"}
+    assert json.loads(Path(f"{other}.json").read_text())["tool"] == "enroot 4.1.2" and other.name == file.name
+    start = cat(other, "etc/rc").splitlines()
+    assert "# slipway.library nemo-rl" in start and 'cd "/opt/nemo-rl" && unset OLDPWD || exit 1' in start
+    assert list((place / "tmp").iterdir()) == []
+
+
 def test_a_repository_of_the_build_is_in_it(login: Tree, gpu_project: Tree, place: Path) -> None:
     source = place / "modelopt"
     (source / "examples").mkdir(parents=True)
@@ -194,6 +214,42 @@ def test_a_base_that_is_not_what_the_lock_says_leaves_nothing(login: Tree, offic
     assert lost in done.err or os.geteuid()
     kept = [p.name for p in (tree.path / ".slipway").rglob("*") if p.is_file() and not p.name.endswith(".lock")]
     assert kept == [] == list((place / "tmp").iterdir())
+
+
+def test_killed_while_the_base_is_changed_it_leaves_nothing(login: Tree, place: Path) -> None:
+    """Nor a program of the base, which would go on writing: here one that never ends."""
+    programs = place / "programs"
+    programs.mkdir()
+    (programs / "chroot").write_text(f"#!/bin/sh\n: >{place}/reached\nwhile :; do sleep 0.02; done\n")
+    (programs / "chroot").chmod(0o755)
+    running = login.start("images", "squash", name_of("automodel"), PATH=f"{programs}:{login.env['PATH']}")
+    until("the base's first program", (place / "reached").exists)
+    running.kill()
+    until("the end of that program", lambda: not processes(str(programs)))
+    kept = [p.name for p in (login.path / ".slipway").rglob("*") if p.is_file() and not p.name.endswith(".lock")]
+    assert kept == []
+    squash(login, name_of("automodel"))
+    assert list((place / "tmp").iterdir()) == []
+
+
+def processes(word: str) -> list[str]:
+    """The command lines in which a word stands."""
+    words = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words.append(file.read_bytes().decode(errors="replace"))
+    return [line for line in words if word in line]
+
+
+@AS_ROOT
+def test_a_folder_in_which_no_program_runs_is_named(login: Tree, place: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", str(place / "tmp")], check=True)
+    try:
+        done = login.images("squash", name_of("automodel"))
+    finally:
+        subprocess.run(["umount", str(place / "tmp")], check=True)
+    assert done.code == Exit.UNAVAILABLE and f"{place}/tmp: programs of " in done.err and "noexec" in done.err, done
+    assert "importing" not in done.err and "TMPDIR" in done.err
 
 
 @AS_ROOT
