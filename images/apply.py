@@ -1,11 +1,13 @@
 """The instructions of a rendered Dockerfile, put into an unpacked base: what a build does, without a build engine.
 
 Programs run with that base for their root, in namespaces of their own (inside.sh). Root may make them anyhow; others
-need user namespaces, in which they are root of what belongs to them, and nobody else is there.
+need user namespaces, in which they are root of what belongs to them. Somebody else is there only where the machine has
+given them subordinate ids (subuid(5)).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -21,8 +23,9 @@ from slipway.files import cannot_write
 
 _INSIDE = Path(__file__).with_name("inside.sh")
 _APART = ("--mount", "--ipc", "--pid", "--fork", "--kill-child", "--propagation", "private")
-_MAPPED = ("--user", "--map-root-user")
-# There nobody else is to become: the owner of every file, without root's rights over it. So it is when enroot runs it.
+_ALONE = ("--user", "--map-root-user")
+_WITH_OTHERS = (*_ALONE, "--map-auto")
+# Alone there is nobody else to become: the owner of every file, without root's rights. So it is when enroot starts it.
 _OWNER = "setpriv --bounding-set=-all --inh-caps=-all"
 _BROUGHT = "/run/slipway-brought"
 _CANNOT_MOUNT = 125
@@ -84,7 +87,7 @@ class Addition:
         rootfs.make_inside(root, config.get("WorkingDir") or "/")
         places = [_place(root, target, source) for target, source in brought.items()]
         words = [word for target, source in brought.items() for word in (str(source), target)]
-        line = line if os.geteuid() == 0 else line.replace(NOBODY, _OWNER)
+        line = line.replace(NOBODY, _OWNER) if _mapped() == _ALONE else line
         there = ["/bin/sh", "-c", 'cd "$0" && exec /bin/sh -c "$1"', config.get("WorkingDir") or "/", line]
         clean = ["/usr/bin/env", "-i", *(f"{n}={v}" for n, v in variables.items())]
         command = [*_unshare(network), "sh", str(_INSIDE), str(root), *words, "--", *clean, *there]
@@ -124,8 +127,16 @@ def _variables(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _unshare(network: bool) -> list[str]:
-    mapped = () if os.geteuid() == 0 else _MAPPED
-    return ["unshare", *mapped, *_APART, *(() if network else ("--net",))]
+    return ["unshare", *_mapped(), *_APART, *(() if network else ("--net",))]
+
+
+@functools.cache
+def _mapped() -> tuple[str, ...]:
+    if os.geteuid() == 0:
+        return ()
+    others = ["unshare", *_WITH_OTHERS, *NOBODY.split(), "true"]
+    done = subprocess.run(others, env=_env(), stdin=subprocess.DEVNULL, capture_output=True)
+    return _ALONE if done.returncode else _WITH_OTHERS
 
 
 def _env() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -11,13 +12,14 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import write_chats, write_checkpoint
 
-from images import identity
+from images import debian, identity
 from images import lock as locks
 from slipway.errors import Exit
 from slipway.project import Root
@@ -25,7 +27,7 @@ from slipway.project import Root
 from .official import BUILT, RELEASES, Shelf, another
 from .support import PROJECT, Tree, until
 from .test_any_user import BECOME, GID, ROOT, UID
-from .test_official import MEGATRON
+from .test_official import MEGATRON, unrepaired
 from .test_official_runs import AUTOMODEL
 
 pytestmark = pytest.mark.real
@@ -55,6 +57,19 @@ def name_of(library: str) -> str:
 @pytest.fixture
 def login(locked: Tree, no_docker: Path, place: Path) -> Tree:
     """The project on a machine that has no engine and no docker command, before anything of it is built."""
+    return without_docker(locked, no_docker, place)
+
+
+@pytest.fixture(scope="module")
+def made(locked: Tree, no_docker: Path, ground: Path) -> Callable[[str], Path]:
+    """The file of a library that root has made on such a machine; made once."""
+    place = ground / "made"
+    place.mkdir()
+    tree = without_docker(locked, no_docker, place)
+    return functools.cache(lambda library: squash(tree, name_of(library)))
+
+
+def without_docker(locked: Tree, no_docker: Path, place: Path) -> Tree:
     path = place / "project"
     shutil.copytree(locked.path, path, ignore=shutil.ignore_patterns(".slipway"))
     for folder in ("tmp", "home"):
@@ -68,6 +83,17 @@ def user(tree: Tree) -> Tree:
     for folder in (tree.path, tree.path.parent / "tmp", tree.path.parent / "home"):
         subprocess.run(["chown", "-R", f"{UID}:{GID}", str(folder)], check=True)
     return dataclasses.replace(tree, prefix=BECOME)
+
+
+def with_ids(tree: Tree, place: Path) -> Tree:
+    """The same user on a machine that knows him and has given him subordinate ids, for this command alone."""
+    debian.need(Root(PROJECT), print, "newuidmap")
+    texts = {"passwd": Path("/etc/passwd").read_text() + f"sailor:x:{UID}:{GID}::/nonexistent:/bin/sh\n"}
+    texts |= dict.fromkeys(("subuid", "subgid"), f"{UID}:200000:65536\n")
+    for name, text in texts.items():
+        (place / name).write_text(text)
+    binds = " && ".join(f"mount --bind {place}/{name} /etc/{name}" for name in texts)
+    return dataclasses.replace(tree, prefix=["unshare", "--mount", "sh", "-c", f'{binds} && exec "$@"', "sh", *BECOME])
 
 
 def squash(tree: Tree, name: str, *more: str) -> Path:
@@ -108,9 +134,11 @@ def enroot(folder: Path, state: Path) -> None:
 
 
 @pytest.mark.parametrize("library", BUILT)
-def test_the_file_is_the_one_that_docker_gives(gpu_project: Tree, login: Tree, place: Path, library: str) -> None:
+def test_the_file_is_the_one_that_docker_gives(
+    gpu_project: Tree, made: Callable[[str], Path], login: Tree, place: Path, library: str
+) -> None:
     """But for the line that says where it comes from; the image's own verify has run in both."""
-    file = squash(login, name_of(library))
+    file = made(library)
     built = squash(gpu_project, name_of(library), "--dir", str(place / "built"))
     assert differences(contents(built, place / "a"), contents(file, place / "b")) == {"etc/rc"}
     said, first, second = (cat(f, "etc/rc").splitlines() for f in (built, file, file))
@@ -121,13 +149,25 @@ def test_the_file_is_the_one_that_docker_gives(gpu_project: Tree, login: Tree, p
 
 
 @AS_ROOT
-def test_any_user_makes_the_same_file(login: Tree, place: Path) -> None:
-    """Who has none but himself in his namespace: nobody else is there, and verify runs as the owner without rights."""
-    mine = contents(squash(login, name_of("nemo-rl"), "--dir", str(place / "mine")), place / "a")
-    shutil.rmtree(login.path / ".slipway")
-    file = squash(user(login), name_of("nemo-rl"))
-    assert contents(file, place / "b") == mine
-    assert file.stat().st_uid == UID and list((place / "tmp").iterdir()) == []
+def test_any_user_makes_the_same_file(made: Callable[[str], Path], login: Tree, place: Path) -> None:
+    """Alone in his namespace, or with the subordinate ids that the machine has given him."""
+    mine = contents(made("nemo-rl"), place / "a")
+    tree = user(login)
+    for one, folder in ((tree, place / "alone"), (with_ids(tree, place), place / "others")):
+        folder.mkdir()
+        os.chown(folder, UID, GID)
+        file = squash(one, name_of("nemo-rl"), "--dir", str(folder))
+        assert contents(file, place / "b") == mine
+        assert file.stat().st_uid == UID and list((place / "tmp").iterdir()) == []
+
+
+@AS_ROOT
+def test_with_subordinate_ids_verify_is_somebody_else(login: Tree, place: Path) -> None:
+    """Without the repairs of the matrix /root is closed to all but the owner: seen by others alone."""
+    tree = user(another(login, place / "other", "nemo-rl", unrepaired))
+    done = with_ids(tree, place).images("squash", name_of("nemo-rl"))
+    assert done.code == Exit.DATA and "/opt/nemo_rl_venv/bin/python" in done.err, done
+    assert "Permission denied" in done.err
 
 
 def test_it_is_recorded_and_made_once(login: Tree) -> None:
@@ -164,9 +204,11 @@ def test_a_launch_takes_it_as_it_takes_a_built_one(login: Tree, place: Path) -> 
     assert (place / "out" / "epoch_0_step_1" / "model" / "consolidated" / "config.json").is_file()
 
 
-def test_by_enroot_where_there_is_nothing_else(login: Tree, no_docker: Path, place: Path) -> None:
+def test_by_enroot_where_there_is_nothing_else(
+    made: Callable[[str], Path], login: Tree, no_docker: Path, place: Path
+) -> None:
     """But for the files in /etc that enroot words in its own way."""
-    file = squash(login, name_of("nemo-rl"), "--dir", str(place / "one"))
+    file = made("nemo-rl")
     (place / "bin").mkdir()
     for program in no_docker.iterdir():
         if program.name not in ("skopeo", "umoci"):
