@@ -56,6 +56,7 @@ class Addition:
             raise SlipwayError(Exit.UNAVAILABLE, what, where=self.name, remedy=_ELSEWHERE)
         folder = work / "context"
         self.context(folder)
+        _open(folder)
         for instruction in instructions.read(self.dockerfile):
             config = self._do(instruction, root, config, folder)
         return {**image, "config": config, "created": self.made}
@@ -71,6 +72,7 @@ class Addition:
         elif what.repository:
             tree = folder.parent / "trees" / what.repository
             self.trees(what.repository, tree)
+            _open(tree)
             copy = f"mkdir -p {what.target} && cp -R -P -p {_BROUGHT}/. {what.target}"
             self._run(root, config, copy, {_BROUGHT: tree})
             shutil.rmtree(tree)
@@ -120,6 +122,11 @@ def check_possible(name: str, folder: Path) -> None:
         what = f"programs of its base have to run here, and this user may not give them a root: {done.stderr.strip()}"
         remedy = f"user namespaces are off (user.max_user_namespaces, or a security module): {_ELSEWHERE}"
         raise SlipwayError(Exit.UNAVAILABLE, what, where=name, remedy=remedy)
+
+
+def _open(folder: Path) -> None:
+    """Whoever it is brought to may read it, whatever the caller's umask."""
+    subprocess.run(["chmod", "-R", "u=rwX,go=rX", str(folder)], check=True)
 
 
 def _variables(config: dict[str, Any]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from slipway.errors import Exit
 from slipway.project import Root
 
 from .official import BUILT, RELEASES, Shelf, another
-from .support import PROJECT, Tree, until
+from .support import PROJECT, Tree, by_umask, until
 from .test_any_user import BECOME, GID, ROOT, UID
 from .test_official import MEGATRON, unrepaired
 from .test_official_runs import AUTOMODEL
@@ -153,7 +153,8 @@ def test_any_user_makes_the_same_file(made: Callable[[str], Path], login: Tree, 
     """Alone in his namespace, or with the subordinate ids that the machine has given him."""
     mine = contents(made("nemo-rl"), place / "a")
     tree = user(login)
-    for one, folder in ((tree, place / "alone"), (with_ids(tree, place), place / "others")):
+    closed = by_umask(with_ids(tree, place), 0o077)
+    for one, folder in ((tree, place / "alone"), (closed, place / "others")):
         folder.mkdir()
         os.chown(folder, UID, GID)
         file = squash(one, name_of("nemo-rl"), "--dir", str(folder))
@@ -236,7 +237,7 @@ def test_a_repository_of_the_build_is_in_it(login: Tree, gpu_project: Tree, plac
     done = gpu_project.images("build", "modelopt", *given)
     assert done.code == 0, done
     built = squash(gpu_project, name_of("modelopt"), "--dir", str(place / "built"))
-    file = squash(login, name_of("modelopt"), *given)
+    file = squash(by_umask(login, 0o077), name_of("modelopt"), *given)
     assert differences(contents(built, place / "a"), contents(file, place / "b")) == {"etc/rc"}
     entry = locks.load_lock(Root(login.path)).entries[name_of("modelopt")]
     assert set(identity.records(Root(login.path), entry)[0].drift) == {"source modelopt"}
