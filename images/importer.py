@@ -66,7 +66,10 @@ class Job:
         """What a program prints; it ends with us. Raises SlipwayError 69, or 73 where it found no space."""
         command = ["setpriv", "--pdeathsig", "KILL", debian.which(words[0]) or words[0], *words[1:]]
         env = {**os.environ, "PATH": debian.search_path(), "TMPDIR": str(self.work), "LC_ALL": "C", **variables}
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=self.fds)
+        # Folders that no layer names have the mode of the umask: nobody but the owner could look into the image.
+        done = subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=self.fds, umask=0o022
+        )
         if done.returncode:
             said = (done.stdout + done.stderr).decode(errors="replace")
             last = "\n  ".join(said.strip().splitlines()[-4:])

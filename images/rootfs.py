@@ -111,4 +111,6 @@ def make_inside(root: Path, folder: str) -> None:
         here /= part
         if here.is_symlink() or (here.exists() and not here.is_dir()):
             return
-        here.mkdir(exist_ok=True)
+        if not here.exists():
+            here.mkdir()
+            here.chmod(0o755)  # whatever the umask
