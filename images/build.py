@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from images import base as bases
-from images import debian, dockerhost, identity, pipconf, platforms, render, sources
+from images import debian, dockerhost, identity, mirrors, pipconf, platforms, render, sources
 from images.lock import REPAIRS
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
@@ -70,7 +70,7 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
     for the platform), 66 (no such checkout), 69 (no engine, or one that does not run programs of the platform, no
     buildx, or the build failed: BuildKit's own output stands above), 73.
     """
-    _check(request)
+    check(request)
     chosen = sources.choose(request.entry, request.sources)
     address = dockerhost.find(root)
     with dockerhost.engine_client(address) as client:
@@ -172,7 +172,8 @@ def run(root: Root, entry: Entry, command: tuple[str, ...], mounts: tuple[str, .
     return subprocess.run(words, env={**os.environ, "DOCKER_HOST": address.url}, check=False).returncode
 
 
-def _check(request: Request) -> None:
+def check(request: Request) -> None:
+    """Whether it says what to start from. Raises SlipwayError 64 (a substitution for nothing) or 78 (unresolved)."""
     base = request.entry.base
     for reference in request.substitutions:
         if reference != base.reference:
@@ -240,7 +241,7 @@ def _buildx(
     """Runs BuildKit; returns the image's ids, the config's first, the engine's last."""
     with tempfile.TemporaryDirectory(prefix="slipway-build-") as tmp:
         folder, out = Path(tmp) / "context", Path(tmp) / "image.tar"
-        _write_context(folder, context)
+        write_context(folder, context)
         for name, source in context.sources.items():
             # One folder deeper: BuildKit obeys a .dockerignore at the top of a context.
             sources.export(root, source, Path(tmp) / "sources" / name / "tree", say)
@@ -248,6 +249,7 @@ def _buildx(
         (Path(tmp) / "pip.conf").write_text(secrets.file())
         metadata = Path(tmp) / "metadata.json"
         command = _command(request, context, secrets, stand_ins, Path(tmp))
+        command += _mirrored(request, mirrors.load(root))
         nameless = [image for image in request.substitutions.values() if _named(image) != image]
         for image in nameless:
             client.images.get(image).tag(_named(image))
@@ -311,7 +313,17 @@ def _command(
     return command
 
 
-def _write_context(folder: Path, context: Context) -> None:
+def _mirrored(request: Request, mirrored: mirrors.Mirrors) -> list[str]:
+    """The base from where this site keeps it, by the same digest; the Dockerfile names it as ever."""
+    base = request.entry.base
+    place = mirrored.of(base.image or "")
+    if place == (base.image or "") or base.reference in request.substitutions:
+        return []
+    return ["--build-context", f"{base.reference}=docker-image://{place}@{base.digest}"]
+
+
+def write_context(folder: Path, context: Context) -> None:
+    """Everything but the repositories, which have contexts of their own."""
     for name, text in context.texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def lock(libraries: tuple[str, ...], check: bool, upgrades: tuple[str, ...], ima
     Base digests and commits that are open are asked from their servers: those of LIBRARIES, else all.
     """
     from images import lock as locks
-    from images import resolve
+    from images import mirrors, resolve
 
     if check + bool(upgrades) + bool(image) > 1:
         raise click.UsageError("--check, --upgrade and --record exclude each other")
@@ -42,7 +42,7 @@ def lock(libraries: tuple[str, ...], check: bool, upgrades: tuple[str, ...], ima
     matrix = locks.load_matrix(root)
     locks.check_libraries(matrix, libraries + upgrades)
     old = locks.previous(root, say)
-    outside = resolve.Outside(say)
+    outside = resolve.Outside(say, mirrors.load(root))
     new, files = locks.build_lock(root, matrix, old, outside, ask=libraries or upgrades, upgrade=upgrades)
     for path, text in files.items():
         write_atomic(path, text)
@@ -156,16 +156,24 @@ def run(library: str, command: tuple[str, ...], release: str | None, flavour: An
 @main.command()
 @click.argument("image")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where the file goes, not .slipway/squash.")
-def squash(image: str, folder: Path | None) -> None:
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="As of build, where no engine has built the image.",
+)
+def squash(image: str, folder: Path | None, sources: tuple[str, ...]) -> None:
     """Make the .sqsh of IMAGE and its sidecar, for enroot and pyxis; print where it is.
 
-    IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST.
+    IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST. Without a
+    Docker engine, LIBRARY/RELEASE-cuda is the official container from its registry with what a build would add.
     """
     from images import lock as locks
     from images import squash as squasher
 
     root = find_root()
-    click.echo(squasher.squash(root, locks.load_lock(root), image, folder, say))
+    click.echo(squasher.squash(root, locks.load_lock(root), image, folder, say, sources))
 
 
 @main.command()
@@ -241,11 +249,11 @@ def status() -> None:
 def _check_lock(root: Root, libraries: tuple[str, ...]) -> int:
     """Prints every pin beside what its server says now; returns the exit code."""
     from images import lock as locks
-    from images import registry
+    from images import mirrors, registry
 
     lock = locks.load_lock(root)
     locks.check_libraries(locks.load_matrix(root), libraries)
-    rows = registry.check(lock, libraries)
+    rows = registry.check(lock, libraries, mirrors.load(root))
     for row in rows:
         click.echo(str(row))
     return int(registry.exit_code(rows))

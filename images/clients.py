@@ -1,4 +1,4 @@
-"""The programs that ask servers for us (docker, git), and what their failures mean, in the same words for all."""
+"""The programs that ask servers for us (docker, skopeo, git), and what their failures mean in one set of words."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _TROUBLES = (
     (r"\b429\b|toomanyrequests|rate limit", Exit.UNAVAILABLE,
      "{host} has had too many requests (429)", "try again later; who is logged in may ask more often"),
     (r"\b5\d\d\b", Exit.UNAVAILABLE, "{host} has a fault of its own (5xx)", "try again later"),
-    (r"\b402\b", Exit.NOT_PERMITTED, "{host} requires a subscription (402)",
+    (r"\b402\b|payment required", Exit.NOT_PERMITTED, "{host} requires a subscription (402)",
      "log in with a key of an organisation that has one (nvcr.io: NVIDIA AI Enterprise), or choose another release"),
     (r"\b403\b", Exit.NOT_PERMITTED, "{host} denies access to this login (403)",
      "log in with an account that has access (nvcr.io: its organisation has the image, and its terms are accepted in "
      "NGC's catalogue); a proxy may also answer 403: no_proxy={host} bypasses it"),
     (r"\b401\b|denied|authoriz|authentication|credentials|could not read", Exit.NOT_PERMITTED,
      "{host} does not let us (401)", ""),  # the client knows the remedy
-    (r"\b404\b|not found|not appear to be a git", Exit.NO_INPUT,
+    (r"\b404\b|not found|(manifest|name) unknown|not appear to be a git", Exit.NO_INPUT,
      "{host} has no such image, tag or repository (404)", "check the name and the tag"),
 )  # fmt: skip
 
@@ -42,6 +42,11 @@ DOCKER = Client(
     "docker",
     install="run: images engine up",
     log_in="run: docker login {host} (nvcr.io: user $oauthtoken, password an NGC API key); or the name is wrong",
+)
+SKOPEO = Client(
+    "skopeo",
+    install="install skopeo; or docker with buildx: images engine up",
+    log_in=DOCKER.log_in.replace("docker login", "skopeo login"),
 )
 GIT = Client("git", install="install git", log_in="give git a credential helper for {host}; or the name is wrong")
 

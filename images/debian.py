@@ -27,6 +27,7 @@ PACKAGES = {  # tool: the Debian packages that bring it
     "docker-registry": ("docker-registry",),
     "busybox": ("busybox-static",),  # this and what follows: for the tests' own Slurm
     "gcc": ("gcc", "libc6-dev"),
+    "newuidmap": ("uidmap",),
     "munged": ("munge",),
     "slurmctld": ("slurm-wlm",),
     "slurmd": ("slurm-wlm",),

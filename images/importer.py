@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from images import debian, identity, rootfs, skopeo
+from images import apply, debian, identity, rootfs, skopeo
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
 
@@ -28,7 +28,8 @@ _SUPERBLOCK = struct.Struct("<4s36xQ")  # squashfs 4.0: magic, and the bytes tha
 class Source:
     """Where an image is: on the engine under the id `digest`, or in a registry where there is no `client`.
 
-    `uri` is dockerd://ID or docker://REGISTRY/IMAGE@DIGEST; `engine` is the engine's URL.
+    `uri` is dockerd://ID or docker://REGISTRY/IMAGE@DIGEST; `engine` is the engine's URL. `addition`: what has to be
+    added to it before it is the record's image.
     """
 
     record: identity.ImageRecord
@@ -36,6 +37,7 @@ class Source:
     digest: str
     client: Any = None
     engine: str = ""
+    addition: apply.Addition | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +66,10 @@ class Job:
         """What a program prints; it ends with us. Raises SlipwayError 69, or 73 where it found no space."""
         command = ["setpriv", "--pdeathsig", "KILL", debian.which(words[0]) or words[0], *words[1:]]
         env = {**os.environ, "PATH": debian.search_path(), "TMPDIR": str(self.work), "LC_ALL": "C", **variables}
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=self.fds)
+        # Folders that no layer names have the mode of the umask: nobody but the owner could look into the image.
+        done = subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=self.fds, umask=0o022
+        )
         if done.returncode:
             said = (done.stdout + done.stderr).decode(errors="replace")
             last = "\n  ".join(said.strip().splitlines()[-4:])
@@ -85,18 +90,30 @@ class Imported:
 
 
 def enroot_takes(source: Source) -> bool:
-    """Whether enroot is there and can take it: it makes a container, for which the image has to name a command."""
-    if source.client is None or not debian.which("enroot"):
+    """Whether enroot is there and can take it: it makes a container, for which the image has to name a command.
+
+    Of a registry's it takes what is added to, where the programs are missing that compare digests.
+    """
+    if not debian.which("enroot"):
         return False
+    if source.client is None:
+        return source.addition is not None and bool(debian.missing("skopeo", "umoci"))
     config = source.image["Config"]
     return bool(config.get("Cmd") or config.get("Entrypoint"))
 
 
 def packed_bytes(source: Source) -> int:
-    """The image's size as it is stored. Raises SlipwayError 65 for an index, or what skopeo says of the registry."""
+    """The image's size as it is stored; 0 where only enroot could ask for it.
+
+    Raises SlipwayError 65 for an index, or what skopeo says of the registry.
+    """
     if source.client is not None:
         return int(source.image["Size"])
-    manifest = msgspec.json.decode(skopeo.ask(source.name, "inspect", "--raw", *skopeo.tls(source.name), source.uri))
+    if enroot_takes(source):
+        return 0
+    manifest = skopeo.manifest(source.name)
+    if "layers" not in manifest and source.addition:  # the lock's digest is an index's
+        manifest = skopeo.manifest(skopeo.of_platform(source.name, manifest, source.record.platform))
     if "layers" not in manifest:
         found = ", ".join(f"{m['platform']['architecture']} {m['digest']}" for m in manifest.get("manifests", []))
         raise SlipwayError(Exit.DATA, "an index of images, not an image", where=source.uri, remedy=f"name one: {found}")
@@ -105,21 +122,47 @@ def packed_bytes(source: Source) -> int:
 
 def through_enroot(job: Job) -> Imported:
     """enroot's own import from the engine, into a squashfs with the image's own time."""
+    image = job.source.image
+    _enroot_import(job, job.part, DOCKER_HOST=job.source.engine, SOURCE_DATE_EPOCH=_epoch(image))
+    return Imported(image["Config"], f"{image['Os']}/{image['Architecture']}", _enroot_version(job))
+
+
+def through_enroot_with_addition(job: Job, addition: apply.Addition) -> Imported:
+    """enroot's import from a registry, unpacked, and packed again with what is added.
+
+    enroot leaves of the image's configuration what it writes into /etc: that is read back, and its own files stay.
+    """
+    base, root = job.work / "base.sqsh", job.work / "rootfs"
+    # Plain HTTP is for loopback alone, as with skopeo.
+    _enroot_import(job, base, **({"ENROOT_ALLOW_HTTP": "y"} if skopeo.tls(job.source.name) else {}))
+    job.run("unsquashfs", "-no-progress", "-quiet", "-no-xattrs", "-d", str(root), str(base))
+    base.unlink()
+    image = addition.put(root, {"config": rootfs.read(root)}, job.work)
+    with cannot_write(root):
+        rootfs.amend(root, image["config"])
+    _pack(job, root, image)
+    return Imported(image["config"], job.source.record.platform, _enroot_version(job))
+
+
+def _enroot_import(job: Job, target: Path, **variables: str) -> None:
     temporary, cache = job.work / "temp", Path(os.environ.get("ENROOT_CACHE_PATH") or job.work / "cache")
     for path in (temporary, cache):  # enroot makes neither
         with cannot_write(path):
             path.mkdir(parents=True, exist_ok=True)
-    image = job.source.image
+    uri = job.source.uri
+    if uri.startswith("docker://"):  # enroot writes the registry apart
+        uri = "docker://{}#{}".format(*job.source.name.split("/", 1))
     job.run(
-        *("enroot", "import", "--output", str(job.part), job.source.uri),
+        *("enroot", "import", "--output", str(target), uri),
         ENROOT_TEMP_PATH=str(temporary),
         ENROOT_CACHE_PATH=str(cache),
         ENROOT_SQUASH_OPTIONS=COMPRESSION,
-        SOURCE_DATE_EPOCH=_epoch(image),
-        DOCKER_HOST=job.source.engine,
+        **variables,
     )
-    version = job.run("enroot", "version").decode().strip()
-    return Imported(image["Config"], f"{image['Os']}/{image['Architecture']}", f"enroot {version}")
+
+
+def _enroot_version(job: Job) -> str:
+    return f"enroot {job.run('enroot', 'version').decode().strip()}"
 
 
 def through_umoci(job: Job) -> Imported:
@@ -130,9 +173,16 @@ def through_umoci(job: Job) -> Imported:
     rootless = ["--rootless"] if os.geteuid() else []
     job.run("umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(root))
     shutil.rmtree(layout)
+    if job.source.addition:
+        image = job.source.addition.put(root, image, job.work)
     config = image.get("config") or {}
     with cannot_write(root):
         rootfs.configure(root, config, job.source.uri)
+    _pack(job, root, image)
+    return Imported(config, f"{image['os']}/{image['architecture']}", _versions(job))
+
+
+def _pack(job: Job, root: Path, image: dict[str, Any]) -> None:
     options = [*COMPRESSION.split(), "-all-root", "-no-xattrs", "-no-progress", "-quiet", "-exit-on-error"]
     # Fixed times, so that one image is one file. Not -all-time: a source's time is in its bytecode, which would be
     # taken for stale and compiled anew at every start; this only takes back what is later than the image.
@@ -140,7 +190,6 @@ def through_umoci(job: Job) -> Imported:
         *("mksquashfs", str(root), str(job.part), *options, "-wildcards", "-e", "dev/*"),
         SOURCE_DATE_EPOCH=_epoch(image),
     )
-    return Imported(config, f"{image['os']}/{image['architecture']}", _versions(job))
 
 
 def check(job: Job, imported: Imported) -> None:

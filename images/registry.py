@@ -1,6 +1,7 @@
 """Asks registries and git servers what a tag names now, and compares that with the lock.
 
 The client of registries is `docker buildx imagetools`: it needs no engine, and logs in as `docker login` has set it up.
+Where that is not there, as on a login node, it is skopeo.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import json
 import os
 import signal
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from images.clients import DOCKER, GIT, Client, git_host, no_tag, trouble
+from images import debian, skopeo
+from images.clients import DOCKER, GIT, SKOPEO, Client, git_host, no_tag, trouble
+from images.mirrors import NONE, Mirrors
 from images.model import Entry, Lock
+from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 
 _SECONDS = 60  # of patience with one server; buildx itself waits without end
@@ -56,8 +60,8 @@ class _Pin(NamedTuple):
 def resolve(reference: str) -> Found:
     """What `image:tag` or `image:tag@digest` is. Waits a minute at most.
 
-    Raises SlipwayError 69 (not reachable, TLS, too many requests, the registry's own fault, no docker command),
-    77 (a login is wanted) or 66 (not there); each says which.
+    Raises SlipwayError 69 (not reachable, TLS, too many requests, the registry's own fault),
+    77 (a login is wanted) or 66 (not there); each says which. Also 69 where neither docker nor skopeo is here.
     """
     return asyncio.run(_resolve(reference))
 
@@ -67,14 +71,16 @@ def git_tag(url: str, tag: str) -> str:
     return asyncio.run(_git_tag(url, tag))
 
 
-def check(lock: Lock, libraries: Iterable[str] = ()) -> list[Checked]:
-    """Every pin of `libraries` (all where none is named) beside what its server says now, each asked once.
+def check(lock: Lock, libraries: Iterable[str] = (), mirrored: Mirrors = NONE) -> list[Checked]:
+    """Every pin of `libraries` (all where none is named) beside what its server, or its mirror, says now.
+
+    Each is asked once.
 
     Raises nothing: a server's trouble is in the row.
     """
     wanted = set(libraries)
     entries = [e for e in lock.entries.values() if not wanted or e.library in wanted]
-    pins = [pin for entry in entries for pin in _pins(entry)]
+    pins = [pin for entry in entries for pin in _pins(entry, mirrored)]
     answers = asyncio.run(_answers({pin.place for pin in pins}))
     return [_compare(pin, answers[pin.place]) for pin in pins]
 
@@ -85,9 +91,10 @@ def exit_code(rows: Iterable[Checked]) -> Exit:
     return Exit.DIFFERS if Exit.DIFFERS in codes else next(iter(codes), Exit.OK)
 
 
-def _pins(entry: Entry) -> list[_Pin]:
+def _pins(entry: Entry, mirrored: Mirrors) -> list[_Pin]:
     base = entry.base
-    found = [_Pin(entry.name, "base", base.digest or "", (f"{base.image}:{base.tag}",))] if base.image else []
+    place = mirrored.of(f"{base.image}:{base.tag}")
+    found = [_Pin(entry.name, "base", base.digest or "", (place,))] if base.image else []
     return found + [_Pin(entry.name, name, r.commit or "", (r.url, r.tag)) for name, r in entry.repositories.items()]
 
 
@@ -116,15 +123,35 @@ def _compare(pin: _Pin, answer: list[str] | SlipwayError) -> Checked:
 
 
 async def _resolve(reference: str) -> Found:
+    return await (_by_skopeo if debian.missing("buildx") else _by_docker)(reference)
+
+
+async def _by_docker(reference: str) -> Found:
     inspect = ["buildx", "imagetools", "inspect", reference, "--format", "{{json .}}"]
     facts = json.loads(await _ask(DOCKER, inspect, where=reference, host=reference.partition("/")[0]))
     manifest = facts["manifest"]
+    return _found(manifest["digest"], manifest, facts.get("image") or {})
+
+
+async def _by_skopeo(reference: str) -> Found:
+    name = skopeo.name(reference)
+    words = ["inspect", *skopeo.tls(name), f"docker://{name}", "--raw"]
+    raw = await _ask(SKOPEO, words, where=reference, host=name.partition("/")[0])
+    digest, manifest = f"sha256:{canonical.sha256(raw.encode())}", json.loads(raw)
+    image = {}
+    if "manifests" not in manifest:
+        image = json.loads(await _ask(SKOPEO, [*words, "--config"], where=reference, host=name.partition("/")[0]))
+    return _found(digest, manifest, image)
+
+
+def _found(digest: str, manifest: dict[str, Any], image: dict[str, Any]) -> Found:
+    """`manifest`: an index, or that of one image, whose configuration is `image`."""
     if "manifests" in manifest:
         rows = [(m.get("platform") or {}, m["digest"]) for m in manifest["manifests"]]
     else:
-        rows = [(facts.get("image") or {}, manifest["digest"])]
+        rows = [(image, digest)]
     named = [(p, digest) for p, digest in rows if p.get("os", "unknown") != "unknown"]  # unknown: an attestation
-    return Found(manifest["digest"], {f"{p['os']}/{p['architecture']}": digest for p, digest in named})
+    return Found(digest, {f"{p['os']}/{p['architecture']}": digest for p, digest in named})
 
 
 async def _git_tag(url: str, tag: str) -> str:

@@ -9,6 +9,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+from images.instructions import NOBODY
 from images.model import Entry, Environment, Lock
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
@@ -56,6 +57,7 @@ def dockerfile(root: Root, lock: Lock, entry: Entry) -> str:
             substitutes=(root.path / "entrypoints" / "cpu" / entry.library).is_dir(),
             homepage=lock.libraries[entry.library].homepage,
             path=image_path(entry),
+            nobody=NOBODY,
             prefix=prefix,
             python=python,
             site_packages=prefix / "lib" / f"python{entry.python}" / "site-packages",

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from images import pipconf, registry, sources
+from images import mirrors, pipconf, registry, sources
 from images.lock import pins_of
 from images.model import Base, MatrixGroup, Repository
 from slipway.errors import Exit, SlipwayError
@@ -24,8 +24,9 @@ HEADER = "# Made by `images lock`; do not edit.\n"
 class Outside:
     """The resolver that `images lock` uses."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], mirrored: mirrors.Mirrors = mirrors.NONE) -> None:
         self.say = say
+        self._mirrors = mirrored
         self.unresolved: list[str] = []
         self._found: dict[tuple[str, ...], Any] = {}  # what was asked once: several entries may start from one image
         self._pip = pipconf.read()
@@ -50,7 +51,7 @@ class Outside:
 
     def base(self, base: Base) -> Base:
         """See `images.lock.Resolver`."""
-        found = self._ask(registry.resolve, base.reference)
+        found = self._ask(registry.resolve, self._mirrors.of(base.reference))
         return msgspec.structs.replace(base, digest=found.digest, platforms=found.platforms) if found else base
 
     def repository(self, repository: Repository) -> Repository:

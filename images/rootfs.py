@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,13 +35,11 @@ def fstab(config: dict[str, Any]) -> str:
 
 def rc(config: dict[str, Any], uri: str) -> str:
     """/etc/rc: goes to the working directory and becomes the entrypoint with the caller's words, or the command."""
-    labels = sorted((config.get("Labels") or {}).items())
-    comments = [f"# {name} {' '.join(value.split())}" for name, value in labels]
     workdir = shlex.quote(config.get("WorkingDir") or "/")
     entrypoint, command = config.get("Entrypoint") or [], config.get("Cmd") or []
     lines = [
         f"# enroot-provenance: {uri}",
-        *comments,
+        *_comments(config),
         "",
         f"mkdir -p {workdir} 2>/dev/null",
         f"cd {workdir} && unset OLDPWD || exit 1",
@@ -51,27 +50,49 @@ def rc(config: dict[str, Any], uri: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _comments(config: dict[str, Any]) -> list[str]:
+    """The image's labels, as enroot keeps them in /etc/rc."""
+    return [f"# {name} {' '.join(value.split())}" for name, value in sorted((config.get("Labels") or {}).items())]
+
+
 def configure(root: Path, config: dict[str, Any], uri: str) -> None:
     """Writes those files, makes the working directory, and lets the owner read everything.
 
     Nothing is followed out of `root`: the image's links are not ours. Raises SlipwayError 65 where /etc is one.
     """
-    etc = root / "etc"
-    if etc.is_symlink() or (etc.exists() and not etc.is_dir()):
-        raise SlipwayError(Exit.DATA, "the image's /etc is not a directory", where=uri)
-    etc.mkdir(exist_ok=True)
     texts = {"environment": environment(config), "fstab": fstab(config), "rc": rc(config, uri), "rc.local": _LOCAL}
-    for name, text in texts.items():
-        path = etc / name
-        path.unlink(missing_ok=True)
-        path.write_text(text)
-        path.chmod(0o644)
-    _make_inside(root, config.get("WorkingDir") or "/")
+    _write(root, texts, uri)
+    make_inside(root, config.get("WorkingDir") or "/")
     # In enroot the files are the caller's, whatever their modes: what the owner cannot read, nobody could.
     subprocess.run(["chmod", "-R", "u+rX", str(root)], check=True)
     subprocess.run(
         ["find", str(root), "-type", "d", "!", "-perm", "-u=w", "-exec", "chmod", "u+w", "{}", "+"], check=True
     )
+
+
+def read(root: Path) -> dict[str, Any]:
+    """What of its configuration an image that enroot has imported still says: its variables and working directory."""
+    text, start = ((root / "etc" / name).read_text() for name in ("environment", "rc"))
+    found = re.search(r'^cd "(.*)" && unset OLDPWD', start, re.M)
+    return {"Env": [f"{n}={v}" for n, v in variables(text).items()], "WorkingDir": found[1] if found else "/"}
+
+
+def amend(root: Path, config: dict[str, Any]) -> None:
+    """Writes variables and labels anew into the files of such an image; its start script stays what it is."""
+    first, _, rest = (root / "etc" / "rc").read_text().partition("\n")
+    _write(root, {"environment": environment(config), "rc": "\n".join([first, *_comments(config), rest])}, first)
+
+
+def _write(root: Path, texts: dict[str, str], uri: str) -> None:
+    etc = root / "etc"
+    if etc.is_symlink() or (etc.exists() and not etc.is_dir()):
+        raise SlipwayError(Exit.DATA, "the image's /etc is not a directory", where=uri)
+    etc.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        path = etc / name
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        path.chmod(0o644)
 
 
 def remove(folder: Path) -> None:
@@ -83,11 +104,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_inside(root: Path, folder: str) -> None:
+def make_inside(root: Path, folder: str) -> None:
     """Makes `folder` below `root`; where a link is on the way, that is left to the start script."""
     here = root
     for part in Path(os.path.normpath(folder)).parts[1:]:
         here /= part
         if here.is_symlink() or (here.exists() and not here.is_dir()):
             return
-        here.mkdir(exist_ok=True)
+        if not here.exists():
+            here.mkdir()
+            here.chmod(0o755)  # whatever the umask

@@ -13,12 +13,15 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from images import debian, dockerhost, identity, importer, rootfs, sidecar
+import msgspec
+
+from images import apply, debian, dockerhost, identity, importer, mirrors, pulled, rootfs, sidecar
 from images.importer import Source
-from images.model import Lock
+from images.model import Entry, Lock
 from images.sidecar import Sidecar
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
@@ -30,19 +33,24 @@ _WORK = "slipway-squash-"  # how folders for unpacking are called, in the tempor
 _IN_REGISTRY = re.compile(r"docker://[^/@]+/[^@]+@(sha256:[0-9a-f]{64})")
 
 
-def squash(root: Root, lock: Lock, image: str, folder: Path | None, say: Say) -> Path:
+def squash(root: Root, lock: Lock, image: str, folder: Path | None, say: Say, brought: tuple[str, ...] = ()) -> Path:
     """The .sqsh of `image` in `folder` (by default `squash/` in the project's state), imported where it is missing.
 
     `image`: LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST; recorded.
-    Raises SlipwayError 64 (an image of a registry by its tag), 65 (no record of it, or an index of images),
-    66 (not there), 69 (the engine, a registry or a program fails), 73 (no space) or 77 (the registry wants a login).
+    Where no engine answers, the first is made of the official container in its registry, and recorded; `brought`: words
+    NAME=DIR for its repositories. Raises SlipwayError 64 (an image of a registry by its tag, or `brought` for one that
+    is built), 65 (no record of it, an index of images, or not what the lock says), 66 (not there), 69 (the engine, a
+    registry or a program fails), 73 (no space), 77 (the registry wants a login) or 78 (unresolved).
     """
-    with _source(root, lock, image) as source:
+    started = time.monotonic()
+    with _source(root, lock, image, brought, say) as source:
         target = (folder or sidecar.folder(root)).absolute() / sidecar.file_name(source.record)
         if not _whole(target, say):
             with _importer(target, say) as held:
                 if not _whole(target, say):
                     _import(root, source, target, held, say)
+        if source.addition and source.record.ids[0] not in _recorded(root, lock.entries[source.record.name]):
+            identity.save(root, msgspec.structs.replace(source.record, seconds=round(time.monotonic() - started, 1)))
     return target
 
 
@@ -67,11 +75,18 @@ def check_space(folder: Path, temporary: Path, for_file: int, for_unpacking: int
 
 
 @contextlib.contextmanager
-def _source(root: Root, lock: Lock, image: str) -> Iterator[Source]:
+def _source(root: Root, lock: Lock, image: str, brought: tuple[str, ...], say: Say) -> Iterator[Source]:
     if image.startswith("docker://"):
         yield _in_registry(root, lock, image)
         return
-    address = dockerhost.find(root)
+    address, entry = dockerhost.find(root), lock.entries.get(image)
+    if entry and entry.base.image and not dockerhost.answers(address.url):
+        say(f"no Docker engine answers at {address.url}: {image} is made here, of the container in its registry")
+        yield pulled.source(root, lock, entry, brought, say)
+        return
+    if brought:
+        what = "the image is built: what it was given of a repository is in it"
+        raise SlipwayError(Exit.WORDS, what, where=f"--source {brought[0]}", remedy="it belongs to: images build")
     with dockerhost.engine_client(address) as client:
         record, digest = identity.find(root, lock, image, client)
         yield Source(record, f"dockerd://{digest}", digest, client, address.url)
@@ -85,9 +100,13 @@ def _in_registry(root: Root, lock: Lock, image: str) -> Source:
     for entry in lock.entries.values():
         for record in identity.records(root, entry):
             if named[1] in record.ids:
-                return Source(record, image, named[1])
+                return Source(record, f"docker://{mirrors.load(root).of(image.removeprefix('docker://'))}", named[1])
     remedy = "build and push it: images build LIBRARY --push REF; or take a lock that records it"
     raise SlipwayError(Exit.DATA, "no image record names this digest", where=image, remedy=remedy)
+
+
+def _recorded(root: Root, entry: Entry) -> set[str]:
+    return {digest for record in identity.records(root, entry) for digest in record.ids}
 
 
 def _whole(target: Path, say: Say) -> bool:
@@ -126,13 +145,19 @@ def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> No
     # Not tempfile.gettempdir(): it tries the folder with a file of its own, which one that is killed would leave.
     base = Path(os.environ.get("ENROOT_TEMP_PATH") or os.environ.get("TMPDIR") or "/tmp")
     _sweep(base)
+    if source.addition:
+        with cannot_write(base):
+            apply.check_possible(source.record.name, base)
     check_space(target.parent, base, *space_needed(source.record, importer.packed_bytes(source), enroot))
     say(f"{target.name}: importing {source.uri}")
     part = target.with_name(f".{target.name}.part")
     with _workspace(base) as (work, fd):
         job = importer.Job(source, work, part, (held, fd))
         try:
-            imported = importer.through_enroot(job) if enroot else importer.through_umoci(job)
+            if enroot and source.addition:
+                imported = importer.through_enroot_with_addition(job, source.addition)
+            else:
+                imported = importer.through_enroot(job) if enroot else importer.through_umoci(job)
             importer.check(job, imported)
             made = _describe(source, imported, part)
             _publish(part, target, made)

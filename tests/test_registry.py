@@ -91,7 +91,7 @@ def test_what_is_no_repository(tmp_path: Path) -> None:
 def test_a_missing_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for ask, client in (
-        (lambda: registry.resolve("r.example/x:1"), "docker"),
+        (lambda: registry.resolve("r.example/x:1"), "skopeo"),
         (lambda: registry.git_tag("x", "v1"), "git"),
     ):
         with pytest.raises(SlipwayError, match=f"there is no {client} command") as e:

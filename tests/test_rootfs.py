@@ -40,6 +40,23 @@ def test_labels_are_comments_of_one_line() -> None:
     assert lines[1:4] == ["# a one", "# b two exec evil", ""]
 
 
+def test_what_enroot_has_written_is_read_and_amended(tmp_path: Path) -> None:
+    """As enroot 4.1.2's import leaves it; a link in the image leads nowhere outside."""
+    (tmp_path / "root" / "etc").mkdir(parents=True)
+    (tmp_path / "mine").write_text("PATH=/bin\nA=x=y\n")
+    (tmp_path / "root" / "etc" / "environment").symlink_to(tmp_path / "mine")
+    start = '# enroot-provenance: docker://a\n# boat yes\n\nmkdir -p "/opt/a b" 2> /dev/null\n'
+    start += "cd \"/opt/a b\" && unset OLDPWD || exit 1\nexec '/bin/sh'\n"
+    (tmp_path / "root" / "etc" / "rc").write_text(start)
+    config = rootfs.read(tmp_path / "root")
+    assert config == {"Env": ["PATH=/bin", "A=x=y"], "WorkingDir": "/opt/a b"}
+    rootfs.amend(tmp_path / "root", {**config, "Env": ["B=1"], "Labels": {"c": "d"}})
+    assert (tmp_path / "root" / "etc" / "environment").read_text() == "B=1\n"
+    assert (tmp_path / "mine").read_text() == "PATH=/bin\nA=x=y\n"
+    lines = start.splitlines()
+    assert (tmp_path / "root" / "etc" / "rc").read_text().splitlines() == [lines[0], "# c d", *lines[1:]]
+
+
 def test_the_callers_words_go_to_the_entrypoint(tmp_path: Path) -> None:
     folder = tmp_path / "it's here"
     config = {

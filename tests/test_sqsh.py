@@ -34,6 +34,12 @@ def test_nothing_was_built(root: Root) -> None:
     assert found.remedy == f"run: {ENTRY.build_command}, then images squash {ENTRY.name}"
 
 
+def test_an_official_image_needs_no_build_where_no_engine_is(root: Root) -> None:
+    cuda = entry_of("cuda")
+    remedy = sqsh.find(root, cuda, None, "linux/amd64").remedy
+    assert remedy == f"run: images squash {cuda.name}; where a Docker engine is, first: {cuda.build_command}"
+
+
 def test_it_was_built_but_not_squashed_there(root: Root, tmp_path: Path) -> None:
     squash(sidecar.folder(root), record_image(root, ENTRY))
     found = find(root, str(tmp_path / "shared"))

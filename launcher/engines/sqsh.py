@@ -39,8 +39,13 @@ def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageSee
     if other:
         return other
     what = f"there is no {entry.library}-{entry.release}-{entry.flavour}-*.sqsh of it in {folder}"
-    build = "" if records else f"{entry.build_command}, then "
-    return ImageSeen(recorded=len(records), missing=what, remedy=f"run: {build}{_squash(entry, named)}")
+    if records:
+        remedy = f"run: {_squash(entry, named)}"
+    elif entry.base.image:  # it can be made without an engine; one that answers builds it
+        remedy = f"run: {_squash(entry, named)}; where a Docker engine is, first: {entry.build_command}"
+    else:
+        remedy = f"run: {entry.build_command}, then {_squash(entry, named)}"
+    return ImageSeen(recorded=len(records), missing=what, remedy=remedy)
 
 
 def _squash(entry: Entry, named: str | None) -> str:

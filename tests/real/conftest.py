@@ -49,6 +49,19 @@ def docker(address: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def no_docker(ground: Path) -> Path:
+    """A folder with every program of PATH but Docker's, for a PATH."""
+    folder = ground / "no-docker"
+    folder.mkdir()
+    for place in reversed(os.environ["PATH"].split(os.pathsep)):
+        for program in Path(place).glob("*"):
+            if program.name not in ("docker", "dockerd"):
+                (folder / program.name).unlink(missing_ok=True)
+                (folder / program.name).symlink_to(program)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def entry() -> Entry:
     return locks.select(locks.load_lock(Root(PROJECT)), "automodel", "cpu")
 

@@ -1,9 +1,10 @@
 """A stand-in of enroot: enroot.py FOLDER WORD...
 
 Writes the words and the ENROOT_ variables of every call as one JSON line to FOLDER/calls. `import --output FILE URI`
-makes a real squashfs of FOLDER/rootfs, with the options that enroot takes from its environment. `create`, `list`,
-`remove` and `start` do what enroot's do, with its grammar, in namespaces of their own; but where there is FOLDER/code,
-`start` only ends with that number.
+makes a real squashfs of FOLDER/rootfs, with the options that enroot takes from its environment; of an image that
+docker://HOST#NAME@DIGEST names, which it unpacks there, with the files in /etc that enroot 4.1.2 writes. `create`,
+`list`, `remove` and `start` do what enroot's do, with its grammar, in namespaces of their own; but where there is
+FOLDER/code, `start` only ends with that number.
 """
 
 from __future__ import annotations
@@ -44,8 +45,33 @@ def data() -> Path:
 
 def import_(folder: Path, words: list[str]) -> None:
     options = os.environ["ENROOT_SQUASH_OPTIONS"].split()
+    if words[-1].startswith("docker://"):
+        pull(folder, words[-1])
     command = ["mksquashfs", str(folder / "rootfs"), words[words.index("--output") + 1], "-all-root", *options]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+
+
+def pull(folder: Path, uri: str) -> None:
+    named = re.fullmatch(r"docker://([^#/@]+)#([a-z0-9/._-]+)@(sha256:[0-9a-f]+)", uri)
+    if not named:
+        fail(f"Invalid image reference: {uri}")
+    os.environ["PATH"] = PATH
+    name, layout, root = "{}/{}@{}".format(*named.groups()), folder / "layout", folder / "rootfs"
+    tls = "false" if os.environ.get("ENROOT_ALLOW_HTTP") else "true"
+    copy = ["skopeo", "--insecure-policy", "copy", "-q", f"--src-tls-verify={tls}"]
+    if subprocess.run([*copy, f"docker://{name}", f"oci:{layout}:image"]).returncode:
+        fail(f"Could not process JSON input\ncurl: (7) {name}")
+    inspect = ["skopeo", "inspect", "--config", f"oci:{layout}:image"]
+    config = json.loads(subprocess.check_output(inspect))["config"]
+    rootless = ["--rootless"] if os.geteuid() else []
+    subprocess.run(["umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(root)], check=True)
+    shutil.rmtree(layout)
+    subprocess.run(["chmod", "-R", "u+rX", str(root)], check=True)
+    start = f'mkdir -p "{config["WorkingDir"]}" 2> /dev/null\ncd "{config["WorkingDir"]}" && unset OLDPWD || exit 1\n'
+    texts = {"environment": "".join(f"{v}\n" for v in config["Env"]), "fstab": "", "rc.local": "# This file\n"}
+    for file, text in (texts | {"rc": f"# enroot-provenance: {uri}\n\n{start}"}).items():
+        (root / "etc" / file).unlink(missing_ok=True)
+        (root / "etc" / file).write_text(text)
 
 
 def create(words: list[str]) -> None:

@@ -14,18 +14,27 @@ import sys
 import threading
 
 ASKED: list[str] = []
+WORDS = {  # of the distribution specification, and nvcr.io's for 402
+    401: ("UNAUTHORIZED", "authentication required"),
+    402: ("DENIED", "Payment Required"),
+    403: ("DENIED", "requested access to the resource is denied"),
+    404: ("MANIFEST_UNKNOWN", "manifest unknown"),
+}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/asked":
             return self.reply(200, "\n".join(ASKED).encode())
+        if self.path == "/v2/":  # skopeo asks first whether this is a registry
+            return self.reply(200, b"{}")
         ASKED.append(f"{self.command} {self.path}")
         what = self.path.removeprefix("/v2").split("/")[1]
         if what == "hangs":
             threading.Event().wait()
         elif what.isdigit():
-            errors = [{"code": "TROUBLE", "message": "a stand-in has nothing but trouble"}]
+            code, message = WORDS.get(int(what), ("TROUBLE", "a stand-in has nothing but trouble"))
+            errors = [{"code": code, "message": message}]
             self.reply(int(what), json.dumps({"errors": errors}).encode())
 
     do_HEAD = do_POST = do_GET
