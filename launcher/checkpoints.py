@@ -28,6 +28,7 @@ MEGATRON = {
     "experts": "num_moe_experts", "experts_per_token": "moe_router_topk",
     "expert_intermediate": "moe_ffn_hidden_size", "tied": "share_embeddings_and_output_weights",
 }  # fmt: skip
+GENERATION = re.compile(r"{%-?\s+generation\s")  # in a chat template: what follows is learned
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -59,7 +60,8 @@ def look(folder: Path) -> Found | None:
 
 
 def tokenizer_facts(folder: Path) -> dict[str, str | int]:
-    """`tokenizer`: sha256 over the files of its vocabulary; `template`: of its chat template. Absent where not there.
+    """`tokenizer`: sha256 over the files of its vocabulary; `template`: of its chat template; `generation`: 1 where the
+    template marks what is learned. Absent where not there.
 
     tokenizer_config.json is left out: every save_pretrained() adds to it, while the vocabulary stays the same bytes.
     """
@@ -69,8 +71,9 @@ def tokenizer_facts(folder: Path) -> dict[str, str | int]:
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
     template = _template(folder)
-    facts = {"tokenizer": digest.hexdigest() if found else ""}
+    facts: dict[str, str | int] = {"tokenizer": digest.hexdigest() if found else ""}
     facts["template"] = hashlib.sha256(template.encode()).hexdigest() if template else ""
+    facts["generation"] = int(bool(GENERATION.search(template)))
     return {k: v for k, v in facts.items() if v}
 
 

@@ -51,9 +51,15 @@ def warning(where: str, what: str, remedy: str = "") -> Finding:
 
 
 def check(wish: Wish, seen: Observed) -> list[Finding]:
-    """Every finding: numbers that are none, tokenizers, adapters, packing, shape, batches, hardware."""
+    """Every finding: keys of other releases, numbers, tokenizers, adapters, packing, shape, batches, hardware."""
     known, start = settings(wish), model(wish, seen)
-    findings = [*_counts(wish, known), *_tokenizers(seen), *_adapters(wish, seen), *_packing(wish, seen, known)]
+    findings = [
+        *_refused(wish),
+        *_counts(wish, known),
+        *_tokenizers(seen),
+        *_adapters(wish, seen),
+        *_packing(wish, seen, known),
+    ]
     findings += [] if wish.step.launcher == "ray" else _shape(wish, known)
     findings += _sequence(wish, known)
     if start:
@@ -94,15 +100,18 @@ def value_of(wish: Wish, key: str) -> Any:
         config = _merge(config, layer)
     gone = [f"{k}." for k in wish.wired.remove]
     value = msgspec.UNSET if f"{key}.".startswith(tuple(gone)) else _at(config, key)
-    assigned = [(k, v) for n, given in wish.words.parameters.items() for k, v in _sets(wish, n, given)]
-    for name, given in [*wish.wired.set.items(), *assigned, *wish.words.overrides.items()]:
+    for name, given in _assigned(wish):
         if key == name or key.startswith(f"{name}."):
             value = _at({"": given}, key.replace(name, "", 1))
     return value
 
 
-def _sets(wish: Wish, name: str, given: Any) -> Iterator[tuple[str, Any]]:
-    yield from wish.step.parameters[name].sets(given).items()
+def _assigned(wish: Wish) -> Iterator[tuple[str, Any]]:
+    """Keys and values by wires, parameters and overrides, in their order: the later one holds."""
+    yield from wish.wired.set.items()
+    for name, given in wish.words.parameters.items():
+        yield from wish.step.parameters[name].sets(given).items()
+    yield from wish.words.overrides.items()
 
 
 def _base(wish: Wish) -> dict[str, Any]:
@@ -217,6 +226,16 @@ def sizes(wish: Wish, known: Known) -> dict[str, int] | None:
     """Tensor, pipeline and context parallel size; 1 where the step knows no such thing, None where one is unknown."""
     found = {r.partition("_")[0]: known.get(r) if r in wish.step.roles else 1 for r in PARALLEL}
     return None if None in found.values() else found  # type: ignore[return-value]
+
+
+def _refused(wish: Wish) -> Iterator[Finding]:
+    """What somebody sets, and the release cannot take; null is what it is without the key."""
+    said = [name for name, given in _assigned(wish) if given is not None]
+    for why, keys in wish.step.refuses.items():
+        for key in keys:
+            below = next((name for name in said if f"{name}.".startswith(f"{key}.")), "")
+            if below or value_of(wish, key) not in (None, msgspec.UNSET):
+                yield error(Exit.WORDS, below or key, f"{wish.entry.name} cannot take it: {why}")
 
 
 def _counts(wish: Wish, known: Known) -> Iterator[Finding]:

@@ -1,9 +1,12 @@
-"""entrypoints/steps/automodel_pretrain.py: how documents, model and splits become the library's configuration."""
+"""entrypoints/steps/automodel_*.py: how documents, model and splits become the library's configuration, by release."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import yaml
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "entrypoints" / "steps"))
 
+import automodel_finetune  # noqa: E402
+import automodel_indices  # noqa: E402
 import automodel_pretrain  # noqa: E402
 import slipway_documents  # noqa: E402
 import slipway_step  # noqa: E402
@@ -33,6 +38,7 @@ class Given:
 
     def __init__(self, root: Path) -> None:
         self.model, self.words = root / "llama", {"data.train": documents(root / "text")}
+        self.release = (0, 7)
         self.model.mkdir()
 
     def prepare(self, **words: Any) -> dict[str, Any]:
@@ -40,7 +46,8 @@ class Given:
         given = {"model.pretrained_model_name_or_path": self.model} | self.words
         given |= {k.replace("__", "."): v for k, v in words.items()}
         config: dict[str, Any] = {"base": {"values": base}, "layers": [{"values": v} for v in layers], "remove": []}
-        return automodel_pretrain.prepare(slipway_step.merge_config({**config, "set": list(given.items())}))
+        merged = slipway_step.merge_config({**config, "set": list(given.items())})
+        return automodel_pretrain.prepare(merged, self.release)
 
 
 @pytest.fixture
@@ -84,6 +91,14 @@ def test_the_model_has_new_weights_unless_its_own_are_asked_for(given: Given) ->
     assert own["pretrained_model_name_or_path"] == str(given.model) and own["force_hf"] is True
 
 
+def test_before_0_3_weights_are_loaded_by_a_key_of_their_own(given: Given) -> None:
+    """There from_config is filled with the weights of the folder that its configuration names."""
+    assert "load_base_model" not in given.prepare()["checkpoint"]
+    given.release = (0, 2)
+    assert given.prepare()["checkpoint"]["load_base_model"] is False
+    assert given.prepare(pretrain__start="weights")["checkpoint"]["load_base_model"] is True
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
@@ -107,3 +122,93 @@ def test_documents_without_their_index_are_refused(given: Given) -> None:
     index.unlink()
     with pytest.raises(slipway_step.ConfigError, match=r"expected \.bin files, each with its \.idx"):
         slipway_documents.prefixes(given.words["data.train"])
+
+
+def configuration(**scheduler: Any) -> dict[str, Any]:
+    sizes = {"global_batch_size": 8, "local_batch_size": 1}
+    return {"checkpoint": {"checkpoint_dir": "/output"}, "step_scheduler": {**sizes, **scheduler}}
+
+
+def test_before_0_3_a_checkpoint_is_named_by_its_path() -> None:
+    config = configuration(num_epochs=1)
+    assert automodel_finetune.as_before(config, (0, 2)) == config
+    for named, path in (("LATEST", "/output/LATEST"), ("/other/epoch_0_step_9", "/other/epoch_0_step_9")):
+        config["checkpoint"]["restore_from"] = named
+        assert automodel_finetune.as_before(config, (0, 2))["checkpoint"]["restore_from"] == path
+        assert automodel_finetune.as_before(config, (0, 3))["checkpoint"]["restore_from"] == named
+        assert config["checkpoint"]["restore_from"] == named, "the record shows what the plan says"
+
+
+def test_before_0_3_epochs_are_counted() -> None:
+    """None is no number there; a number that is not said is its own 10."""
+    made = automodel_finetune.as_before(configuration(num_epochs=None, max_steps=40), (0, 2))["step_scheduler"]
+    assert made["num_epochs"] >= 40
+    assert "num_epochs" not in automodel_finetune.as_before(configuration(num_epochs=None), (0, 2))["step_scheduler"]
+    later = automodel_finetune.as_before(configuration(num_epochs=None, max_steps=40), (0, 3))
+    assert later["step_scheduler"]["num_epochs"] is None
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package of a library up to 0.5, whose C++ is not compiled."""
+    folder = tmp_path / "nemo_automodel"
+    for name in (
+        "",
+        "components",
+        "components/datasets",
+        "components/datasets/llm",
+        "components/datasets/llm/megatron",
+    ):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
+    found = folder / "components" / "datasets" / "llm" / "megatron"
+    (found / "helpers.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [m for m in sys.modules if m.partition(".")[0] == "nemo_automodel"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield found
+    for name in [m for m in sys.modules if m.partition(".")[0] == "nemo_automodel"]:
+        del sys.modules[name]
+
+
+def indices() -> Any:
+    """What the library imports to compute them."""
+    return importlib.import_module(automodel_indices.COMPILED)
+
+
+def test_what_nobody_may_compile_is_computed(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only root may write the package in a container, and nobody on a read-only root."""
+    monkeypatch.setattr(automodel_indices.os, "access", lambda path, mode: not (path == package and mode == os.W_OK))
+    automodel_indices.install()
+    assert importlib.util.find_spec(automodel_indices.COMPILED), "which the library asks before it imports"
+    assert set(automodel_indices.functions()) <= set(vars(indices()))
+    said = f"slipway: {package} cannot be written, where the library would compile: the samples' indices are computed"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("package")
+def test_without_a_compiler_it_is_computed_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    automodel_indices.install()
+    assert callable(indices().build_sample_idx_int64)
+    assert "slipway: no C++ compiler here: the samples' indices" in capsys.readouterr().out
+
+
+def test_what_is_compiled_or_can_be_is_the_librarys_own(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("c++", "make"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    automodel_indices.install()
+    assert automodel_indices.COMPILED not in sys.modules
+    (package / "helpers_cpp.py").write_text("own = True\n")
+    monkeypatch.setenv("PATH", "")
+    importlib.invalidate_caches()
+    automodel_indices.install()
+    assert indices().own and not capsys.readouterr().out
