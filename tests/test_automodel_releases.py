@@ -39,7 +39,7 @@ class Containers:
             squash(sidecar.folder(project.root), record_image(project.root, entry))
         project.write("slipway.d/profiles/site.yaml", SITE)
         (inputs.model / "config.json").write_text(json.dumps(SIZES))
-        self.data = {"pretrain/automodel": f"data={write_tokens(folder)}"}
+        self.data = {"pretrain/automodel": f"data={write_tokens(folder, (3,) * 20)}"}
 
     def dry(self, step: str, release: str, *words: str, profile: str = "slurm-pyxis") -> Done:
         given = self.data.get(step, f"train={self.inputs.train}"), f"model={self.inputs.model}"
