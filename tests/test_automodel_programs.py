@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import os
 import struct
@@ -146,6 +147,30 @@ def test_before_0_3_epochs_are_counted() -> None:
     assert "num_epochs" not in automodel_finetune.as_before(configuration(num_epochs=None), (0, 2))["step_scheduler"]
     later = automodel_finetune.as_before(configuration(num_epochs=None, max_steps=40), (0, 3))
     assert later["step_scheduler"]["num_epochs"] is None
+
+
+def test_conversations_become_the_one_plain_file_that_the_library_reads(tmp_path: Path) -> None:
+    """A folder, a pattern, a packed file and another suffix are what it cannot read, at no release."""
+    (tmp_path / "made").mkdir()
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "a.jsonl").write_text("1\n2")
+    (shards / "b.jsonl.gz").write_bytes(gzip.compress(b"3\n"))
+    (tmp_path / "rows.txt").write_text("4\n")
+
+    def read(given: Path, section: str = "dataset") -> tuple[str, str]:
+        config = {section: {"path_or_dataset_id": str(given), "seq_length": 8}, "seed": 1}
+        made = automodel_finetune.one_file_each(config, tmp_path / "made")
+        assert config[section]["path_or_dataset_id"] == str(given) and made["seed"] == 1
+        assert made[section]["seq_length"] == 8 and not config.keys() ^ made.keys()
+        file = Path(made[section]["path_or_dataset_id"])
+        return file.name, file.read_text()
+
+    assert read(shards) == read(shards / "*.jsonl*") == ("dataset.jsonl", "1\n2\n3\n")
+    assert read(shards / "b.jsonl.gz", "validation_dataset") == ("validation_dataset.jsonl", "3\n")
+    assert read(tmp_path / "rows.txt") == ("dataset.jsonl", "4\n")
+    assert read(shards / "a.jsonl") == ("a.jsonl", "1\n2"), "which stays where it is"
+    assert automodel_finetune.one_file_each({"validation_dataset": None}, tmp_path) == {"validation_dataset": None}
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Fine-tunes with NeMo AutoModel, as its `automodel` command does inside a torchrun worker or for one process.
 
-It adds: the configuration comes merged from the plan, the log goes to stdout with the total in each step's line, an
-output that would be resumed by accident is refused, result.json names the checkpoint, which has to be there, and an
-adapter says beside itself which base it was trained on.
+It adds: the configuration comes merged from the plan, conversations may be several files or packed ones, the log goes
+to stdout with the total in each step's line, an output that would be resumed by accident is refused, result.json names
+the checkpoint, which has to be there, and an adapter says beside itself which base it was trained on.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import slipway_inputs
 import slipway_step
 
 STEP_LINE = re.compile(r"step (\d+) \| epoch ")
@@ -26,7 +28,23 @@ CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
 def main() -> None:
     quiet()
     plan = slipway_step.load_plan()
-    train(slipway_step.merge_config(plan["config"]), plan["inputs"]["model"])
+    with tempfile.TemporaryDirectory(prefix="slipway-rows-") as folder:
+        config = one_file_each(slipway_step.merge_config(plan["config"]), Path(folder))
+        train(config, plan["inputs"]["model"])
+
+
+def one_file_each(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """With conversations as ChatDataset reads them: a plain file named *.jsonl. `folder`: where others become one.
+
+    Every process makes its own, as every process holds all rows in memory, too.
+    """
+    made = dict(config)
+    for section in ("dataset", "validation_dataset"):
+        if named := (config.get(section) or {}).get("path_or_dataset_id"):
+            file = slipway_inputs.one_jsonl(source := Path(named), folder / f"{section}.jsonl")
+            usual = file.is_symlink() and source.suffix in (".jsonl", ".ndjson")
+            made[section] = {**config[section], "path_or_dataset_id": str(source if usual else file)}
+    return made
 
 
 def train(config: dict[str, Any], model: dict[str, Any]) -> None:
