@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import json
 import os
+import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import write_chats, write_checkpoint
 
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT / "entrypoints" / "steps"))
@@ -24,6 +28,7 @@ import slipway_documents  # noqa: E402
 import slipway_step  # noqa: E402
 
 STEPS = PROJECT / "launcher" / "steps"
+SITE = PROJECT / "tests" / "standins" / "containers" / "site"
 LAYERS = [STEPS / "sft/automodel/base.yaml", *(STEPS / f"pretrain/automodel/{n}.yaml" for n in ("default", "tiny"))]
 
 
@@ -171,6 +176,57 @@ def test_conversations_become_the_one_plain_file_that_the_library_reads(tmp_path
     assert read(tmp_path / "rows.txt") == ("dataset.jsonl", "4\n")
     assert read(shards / "a.jsonl") == ("a.jsonl", "1\n2"), "which stays where it is"
     assert automodel_finetune.one_file_each({"validation_dataset": None}, tmp_path) == {"validation_dataset": None}
+
+
+class Library:
+    """A stand-in of the library at a version, as its container has it; before 0.4 without names for recipes."""
+
+    def __init__(self, root: Path, version: str) -> None:
+        self.root, self.output = root, root / "output"
+        site = root / "site"
+        for name in ("nemo_automodel", "torch"):
+            shutil.copytree(SITE / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(SITE / "standin.py", site)
+        if version < "0.4":
+            for gone in ("cli", "components/launcher"):
+                shutil.rmtree(site / "nemo_automodel" / gone)
+        info = site / f"nemo_automodel-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: nemo_automodel\nVersion: {version}\n")
+        (root / "state" / "0" / "ranks").mkdir(parents=True)
+
+    def run(self, config: dict[str, Any], resume: bool = False) -> dict[str, Any]:
+        """What the recipe was given, of a run that has to succeed."""
+        model, rows = write_checkpoint(self.root / "model"), write_chats(self.root / "chats.jsonl")
+        given = [["model.pretrained_model_name_or_path", str(model)], ["dataset.path_or_dataset_id", str(rows)],
+                 ["checkpoint.checkpoint_dir", str(self.output)]]  # fmt: skip
+        going_on = {"where": str(self.output / "LATEST"), "set": [["checkpoint.restore_from", "LATEST"]]}
+        plan = {"config": {"base": {"values": config}, "layers": [], "remove": [], "set": given, "resume": going_on}}
+        plan |= {"resume": resume, "inputs": {"model": {"fingerprint": "0" * 64, "path": str(model)}}}
+        (self.root / "plan.json").write_text(json.dumps(plan))
+        env = {"PYTHONPATH": str(self.root / "site"), "SLIPWAY_DIR": str(self.root), "PATH": os.environ["PATH"]}
+        env["SLIPWAY_STATE_DIR"] = str(self.root / "state")
+        command = [sys.executable, "-B", str(PROJECT / "entrypoints" / "steps" / "automodel_finetune.py")]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads((self.output / "seen.json").read_text())["config"])
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.3.0", "0.4.0", "0.5.0+d02f49c"])
+def test_a_recipe_is_found_and_told_where_to_go_on_as_its_release_takes_it(tmp_path: Path, version: str) -> None:
+    library = Library(tmp_path, version)
+    scheduler = {"global_batch_size": 1, "max_steps": 2, "num_epochs": None, "ckpt_every_steps": 2}
+    config: dict[str, Any] = {"step_scheduler": scheduler, "dist_env": {"backend": "gloo"}, "model": {}, "dataset": {}}
+    if version >= "0.4":
+        config["recipe"] = "TrainFinetuneRecipeForNextTokenPrediction"
+    library.output.mkdir()
+    (library.output / "LATEST").symlink_to("epoch_0_step_9")
+    (library.output / "epoch_0_step_9").mkdir()
+    seen = library.run(config, resume=True)
+    assert seen["checkpoint"]["restore_from"] == (str(library.output / "LATEST") if version < "0.3" else "LATEST")
+    assert seen["step_scheduler"]["num_epochs"] == (2 if version < "0.3" else None)
+    result = json.loads((tmp_path / "state" / "result.json").read_text())
+    assert (result["steps"], result["type"]) == (2, "checkpoint_hf")
 
 
 @pytest.fixture
