@@ -28,14 +28,14 @@ MAX_FILES = 100_000  # of a folder that are listed
 class Artifact(Noun, frozen=True, kw_only=True):
     """An input as found. `type` is empty where it is none that we know, `note` says then what it looks like.
 
-    `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed Parquet
-    with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`: number of
-    weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs; `facts`: what rules
-    compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or `beginning`), `files`, `rows`,
-    `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
+    `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed
+    Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`:
+    number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs;
+    `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or
+    `beginning`), `files`, `rows`, `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `tokenizer_class`,
+    `generation` (1: the template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
     `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1),
-    `iteration`, `layout`, `base`, `rank`, `weights`, `columns`
-    (comma separated), `named` (JSON), `grammar`, `generation` (1: the template marks what is learned).
+    `iteration`, `layout`, `base`, `rank`, `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
     """
 
     name: str

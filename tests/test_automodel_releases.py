@@ -167,3 +167,17 @@ def test_a_tag_without_its_last_part_is_told_the_whole_one(containers: Container
     done = containers.dry("sft/automodel", "25.11")
     said = "error: automodel has no release '25.11' for flavour cuda\n  did you mean '25.11.00'?\n"
     assert (done.code, done.stderr) == (64, said)
+
+
+def test_a_tokenizer_of_transformers_5_is_refused_where_the_container_has_4(containers: Containers) -> None:
+    """What every newer release, and the cpu image, writes into its checkpoints."""
+    config = containers.inputs.model / "tokenizer_config.json"
+    for named in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        config.write_text(json.dumps({"tokenizer_class": named}))
+        for release in RELEASES:
+            wrong = (named, release) == ("TokenizersBackend", "25.11.00")
+            done = containers.dry("sft/automodel", release)
+            said = (
+                "was saved by transformers 5 (tokenizer_class TokenizersBackend), automodel/25.11.00-cuda has 4.57.1\n"
+            )
+            assert (done.code, said in done.stderr) == (65 if wrong else 0, wrong), done.stderr
