@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ import msgspec
 
 from launcher import blobs, checkpoints, datasets, hubcache
 from launcher.checkpoints import MAX_HEADER
+from launcher.datasets import USUAL, Rows
 from launcher.faults import MAX_FAULTS, Fault, Found, fault, kept
 from slipway.yamldoc import Noun
 
@@ -27,14 +28,14 @@ MAX_FILES = 100_000  # of a folder that are listed
 class Artifact(Noun, frozen=True, kw_only=True):
     """An input as found. `type` is empty where it is none that we know, `note` says then what it looks like.
 
-    `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed Parquet
-    with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`: number of
-    weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs; `facts`: what rules
-    compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or `beginning`), `files`, `rows`,
-    `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
+    `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed
+    Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`:
+    number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs;
+    `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or
+    `beginning`), `files`, `rows`, `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `tokenizer_class`,
+    `generation` (1: the template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
     `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1),
-    `iteration`, `layout`, `base`, `rank`, `weights`, `columns`
-    (comma separated), `named` (JSON).
+    `iteration`, `layout`, `base`, `rank`, `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
     """
 
     name: str
@@ -50,35 +51,33 @@ class Artifact(Noun, frozen=True, kw_only=True):
     files: list[str] = []
 
     @property
-    def named(self) -> dict[str, str]:
-        """Of rows: a column's usual name -> its name here, as it was said."""
-        return msgspec.json.decode(str(self.facts.get("named", "{}")), type=dict[str, str])
+    def rows(self) -> Rows:
+        """How its rows were read."""
+        columns = msgspec.json.decode(str(self.facts.get("named", "{}")), type=dict[str, str])
+        return Rows(columns, self.facts.get("grammar", ""))  # type: ignore[arg-type]
 
 
-def inspect(name: str, path: Path, columns: Mapping[str, str] | None = None) -> Artifact:
-    """What `path` is; never raises for bad content, nor for what cannot be read: both become faults. Bounded.
-
-    `columns`: of rows, a column's usual name -> its name here.
-    """
+def inspect(name: str, path: Path, rows: Rows = USUAL) -> Artifact:
+    """What `path` is; never raises for bad content, nor for what cannot be read: both become faults. Bounded."""
     real = path.expanduser().absolute()
     try:
-        return _inspect(name, real, columns or {})
+        return _inspect(name, real, rows)
     except OSError as e:
         return Artifact(name=name, path=str(real), kind="file", faults=[datasets.unreadable(real, e)])
 
 
-def _inspect(name: str, real: Path, columns: Mapping[str, str]) -> Artifact:
+def _inspect(name: str, real: Path, rows: Rows) -> Artifact:
     if not _there(real):
-        return _several(name, real, columns)
+        return _several(name, real, rows)
     real = _real(real)
     if real.is_file():
         files = [real, *datasets.beside(real)]
-        found = datasets.look(files, columns)
+        found = datasets.look(files, rows)
         return _artifact(name, real, "file", found, files, files if len(files) > 1 else [])
     if not real.is_dir():
         return Artifact(name=name, path=str(real), kind="file", note="neither a file nor a folder")
     files, faults = _below(real)
-    return _artifact(name, real, "folder", _look(real, columns), files, [], faults)
+    return _artifact(name, real, "folder", _look(real, rows), files, [], faults)
 
 
 def _there(path: Path) -> bool:
@@ -100,7 +99,7 @@ def _real(path: Path) -> Path:
     return named if hubcache.place(named) and named.is_file() else path.resolve()
 
 
-def _several(name: str, pattern: Path, columns: Mapping[str, str]) -> Artifact:
+def _several(name: str, pattern: Path, rows: Rows) -> Artifact:
     """The files of a pattern, or of a prefix as Megatron names tokens and index."""
     files = [Path(p) for p in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 - it is absolute
     files = [_real(p) for p in files if p.is_file()] if glob.has_magic(str(pattern)) else []
@@ -112,7 +111,7 @@ def _several(name: str, pattern: Path, columns: Mapping[str, str]) -> Artifact:
     seen = [p.name for p in files]
     faults = [fault(p, "has the name of another file of the pattern") for p in files if seen.count(p.name) > 1]
     beside = {p for f in files for p in datasets.beside(f)} - set(files)
-    return _artifact(name, pattern, "glob", datasets.look(files, columns), [*files, *sorted(beside)], None, faults)
+    return _artifact(name, pattern, "glob", datasets.look(files, rows), [*files, *sorted(beside)], None, faults)
 
 
 def _artifact(
@@ -143,14 +142,14 @@ def _of_hub(place: hubcache.Place, files: list[Path], root: Path) -> str:
     return blobs.fingerprint(place, files, fingerprint([f for f in files if not blobs.linked(f)], root))
 
 
-def _look(folder: Path, columns: Mapping[str, str]) -> Found:
+def _look(folder: Path, rows: Rows) -> Found:
     """A checkpoint, else data files, else what its names look like."""
     found = checkpoints.look(folder)
     if found:
         return found
     files = datasets.data_files(folder)
     if files:
-        return datasets.look(files, columns)
+        return datasets.look(files, rows)
     names = sorted(p.name for p in folder.iterdir())[:4]
     return Found(note=f"a folder with {', '.join(names)}" if names else "an empty folder")
 

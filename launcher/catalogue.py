@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from images.model import Entry, Flavour
+from launcher.jsonl import Grammar
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
@@ -41,7 +42,8 @@ class Input(Noun, frozen=True, kw_only=True):
 
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
-    `one_file`: nothing packed, no folder, no pattern. `why`: said where the type is wrong.
+    `one_file`: nothing packed, no folder, no pattern. `grammar`: what a conversation may be (`jsonl.Grammar`). `why`:
+    said where the type is wrong.
     """
 
     types: list[ArtifactType]
@@ -53,6 +55,7 @@ class Input(Noun, frozen=True, kw_only=True):
     columns: dict[str, str] = {}
     needs_columns: list[str] = []
     one_file: bool = False
+    grammar: Grammar = ""
     why: str = ""
 
 
@@ -147,6 +150,7 @@ class InputChange(Noun, frozen=True, kw_only=True):
     types: list[ArtifactType] = []
     optional: bool | None = None
     needs_columns: list[str] = []
+    grammar: Grammar = ""
     why: str = ""
 
 
@@ -154,7 +158,8 @@ class Release(Noun, frozen=True, kw_only=True):
     """What is another way in some releases, or in one flavour; all that match apply, in their order.
 
     `script`: the library's own program that the step program runs. `presets`: what the base in the image says, for
-    rules: key -> value. `parameters`: name -> its keys, or what each of its values sets.
+    rules: key -> value. `parameters`: name -> its keys, or what each of its values sets. `refuses`: why -> keys that
+    cannot be taken, with what is below them.
     """
 
     when: dict[str, str] = {}
@@ -165,6 +170,7 @@ class Release(Noun, frozen=True, kw_only=True):
     parameters: dict[str, list[str] | dict[str, dict[str, Any]]] = {}
     roles: dict[Role, str] = {}
     wires: list[Wire] = []
+    refuses: dict[str, list[str]] = {}
 
 
 class Backend(Noun, frozen=True, kw_only=True):
@@ -231,6 +237,7 @@ class Step(Noun, frozen=True, kw_only=True):
     wires: list[Wire] = []
     presets: dict[str, Any] = {}  # what the base in the image says, key by key
     misnamed: dict[str, str] = {}  # a name that old documentation has -> the part of a key that it means
+    refuses: dict[str, list[str]] = {}  # why -> configuration keys that no release can take
     releases: list[Release] = []
     id: str = ""  # the folder's path below steps/; never written in the file
     folder: str = ""

@@ -28,6 +28,8 @@ MEGATRON = {
     "experts": "num_moe_experts", "experts_per_token": "moe_router_topk",
     "expert_intermediate": "moe_ffn_hidden_size", "tied": "share_embeddings_and_output_weights",
 }  # fmt: skip
+NEW_CLASS = "TokenizersBackend"  # what transformers calls a tokenizer from 5.0 on, and does not know before
+GENERATION = re.compile(r"{%-?\s+generation\s")  # in a chat template: what follows is learned
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -59,7 +61,9 @@ def look(folder: Path) -> Found | None:
 
 
 def tokenizer_facts(folder: Path) -> dict[str, str | int]:
-    """`tokenizer`: sha256 over the files of its vocabulary; `template`: of its chat template. Absent where not there.
+    """`tokenizer`: sha256 over the files of its vocabulary; `template`: of its chat template; `generation`: 1 where the
+    template marks what is learned; `tokenizer_class`: where it is one that only transformers 5 knows. Absent where not
+    there.
 
     tokenizer_config.json is left out: every save_pretrained() adds to it, while the vocabulary stays the same bytes.
     """
@@ -69,8 +73,11 @@ def tokenizer_facts(folder: Path) -> dict[str, str | int]:
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
     template = _template(folder)
-    facts = {"tokenizer": digest.hexdigest() if found else ""}
+    facts: dict[str, str | int] = {"tokenizer": digest.hexdigest() if found else ""}
     facts["template"] = hashlib.sha256(template.encode()).hexdigest() if template else ""
+    facts["generation"] = int(bool(GENERATION.search(template)))
+    named = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
+    facts["tokenizer_class"] = named if named == NEW_CLASS else ""
     return {k: v for k, v in facts.items() if v}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.fit import error
+from launcher.fit import error, value_of
 from launcher.plan import Finding, Wish
 from slipway import resolver
 from slipway.errors import Exit
@@ -81,13 +81,14 @@ def _text(value: object) -> str:
 
 
 def check(wish: Wish) -> Iterator[Finding]:
-    """What cannot be set, and what the user has set twice."""
+    """What cannot be set, here or in this release, and what the user has set twice."""
     for wrong in wish.config.impossible:
         yield _impossible(wrong)
     said = {a.by: a.word for a in assignments(wish, {}) if a.word}
     lost = [loss for loss in wish.config.lost if loss.by in said and loss.assignment.word]
     for loss in {(loss.by, loss.assignment.by): loss for loss in lost}.values():
         yield _twice(said[loss.by], loss)
+    yield from _refused(wish)
 
 
 def _impossible(wrong: Impossible) -> Finding:
@@ -98,3 +99,13 @@ def _impossible(wrong: Impossible) -> Finding:
 def _twice(first: str, lost: Lost) -> Finding:
     what = f"sets {lost.key}, which {first} sets, too"
     return error(Exit.WORDS, lost.assignment.word, what, "give one of them")
+
+
+def _refused(wish: Wish) -> Iterator[Finding]:
+    """What somebody sets, and the release cannot take; null is what it is without the key."""
+    said = [a.key for a in assignments(wish, {}) if a.value is not None]
+    for why, keys in wish.step.refuses.items():
+        for key in keys:
+            below = next((name for name in said if f"{name}.".startswith(f"{key}.")), "")
+            if below or value_of(wish, key) not in (None, msgspec.UNSET):
+                yield error(Exit.WORDS, below or key, f"{wish.entry.name} cannot take it: {why}")

@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,16 @@ _TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}
 
 
 RECORD = "slipway.json"  # beside packed Parquet, by data_prep/sft_packing
+
+
+class Rows(NamedTuple):
+    """How rows are read: `columns`, a column's usual name -> its name here; `grammar`, of conversations."""
+
+    columns: Mapping[str, str] = {}
+    grammar: jsonl.Grammar = ""
+
+
+USUAL = Rows()
 
 
 class _Packing(msgspec.Struct):
@@ -56,11 +66,8 @@ def beside(file: Path) -> list[Path]:
     return _metadata(file) + [record] * record.is_file() if file.suffix in (".parquet", ".pq") else []
 
 
-def look(files: Sequence[Path], named: Mapping[str, str] | None = None) -> Found:
-    """What some files are together; the first one tells the type. Raises OSError for what cannot be read.
-
-    `named`: of rows, a column's usual name -> its name here.
-    """
+def look(files: Sequence[Path], rows: Rows = USUAL) -> Found:
+    """What some files are together; the first one tells the type. Raises OSError for what cannot be read."""
     first = files[0]
     with first.open("rb") as f:
         magic = f.read(len(INDEX_MAGIC))
@@ -68,26 +75,28 @@ def look(files: Sequence[Path], named: Mapping[str, str] | None = None) -> Found
         return _packed([f for f in files if f.suffix in (".parquet", ".pq")] or [first])
     if magic == INDEX_MAGIC or (first.suffix == ".bin" and beside(first)):
         return _binidx(sorted({f.with_suffix(".idx") for f in files if f.suffix in (".bin", ".idx")} or {first}))
-    return _lines(files, named or {})
+    return _lines(files, rows)
 
 
 def shape_of(file: Path) -> tuple[jsonl.Shape | None, str]:
     """The shape of a JSON Lines file by its beginning, or what it is instead."""
-    return _shape(file, _head(file, HEAD)[0], {})
+    return _shape(file, _head(file, HEAD)[0], USUAL)
 
 
-def _shape(file: Path, head: bytes, named: Mapping[str, str]) -> tuple[jsonl.Shape | None, str]:
+def _shape(file: Path, head: bytes, rows: Rows) -> tuple[jsonl.Shape | None, str]:
     lines = io.BytesIO(head)
-    return jsonl.detect([line for _, line in zip(range(SAMPLE), lines, strict=False)], file.name, named)
+    first = [line for _, line in zip(range(SAMPLE), lines, strict=False)]
+    shape, note = jsonl.detect(first, file.name, rows.columns)
+    return shape and shape._replace(grammar=rows.grammar), note
 
 
-def _lines(files: Sequence[Path], named: Mapping[str, str]) -> Found:
+def _lines(files: Sequence[Path], rows: Rows) -> Found:
     size = max(64 * 1024, min(HEAD, HEADS // len(files)))
     try:
         first = _head(files[0], size)
     except OSError as e:
         return Found(note="data that cannot be unpacked", faults=[unreadable(files[0], e)])
-    shape, note = _shape(files[0], first[0], named)
+    shape, note = _shape(files[0], first[0], rows)
     if shape is None:
         return Found(note=note)
     faults: list[Fault] = []
@@ -106,8 +115,10 @@ def _lines(files: Sequence[Path], named: Mapping[str, str]) -> Found:
     facts["checked"] = "whole" if whole else "beginning"
     if shape.type != "chat_jsonl":
         facts["columns"] = ",".join(shape.keys)
-    if named:
-        facts["named"] = msgspec.json.encode(dict(named), order="sorted").decode()
+    if rows.columns:
+        facts["named"] = msgspec.json.encode(dict(rows.columns), order="sorted").decode()
+    if rows.grammar:
+        facts["grammar"] = rows.grammar
     return Found(type=shape.type, faults=faults, facts=facts)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from launcher.artifacts import Artifact
-from launcher.catalogue import ArtifactType, Parameter, Role, Step
+from launcher.catalogue import ArtifactType, Parameter, Role, Step, matches
 from launcher.plan import Finding, Observed, Wish
 from slipway.errors import Exit
 from slipway.resolver import ABSENT, Mark
@@ -54,7 +54,14 @@ def warning(where: str, what: str, remedy: str = "") -> Finding:
 def check(wish: Wish, seen: Observed) -> list[Finding]:
     """Every finding: numbers that are none, tokenizers, adapters, packing, shape, batches, hardware."""
     known, start = settings(wish), model(wish, seen)
-    findings = [*_counts(wish, known), *_tokenizers(seen), *_adapters(wish, seen), *_packing(wish, seen, known)]
+    findings = [
+        *_refused(wish),
+        *_counts(wish, known),
+        *_tokenizers(seen),
+        *_old_transformers(wish, seen),
+        *_adapters(wish, seen),
+        *_packing(wish, seen, known),
+    ]
     findings += [] if wish.step.launcher == "ray" else _shape(wish, known)
     findings += _sequence(wish, known)
     if start:
@@ -209,6 +216,20 @@ def _tokenizers(seen: Observed) -> Iterator[Finding]:
                 what = f"{rows.name}={rows.path} was packed with {other}: sha256 {packed[:12]}, here {named[:12]}"
                 remedy = f"name the one it was packed with: {given.name}=PATH, or pack again: data_prep/sft_packing"
                 yield error(Exit.DATA, f"{given.name}={given.path}", what, remedy)
+
+
+def _old_transformers(wish: Wish, seen: Observed) -> Iterator[Finding]:
+    """A tokenizer whose class the image's transformers does not know, which is a ValueError once it is loaded."""
+    from packaging.specifiers import SpecifierSet
+
+    newer = [a for a in seen.artifacts.values() if "tokenizer_class" in a.facts]
+    claim = wish.entry.components.get("transformers")
+    if newer and matches(claim, SpecifierSet("<5")):
+        for found in newer:
+            named = found.facts["tokenizer_class"]
+            what = f"its tokenizer was saved by transformers 5 (tokenizer_class {named}), {wish.entry.name} has {claim}"
+            remedy = "say PreTrainedTokenizerFast in a copy's tokenizer_config.json, or take a newer --release"
+            yield error(Exit.DATA, f"{found.name}={found.path}", what, remedy)
 
 
 def _adapters(wish: Wish, seen: Observed) -> Iterator[Finding]:

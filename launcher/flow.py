@@ -124,7 +124,7 @@ def prepare(root: Root, options: Options) -> Prepared:
     step = releases.at_release(step, entry)
     words = parse(step, options.words)
     runs = records.runs_dir(root, options.runs_dir, profile.runs)
-    seen = observe.everything(root, profile, entry, words, found, runs, observe.columns(step, words))
+    seen = observe.everything(root, profile, entry, words, found, runs, observe.rows(step, words))
     rows = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
     asked = step.shape.gpus
@@ -339,7 +339,7 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
     for name, tree in plan.code.items():
         codes.check_written(tree, path / "code" / name, Exit.DATA, "was changed since it was written")
     for name, planned in plan.inputs.items():
-        if artifacts.inspect(name, Path(planned.path), planned.named) != planned:
+        if artifacts.inspect(name, Path(planned.path), planned.rows) != planned:
             raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
     output = Path(plan.output)
     if output.is_dir() and any(output.iterdir()) and not plan.resume:

@@ -25,7 +25,8 @@ MAX_ORDERS = 1024
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
 _OPEN, _CLOSED = b"{}"
 _BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_FOUR = frozenset({"system", "user", "assistant", "tool"})
+_ROLES = _FOUR | {"developer", "function"}
 _NOT = {
     "chat_jsonl": "not a conversation", "preference_jsonl": "not a preference", "prompt_jsonl": "not a prompt",
 }  # fmt: skip
@@ -35,6 +36,10 @@ _COLUMNS = {
     "prompt_jsonl": ("input", "output"),
 }  # fmt: skip
 
+# What a conversation may be: `roles`, of system, user, assistant and tool alone; `texts`, of those, each with text as
+# its content; `last`, of such, with a last word of the assistant's. Every one includes the one before.
+Grammar = Literal["", "roles", "texts", "last"]
+_TEXTS = ("texts", "last")
 Problem = tuple[Severity, str]
 _UNDECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -44,13 +49,14 @@ class Shape(NamedTuple):
 
     `named`: a column's usual name and its name here, where that is another.
 
-    They are declared to the decoder because it does not look for invalid UTF-8 in what it was not told of.
+    Keys are declared to the decoder because it does not look for invalid UTF-8 in what it was not told of.
     """
 
     type: str
     keys: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
     named: tuple[tuple[str, str], ...] = ()
+    grammar: Grammar = ""
 
 
 class Scan(NamedTuple):
@@ -184,7 +190,7 @@ class Checker:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_strict(shape))
         self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
         self._good, self._shape = (
-            {"chat_jsonl": _Orders().good, "preference_jsonl": _differ}.get(shape.type, all),
+            {"chat_jsonl": _Orders(shape.grammar).good, "preference_jsonl": _differ}.get(shape.type, all),
             shape,
         )
 
@@ -218,8 +224,11 @@ checker = lru_cache(16)(Checker)
 class _Orders(dict[tuple[str, ...], bool]):
     """Whether the roles of a conversation are right, in their order; remembers as many as a data set has."""
 
+    def __init__(self, grammar: Grammar) -> None:
+        self.grammar = grammar
+
     def __missing__(self, roles: tuple[str, ...]) -> bool:
-        good = _roles(roles) is None
+        good = _roles(roles, self.grammar) is None
         if len(self) < MAX_ORDERS:
             self[roles] = good
         return good
@@ -230,12 +239,15 @@ class _Orders(dict[tuple[str, ...], bool]):
 
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
-_Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+_Four = Literal["system", "user", "assistant", "tool"]
+_Role = _Four | Literal["developer", "function"]
 
 
 def _strict(shape: Shape) -> type[msgspec.Struct]:
     """What the usual good line is. Rarer good ones (tool calls without text) are for the careful look."""
-    message = _struct({"role": _Role, "content": _Text | Annotated[list[Any], msgspec.Meta(min_length=1)]}, shape.inner)
+    role = _Four if shape.grammar else _Role
+    content = _Text if shape.grammar in _TEXTS else _Text | Annotated[list[Any], msgspec.Meta(min_length=1)]
+    message = _struct({"role": role, "content": content}, shape.inner)
     messages = Annotated[list[message], msgspec.Meta(min_length=1)]  # type: ignore[valid-type]
     fields: dict[str, dict[str, Any]] = {
         "chat_jsonl": {"messages": messages},
@@ -258,9 +270,14 @@ def _differ(rows: list[Any]) -> bool:
     return all(row.chosen != row.rejected for row in rows)
 
 
-def _roles(roles: tuple[str, ...]) -> Problem | None:
+def _roles(roles: tuple[str, ...], grammar: Grammar) -> Problem | None:
     if "assistant" not in roles:
         return "error", "no assistant message: nothing to learn from"
+    if grammar == "last" and roles[-1] != "assistant":
+        return "error", (
+            "the last message is not the assistant's, which is what this release learns from unless the model's chat "
+            "template marks what to learn ({% generation %})"
+        )
     if any(a == b == "user" for a, b in pairwise(roles)):
         return "warning", "two user messages in a row"
     return None
@@ -284,8 +301,8 @@ def _carefully(shape: Shape, line: bytes) -> Problem | None:
         return "error", f"{_NOT[type_]}: {_kind(row)}, not an object"
     if type_ == "chat_jsonl":
         messages = named.get("messages", "messages")
-        wrong = _turns(row, messages)
-        return ("error", wrong) if wrong else _roles(tuple(m["role"] for m in row[messages]))
+        wrong = _turns(row, messages, shape.grammar)
+        return ("error", wrong) if wrong else _roles(tuple(m["role"] for m in row[messages]), shape.grammar)
     wrong = _prompt(_usual(row, named)) if type_ == "prompt_jsonl" else _preference(_usual(row, named))
     for column, name in named.items():
         wrong = wrong.replace(f"`{column}`", f"`{name}`")
@@ -297,7 +314,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _turns(row: dict[str, Any], key: str) -> str:
+def _turns(row: dict[str, Any], key: str, grammar: Grammar = "") -> str:
     """What is wrong with a list of messages."""
     if key not in row:
         return f"`{key}` is missing"
@@ -305,16 +322,20 @@ def _turns(row: dict[str, Any], key: str) -> str:
         return f"`{key}` is {_kind(row[key])}, not a list"
     if not row[key]:
         return f"`{key}` is empty"
-    return next(filter(None, (_turn(f"`{key}[{n}]`", m) for n, m in enumerate(row[key]))), "")
+    return next(filter(None, (_turn(f"`{key}[{n}]`", m, grammar) for n, m in enumerate(row[key]))), "")
 
 
-def _turn(name: str, message: Any) -> str:
+def _turn(name: str, message: Any, grammar: Grammar) -> str:
     if not isinstance(message, dict):
         return f"{name} is {_kind(message)}, not an object"
     role, content = message.get("role"), message.get("content")
-    if role not in _ROLES if isinstance(role, str) else True:
+    known = _FOUR if grammar else _ROLES
+    if role not in known if isinstance(role, str) else True:
         what = f"unknown role {role!r}" if "role" in message else f"{name} has no role"
-        return f"{what}; expected one of {', '.join(sorted(_ROLES))}"
+        return f"{what}; expected one of {', '.join(sorted(known))}"
+    if grammar in _TEXTS and not isinstance(content, str):
+        also = ', and would read the word None: write ""' if content is None else ": join the texts of its parts"
+        return f"{name} has {_kind(content)} as content; this release takes text alone{also}"
     if not isinstance(content, str | list | None):
         return f"{name} has {_kind(content)} as content"
     if role == "assistant" and not content and not (message.get("tool_calls") or message.get("function_call")):

@@ -30,8 +30,10 @@ GIB = 2**30
 # keeps fp32 gradients, and an fp32 copy beside Adam's two moments (18); a plain type is Adam's in that type, too.
 BYTES = {"mixed": (2, 4, 12), "fp32": (4, 4, 8), "float32": (4, 4, 8), "bfloat16": (2, 2, 4), "float16": (2, 2, 4)}
 
-# By Megatron's switch, or the name of AutoModel's strategy.
-SHARDING: dict[str, Literal[0, 1, 3]] = {"true": 1, "fsdp2": 3, "megatron_fsdp": 3}
+# By Megatron's switch, or the name of AutoModel's strategy; before 0.3 that of its class.
+SHARDING: dict[str, Literal[0, 1, 3]] = {
+    "true": 1, "fsdp2": 3, "megatron_fsdp": 3, "fsdp2manager": 3, "megatronfsdpmanager": 3,
+}  # fmt: skip
 
 # Words for recomputing whole layers: Megatron's one, and AutoModel's (recipes/_dist_utils.py); of a part of each layer
 # ("selective") nothing is counted.
@@ -200,7 +202,7 @@ def layout_of(wish: Wish, seen: Observed, known: Known) -> Layout | None:
         return None
     return Layout(
         world=world, micro=known["micro_batch"], sequence=known["sequence_length"], bytes=width, **shape,
-        expert=expert, sharding=SHARDING.get(str(known["sharding"]).lower(), 0),
+        expert=expert, sharding=SHARDING.get(str(known["sharding"]).lower().rpartition(".")[2], 0),
         sequence_parallel=known.get("sequence_parallel") is True,
         recompute=str(known.get("recompute")).lower() in RECOMPUTE,
         rank=known.get("adapter_rank", 0), batch=known.get("global_batch", 0),

@@ -11,6 +11,7 @@ from images.model import Entry
 from launcher import artifacts, catalogue, engines, hub, hubcache
 from launcher.artifacts import Artifact
 from launcher.catalogue import Step
+from launcher.datasets import USUAL, Rows
 from launcher.plan import EngineSeen, Finding, HostSeen, HubSeen, Observed, OutputSeen
 from launcher.profiles import Profile
 from launcher.words import Words
@@ -30,20 +31,30 @@ def everything(
     words: Words,
     found: EngineSeen,
     runs: Path,
-    named: Mapping[str, dict[str, str]] | None = None,
+    reads: Mapping[str, Rows] | None = None,
 ) -> Observed:
-    """Looks at all that rules and plan need, once. `named`: of an input's rows, as `columns` has it."""
-    called = {n: (named or {}).get(n, {}) for n in words.inputs}
-    seen = {n: _hub(n, v, profile, called[n]) for n, v in words.inputs.items() if v.startswith("hf://")}
-    found_here = {n: artifacts.inspect(n, Path(v), called[n]) for n, v in words.inputs.items() if n not in seen}
+    """Looks at all that rules and plan need, once. `reads`: how an input's rows are read, as `rows` has it."""
+    seen = _inputs(words, profile, reads or {})
     return Observed(
-        artifacts={name: seen[name][0] if name in seen else found_here[name] for name in words.inputs},
-        hub={name: of_hub for name, (_, of_hub) in seen.items()},
+        artifacts={name: seen[name][0] for name in words.inputs},
+        hub={name: of_hub for name in words.inputs if (of_hub := seen[name][1])},
         output=_output(Path(words.output)) if words.output else None,
         engine=found,
         image=engines.of(profile.kind).find_image(root, entry, profile, found),
         host=_host(profile, runs),
     )
+
+
+def _inputs(words: Words, profile: Profile, reads: Mapping[str, Rows]) -> dict[str, tuple[Artifact, HubSeen | None]]:
+    """Every input; conversations last, since what they may be depends on the model's chat template."""
+    found: dict[str, tuple[Artifact, HubSeen | None]] = {}
+    for name in sorted(words.inputs, key=lambda n: bool(reads.get(n, USUAL).grammar)):
+        rows, text = reads.get(name, USUAL), words.inputs[name]
+        if rows.grammar == "last" and any(a.facts.get("generation") for a, _ in found.values()):
+            rows = rows._replace(grammar="texts")
+        of_hub = text.startswith("hf://")
+        found[name] = _hub(name, text, profile, rows) if of_hub else (artifacts.inspect(name, Path(text), rows), None)
+    return found
 
 
 def hf_home(profile: Profile) -> Path:
@@ -52,7 +63,7 @@ def hf_home(profile: Profile) -> Path:
     return Path(named).expanduser().absolute()
 
 
-def _hub(name: str, text: str, profile: Profile, named: dict[str, str]) -> tuple[Artifact, HubSeen]:
+def _hub(name: str, text: str, profile: Profile, rows: Rows) -> tuple[Artifact, HubSeen]:
     """An input of the hub: its snapshot in the cache, or why there is none."""
     asked, home, offline = hubcache.parse(text), hf_home(profile), profile.offline or hub.is_offline()
     try:
@@ -62,7 +73,7 @@ def _hub(name: str, text: str, profile: Profile, named: dict[str, str]) -> tuple
         return Artifact(name=name, path=text, kind="missing"), HubSeen(id=text, finding=wrong)
     path, at = found.id.snapshot(home) / found.id.below, str(found.id)
     if not found.missing:
-        return artifacts.inspect(name, path, named), HubSeen(id=at, note=found.note)
+        return artifacts.inspect(name, path, rows), HubSeen(id=at, note=found.note)
     wrong = Finding(
         severity="error", where=f"{name}={at}", what=found.missing, remedy=hub.remedy(found.id, home),
         code=int(Exit.NO_INPUT),
@@ -71,10 +82,13 @@ def _hub(name: str, text: str, profile: Profile, named: dict[str, str]) -> tuple
     return absent, HubSeen(id=at, note=found.note, fetch=not offline, finding=wrong)
 
 
-def columns(step: Step, words: Words) -> dict[str, dict[str, str]]:
-    """Of each input's rows: what the library calls a column -> the name that a parameter gives for it."""
+def rows(step: Step, words: Words) -> dict[str, Rows]:
+    """How each input's rows are read: columns by the names that parameters give, conversations by the release."""
     said = words.parameters
-    return {n: {column: said[p] for column, p in i.columns.items() if p in said} for n, i in step.inputs.items()}
+    return {
+        n: Rows({column: said[p] for column, p in i.columns.items() if p in said}, i.grammar)
+        for n, i in step.inputs.items()
+    }
 
 
 def converters(root: Root, step: Step, found: dict[str, Artifact]) -> list[Step]:

@@ -30,9 +30,11 @@ def at_release(step: Step, entry: Entry) -> Step:
     changes["script"] = next((r.script for r in reversed(held) if r.script), step.script)
     changes["presets"], changes["roles"] = dict(step.presets), dict(step.roles)
     changes["inputs"], changes["parameters"] = dict(step.inputs), dict(step.parameters)
+    changes["refuses"] = dict(step.refuses)
     for release in held:
         changes["presets"] |= release.presets
         changes["roles"] |= release.roles
+        changes["refuses"] |= {why: [*changes["refuses"].get(why, []), *keys] for why, keys in release.refuses.items()}
         changes["inputs"] |= {n: _changed(changes["inputs"][n], c) for n, c in release.inputs.items()}
         changes["parameters"] |= dict(_parameters(changes["parameters"], release))
     return msgspec.structs.replace(step, **changes)

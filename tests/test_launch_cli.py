@@ -93,8 +93,8 @@ def test_o_writes_the_whole_run_directory_into_an_empty_folder(
     done = project.launch(*words)
     assert f"wrote {tmp_path}/written; submit it with: launch submit {tmp_path}/written\n" in done.stderr
     found = {str(p.relative_to(tmp_path / "written")) for p in (tmp_path / "written").rglob("*") if p.is_file()}
-    names = ("automodel_finetune", "slipway_step", "slipway_resolver")  # and what those import
-    programs = {f"slipway/steps/{name}.py" for name in names}
+    imported = ("slipway_inputs", "slipway_resolver", "slipway_step")  # by the program
+    programs = {f"slipway/steps/{name}.py" for name in ("automodel_finetune", *imported)}
     assert found == programs | {
         "plan.json", "request.json", "slipway/plan.json", "slipway/entrypoint.sh", "slipway/common.sh",
         "slipway/gpus.py", "slipway/verify.py",

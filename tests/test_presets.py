@@ -75,7 +75,7 @@ def test_presets_are_what_the_base_says_at_its_tag(name: str, entry_name: str) -
     variable, component = REPOSITORY[step.library]
     if not (source := os.environ.get(variable)):
         pytest.skip(f"{variable} names no repository of {step.library}")
-    version = str(entry.components[component])
+    version = str(entry.components[component]).removeprefix("==")
     tags = subprocess.run(["git", "-C", source, "tag"], capture_output=True, text=True, check=True).stdout.split()
     release = entry_name.partition("/")[2].removesuffix("-cuda")  # NeMo RL's v0.5.0 calls itself 0.5.0rc0
     if not (tag := next((t for t in (release, f"v{version}") if t in tags), "")):

@@ -79,6 +79,7 @@ def test_a_base_in_the_image(tmp_path: Path) -> None:
 
 
 LIBRARY = {
+    "nemo_automodel-0.7.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: nemo_automodel\nVersion: 0.7.0\n",
     "nemo_automodel/cli/utils.py": "def resolve_recipe_name(name): return f'recipes.{name}'\n",
     "nemo_automodel/components/config/_arg_parser.py": (
         "import yaml\n"

@@ -1,20 +1,24 @@
 """Fine-tunes with NeMo AutoModel, as its `automodel` command does inside a torchrun worker or for one process.
 
-It adds: the configuration comes merged from the plan, the log goes to stdout with the total in each step's line, an
-output that would be resumed by accident is refused, result.json names the checkpoint, which has to be there, and an
-adapter says beside itself which base it was trained on.
+It adds: the configuration comes merged from the plan, conversations may be several files or packed ones, the log goes
+to stdout with the total in each step's line, an output that would be resumed by accident is refused, result.json names
+the checkpoint, which has to be there, and an adapter says beside itself which base it was trained on.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 import re
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import slipway_inputs
 import slipway_step
 
 STEP_LINE = re.compile(r"step (\d+) \| epoch ")
@@ -24,13 +28,30 @@ CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
 def main() -> None:
     quiet()
     plan = slipway_step.load_plan()
-    train(slipway_step.merge_config(plan["config"]), plan["inputs"]["model"])
+    with tempfile.TemporaryDirectory(prefix="slipway-rows-") as folder:
+        config = one_file_each(slipway_step.merge_config(plan["config"]), Path(folder))
+        train(config, plan["inputs"]["model"])
+
+
+def one_file_each(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """With conversations as ChatDataset reads them: a plain file named *.jsonl. `folder`: where others become one.
+
+    Every process makes its own, as every process holds all rows in memory, too.
+    """
+    made = dict(config)
+    for section in ("dataset", "validation_dataset"):
+        if named := (config.get(section) or {}).get("path_or_dataset_id"):
+            file = slipway_inputs.one_jsonl(source := Path(named), folder / f"{section}.jsonl")
+            usual = file.is_symlink() and source.suffix in (".jsonl", ".ndjson")
+            made[section] = {**config[section], "path_or_dataset_id": str(source if usual else file)}
+    return made
 
 
 def train(config: dict[str, Any], model: dict[str, Any]) -> None:
     """Trains by the recipe that the configuration names; rank 0 writes result.json. `model`: the plan's input."""
     output = Path(config["checkpoint"]["checkpoint_dir"])
     refuse_accidental_resume(config, output)
+    config = as_before(config, release())
     lines = log_to_stdout()
     record = output / "training.jsonl"
     start = record.stat().st_size if record.exists() else 0
@@ -89,17 +110,45 @@ def quiet() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
-def build_recipe(config: dict[str, Any]) -> Any:
-    """The recipe that `recipe:` names, on the configuration as AutoModel's command reads it."""
-    from nemo_automodel.cli.utils import resolve_recipe_name
-    from nemo_automodel.components.config._arg_parser import parse_args_and_load_config
-    from nemo_automodel.components.launcher.interactive import resolve_recipe_cls
+def release() -> tuple[int, int]:
+    """The library's version here, as far as its configuration depends on it."""
+    major, minor = re.findall(r"\d+", version("nemo-automodel"))[:2]
+    return int(major), int(minor)
 
-    named = config["recipe"]
-    target = resolve_recipe_name(named["_target_"] if isinstance(named, dict) else named)
+
+def as_before(config: dict[str, Any], number: tuple[int, int]) -> dict[str, Any]:
+    """The configuration as AutoModel before 0.3 reads it: a checkpoint by its path, and epochs that are counted."""
+    if number >= (0, 3):
+        return config
+    config = copy.deepcopy(config)
+    checkpoint, scheduler = config["checkpoint"], config["step_scheduler"]
+    if named := checkpoint.get("restore_from"):
+        checkpoint["restore_from"] = str(Path(checkpoint["checkpoint_dir"], named))
+    if "num_epochs" in scheduler and scheduler["num_epochs"] is None:
+        del scheduler["num_epochs"]
+        if steps := scheduler.get("max_steps"):  # a step takes at most so many passes over the data
+            scheduler["num_epochs"] = steps * scheduler["global_batch_size"]
+    return config
+
+
+def build_recipe(config: dict[str, Any]) -> Any:
+    """The recipe that `recipe:` names, on the configuration as AutoModel's command reads it.
+
+    Before 0.4 nothing names one: what fine-tunes and pretrains is the same, and the command reads its own sys.argv.
+    """
     with slipway_step.config_file(config) as path:
-        loaded = parse_args_and_load_config(str(path), argv=[])
-    return resolve_recipe_cls(target)(loaded)
+        if release() < (0, 4):
+            from nemo_automodel.components.config.loader import load_yaml_config
+            from nemo_automodel.recipes.llm.train_ft import TrainFinetuneRecipeForNextTokenPrediction
+
+            return TrainFinetuneRecipeForNextTokenPrediction(load_yaml_config(str(path)))
+        from nemo_automodel.cli.utils import resolve_recipe_name
+        from nemo_automodel.components.config._arg_parser import parse_args_and_load_config
+        from nemo_automodel.components.launcher.interactive import resolve_recipe_cls
+
+        named = config["recipe"]
+        target = resolve_recipe_name(named["_target_"] if isinstance(named, dict) else named)
+        return resolve_recipe_cls(target)(parse_args_and_load_config(str(path), argv=[]))
 
 
 def total_steps(scheduler: Any) -> int:

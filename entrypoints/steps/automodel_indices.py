@@ -1,38 +1,76 @@
-"""The sample indices of tokenized documents without a compiler.
+"""The sample indices of tokenized documents where the library's C++ for them cannot be compiled.
 
-AutoModel compiles C++ for them when a run starts, which an image without a compiler cannot. Where there is one, the
-library's own code runs, and nothing here does.
+AutoModel compiles it when a run starts: up to 0.5 into its own package, which only root may write, and nobody on a
+read-only root; later where a run may. Where it is compiled, or can be, the library's own code runs, and nothing here.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import types
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import slipway_step
 
+COMPILED = "nemo_automodel.components.datasets.llm.megatron.helpers_cpp"
+
 
 def install() -> None:
     """Puts the functions below where the library looks for its compiled ones, if it could not compile them."""
-    if shutil.which(os.environ.get("CXX", "c++")) and shutil.which("ninja"):
-        return
-    from nemo_automodel.components.datasets.llm import megatron_dataset
-    from nemo_automodel.components.datasets.llm.megatron import helpers, megatron_utils
+    from nemo_automodel.components.datasets.llm.megatron import helpers
 
-    if not hasattr(helpers, "compile_helper"):
-        return  # up to 0.5: compiled into the package, and looked for there
-    found = types.SimpleNamespace(
-        build_sample_idx_int32=sample_index("int32"),
-        build_sample_idx_int64=sample_index("int64"),
-        build_blending_indices=build_blending_indices,
-        build_exhaustive_blending_indices=build_exhaustive_blending_indices,
-    )
+    why = later(helpers) if hasattr(helpers, "compile_helper") else up_to_0_5(Path(helpers.__file__).parent)
+    if why and slipway_step.rank() == 0:
+        print(f"slipway: {why}: the samples' indices are computed by numpy", flush=True)
+
+
+def compiler() -> bool:
+    return bool(shutil.which(os.environ.get("CXX", "c++")))
+
+
+def later(helpers: Any) -> str:
+    """Where the library asks a function for the compiled module; returns why that one is replaced."""
+    if compiler() and shutil.which("ninja"):
+        return ""
+    from nemo_automodel.components.datasets.llm import megatron_dataset
+    from nemo_automodel.components.datasets.llm.megatron import megatron_utils
+
+    found = types.SimpleNamespace(**functions())
     for module in (megatron_utils, megatron_dataset, helpers):
         module.compile_helper = lambda: found
-    if slipway_step.rank() == 0:
-        print("slipway: no C++ compiler here: the samples' indices are computed by numpy", flush=True)
+    return "no C++ compiler here"
+
+
+def up_to_0_5(package: Path) -> str:
+    """Where the library imports the compiled module from its own `package`; returns why there is another one."""
+    if find_spec(COMPILED):
+        return ""
+    if not os.access(package, os.W_OK):
+        why = f"{package} cannot be written, where the library would compile"
+    elif not (compiler() and shutil.which("make")):
+        why = "no C++ compiler here"
+    else:
+        return ""
+    module = types.ModuleType(COMPILED)
+    module.__spec__ = ModuleSpec(COMPILED, None)  # the library asks for it before it imports
+    vars(module).update(functions())
+    sys.modules[COMPILED] = module
+    return why
+
+
+def functions() -> dict[str, Any]:
+    """What the library calls, by its names."""
+    return {
+        "build_sample_idx_int32": sample_index("int32"),
+        "build_sample_idx_int64": sample_index("int64"),
+        "build_blending_indices": build_blending_indices,
+        "build_exhaustive_blending_indices": build_exhaustive_blending_indices,
+    }
 
 
 def sample_index(dtype: str) -> Any:

@@ -25,12 +25,12 @@ START = ("random", "weights")
 def main() -> None:
     automodel_finetune.quiet()
     plan = slipway_step.load_plan()
-    config = prepare(slipway_step.merge_config(plan["config"]))
+    config = prepare(slipway_step.merge_config(plan["config"]), automodel_finetune.release())
     automodel_indices.install()
     automodel_finetune.train(config, plan["inputs"]["model"])
 
 
-def prepare(config: dict[str, Any]) -> dict[str, Any]:
+def prepare(config: dict[str, Any], release: tuple[int, int]) -> dict[str, Any]:
     """The library's sections, with model and documents wired. Raises ConfigError for what cannot be trained."""
     sections = {k: v for k, v in config.items() if k not in ("data", "pretrain")}
     folder = slipway_inputs.path_of(config, "model.pretrained_model_name_or_path")
@@ -38,6 +38,9 @@ def prepare(config: dict[str, Any]) -> dict[str, Any]:
     split = str(config["dataset"]["split"])
     slipway_documents.refuse_empty_split(prefixes, split)
     sections["model"] = model(config["model"], folder, config["pretrain"]["start"])
+    if release < (0, 3):  # which else loads the weights of whatever the model's section names, its configuration, too
+        weights = config["pretrain"]["start"] == "weights"
+        sections["checkpoint"] = {**sections["checkpoint"], "load_base_model": weights}
     wire_documents(sections, prefixes, folder)
     if len(parts := slipway_documents.shares(split)) < 2 or not parts[1]:
         return {k: v for k, v in sections.items() if not k.startswith("validation_data")}

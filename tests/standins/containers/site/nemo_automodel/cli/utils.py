@@ -2,4 +2,4 @@
 
 
 def resolve_recipe_name(name: str) -> str:
-    return name
+    return name if "." in name else f"nemo_automodel.recipes.llm.train_ft.{name}"

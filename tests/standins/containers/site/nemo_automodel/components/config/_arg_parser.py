@@ -1,10 +1,11 @@
-"""Stands for AutoModel's loader of configurations."""
+"""Stands for what AutoModel's command does with its arguments, before 0.4 those of the process."""
 
-from pathlib import Path
+import sys
 from typing import Any
 
-import yaml
+from nemo_automodel.components.config.loader import load_yaml_config
 
 
-def parse_args_and_load_config(path: str, argv: list[str]) -> Any:
-    return yaml.safe_load(Path(path).read_text())
+def parse_args_and_load_config(path: str, argv: list[str] | None = None) -> Any:
+    assert not (sys.argv[1:] if argv is None else argv), "overrides"
+    return load_yaml_config(path)
