@@ -55,7 +55,6 @@ def check(wish: Wish, seen: Observed) -> list[Finding]:
     """Every finding: numbers that are none, tokenizers, adapters, packing, shape, batches, hardware."""
     known, start = settings(wish), model(wish, seen)
     findings = [
-        *_refused(wish),
         *_counts(wish, known),
         *_tokenizers(seen),
         *_old_transformers(wish, seen),
