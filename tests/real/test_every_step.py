@@ -327,6 +327,7 @@ NAMES = (
     (r"(/inputs/\w+-)[0-9a-f]{8}\b", r"\1HASH"),
     (r"(/tmp/slipway-\w+-|/run/slipway/tmp)\w+", r"\1NAME"),
     (r'((?:PORT|ADDRESS)": "[^"]*?)\d+"', r'\1PORT"'),
+    (r'(RAY_num_workers_soft_limit": )"\d+"', r'\1"CPUS"'),
 )  # fmt: skip
 
 
