@@ -477,7 +477,7 @@ def test_the_configurations_of_lora_fit_those_of_full_fine_tuning(step_id: str) 
     plan = {"base": {"values": layers[0]}, "layers": named, "remove": [], "set": []}
     merged = slipway_step.merge_config(plan)
     assert merged["peft"] == {
-        "_target_": "nemo_automodel.components._peft.lora.PeftConfig", "target_modules": "*_proj", "dim": 4, "alpha": 8,
-        "dropout": 0.0,
+        "_target_": "nemo_automodel.components._peft.lora.PeftConfig", "match_all_linear": False,
+        "target_modules": "*_proj", "dim": 4, "alpha": 8, "dropout": 0.0,
     }  # fmt: skip
     assert merged["checkpoint"]["save_consolidated"] is True and merged["dataset"]["seq_length"] == 128
