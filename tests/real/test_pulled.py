@@ -133,7 +133,9 @@ def enroot(folder: Path, state: Path) -> None:
     (folder / "enroot").chmod(0o755)
 
 
-@pytest.mark.parametrize("library", BUILT)
+@pytest.mark.parametrize(
+    "library", [pytest.param(name, marks=pytest.mark.long if name != "nemo-rl" else ()) for name in BUILT]
+)
 def test_the_file_is_the_one_that_docker_gives(
     gpu_project: Tree, made: Callable[[str], Path], login: Tree, place: Path, library: str
 ) -> None:
