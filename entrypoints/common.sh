@@ -46,6 +46,7 @@ main() {
     started=$(now)
     own_umask
     prepare_state
+    hear_early
     check_shape
     verify
     older_driver
@@ -88,6 +89,12 @@ prepare_state() {
     fi
     rm -f "$NODE_DIR"/ranks/*.pid "$NODE_DIR"/{status.json,reason,refused,there,go}
     export SLIPWAY_NODE_DIR=$NODE_DIR
+}
+
+# What a launcher had to say before this could hear it is in writing (launcher/engines/early.py): whoever moves the file
+# away has it.
+hear_early() {
+    mv "$SLIPWAY_STATE_DIR/told" "$NODE_DIR/told" 2>/dev/null && on_signal "$(<"$NODE_DIR/told")"
 }
 
 check_shape() {

@@ -48,9 +48,7 @@ LIMITS = {
     "event_stats": "false",  # (true)
 }
 IDLE = 16  # num_workers_soft_limit (a node's CPUs): task workers that a node keeps
-HEAD_RPCS = (
-    200  # gcs_max_active_rpcs_per_handler for each core (100 for each thread, of which it has a quarter of them)
-)
+HEAD_RPCS = 200  # gcs_max_active_rpcs_per_handler, by core (100 by thread, of which it has one for four cores)
 # What a node's own services set, and no secret is named.
 FABRIC = ("CUDA_", "FI_", "GLOO_", "LC_", "MELLANOX_", "NCCL_", "NVIDIA_", "OMPI_", "PMIX_", "SLIPWAY_", "SLURM",
           "UCX_")  # fmt: skip

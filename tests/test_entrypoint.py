@@ -490,6 +490,15 @@ def test_a_signal_before_the_step_keeps_it_from_starting(box: Container) -> None
     assert (box.status["cause"], box.status["step_exit_code"]) == ("signal", None)
 
 
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143)])
+def test_what_was_said_before_it_could_hear_is_read(box: Container, name: str, code: int) -> None:
+    (box.state / "told").write_text(name)
+    process = box.start("print('the step')")
+    assert process.wait(PATIENCE) == code
+    assert "the step" not in box.out and not (box.state / "told").exists()
+    assert (box.status["cause"], box.status["reason"]) == ("signal", f"told to stop by {name} before the step started")
+
+
 def pending(pid: int, number: int) -> bool:
     """Whether a signal has not reached its process yet."""
     (mask,) = (line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line[:6] == "ShdPnd")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import msgspec
 from images import dockerhost, identity
 from images.model import Entry
 from launcher import gpus
-from launcher.engines import Claimed, Status, dockergpus
+from launcher.engines import Claimed, Status, dockergpus, early
 from launcher.engines.shell import quote
 from launcher.fit import error
 from launcher.outcome import End, Ended
@@ -303,6 +304,12 @@ class DockerRun:
 
     def signal(self, run: Claimed, name: str) -> None:
         """Sends `name` (TERM, INT, KILL) to the container's init, which passes it on; an ended one is left alone."""
+        if name == "KILL":
+            self._kill(run, name)
+        else:
+            early.send(run.path, name, partial(self._kill, run, name))
+
+    def _kill(self, run: Claimed, name: str) -> None:
         import docker.errors
 
         try:
