@@ -448,6 +448,7 @@ def _row(tree: Tree, run: Run) -> str:
 
 
 # What the toy does as its TOY_RUN: wants more memory than `cramped` gives, once it is told to.
+REFUSING = "import slipway_step; raise slipway_step.ConfigError('this cannot be run')"
 GREEDY = """
 import pathlib, time
 output = pathlib.Path("/output")
