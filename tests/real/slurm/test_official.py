@@ -44,17 +44,18 @@ BRIDGE = ("model.tensor_model_parallel_size=1", "model.sequence_parallel=false",
 
 
 @pytest.fixture(scope="module")
-def _site(slurm: Cluster, gpu_project: Tree, ground: Path) -> Lab:
+def _site(slurm: Cluster, gpu_project: Tree, ground: Path) -> Iterator[Lab]:
     """The project whose images came from the registry, with a site's profile and each image as .sqsh."""
     profile = gpu_project.path / "slipway.d" / "profiles" / "slurm-pyxis.yaml"
-    profile.parent.mkdir(parents=True)
+    profile.parent.mkdir(parents=True, exist_ok=True)
     profile.write_text(PROFILE.format(ground=ground))
     for library in BUILT:
         done = gpu_project.images("squash", f"{library}/{RELEASES[library]}-cuda")
         assert done.code == 0, done
     env = gpu_project.env | slurm.env
     del env["SLIPWAY_RUNS"]
-    return Lab(slurm, dataclasses.replace(gpu_project, env=env))
+    yield Lab(slurm, dataclasses.replace(gpu_project, env=env))
+    profile.unlink()
 
 
 @pytest.fixture
