@@ -111,4 +111,4 @@ def test_a_model_s_own_weights_are_what_start_weights_means(
 
 
 def test_without_a_compiler_the_samples_are_the_same(tree: Tree) -> None:
-    assert "samples are right" in inside(tree, SAMPLES, STEPS, mounts=(STEPS,)).out
+    assert "samples are right" in inside(tree, SAMPLES, STEPS, mounts=(STEPS, PROJECT / "slipway")).out
