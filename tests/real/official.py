@@ -79,25 +79,26 @@ def repository(folder: Path, tag: str) -> None:
         subprocess.run(["git", "-C", str(folder), *git], check=True)
 
 
-def checkout(path: Path, shelf: Shelf, **releases: str) -> None:
+def checkout(path: Path, shelf: Shelf, registry: str = "", **releases: str) -> None:
     """This project's data, with a matrix that names the shelf, and the lock from which `images lock` starts.
 
-    `releases`: library -> another release than RELEASES has.
+    `registry`: named in place of the shelf's; `releases`: library -> another release than RELEASES has.
     """
     for name in DATA:
         ignored = shutil.ignore_patterns("*.py", "__pycache__") if name == "images" else None
         shutil.copytree(PROJECT / name, path / name, ignore=ignored)
     shutil.copy(PROJECT / "versions.lock", path)
     matrix = path / "images" / "matrix.yaml"
-    matrix.write_text(yaml.safe_dump(matrix_of(yaml.safe_load(matrix.read_text()), shelf, releases), sort_keys=False))
+    wishes = matrix_of(yaml.safe_load(matrix.read_text()), shelf, registry or f"127.0.0.1:{shelf.port}", releases)
+    matrix.write_text(yaml.safe_dump(wishes, sort_keys=False))
 
 
-def matrix_of(matrix: dict[str, Any], shelf: Shelf, releases: dict[str, str]) -> dict[str, Any]:
+def matrix_of(matrix: dict[str, Any], shelf: Shelf, registry: str, releases: dict[str, str]) -> dict[str, Any]:
     """One official release of each library, from another registry and server of git, which nobody has asked yet."""
     for library, release in (RELEASES | releases).items():
         section = matrix["libraries"][library]
         chosen = section["cuda"][release]
-        image = str(chosen["base"]["image"]).replace(REGISTRY, f"127.0.0.1:{shelf.port}")
+        image = str(chosen["base"]["image"]).replace(REGISTRY, registry)
         chosen["base"] = {"image": image, "tag": chosen["base"]["tag"]}
         if wish := chosen.get("repositories", {}).get("modelopt"):
             url, tag = f"file://{shelf.context / 'model-optimizer'}", MODEL_OPTIMIZER

@@ -25,7 +25,7 @@ NAME = f"automodel/{RELEASES['automodel']}-cuda"
 def site(ground: Path, official: Shelf, locked: Tree) -> Iterator[Tree]:
     """The project as it is, whose registry's name leads nowhere, and a user's configuration that leads to another."""
     path = ground / "mirrored"
-    checkout(path, REGISTRY)
+    checkout(path, official, registry=REGISTRY)
     (path / "slipway.d").mkdir()
     text = f"schema: 1\nregistries:\n  {REGISTRY}: 127.0.0.1:{official.port}\n"
     (path / "slipway.d" / "config.yaml").write_text(text)
