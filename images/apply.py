@@ -92,7 +92,9 @@ class Addition:
         line = line.replace(NOBODY, _OWNER) if _mapped() == _ALONE else line
         there = ["/bin/sh", "-c", 'cd "$0" && exec /bin/sh -c "$1"', config.get("WorkingDir") or "/", line]
         clean = ["/usr/bin/env", "-i", *(f"{n}={v}" for n, v in variables.items())]
-        command = [*_unshare(network), "sh", str(_INSIDE), str(root), *words, "--", *clean, *there]
+        # As words, not as a file: who has become somebody else may not be let into the folder where that is.
+        script = ["sh", "-c", _INSIDE.read_text(), _INSIDE.name]
+        command = [*_unshare(network), *script, str(root), *words, "--", *clean, *there]
         try:
             done = subprocess.run(
                 ["setpriv", "--pdeathsig", "KILL", *command], env=_env(), stdin=subprocess.DEVNULL, stdout=2

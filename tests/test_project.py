@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -66,13 +67,17 @@ def test_elsewhere_the_project_is_the_checkout_of_an_editable_install_else_the_p
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else for a while")
-def test_a_parent_into_which_one_may_not_look_is_passed_over(tmp_path: Path) -> None:
+def test_a_parent_into_which_one_may_not_look_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
-    os.seteuid(65534)
-    try:
-        assert find_root(tmp_path) == Root(REPO)
-    finally:
-        os.seteuid(0)
+    with tempfile.TemporaryDirectory(prefix="slipway-checkout-") as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        monkeypatch.setattr(project_module, "_CHECKOUT", checkout := lock_in(Path(open_to_all) / "project"))
+        monkeypatch.setenv("SLIPWAY_TRUST", "root")
+        os.seteuid(65534)
+        try:
+            assert find_root(tmp_path) == Root(checkout)
+        finally:
+            os.seteuid(0)
 
 
 @pytest.mark.parametrize("name", [".", "versions.lock", ".slipway", ".slipway/engine.json"])
