@@ -192,6 +192,10 @@ def test_the_one_line_of_enroots_log(line: str) -> None:
         ("slurmstepd-n1: error: TaskProlog failed status=3\nsrun: error: n1: task 0: Exited with exit code 3\n",
          "TaskProlog failed status=3"),
         ("slipway: refused: the image was not resolved\n", "refused: the image was not resolved"),
+        (NOISE.format("[ERROR] Command failed: mount"), "[ERROR] Command failed: mount"),
+        (NOISE.format("[ERROR] Command failed: mount") +
+         "slurmstepd: error: pyxis: --container-mounts: source path does not exist: /x\n",
+         "--container-mounts: source path does not exist: /x"),
         ("step 1 of 9\nloss 3.2\n", ""),
         ("", ""),
     ],

@@ -48,12 +48,14 @@ _REASONS = {
     "InvalidQOS": ("the qos is not valid: it will never start", True),
     "launch failed requeued held": ("a node could not start it, and Slurm holds it: scontrol release", True),
 }
-# Where in pyxis's noise the cause is: one of enroot's own errors, or pyxis's.
+# Where in pyxis's noise the cause is: one of enroot's own errors, or pyxis's; last what a node says whose container was
+# ended half-made, since another's did not start.
 _CAUSES = (
-    re.compile(r"pyxis: {5}((?:\[ERROR\]|curl:|enroot-\w+:|mktemp:).*)"),
+    re.compile(r"pyxis: {5}((?:\[ERROR\] (?!Command failed)|curl:|enroot-\w+:|mktemp:).*)"),
     re.compile(r"pyxis: (--container-mounts: .*|couldn't chdir.*|failed to .*|error: .*|couldn't \w+.*)"),
     re.compile(r"slurmstepd[\w-]*: error: (execve\(\).*|TaskProlog failed.*)"),
     re.compile(r"slipway: (refused: .*)"),
+    re.compile(r"pyxis: {5}(\[ERROR\] Command failed.*)"),
 )
 _REFUSALS = (
     (r"[Ii]nvalid account", "account", "name one that is yours: sacctmgr show associations user=$USER"),
