@@ -52,10 +52,11 @@ _REASONS = {
 # ended half-made, since another's did not start.
 _CAUSES = (
     re.compile(r"pyxis: {5}((?:\[ERROR\] (?!Command failed)|curl:|enroot-\w+:|mktemp:).*)"),
-    re.compile(r"pyxis: (--container-mounts: .*|couldn't chdir.*|failed to .*|error: .*|couldn't \w+.*)"),
+    re.compile(r"pyxis: (--container-mounts: .*|couldn't chdir.*|failed to .*|error: .*|couldn't (?!start)\w+.*)"),
     re.compile(r"slurmstepd[\w-]*: error: (execve\(\).*|TaskProlog failed.*)"),
     re.compile(r"slipway: (refused: .*)"),
     re.compile(r"pyxis: {5}(\[ERROR\] Command failed.*)"),
+    re.compile(r"pyxis: (couldn't start .*)"),
 )
 _REFUSALS = (
     (r"[Ii]nvalid account", "account", "name one that is yours: sacctmgr show associations user=$USER"),
