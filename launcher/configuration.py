@@ -23,7 +23,7 @@ def resolved(wish: Wish, paths: Mapping[str, str]) -> Wish:
     if "path" in wish.base:
         base = resolver.in_image(wish.step.presets, f"the image's {wish.base['path']}")
     layers = [(name if n == 0 else f"-c {name}", values) for n, (name, values) in enumerate(wish.overlays)]
-    found = resolver.resolve(base, layers, removed(wish), assignments(wish, paths))
+    found = resolver.resolve(base, layers, removed(wish), [*_resumed(wish), *assignments(wish, paths)])
     return msgspec.structs.replace(wish, config=found)
 
 
@@ -38,7 +38,7 @@ def planned(wish: Wish, paths: Mapping[str, str]) -> dict[str, Any]:
     }
     if step.script:
         config["script"] = step.script
-    if step.resume:  # of a run that goes on: before what is set, where an override may name another checkpoint
+    if step.resume:  # the step program looks whether there is a checkpoint
         where = f"{OUTPUT}/{step.resume.where}"
         config["resume"] = {"where": where, "set": [[key, value] for key, value in step.resume.set.items()]}
     return config
@@ -68,6 +68,12 @@ def assignments(wish: Wish, paths: Mapping[str, str]) -> list[Assignment]:
     shape = {"nodes": wish.nodes, "gpus": wish.procs}
     ours += [Assignment(key, shape[name], f"--{name}") for name, key in step.shape.keys.items()]
     return [*wired, *told, *ours, Assignment(step.output.key, OUTPUT, "output=")]
+
+
+def _resumed(wish: Wish) -> list[Assignment]:
+    """Of a run that goes on, before what is set, where an override may name another checkpoint."""
+    said = wish.step.resume.set if wish.resume and wish.step.resume else {}
+    return [Assignment(key, value, "--resume") for key, value in said.items()]
 
 
 def _parameters(wish: Wish) -> Iterator[Assignment]:

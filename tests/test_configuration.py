@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -169,6 +170,14 @@ def test_the_difference_to_the_default_is_one_line_a_key(project: Project, asked
     done = project.launch("config", *asked, "--diff", "default", "max_steps=9")
     assert (done.code, done.stdout) == (0, "step_scheduler.max_steps: (absent) -> 9  # max_steps=\n"), done
     assert project.launch("config", *asked, "--diff", "default").stdout == ""
+
+
+def test_a_run_that_goes_on_shows_from_where(project: Project, asked: tuple[str, ...]) -> None:
+    said = (*asked, f"output={project.path}/out", "--resume")
+    found = project.launch("config", *said)
+    assert re.search(r"^  restore_from: LATEST +# --resume$", found.stdout, re.M), found
+    other = project.launch("config", *said, "checkpoint.restore_from=/output/epoch_0_step_3")
+    assert (other.code, "# checkpoint.restore_from=\n" in other.stdout) == (0, True), other
 
 
 def test_as_json_it_is_a_list(project: Project, asked: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 The kernel drops a signal for the first process of a container that has no handler for it (pid_namespaces(7)), as in the
 moment in which that is started. So what comes before the entrypoint has begun is written into `container/told`, which
 the entrypoint looks for when it begins. Whoever sees here that it has begun takes the file back and sends the signal.
-Both move the same file away, so one of them has it, and never both.
+Both take the same file away, so one of them has it, and never both.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _left(told: Path, name: str) -> bool:
 def _once_begun(folder: Path, told: Path, now: Callable[[], None]) -> None:
     polling.wait(lambda: reports.began(folder) or not told.exists(), POLL, PATIENCE)
     try:
-        told.rename(told.with_name(".told"))
+        told.unlink()
     except OSError:
         return  # the entrypoint has it
     try:

@@ -26,7 +26,7 @@ from slipway.project import Root
 
 from .official import BUILT, Shelf, build, checkout, remove_images, shelf
 from .registry import registry
-from .support import PROJECT, Proxy, Tree
+from .support import PROJECT, REFUSING, Proxy, Tree, encoded, told
 
 DATA = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
 TOY = Path(__file__).parent / "toy"
@@ -309,6 +309,17 @@ def work(ground: Path, project: Tree) -> Work:
 def toy(output: Path, *more: str) -> tuple[str, ...]:
     """A launch of a step that does what it is told, in a second."""
     return ("test/toy", "--flavour", "cpu", f"output={output}", *more)
+
+
+def every_command_agrees(tree: Tree, place: Path) -> None:
+    """On what is done, what failed and what was refused."""
+    done = tree.launch(*toy(place / "one"))
+    failed = tree.launch(*toy(place / "two", "code=7"))
+    refused = tree.launch(*toy(place / "three", "--env", f"TOY_RUN={encoded(REFUSING)}"))
+    assert [d.code for d in (done, failed, refused)] == [0, 7, 78]
+    assert told(tree, tree.run_of(done)) == ("done", 0, "done")
+    assert told(tree, tree.run_of(failed)) == ("failed", 7, "the step failed: exit code 7")
+    assert told(tree, tree.run_of(refused)) == ("refused", 78, "refused: this cannot be run")
 
 
 def facts(log: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import toy
-from .support import GREEDY, REFUSING, Proxy, Run, Tree, encoded, told
+from .conftest import every_command_agrees, toy
+from .support import GREEDY, Proxy, Run, Tree, encoded, told
 
 pytestmark = pytest.mark.real
 
@@ -19,13 +19,7 @@ def detached(tree: Tree, *words: str) -> Run:
 
 
 def test_every_command_says_the_same_of_an_end(tree: Tree, place: Path) -> None:
-    done = tree.launch(*toy(place / "one"))
-    failed = tree.launch(*toy(place / "two", "code=7"))
-    refused = tree.launch(*toy(place / "three", "--env", f"TOY_RUN={encoded(REFUSING)}"))
-    assert [d.code for d in (done, failed, refused)] == [0, 7, 78]
-    assert told(tree, tree.run_of(done)) == ("done", 0, "done")
-    assert told(tree, tree.run_of(failed)) == ("failed", 7, "the step failed: exit code 7")
-    assert told(tree, tree.run_of(refused)) == ("refused", 78, "refused: this cannot be run")
+    every_command_agrees(tree, place)
 
 
 def test_out_of_memory(tree: Tree, place: Path) -> None:

@@ -21,12 +21,11 @@ import pytest
 
 from . import hf_home
 from .cache import conversions, converted, leftovers, model, reads
-from .conftest import Work, facts, toy
+from .conftest import Work, every_command_agrees, facts, toy
 from .support import (
     ENDLESS,
     GREEDY,
     PROJECT,
-    REFUSING,
     Run,
     Running,
     Tree,
@@ -316,13 +315,7 @@ def test_cancelled_while_the_image_is_unpacked(site: Tree, place: Path) -> None:
 
 
 def test_every_command_says_the_same_of_an_end(site: Tree, place: Path) -> None:
-    done = site.launch(*toy(place / "one"))
-    failed = site.launch(*toy(place / "two", "code=7"))
-    refused = site.launch(*toy(place / "three", "--env", f"TOY_RUN={encoded(REFUSING)}"))
-    assert [d.code for d in (done, failed, refused)] == [0, 7, 78]
-    assert told(site, site.run_of(done)) == ("done", 0, "done")
-    assert told(site, site.run_of(failed)) == ("failed", 7, "the step failed: exit code 7")
-    assert told(site, site.run_of(refused)) == ("refused", 78, "refused: this cannot be run")
+    every_command_agrees(site, place)
 
 
 def test_out_of_memory(site: Tree, place: Path) -> None:

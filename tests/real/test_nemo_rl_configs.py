@@ -16,7 +16,7 @@ import pytest
 from helpers import REPO, script
 from rl import FLAT, RELEASES, ROOT, STEPS, launch, usual
 
-from launcher import profiles
+from launcher import configuration, profiles
 from launcher.plan import Wish
 
 pytestmark = pytest.mark.real
@@ -67,7 +67,8 @@ def made(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
 
 def wish(**changes: Any) -> Wish:
     facts = {"profile": profiles.find_profile(ROOT, "docker"), "nodes": 1, "env": {}, "resume": False}
-    return Wish(**(facts | {"allow_drift": False, "lock_checksum": "c" * 64} | changes))
+    made = Wish(**(facts | {"allow_drift": False, "lock_checksum": "c" * 64} | changes))
+    return configuration.resolved(made, {name: f"/inputs/{name}" for name in made.words.inputs})
 
 
 def load(path: Path) -> Any:
