@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from images import debian as packages
 from images import dockerhost, identity
 from images import lock as locks
 from images.dockerhost import engine_client
@@ -50,7 +51,8 @@ def docker(address: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def no_docker(ground: Path) -> Path:
-    """A folder with every program of PATH but Docker's, for a PATH."""
+    """A folder with every program of PATH but Docker's, for a PATH; those that an import needs are among them."""
+    packages.need(Root(PROJECT), print, "skopeo", "umoci", "mksquashfs", "newuidmap")
     folder = ground / "no-docker"
     folder.mkdir()
     for place in reversed(os.environ["PATH"].split(os.pathsep)):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from helpers import write_chats, write_checkpoint
 
-from images import debian, identity
+from images import identity
 from images import lock as locks
 from slipway.errors import Exit
 from slipway.project import Root
@@ -87,7 +87,6 @@ def user(tree: Tree) -> Tree:
 
 def with_ids(tree: Tree, place: Path) -> Tree:
     """The same user on a machine that knows him and has given him subordinate ids, for this command alone."""
-    debian.need(Root(PROJECT), print, "newuidmap")
     texts = {"passwd": Path("/etc/passwd").read_text() + f"sailor:x:{UID}:{GID}::/nonexistent:/bin/sh\n"}
     texts |= dict.fromkeys(("subuid", "subgid"), f"{UID}:200000:65536\n")
     for name, text in texts.items():
