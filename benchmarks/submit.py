@@ -32,9 +32,10 @@ from real.slurm.cluster import running  # noqa: E402
 
 from images import lock as locks  # noqa: E402
 from images import sidecar  # noqa: E402
-from launcher import flow, life  # noqa: E402
 from launcher.engines import slurmjobs  # noqa: E402
-from launcher.records import Run  # noqa: E402
+from launcher.planning import preparation  # noqa: E402
+from launcher.records.run_directory import Run  # noqa: E402
+from launcher.runs import lifecycle  # noqa: E402
 from slipway import canonical  # noqa: E402
 from slipway.project import Root  # noqa: E402
 
@@ -81,8 +82,10 @@ def project(folder: Path) -> tuple[Root, list[str]]:
     return root, ["sft/automodel", f"train={train}", f"model={model}"]
 
 
-def prepare(root: Root, words: list[str], nodes: int) -> flow.Prepared:
-    return flow.prepare(root, flow.Options(step=words[0], words=tuple(words[1:]), profile="site", nodes=nodes))
+def prepare(root: Root, words: list[str], nodes: int) -> preparation.Prepared:
+    return preparation.prepare(
+        root, preparation.Options(step=words[0], words=tuple(words[1:]), profile="site", nodes=nodes)
+    )
 
 
 def timed(work: Callable[[], object]) -> Spent:
@@ -112,11 +115,11 @@ def site(folder: Path) -> Iterator[None]:
 def submissions(root: Root, words: list[str], rounds: int) -> None:
     prepared = prepare(root, words, nodes=1)
     assert "UNRESOLVED" not in prepared.request["script"]
-    flow.write_directory(prepared, root.path / "written")
+    preparation.write_directory(prepared, root.path / "written")
     launch = [str(Path(sysconfig.get_path("scripts"), "launch")), "--profile", "site", *words]
 
     def ours() -> None:
-        with life.submitted(prepared):
+        with lifecycle.submitted(prepared):
             pass
 
     verb, run = slurmjobs.SlurmJobs(), Run(root.path / "written")

@@ -26,7 +26,7 @@ from helpers import (
     Known,
     Project,
     Refused,
-    WishOf,
+    SpecOf,
     entry_of,
     record_image,
     relock,
@@ -40,11 +40,12 @@ from slurm_job import Job
 
 from images import lock as locks
 from images import sidecar
-from launcher import catalogue, configuration, profiles
-from launcher.catalogue import Step
-from launcher.plan import Wish
-from launcher.profiles import Profile
-from launcher.words import Words
+from launcher.catalog import definitions, profiles
+from launcher.catalog.definitions import Step
+from launcher.catalog.profiles import Profile
+from launcher.core.arguments import Arguments
+from launcher.core.plan import LaunchSpec
+from launcher.planning import configuration
 from slipway.project import Root
 
 PROJECT = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
@@ -140,7 +141,7 @@ def docker_stand_in(tmp_path: Path, project: Project) -> Path:
 
 @pytest.fixture(scope="session")
 def step() -> Step:
-    return catalogue.find_step(Root(REPO), "sft/automodel")
+    return definitions.find_step(Root(REPO), "sft/automodel")
 
 
 @pytest.fixture(scope="session")
@@ -151,15 +152,15 @@ def profile() -> Profile:
 
 
 @pytest.fixture
-def wish_of(step: Step, profile: Profile) -> WishOf:
+def spec_of(step: Step, profile: Profile) -> SpecOf:
     """Makes what `launch sft/automodel train=… model=… output=…` asks for, with changes."""
 
-    def make(**changes: Any) -> Wish:
+    def make(**changes: Any) -> LaunchSpec:
         facts: dict[str, Any] = {
             "step": step,
             "profile": profile,
             "entry": entry_of(),
-            "words": Words(inputs={"train": TRAIN.path, "model": MODEL.path}, output="/data/out"),
+            "words": Arguments(inputs={"train": TRAIN.path, "model": MODEL.path}, output="/data/out"),
             "overlays": [("default", {"seed": 42})],
             "base": {"path": "/opt/base.yaml"},
             "program": "automodel_finetune.py",
@@ -171,8 +172,8 @@ def wish_of(step: Step, profile: Profile) -> WishOf:
             "allow_drift": False,
             "lock_checksum": "c" * 64,
         }
-        wish = Wish(**(facts | changes))
-        return configuration.resolved(wish, {name: f"/inputs/{name}" for name in wish.words.inputs})
+        spec = LaunchSpec(**(facts | changes))
+        return configuration.resolved(spec, {name: f"/inputs/{name}" for name in spec.words.inputs})
 
     return make
 
@@ -190,8 +191,8 @@ def words(project: Project, inputs: Inputs, tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, wish_of: WishOf) -> Iterator[Job]:
+def job(tmp_path: Path, spec_of: SpecOf) -> Iterator[Job]:
     """A job of Slurm that is not written yet; its processes end with the test."""
-    found = Job(tmp_path, wish_of)
+    found = Job(tmp_path, spec_of)
     yield found
     found.end()

@@ -20,10 +20,10 @@ import msgspec
 from images import identity, render, sidecar
 from images import lock as locks
 from images.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
-from launcher import records
-from launcher.artifacts import Artifact
-from launcher.plan import EngineSeen, HostSeen, ImageSeen, Observed, OutputSeen, Plan, Wish
-from launcher.records import EngineUsed, Record, Run
+from launcher.artifacts.detection import Artifact
+from launcher.core.plan import EngineInfo, HostInfo, ImageInfo, LaunchSpec, OutputInfo, Plan, Probed
+from launcher.records import run_directory
+from launcher.records.run_directory import EngineUsed, Record, Run
 from slipway import canonical, yamldoc
 from slipway.files import write_atomic
 from slipway.project import Root
@@ -346,41 +346,41 @@ MODEL = Artifact(
     name="model", path="/data/llama", kind="folder", type="checkpoint_hf", fingerprint="b" * 64, bytes=400,
     parameters=100,
 )  # fmt: skip
-HOST = HostSeen(
+HOST = HostInfo(
     uid=1000, gid=1000, cpus=8, hf_home="/home/user/hf", runs="/project/runs", runs_writable=True, runs_free=10**12
 )
 
 
-def output_of(**changes: Any) -> OutputSeen:
+def output_of(**changes: Any) -> OutputInfo:
     facts: dict[str, Any] = {"path": "/data/out", "kind": "missing", "empty": True, "writable": True}
-    return OutputSeen(**({**facts, "free": 10**12, "nearest": "/data"} | changes))
+    return OutputInfo(**({**facts, "free": 10**12, "nearest": "/data"} | changes))
 
 
-def engine_of(**changes: Any) -> EngineSeen:
+def engine_of(**changes: Any) -> EngineInfo:
     facts: dict[str, Any] = {"kind": "docker", "address": "unix:///engine.sock", "source": "DOCKER_HOST"}
-    return EngineSeen(**({**facts, "version": "26.1.5"} | changes))
+    return EngineInfo(**({**facts, "version": "26.1.5"} | changes))
 
 
-def seen_of(**changes: Any) -> Observed:
+def seen_of(**changes: Any) -> Probed:
     """A machine on which everything is as it should be."""
     facts: dict[str, Any] = {
         "artifacts": {"train": TRAIN, "model": MODEL},
         "output": output_of(),
         "engine": engine_of(),
-        "image": ImageSeen(id=IMAGE, recorded=1),
+        "image": ImageInfo(id=IMAGE, recorded=1),
         "host": HOST,
     }
-    return Observed(**(facts | changes))
+    return Probed(**(facts | changes))
 
 
-WishOf = Callable[..., Wish]  # the fixture wish_of: makes a Wish with changes
+SpecOf = Callable[..., LaunchSpec]  # the fixture spec_of: makes a LaunchSpec with changes
 Refused = Callable[..., str]  # the fixture refused: runs a command that must end with a code and make nothing
 
 
 def record_of(run: Run, plan: Plan, address: str = "", **changes: Any) -> Record:
     """The record of a run that was submitted."""
     facts: dict[str, Any] = {"schema": 1, "run": run.id, "directory": str(run.path), "state": "submitted", "argv": []}
-    facts |= {"plan_hash": plan.hash, "plan": plan, "request": {}, "slipway": "0", "submitted": records.now()}
+    facts |= {"plan_hash": plan.hash, "plan": plan, "request": {}, "slipway": "0", "submitted": run_directory.now()}
     return Record(**({**facts, "engine": EngineUsed(kind=plan.profile.kind, address=address)} | changes))
 
 

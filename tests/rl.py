@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from helpers import REPO, WishOf, engine_of, output_of, seen_of
+from helpers import REPO, SpecOf, engine_of, output_of, seen_of
 
 from images import lock as locks
-from launcher import catalogue, fit, releases, rules, words
-from launcher.artifacts import Artifact
-from launcher.plan import Finding, Observed, Plan, Wish
-from launcher.planner import make_plan
+from launcher.artifacts.detection import Artifact
+from launcher.catalog import definitions, releases
+from launcher.core import arguments
+from launcher.core.findings import Finding
+from launcher.core.plan import LaunchSpec, Plan, Probed
+from launcher.planning.checks import parallelism, preflight
+from launcher.planning.planner import make_plan
 from slipway.project import Root
 
 ROOT = Root(REPO)
@@ -43,8 +46,8 @@ def usual(step: str) -> list[Artifact]:
 
 
 class Launch(NamedTuple):
-    wish: Wish
-    seen: Observed
+    spec: LaunchSpec
+    seen: Probed
     plan: Plan
 
     @property
@@ -55,7 +58,7 @@ class Launch(NamedTuple):
     @property
     def findings(self) -> list[Finding]:
         """Of the rules, less what engine and image are to blame for."""
-        found = rules.check(self.wish, self.seen, catalogue.all_steps(ROOT))
+        found = preflight.check(self.spec, self.seen, definitions.all_steps(ROOT))
         return [f for f in found if not f.where.startswith(("image of", "fake"))]
 
     @property
@@ -64,24 +67,24 @@ class Launch(NamedTuple):
 
 
 def launch(
-    wish_of: WishOf, name: str, release: str, given: list[Artifact], *said: str, flavour: str = "cuda", **changes: Any
+    spec_of: SpecOf, name: str, release: str, given: list[Artifact], *said: str, flavour: str = "cuda", **changes: Any
 ) -> Launch:
     """A launch of rl/nemo_rl/NAME on eight GPUs (one process on cpu), planned as flow.prepare does."""
     entry = locks.load_lock(ROOT).entries[f"nemo-rl/{release}-{flavour}"]
-    step = catalogue.find_step(ROOT, name if "/" in name else f"rl/nemo_rl/{name}")
-    program = catalogue.choose_command(step, entry).program
+    step = definitions.find_step(ROOT, name if "/" in name else f"rl/nemo_rl/{name}")
+    program = definitions.choose_command(step, entry).program
     base, over = (
-        catalogue.base_config(step, entry),
-        [(n, catalogue.overlay(step, n)) for n in changes.pop("over", ["default"])],
+        definitions.base_config(step, entry),
+        [(n, definitions.overlay(step, n)) for n in changes.pop("over", ["default"])],
     )
     step = releases.at_release(step, entry)
     artifacts = {a.name: a for a in given}
-    asked = words.parse(step, (*(f"{a.name}={a.path}" for a in given), *said, "output=/data/out"))
+    asked = arguments.parse(step, (*(f"{a.name}={a.path}" for a in given), *said, "output=/data/out"))
     shape = {"gpus": 8, "procs": 8} if flavour == "cuda" else {"gpus": 0, "procs": 1}
-    wish = wish_of(
+    spec = spec_of(
         step=step, entry=entry, program=program, base=base, overlays=over, words=asked,
         wired=releases.wired(step, artifacts), **(shape | changes),
     )  # fmt: skip
-    wish = fit.with_backend(wish)
+    spec = parallelism.with_backend(spec)
     seen = seen_of(artifacts=artifacts, output=output_of(), engine=engine_of(gpus=8, nodes=True))
-    return Launch(wish, seen, make_plan(wish, seen, {}))
+    return Launch(spec, seen, make_plan(spec, seen, {}))

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from helpers import HERE, HOST, IMAGE, REPO, WishOf, output_of, seen_of
+from helpers import HERE, HOST, IMAGE, REPO, SpecOf, output_of, seen_of
 
+from launcher.catalog.profiles import SlurmProfile
+from launcher.core.plan import ImageInfo, Plan, Probed
 from launcher.engines import slurm
-from launcher.plan import ImageSeen, Observed, Plan
-from launcher.planner import make_plan
-from launcher.profiles import SlurmProfile
+from launcher.planning.planner import make_plan
 
 PATIENCE = 30  # seconds until a test that waits in vain fails
 RUN_ID = "20260101T000000Z-sft.automodel-abcdef"
@@ -74,9 +74,9 @@ class Commands:
 class Job(Commands):
     """A run directory as submit leaves it, and its batch script run as Slurm would, up to srun."""
 
-    def __init__(self, folder: Path, wish_of: WishOf) -> None:
+    def __init__(self, folder: Path, spec_of: SpecOf) -> None:
         super().__init__(folder / "slurm")
-        self.root, self.wish_of, self.image = folder, wish_of, folder / "image.sqsh"
+        self.root, self.spec_of, self.image = folder, spec_of, folder / "image.sqsh"
         self.image.touch()
         self.path = folder / "runs" / RUN_ID
         self.started: list[subprocess.Popen[bytes]] = []
@@ -89,14 +89,14 @@ class Job(Commands):
         self.job_is("JobState=RUNNING Restarts=0 EndTime=2026-01-01T00:20:00 ")
         self.step(STEP)
 
-    def plan(self, profile: dict[str, Any] | None = None, output: str = "", **wish: Any) -> Plan:
+    def plan(self, profile: dict[str, Any] | None = None, output: str = "", **spec: Any) -> Plan:
         """Of a job whose folders are this test's own."""
         changed = msgspec.structs.replace(PROFILE, **(profile or {}))
-        return make_plan(self.wish_of(**{"profile": changed, "nodes": 2} | wish), self.seen(output), {})
+        return make_plan(self.spec_of(**{"profile": changed, "nodes": 2} | spec), self.seen(output), {})
 
-    def seen(self, output: str = "") -> Observed:
+    def seen(self, output: str = "") -> Probed:
         host = msgspec.structs.replace(HOST, hf_home=str(self.root / "hf"), runs=str(self.path.parent))
-        image = ImageSeen(id=IMAGE, source=str(self.image), recorded=1)
+        image = ImageInfo(id=IMAGE, source=str(self.image), recorded=1)
         return seen_of(host=host, image=image, output=output_of(path=output or str(self.root / "out")))
 
     def write(self, plan: Plan | None = None) -> None:

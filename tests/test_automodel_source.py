@@ -24,7 +24,7 @@ from helpers import REPO
 from test_automodel_releases import BASES, Containers, containers  # noqa: F401 - a fixture
 
 from images import lock as locks
-from launcher import catalogue, releases
+from launcher.catalog import definitions, releases
 from slipway.project import Root
 
 sys.path.insert(0, str(REPO / "entrypoints" / "steps"))
@@ -224,7 +224,7 @@ def test_what_is_written_is_what_the_release_reads(
 def test_what_only_later_classes_take_is_refused(trees: dict[str, Tree], step: str, release: str) -> None:
     root = Root(REPO)
     entry = locks.load_lock(root).entries[f"automodel/{release}-cuda"]
-    at = releases.at_release(catalogue.find_step(root, step), entry)
+    at = releases.at_release(definitions.find_step(root, step), entry)
     refused = {key for keys in at.refuses.values() for key in keys}
     later = list(trees)[list(trees).index(release) :]
     for section, target in {**GETS, **CLASSES[step]}.items():

@@ -14,7 +14,7 @@ import pytest
 from helpers import CHAT, REPO, Project, safetensors, script, write_chats, write_checkpoint
 from hubs import Hub, hub_in
 
-from launcher import artifacts, blobs, fullcheck, hubcache
+from launcher.artifacts import blobs, detection, full_check, hub_cache
 
 SHARD, MODEL = "model-00001-of-00002.safetensors", "hf://org/tiny"
 
@@ -65,7 +65,7 @@ def redirect(file: Path, to: str) -> None:
 
 
 def identity(path: Path) -> str:
-    return artifacts.inspect("x", path).fingerprint
+    return detection.inspect("x", path).fingerprint
 
 
 def sha256(path: Path) -> str:
@@ -155,14 +155,14 @@ def test_what_the_commit_does_not_have_is_refused(snapshot: Path, change: Break,
     names = {p.name: p.readlink().name for p in snapshot.iterdir()}
     sizes = {p.name: p.stat().st_size for p in snapshot.iterdir()}
     change(snapshot)
-    found = artifacts.inspect("x", snapshot)
+    found = detection.inspect("x", snapshot)
     file = text.split(" ")[0]
     for name, blob in names.items():
         text = text.replace(f"{{{name}}}", blob)
     text = text.replace("{size}", str((snapshot / file).stat().st_size)).replace("{was}", str(sizes.get(file)))
     assert [f for f in found.faults if f"{f.where}: {f.what}".startswith(f"{snapshot}/{text}")], found.faults
     assert found.fingerprint != before
-    assert fullcheck.look_at([snapshot]).exit == 65
+    assert full_check.look_at([snapshot]).exit == 65
 
 
 @pytest.mark.parametrize("change", [c[1] for c in CHANGES], ids=[c[0] for c in CHANGES])
@@ -179,7 +179,7 @@ def test_a_blob_that_is_a_link_to_another_is_found(snapshot: Path) -> None:
     before, blob = identity(snapshot), (snapshot / "config.json").resolve()
     blob.unlink()
     blob.symlink_to((snapshot / "tokenizer.json").resolve().name)
-    found = artifacts.inspect("x", snapshot)
+    found = detection.inspect("x", snapshot)
     assert found.fingerprint != before and found.faults[0].where == f"{snapshot}/config.json -> {blob.name}"
 
 
@@ -190,7 +190,7 @@ def test_a_file_of_the_same_size_instead_of_a_link_is_another_input(snapshot: Pa
     file.unlink()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert identity(snapshot) != before
-    (found,) = fullcheck.check_files([snapshot], 1, lambda *_: None).checked
+    (found,) = full_check.check_files([snapshot], 1, lambda *_: None).checked
     (fault,) = found.artifact.faults
     assert fault.where == f"{file} -> {hashlib.sha256(data).hexdigest()}"
 
@@ -204,7 +204,7 @@ def test_the_same_weights_in_another_format_make_no_other_input(snapshot: Path) 
 
 
 def test_what_is_hashed_before_a_launch_is_bounded(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = hubcache.place(snapshot)
+    place = hub_cache.place(snapshot)
     assert place
     hashed: list[str] = []
     monkeypatch.setattr(blobs, "content", lambda file, like: hashed.append(file.name) or like)

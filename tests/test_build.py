@@ -40,8 +40,8 @@ def docker(docker_stand_in: Path, engine: Engine) -> Path:
 @pytest.fixture
 def bootstrapped(boats: Project) -> Path:
     """The base of the cpu image, as if it had been made."""
-    wish = locks.load_lock(boats.root).entries["boats/1.0-cpu"].base.bootstrap
-    folder = boats.root.state / "base" / canonical.sha256(wish)[:12]
+    spec = locks.load_lock(boats.root).entries["boats/1.0-cpu"].base.bootstrap
+    folder = boats.root.state / "base" / canonical.sha256(spec)[:12]
     write_atomic(folder / "base.tar", "a tar")
     facts = base.BaseFacts(sha256="5" * 64, packages={"bash": "5.2"})
     write_atomic(folder / "base.json", canonical.pretty(facts))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from helpers import INDEX, SHARDS, safetensors, write_checkpoint
 
-from launcher import checkpoints
-from launcher.faults import Found
+from launcher.artifacts import checkpoints
+from launcher.artifacts.faults import Found
 
 Break = Callable[[Path], object]
 TEMPLATE = "{{ messages }}"

@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import REPO, Engine, Inputs, Project, WishOf, entry_of, record_image, seen_of, tree
+from helpers import REPO, Engine, Inputs, Project, SpecOf, entry_of, record_image, seen_of, tree
 
 from images import lock as locks
 from images.model import Environment, Repository
-from launcher import code as codes
-from launcher import rules
-from launcher.code import Checkout, Hidden
-from launcher.plan import ImageSeen
+from launcher.core.plan import ImageInfo
+from launcher.planning import code as codes
+from launcher.planning.checks import preflight
+from launcher.planning.code import Checkout, Hidden
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
@@ -245,14 +245,14 @@ def test_submodules_come_along_where_they_are_checked_out(fleet: Path, tmp_path:
 
 @pytest.mark.parametrize(("path", "empty"), [("3rd/sails", ["3rd/sails"]), ("3rd/sails/ropes", ["3rd/sails/ropes"])])
 def test_submodules_that_are_not_there_stay_empty_and_are_named(
-    fleet: Path, tmp_path: Path, wish_of: WishOf, path: str, empty: list[str]
+    fleet: Path, tmp_path: Path, spec_of: SpecOf, path: str, empty: list[str]
 ) -> None:
     update(fleet)
     git(fleet / Path(path).parent, "submodule", "--quiet", "deinit", "--force", Path(path).name)
     found = choose(f"boats={fleet}")
     assert found.empty == empty
     assert list((packed(found, tmp_path) / path).iterdir()) == []
-    (finding,) = codes.check(wish_of(entry=ENTRY), {"boats": found}, [])
+    (finding,) = codes.check(spec_of(entry=ENTRY), {"boats": found}, [])
     assert (finding.severity, finding.where) == ("warning", f"--code boats={fleet}")
     assert finding.what == f"submodules that are not checked out stay empty: {path}"
     assert "submodule update" in finding.remedy
@@ -337,15 +337,15 @@ NEMO = [("v0.7.0", True), ("v0.6.0", True), ("v0.5.0", True), ("v0.4.0", False),
 
 @pytest.mark.parametrize(("release", "compares"), NEMO)
 def test_a_cuda_images_own_check_is_told_for_the_releases_that_have_it(
-    boats: Path, wish_of: WishOf, release: str, compares: bool
+    boats: Path, spec_of: SpecOf, release: str, compares: bool
 ) -> None:
     entry = locks.select(locks.load_lock(Root(REPO)), "nemo-rl", "cuda", release)
     rows = codes.known(Root(REPO), entry)
     found = codes.choose(rows, entry, (f"nemo-rl={boats}",), False)
     assert found["nemo-rl"].code.path == "/opt/nemo-rl"
 
-    def told(**wish: Any) -> list[str]:
-        return [f.what for f in codes.check(wish_of(entry=entry, **wish), found, rows)]
+    def told(**spec: Any) -> list[str]:
+        return [f.what for f in codes.check(spec_of(entry=entry, **spec), found, rows)]
 
     assert [("fingerprint" in what) for what in told()] == [False, True][: 1 + compares]
     assert len(told(env={"NRL_IGNORE_VERSION_MISMATCH": "1"})) == 1
@@ -402,13 +402,13 @@ def test_a_launch_that_is_refused_writes_nothing(harbour: Project, inputs: Input
     assert "has changes (changed: hull.py)" in done.stderr
 
 
-def test_a_step_runs_on_a_repository_that_the_image_was_built_without(wish_of: WishOf, boats: Path) -> None:
-    seen = seen_of(image=ImageSeen(id="sha256:1", recorded=1, left_out=["boats"]))
-    wish = wish_of(entry=ENTRY)
-    wish = msgspec.structs.replace(wish, step=msgspec.structs.replace(wish.step, repositories=["boats"]))
-    assert rules.first_error(rules.check(wish, seen)).code == Exit.NOT_PERMITTED  # type: ignore[union-attr]
-    wish = msgspec.structs.replace(wish, code={"boats": choose(f"boats={boats}").code})
-    assert rules.first_error(rules.check(wish, seen)) is None
+def test_a_step_runs_on_a_repository_that_the_image_was_built_without(spec_of: SpecOf, boats: Path) -> None:
+    seen = seen_of(image=ImageInfo(id="sha256:1", recorded=1, left_out=["boats"]))
+    spec = spec_of(entry=ENTRY)
+    spec = msgspec.structs.replace(spec, step=msgspec.structs.replace(spec.step, repositories=["boats"]))
+    assert preflight.first_error(preflight.check(spec, seen)).code == Exit.NOT_PERMITTED  # type: ignore[union-attr]
+    spec = msgspec.structs.replace(spec, code={"boats": choose(f"boats={boats}").code})
+    assert preflight.first_error(preflight.check(spec, seen)) is None
 
 
 def test_a_release_whose_version_nobody_has_stated_matches_no_row_that_asks_for_one() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import compressed
+from launcher.artifacts import compressed
 
 LINES = b"Out to sea.\n" * 5
 

@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import REPO, Engine, Inputs, Project, WishOf
+from helpers import REPO, Engine, Inputs, Project, SpecOf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from images import lock as locks
 from images.model import Entry
-from launcher import catalogue, configuration, releases, words
-from launcher.catalogue import Step
-from launcher.words import Words
+from launcher.catalog import definitions, releases
+from launcher.catalog.definitions import Step
+from launcher.core import arguments
+from launcher.core.arguments import Arguments
+from launcher.planning import configuration
 from slipway import resolver
 from slipway.errors import SlipwayError
 from slipway.project import Root
@@ -39,7 +41,7 @@ VALUES = st.one_of(st.none(), st.booleans(), st.integers(0, 9), st.sampled_from(
 def runnable() -> list[tuple[Step, Entry]]:
     """Every step with every entry of the lock that it runs in, as the release takes it."""
     found = []
-    for step in catalogue.all_steps(Root(REPO)):
+    for step in definitions.all_steps(Root(REPO)):
         for entry in locks.load_lock(Root(REPO)).entries.values():
             if entry.library == step.library and _runs(step, entry):
                 found.append((releases.at_release(step, entry), entry))
@@ -48,7 +50,7 @@ def runnable() -> list[tuple[Step, Entry]]:
 
 def _runs(step: Step, entry: Entry) -> bool:
     try:
-        return bool(catalogue.base_config(step, entry) and catalogue.choose_command(step, entry))
+        return bool(definitions.base_config(step, entry) and definitions.choose_command(step, entry))
     except SlipwayError:
         return False
 
@@ -65,9 +67,9 @@ def lists_of(names: list[str], most: int) -> st.SearchStrategy[list[str]]:
 
 @st.composite
 def launches(draw: Any) -> dict[str, Any]:
-    """What a Wish is made of; and what the base in an image really says, where it stands there."""
+    """What a LaunchSpec is made of; and what the base in an image really says, where it stands there."""
     step, entry = draw(st.sampled_from(runnable()))
-    base = catalogue.base_config(step, entry)
+    base = definitions.base_config(step, entry)
     own = sorted({p.stem for p in Path(step.folder).glob("*.yaml")} - {"step", "default"})
     names = ["default", *draw(lists_of([n for n in own if not n.startswith("base")], 2))]
     layers = [(name, overlay(step.folder, name)) for name in names]
@@ -77,10 +79,10 @@ def launches(draw: Any) -> dict[str, Any]:
     numbers = [n for n, p in step.parameters.items() if p.type == "int" and p.keys]
     parameters = {name: draw(st.integers(1, 9)) for name in draw(lists_of(numbers, 3))}
     inputs = {name: f"/data/{name}" for name in draw(lists_of(list(step.inputs), 4))}
-    said = Words(inputs=inputs, parameters=parameters, overrides=overrides)
+    said = Arguments(inputs=inputs, parameters=parameters, overrides=overrides)
     true = base.get("values", {root: draw(VALUES) for root in draw(lists_of(step.config_roots, 4))})
-    wish = {"step": step, "entry": entry, "base": base, "overlays": layers, "words": said}
-    return {"wish": wish, "true": stated(step, true) if "path" in base else true}
+    spec = {"step": step, "entry": entry, "base": base, "overlays": layers, "words": said}
+    return {"spec": spec, "true": stated(step, true) if "path" in base else true}
 
 
 def owned(step: Step, key: str) -> bool:
@@ -103,22 +105,22 @@ def stated(step: Step, values: dict[str, Any]) -> dict[str, Any]:
 
 @given(launch=launches())
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_foreseen_is_what_the_step_program_merges(wish_of: WishOf, launch: dict[str, Any]) -> None:
-    wish = wish_of(**launch["wish"])
-    paths = {name: f"/inputs/{name}" for name in wish.words.inputs}
-    plan = configuration.planned(wish, paths) | {"base": {"values": launch["true"]}}
+def test_what_is_foreseen_is_what_the_step_program_merges(spec_of: SpecOf, launch: dict[str, Any]) -> None:
+    spec = spec_of(**launch["spec"])
+    paths = {name: f"/inputs/{name}" for name in spec.words.inputs}
+    plan = configuration.planned(spec, paths) | {"base": {"values": launch["true"]}}
     try:
         written = slipway_step.merge_config(without_resume(plan))
     except slipway_step.ConfigError:
-        assert wish.config.impossible or "path" in wish.base
+        assert spec.config.impossible or "path" in spec.base
         return
-    assert not wish.config.impossible
-    for key, leaf in resolver.leaves(wish.config.root):
+    assert not spec.config.impossible
+    for key, leaf in resolver.leaves(spec.config.root):
         assert at(written, key) == leaf.value, key
-    if "values" in wish.base:
-        assert resolver.plain(wish.config.root) == written
-    for key in wish.step.roles.values():
-        assert wish.config.value(key) is not ABSENT or at(written, key) is ABSENT
+    if "values" in spec.base:
+        assert resolver.plain(spec.config.root) == written
+    for key in spec.step.roles.values():
+        assert spec.config.value(key) is not ABSENT or at(written, key) is ABSENT
 
 
 def without_resume(config: dict[str, Any]) -> dict[str, Any]:
@@ -132,10 +134,10 @@ def at(config: Any, key: str) -> Any:
     return config
 
 
-def test_each_word_is_set_in_its_turn(wish_of: WishOf, step: Step) -> None:
-    said = Words(inputs={"train": "/t"}, parameters={"max_steps": 7}, overrides={"optimizer.lr": 2.0})
-    wish = wish_of(words=said)
-    found = [(a.key, a.by, a.word) for a in configuration.assignments(wish, {"train": "/inputs/t"})]
+def test_each_word_is_set_in_its_turn(spec_of: SpecOf, step: Step) -> None:
+    said = Arguments(inputs={"train": "/t"}, parameters={"max_steps": 7}, overrides={"optimizer.lr": 2.0})
+    spec = spec_of(words=said)
+    found = [(a.key, a.by, a.word) for a in configuration.assignments(spec, {"train": "/inputs/t"})]
     assert found[:2] == [
         ("step_scheduler.max_steps", "max_steps=", "max_steps=7"),
         ("optimizer.lr", "optimizer.lr=", "optimizer.lr=2.0"),
@@ -213,12 +215,12 @@ def test_a_key_below_a_value_is_refused(project: Project, asked: tuple[str, ...]
 
 
 @pytest.mark.parametrize("word", ["mixed_precision.fp8=hybrid", "train.global_batch_size.x=3"])
-def test_what_the_container_would_refuse_is_refused_when_planning(wish_of: WishOf, word: str) -> None:
-    step = catalogue.find_step(Root(REPO), "sft/megatron_bridge")
+def test_what_the_container_would_refuse_is_refused_when_planning(spec_of: SpecOf, word: str) -> None:
+    step = definitions.find_step(Root(REPO), "sft/megatron_bridge")
     entry = next(e for s, e in runnable() if s.id == step.id and e.flavour == "cuda")
-    base = catalogue.base_config(step, entry)
-    wish = wish_of(step=step, entry=entry, base=base, words=words.parse(step, (*INPUTS, word)))
-    (finding,) = configuration.check(wish)
+    base = definitions.base_config(step, entry)
+    spec = spec_of(step=step, entry=entry, base=base, words=arguments.parse(step, (*INPUTS, word)))
+    (finding,) = configuration.check(spec)
     with pytest.raises(slipway_step.ConfigError, match=r"cannot be set, since .* and not a mapping"):
-        slipway_step.merge_config(without_resume(configuration.planned(wish, {})))
+        slipway_step.merge_config(without_resume(configuration.planned(spec, {})))
     assert (finding.code, finding.where) == (64, word) and "and not a mapping (base)" in finding.what

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from helpers import CHAT, HERE, write_chats
 
-from launcher import datasets
-from launcher.faults import Found
-from launcher.jsonl import MAX_LINE
+from launcher.artifacts import datasets
+from launcher.artifacts.faults import Found
+from launcher.artifacts.jsonl import MAX_LINE
 
 LINE = json.dumps(CHAT) + "\n"
 

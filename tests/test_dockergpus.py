@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from helpers import REPO
 
-from launcher import gpus
+from launcher.core import gpus
+from launcher.core.plan import GpuDevice
 from launcher.engines import dockergpus
-from launcher.plan import GpuDevice
 
 INFORMATION = """\
 Model: \t\t NVIDIA H100 80GB HBM3

@@ -14,8 +14,8 @@ from helpers import REPO, Project
 from slurm_site import ANSWERS, CONFIG, HELP, SITE, say, seen
 from slurm_site import site as site
 
+from launcher.catalog.profiles import SlurmProfile
 from launcher.doctor import Site, pyxis
-from launcher.profiles import SlurmProfile
 from slipway.project import Root
 
 UNPACKS = "ok pyxis pyxis 0.24.0 unpacks the image on each node for every attempt; "

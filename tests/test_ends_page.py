@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helpers import HERE, REPO
 
-from launcher.outcome import End
+from launcher.records.outcome import End
 
 PAGE = (REPO / "docs" / "ends.md").read_text()
 GOES_ON = {"pending", "running"}  # no ends

@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import MODEL, TRAIN, Project, WishOf, engine_of, output_of, seen_of
+from helpers import MODEL, TRAIN, Project, SpecOf, engine_of, output_of, seen_of
 
-from launcher import records
+from launcher.catalog.profiles import DockerProfile, ExtraMount, Profile
+from launcher.core.arguments import Arguments
 from launcher.engines import docker
-from launcher.planner import make_plan
-from launcher.profiles import DockerProfile, ExtraMount, Profile
-from launcher.words import Words
+from launcher.planning.planner import make_plan
+from launcher.records import run_directory
 from slipway.errors import SlipwayError
 from slipway.project import Root
 
@@ -57,13 +57,13 @@ def as_argv(request: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("gpus", [0, 4])
 def test_the_text_is_the_command_that_makes_the_same_container(
-    project: Project, docker_stand_in: Path, wish_of: WishOf, profile: Profile, gpus: int
+    project: Project, docker_stand_in: Path, spec_of: SpecOf, profile: Profile, gpus: int
 ) -> None:
     """A shell that has RUN_ID and RUN_DIR runs it; the docker command writes down what it was told."""
     profile = msgspec.structs.replace(profile, mounts=[ExtraMount(source='/a,b "c"', target="/d e,f")])
-    wish = wish_of(profile=profile, gpus=gpus, procs=gpus or 1, env={"NASTY": NASTY, "EMPTY": ""})
+    spec = spec_of(profile=profile, gpus=gpus, procs=gpus or 1, env={"NASTY": NASTY, "EMPTY": ""})
     seen = seen_of(output=None, artifacts={"train": msgspec.structs.replace(TRAIN, path="/a b/c'd.jsonl")})
-    request = docker.render(make_plan(wish, seen, {}))
+    request = docker.render(make_plan(spec, seen, {}))
     run_id = "20260101T000000Z-a-b"
     run_dir = Path("/runs of mine") / run_id
 
@@ -73,11 +73,11 @@ def test_the_text_is_the_command_that_makes_the_same_container(
     split: list[str] = []
     for before, word in zip(["", *told], told, strict=False):
         split += next(csv.reader([word])) if before == "--mount" else [word]
-    assert split == as_argv(docker.fill(request, records.Run(run_dir)))
+    assert split == as_argv(docker.fill(request, run_directory.Run(run_dir)))
 
 
-def test_the_request_is_what_the_plan_says(wish_of: WishOf) -> None:
-    plan = make_plan(wish_of(env={"A": "1"}), seen_of(), {})
+def test_the_request_is_what_the_plan_says(spec_of: SpecOf) -> None:
+    plan = make_plan(spec_of(env={"A": "1"}), seen_of(), {})
     request = docker.render(plan)
     assert (request["Image"], request["User"]) == (plan.image, "1000:1000")
     assert [*request["Entrypoint"], *request["Cmd"]] == plan.command
@@ -89,19 +89,19 @@ def test_the_request_is_what_the_plan_says(wish_of: WishOf) -> None:
     assert "DeviceRequests" not in request["HostConfig"]
 
 
-def test_submitting_fills_in_two_names_and_nothing_else(wish_of: WishOf) -> None:
-    plan = make_plan(wish_of(words=Words(inputs={"train": "", "model": ""})), seen_of(output=None), {})
+def test_submitting_fills_in_two_names_and_nothing_else(spec_of: SpecOf) -> None:
+    plan = make_plan(spec_of(words=Arguments(inputs={"train": "", "model": ""})), seen_of(output=None), {})
     request = docker.render(plan)
     before = docker.request_text(request)
-    filled = docker.fill(request, records.Run(Path("/runs/the-id")))
+    filled = docker.fill(request, run_directory.Run(Path("/runs/the-id")))
     assert docker.request_text(request) == before, "the plan's own request stays as it is"
     text = before.replace("${RUN_ID}", "the-id").replace("${RUN_DIR}", "/runs/the-id")
     assert docker.request_text(filled) == text
     assert "${" not in text
 
 
-def test_the_text_of_a_request_is_stable_json(wish_of: WishOf) -> None:
-    texts = {docker.request_text(docker.render(make_plan(wish_of(), seen_of(), {}))) for _ in range(2)}
+def test_the_text_of_a_request_is_stable_json(spec_of: SpecOf) -> None:
+    texts = {docker.request_text(docker.render(make_plan(spec_of(), seen_of(), {}))) for _ in range(2)}
     assert len(texts) == 1
     (text,) = texts
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
@@ -118,16 +118,16 @@ def test_an_engine_that_is_dead_is_seen_with_its_error(tmp_path: Path) -> None:
         pass
 
 
-def test_an_output_is_mounted_to_be_written_and_inputs_are_not(wish_of: WishOf) -> None:
-    mounts = docker.render(make_plan(wish_of(), seen_of(output=output_of(path="/out")), {}))["HostConfig"]["Mounts"]
+def test_an_output_is_mounted_to_be_written_and_inputs_are_not(spec_of: SpecOf) -> None:
+    mounts = docker.render(make_plan(spec_of(), seen_of(output=output_of(path="/out")), {}))["HostConfig"]["Mounts"]
     readonly = {m["Source"]: m["ReadOnly"] for m in mounts}
     assert (readonly["/out"], readonly[TRAIN.path], readonly[MODEL.path]) == (False, True, True)
 
 
 @pytest.mark.parametrize(("wanted", "asked"), [(-1, "unlimited"), (9, "9")])
-def test_a_limit_that_was_lowered_is_reported(wish_of: WishOf, profile: Profile, wanted: int, asked: str) -> None:
-    wish = wish_of(profile=msgspec.structs.replace(profile, ulimits={"memlock": wanted, "nofile": 4}))
+def test_a_limit_that_was_lowered_is_reported(spec_of: SpecOf, profile: Profile, wanted: int, asked: str) -> None:
+    spec = spec_of(profile=msgspec.structs.replace(profile, ulimits={"memlock": wanted, "nofile": 4}))
     seen = seen_of(engine=engine_of(hard_limits={"memlock": 8, "nofile": 8}))
     what = f"{asked} asked for, this engine can give 8: lowered"
-    (finding,) = docker.check(make_plan(wish, seen, {}), seen)
+    (finding,) = docker.check(make_plan(spec, seen, {}), seen)
     assert (finding.severity, finding.where, finding.what) == ("warning", "ulimit memlock", what)

@@ -18,16 +18,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, Inputs, Project, WishOf, engine_of, entry_of, left_by, seen_of
+from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, Inputs, Project, SpecOf, engine_of, entry_of, left_by, seen_of
 from test_golden import SHAPES, compare, without_hash
 
-from launcher import profiles
+from launcher.catalog import profiles
+from launcher.catalog.profiles import EnrootProfile, ExtraMount
+from launcher.core.plan import ImageInfo, Plan
 from launcher.engines import Status, enroot, enrootruns
-from launcher.outcome import End, Ended
-from launcher.plan import ImageSeen, Plan
-from launcher.planner import make_plan
-from launcher.profiles import EnrootProfile, ExtraMount
-from launcher.records import Run
+from launcher.planning.planner import make_plan
+from launcher.records.outcome import End, Ended
+from launcher.records.run_directory import Run
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
@@ -46,13 +46,13 @@ esac
 
 
 @pytest.fixture
-def plan_of(wish_of: WishOf) -> Callable[..., Plan]:
-    """Makes a plan for enroot, with changes of the wish; `profile`: keys of the profile."""
+def plan_of(spec_of: SpecOf) -> Callable[..., Plan]:
+    """Makes a plan for enroot, with changes of the spec; `profile`: keys of the profile."""
 
     def make(profile: dict[str, Any] | None = None, **changes: Any) -> Plan:
         keys = msgspec.structs.replace(PROFILE, **(profile or {}))
-        seen = seen_of(image=ImageSeen(id=IMAGE, source=SQSH, recorded=1), engine=engine_of(kind="enroot"))
-        return make_plan(wish_of(profile=keys, **changes), seen, {})
+        seen = seen_of(image=ImageInfo(id=IMAGE, source=SQSH, recorded=1), engine=engine_of(kind="enroot"))
+        return make_plan(spec_of(profile=keys, **changes), seen, {})
 
     return make
 
@@ -115,7 +115,7 @@ def test_a_writable_root_is_asked_for(plan_of: Callable[..., Plan]) -> None:
 
 
 def findings(plan: Plan, **image: Any) -> list[tuple[str, str, int]]:
-    seen = seen_of(image=ImageSeen(id=IMAGE, source=SQSH, recorded=1, **image))
+    seen = seen_of(image=ImageInfo(id=IMAGE, source=SQSH, recorded=1, **image))
     return [(f.where, f.what, f.code) for f in enroot.check(plan, seen)]
 
 

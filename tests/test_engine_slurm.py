@@ -13,15 +13,16 @@ from typing import Any
 import msgspec
 import pytest
 import rl
-from helpers import HOST, IMAGE, REPO, TRAIN, WishOf, entry_of, output_of, record_image, seen_of
+from helpers import HOST, IMAGE, REPO, TRAIN, SpecOf, entry_of, output_of, record_image, seen_of
 from slurm_job import PROFILE, RUN_ID, Job
 
-from launcher import fit, records
+from launcher.catalog.profiles import ExtraMount
+from launcher.core.plan import ImageInfo, Plan
 from launcher.engines import slurm
 from launcher.engines.shell import quote
-from launcher.plan import ImageSeen, Plan
-from launcher.planner import make_plan
-from launcher.profiles import ExtraMount
+from launcher.planning.checks import parallelism
+from launcher.planning.planner import make_plan
+from launcher.records import run_directory
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
@@ -32,10 +33,10 @@ ODD = """it's-(here)#*=;!~&<|>{x}é"""  # what a path may hold that pyxis can mo
 
 
 @pytest.fixture
-def plan_of(wish_of: WishOf) -> Any:
-    def make(seen: Any = None, wish: dict[str, Any] | None = None, **profile: Any) -> Plan:
+def plan_of(spec_of: SpecOf) -> Any:
+    def make(seen: Any = None, spec: dict[str, Any] | None = None, **profile: Any) -> Plan:
         changed = msgspec.structs.replace(PROFILE, **profile)
-        return make_plan(wish_of(**({"profile": changed} | (wish or {}))), seen or seen_of(), {})
+        return make_plan(spec_of(**({"profile": changed} | (spec or {}))), seen or seen_of(), {})
 
     return make
 
@@ -55,7 +56,7 @@ def directive(plan: Plan) -> dict[str, str]:
 
 
 def test_rendering_is_pure_and_stable(plan_of: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plan = plan_of(wish={"env": {"B": NASTY, "A": "1"}}, setup=["true"], sbatch={"comment": LINE})
+    plan = plan_of(spec={"env": {"B": NASTY, "A": "1"}}, setup=["true"], sbatch={"comment": LINE})
     before = canonical.dumps(plan)
     first = script(plan)
     monkeypatch.chdir(tmp_path)
@@ -78,7 +79,7 @@ def test_it_begins_with_what_made_it_and_directives_come_before_anything_else(pl
 def test_the_sites_keys_become_directives(plan_of: Any) -> None:
     keys = {"account": "dept", "partition": "a,b", "qos": "high", "reservation": "week", "constraint": "[a|b]&c"}
     more: dict[str, Any] = {"time": "1-00:00:00", "mem": "0", "cpus": 16, "exclusive": True, "stop_seconds": 33}
-    found = directive(plan_of(wish={"nodes": 3}, **keys, **more, sbatch={"hold": True, "nice": 5, "spread-job": False}))
+    found = directive(plan_of(spec={"nodes": 3}, **keys, **more, sbatch={"hold": True, "nice": 5, "spread-job": False}))
     assert found == {
         "account": "dept", "partition": "a,b", "qos": "high", "reservation": "week", "constraint": '"[a|b]&c"',
         "time": "1-00:00:00", "mem": "0", "cpus-per-task": "16", "exclusive": "", "signal": "B:USR1@33", "hold": "",
@@ -111,7 +112,7 @@ def test_gpus_are_asked_for_as_the_site_knows_them(
     plan_of: Any, profile: dict[str, Any], name: str, value: str
 ) -> None:
     asked = {"entry": entry_of("cuda"), "gpus": 8, "procs": 8}
-    found = directive(plan_of(wish=asked, **profile))
+    found = directive(plan_of(spec=asked, **profile))
     assert {k: v for k, v in found.items() if "g" in k and k in ("gres", "gpus-per-node")} == {name: value}
     assert not {"gres", "gpus-per-node"} & set(directive(plan_of(**profile)))
 
@@ -143,7 +144,7 @@ def test_only_our_placeholders_are_left_to_the_shell(word: str, text: str) -> No
 
 @pytest.mark.parametrize("word", ["pip install", "pip3", "uv sync", "uv pip", "apt", "conda", "npm", "git clone"])
 def test_nothing_is_installed(plan_of: Any, word: str) -> None:
-    text = script(plan_of(wish={"nodes": 4, "entry": entry_of("cuda"), "gpus": 8}))
+    text = script(plan_of(spec={"nodes": 4, "entry": entry_of("cuda"), "gpus": 8}))
     text += "".join((REPO / "entrypoints" / name).read_text() for name in slurm.FILES)
     assert not re.search(rf"\b{word}\b", text)
 
@@ -204,7 +205,7 @@ def test_every_variable_that_is_set_is_named_twice_but_those_of_each_rank(job: J
 
 def test_a_rank_is_never_named(plan_of: Any) -> None:
     """Rules refuse them; pyxis sets them for every task, and naming them would hide that."""
-    named = slurm._srun(plan_of(wish={"env": {"RANK": "0", "LOCAL_RANK": "0"}}))["container-env"]
+    named = slurm._srun(plan_of(spec={"env": {"RANK": "0", "LOCAL_RANK": "0"}}))["container-env"]
     assert not {"RANK", "LOCAL_RANK"} & set(str(named).split(","))
 
 
@@ -217,19 +218,19 @@ def test_there_is_one_srun_with_one_of_each_option(job: Job) -> None:
     assert job.srun.option("kill-on-bad-exit") == "1"
 
 
-def test_a_script_without_its_image_refuses_itself(job: Job, wish_of: WishOf) -> None:
-    wish = wish_of(profile=PROFILE)
-    job.write(make_plan(wish, seen_of(image=ImageSeen(missing="no file"), host=job.seen().host), {}))
+def test_a_script_without_its_image_refuses_itself(job: Job, spec_of: SpecOf) -> None:
+    spec = spec_of(profile=PROFILE)
+    job.write(make_plan(spec, seen_of(image=ImageInfo(missing="no file"), host=job.seen().host), {}))
     assert "IMAGE=UNRESOLVED\n" in (job.path / "script.sh").read_text()
     assert job.run() == 78
     assert "refused: the image was not resolved when this script was written" in job.err
     assert not job.calls("srun")
 
 
-def test_an_image_of_a_registry_is_not_looked_for_on_the_node(job: Job, wish_of: WishOf) -> None:
+def test_an_image_of_a_registry_is_not_looked_for_on_the_node(job: Job, spec_of: SpecOf) -> None:
     source = f"registry.example:5000#org/name@sha256:{'1' * 64}"
-    seen = msgspec.structs.replace(job.seen(), image=ImageSeen(id=IMAGE, source=source))
-    job.write(make_plan(wish_of(profile=PROFILE), seen, {}))
+    seen = msgspec.structs.replace(job.seen(), image=ImageInfo(id=IMAGE, source=source))
+    job.write(make_plan(spec_of(profile=PROFILE), seen, {}))
     assert job.run() == 0, job.err
     assert job.srun.option("container-image") == source
 
@@ -303,13 +304,13 @@ def test_a_path_that_pyxis_cannot_write_is_refused(plan_of: Any, place: str, cha
 def test_a_run_directory_that_pyxis_cannot_mount_is_refused_at_submission(plan_of: Any) -> None:
     request = slurm.render(plan_of())
     with pytest.raises(SlipwayError, match="the path of the run directory holds white space, a comma") as e:
-        slurm.fill(request, records.Run(Path("/runs/a:b") / RUN_ID))
+        slurm.fill(request, run_directory.Run(Path("/runs/a:b") / RUN_ID))
     assert (e.value.code, e.value.remedy) == (Exit.CONFIG, "name another: --runs-dir")
 
 
 def test_the_script_is_submitted_as_it_was_shown_and_its_hash_recorded(plan_of: Any) -> None:
     request = slurm.render(plan_of())
-    filled = slurm.fill(request, records.Run(Path("/runs") / RUN_ID))
+    filled = slurm.fill(request, run_directory.Run(Path("/runs") / RUN_ID))
     assert filled == request | {"sha256": canonical.sha256(request["script"].encode())}
     assert slurm.request_text(request) == slurm.as_text(request) == slurm.request_text(filled) == request["script"]
 
@@ -320,7 +321,7 @@ def test_the_script_is_submitted_as_it_was_shown_and_its_hash_recorded(plan_of: 
         ({"output": output_of(path="/scratch/out")}, "mount /output", "output=PATH"),
         ({"artifacts": {"train": msgspec.structs.replace(TRAIN, path="/tmp/chats.jsonl")}},
          "mount /inputs/train-aaaaaaaa/chats.jsonl", ""),
-        ({"image": ImageSeen(id=IMAGE, source="/local/a.sqsh")}, "image", "squash: in the profile"),
+        ({"image": ImageInfo(id=IMAGE, source="/local/a.sqsh")}, "image", "squash: in the profile"),
         ({"host": msgspec.structs.replace(HOST, runs="/local/runs")}, "runs directory",
          "runs: in the profile, or --runs-dir"),
         ({"host": msgspec.structs.replace(HOST, hf_home="/datasets/hf")}, "mount /cache/datasets",
@@ -339,7 +340,7 @@ def test_what_other_nodes_will_not_see_is_refused(plan_of: Any, what: dict[str, 
 
 def test_a_site_that_names_no_shared_folders_is_warned_for_several_nodes(plan_of: Any) -> None:
     assert not list(slurm.check(plan_of(), seen_of()))
-    (found,) = slurm.check(plan_of(wish={"nodes": 2}), seen_of())
+    (found,) = slurm.check(plan_of(spec={"nodes": 2}), seen_of())
     assert (found.severity, found.where) == ("warning", f"{PROFILE.file}: shared")
 
 
@@ -376,7 +377,7 @@ def test_what_is_no_option_is_refused(plan_of: Any, key: str, name: str, value: 
 
 @pytest.mark.parametrize("name", ["ALL", "NONE", "NIL"])
 def test_a_variable_that_means_something_else_to_srun_is_refused(plan_of: Any, name: str) -> None:
-    found = found_in(plan_of(wish={"env": {name: "1"}}))
+    found = found_in(plan_of(spec={"env": {name: "1"}}))
     assert found == [(f"variable {name}", "is no name that Slurm's --export can say")]
 
 
@@ -387,21 +388,21 @@ def test_a_key_of_two_lines_would_be_a_line_of_the_script(plan_of: Any, key: str
 
 
 @pytest.mark.parametrize(("head", "of_job"), [("shared", 2), ("dedicated", 3)])
-def test_a_dedicated_head_of_ray_is_one_node_more(wish_of: WishOf, head: str, of_job: int) -> None:
+def test_a_dedicated_head_of_ray_is_one_node_more(spec_of: SpecOf, head: str, of_job: int) -> None:
     """The library, and all estimates with it, knows of those alone that work."""
     profile = msgspec.structs.replace(PROFILE, ray_head=head)
-    found = rl.launch(wish_of, "grpo", "v0.7.0", rl.usual("grpo"), profile=profile, nodes=2)
+    found = rl.launch(spec_of, "grpo", "v0.7.0", rl.usual("grpo"), profile=profile, nodes=2)
     assert found.config["cluster.num_nodes"] == 2
     assert (directive(found.plan)["nodes"], found.plan.env["SLIPWAY_NODES"].value) == (str(of_job), str(of_job))
     assert f"\nNODES={of_job}\n" in script(found.plan)
     assert ("SLIPWAY_RAY_HEAD" in found.plan.env) == (head == "dedicated")
-    (note,) = [line for line in fit.notes(found.wish) if line.startswith("shape: Ray with 2 x 8 workers")]
+    (note,) = [line for line in parallelism.notes(found.spec) if line.startswith("shape: Ray with 2 x 8 workers")]
     assert note.startswith("shape: Ray with 2 x 8 workers, and a node for its head") == (head == "dedicated")
 
 
-def test_a_dedicated_head_makes_a_job_of_several_nodes_of_one_that_works(wish_of: WishOf) -> None:
+def test_a_dedicated_head_makes_a_job_of_several_nodes_of_one_that_works(spec_of: SpecOf) -> None:
     profile = msgspec.structs.replace(PROFILE, ray_head="dedicated")
-    plan = rl.launch(wish_of, "grpo", "v0.7.0", rl.usual("grpo"), profile=profile).plan
+    plan = rl.launch(spec_of, "grpo", "v0.7.0", rl.usual("grpo"), profile=profile).plan
     assert plan.shape.nodes == 2 and "/output" in plan.env["SLIPWAY_SHARED"].value.split()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,31 +13,21 @@ import pytest
 from helpers import REPO
 
 OURS = ("slipway", "images", "launcher")
-# From the top down; a floor imports only what stands below it.
-LAUNCHER = [
-    {"cli"},
-    {"show", "steplist", "configlist", "doctor", "cachelist"},
-    {"convert", "conversions", "foreground"},
-    {"life"},
-    {"flow"},
-    {"observe", "code", "profilelist", "cachefolders"},
-    {"records"},
-    {"rules", "engines", "planner"},
-    {"outcome"},
-    {"reports"},
-    {"memory_rl"},
-    {"memory", "rlrules", "gpus", "configuration"},
-    {"fit"},
-    {"plan"},
-    {"words", "releases"},
-    {"catalogue", "profiles", "fullcheck"},
-    {"artifacts", "hub", "megatroncache"},
-    {"blobs"},
-    {"hubcache"},
-    {"checkpoints", "datasets"},
-    {"compressed", "jsonl", "parquet"},
-    {"faults"},
+# From the top down; a room imports only what stands below it (docs/structure.md).
+ROOMS = [
+    "cli",
+    "doctor",
+    "lists",
+    "prerequisites",
+    "runs",
+    "planning",
+    "engines",
+    "records",
+    "core",
+    "catalog",
+    "artifacts",
 ]
+MOST_LINES = 400  # of a module
 HEAVY = {"docker", "jinja2", "packaging", "pip", "requests", "urllib3", "uv", "yaml", "msgspec", "http.client", "ssl"}
 
 
@@ -55,27 +46,45 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def floor_of(name: str) -> int:
-    """Which of the launcher's floors a full name stands on; the last for what is not the launcher's."""
+def room_of(name: str) -> int:
+    """Which of the launcher's rooms a full name is of; one below the last for what is not the launcher's."""
     parts = name.split(".")
-    if parts[0] != "launcher" or len(parts) == 1:
-        return len(LAUNCHER)
-    return next(n for n, names in enumerate(LAUNCHER) if parts[1] in names)
+    return ROOMS.index(parts[1]) if parts[0] == "launcher" and len(parts) > 1 else len(ROOMS)
 
 
-def test_every_module_of_the_launcher_stands_on_a_floor() -> None:
-    names = {p.relative_to(REPO / "launcher").parts[0].removesuffix(".py") for p in modules("launcher")} - {"__init__"}
-    assert names == set().union(*LAUNCHER)
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_every_module_of_the_launcher_is_in_a_room() -> None:
+    assert {p.relative_to(REPO / "launcher").parts[0] for p in modules("launcher")} == {*ROOMS, "__init__.py"}
 
 
 @pytest.mark.parametrize("path", modules("launcher"), ids=lambda p: str(p.relative_to(REPO)))
 def test_the_launcher_imports_only_downwards(path: Path) -> None:
-    here = ".".join(path.relative_to(REPO).with_suffix("").parts)
-    if here.endswith("__init__"):
-        return
+    here = dotted(path)
     for name in imported(path):
-        if name.split(".")[:2] != here.split(".")[:2] or here.count(".") == 1:  # a package's modules know each other
-            assert floor_of(name) > floor_of(here), f"{here} imports {name}"
+        if name.split(".")[:2] != here.split(".")[:2]:
+            assert room_of(name) > room_of(here), f"{here} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["slipway", "images", *(f"launcher/{room}" for room in ROOMS)])
+def test_no_modules_of_a_room_import_each_other(package: str) -> None:
+    """But for an `__init__` that brings its own room's modules together."""
+    paths = {dotted(p): p for p in modules(package)}
+    graph: dict[str, set[str]] = {}
+    for here, path in paths.items():
+        names = {other for name in imported(path) for other in (name, name.rpartition(".")[0]) if other in paths}
+        graph[here] = {n for n in names if not here.startswith(f"{n}.") and n != here}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as e:
+        raise AssertionError(f"these import each other: {' -> '.join(e.args[1])}") from e
+
+
+@pytest.mark.parametrize("path", [p for package in OURS for p in modules(package)], ids=dotted)
+def test_no_module_is_too_long(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize(
@@ -102,9 +111,10 @@ def test_verify_needs_nothing_but_the_standard_library_and_a_copy_of_packaging()
 def test_rules_and_plan_look_at_nothing() -> None:
     """They are pure: what they are given is all that they know."""
     looking = {"os", "shutil", "subprocess", "socket", "time", "datetime", "random", "docker", "slipway.files"}
-    for name in ("rules", "plan", "planner", "words", "fit", "gpus", "memory", "memory_rl"):
-        names = set(imported(REPO / "launcher" / f"{name}.py"))
-        assert not {n for n in names if n in looking or n.split(".")[0] in looking}, name
+    pure = ["core/plan.py", "core/arguments.py", "core/gpus.py", "planning/planner.py", "planning/configuration.py"]
+    for path in (*(REPO / "launcher" / name for name in pure), *modules("launcher/planning/checks")):
+        names = set(imported(path))
+        assert not {n for n in names if n in looking or n.split(".")[0] in looking}, path
 
 
 @pytest.mark.parametrize("program", ["images", "launch"])

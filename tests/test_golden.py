@@ -14,16 +14,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, WishOf, engine_of, entry_of, output_of, seen_of
+from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, SpecOf, engine_of, entry_of, output_of, seen_of
 
 from images.model import Environment, Repository
-from launcher import catalogue, megatroncache, profiles, releases
-from launcher.artifacts import Artifact
-from launcher.catalogue import Step
+from launcher.artifacts.detection import Artifact
+from launcher.catalog import cache_location, definitions, profiles, releases
+from launcher.catalog.definitions import Step
+from launcher.core.arguments import Arguments
+from launcher.core.plan import ImageInfo, Plan
 from launcher.engines import docker, slurm
-from launcher.plan import ImageSeen, Plan
-from launcher.planner import make_plan
-from launcher.words import Words
+from launcher.planning.planner import make_plan
 from slipway import canonical
 from slipway.project import Root
 
@@ -41,7 +41,7 @@ FILES = {name: n * 64 for name, n in (("common.sh", "1"), ("entrypoint.sh", "2")
 SHAPES: dict[str, dict[str, Any]] = {"cpu": {"gpus": 0, "procs": 2}, "cuda": {"gpus": 4, "procs": 4}}
 LARGE: dict[str, Any] = {"nodes": 4, "gpus": 8, "procs": 8}
 HASH = "0" * 64
-STEPS = sorted(catalogue.step_folders(Root(REPO)))
+STEPS = sorted(definitions.step_folders(Root(REPO)))
 
 
 def compare(path: Path, text: str, accept: str = ACCEPT) -> None:
@@ -69,35 +69,35 @@ def shape(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=STEPS)
-def plan(request: pytest.FixtureRequest, shape: str, wish_of: WishOf) -> Plan:
+def plan(request: pytest.FixtureRequest, shape: str, spec_of: SpecOf) -> Plan:
     """Of a step and the docker profile."""
-    step = catalogue.find_step(Root(REPO), request.param)
+    step = definitions.find_step(Root(REPO), request.param)
     if not has_base(step, shape):
         pytest.skip(f"{step.id} has no base for {shape}")
-    return plan_of(step, shape, wish_of, **SHAPES[shape])
+    return plan_of(step, shape, spec_of, **SHAPES[shape])
 
 
 def has_base(step: Step, flavour: str) -> bool:
     return any(base.flavour in (None, flavour) for base in step.base)
 
 
-def plan_of(step: Step, flavour: str, wish_of: WishOf, image: str = "", **changes: Any) -> Plan:
+def plan_of(step: Step, flavour: str, spec_of: SpecOf, image: str = "", **changes: Any) -> Plan:
     """With paths, pins and versions that are none of a real machine."""
     main = Environment(python="/opt/venv/bin/python", packages=VERSIONS[step.library])
     brought = {n: r for n, r in REPOSITORIES.items() if n in step.repositories and flavour == "cuda"}
     entry = entry_of(flavour, library=step.library, environments={"main": main}, repositories=brought)
-    program = catalogue.choose_command(step, entry).program
+    program = definitions.choose_command(step, entry).program
     step = releases.at_release(step, entry)
-    overlays = [(name, catalogue.overlay(step, name)) for name in ("default", "tiny")]
+    overlays = [(name, definitions.overlay(step, name)) for name in ("default", "tiny")]
     artifacts = {name: artifact(name, i.types[0]) for name, i in step.inputs.items() if not i.optional}
-    words = Words(inputs={n: a.path for n, a in artifacts.items()}, output="/data/out")
-    base = catalogue.base_config(step, entry)
+    words = Arguments(inputs={n: a.path for n, a in artifacts.items()}, output="/data/out")
+    base = definitions.base_config(step, entry)
     wired = releases.wired(step, artifacts)
     facts = {"program": program, "overlays": overlays, "base": base, "words": words, "wired": wired}
-    cache = megatroncache.choose("/data/megatron", None, {}, "", entry) if step.caches else None
-    wish = wish_of(step=step, entry=entry, megatron_cache=cache, **facts, **changes)
-    engine, found = engine_of(gpus=4), ImageSeen(id=IMAGE, source=image, recorded=1)
-    return make_plan(wish, seen_of(artifacts=artifacts, engine=engine, image=found, output=output_of()), FILES)
+    cache = cache_location.choose("/data/megatron", None, {}, "", entry) if step.caches else None
+    spec = spec_of(step=step, entry=entry, megatron_cache=cache, **facts, **changes)
+    engine, found = engine_of(gpus=4), ImageInfo(id=IMAGE, source=image, recorded=1)
+    return make_plan(spec, seen_of(artifacts=artifacts, engine=engine, image=found, output=output_of()), FILES)
 
 
 def artifact(name: str, type_: str) -> Artifact:
@@ -127,7 +127,7 @@ def test_the_text_of_the_request_is_the_golden_one(plan: Plan, shape: str) -> No
 
 def scripts() -> list[tuple[str, str, dict[str, Any]]]:
     """Step, flavour and shape: every step as cuda, where it has that, and one in all shapes."""
-    found = [(catalogue.find_step(Root(REPO), name), "cuda") for name in STEPS]
+    found = [(definitions.find_step(Root(REPO), name), "cuda") for name in STEPS]
     chosen = [(s.id, f if has_base(s, f) else "cpu", SHAPES[f if has_base(s, f) else "cpu"]) for s, f in found]
     return [*chosen, ("sft/automodel", "cuda", LARGE), ("sft/automodel", "cpu", SHAPES["cpu"])]
 
@@ -138,11 +138,11 @@ def script_file(step: str, flavour: str, shape: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize(("step", "flavour", "shape"), scripts(), ids=lambda v: v if isinstance(v, str) else "")
-def test_the_script_is_the_golden_one(step: str, flavour: str, shape: dict[str, Any], wish_of: WishOf) -> None:
+def test_the_script_is_the_golden_one(step: str, flavour: str, shape: dict[str, Any], spec_of: SpecOf) -> None:
     profile = profiles.find_profile(Root(REPO), "slurm-pyxis")
     profile = msgspec.structs.replace(profile, file="/project/launcher/profiles/slurm-pyxis.yaml")
-    found = catalogue.find_step(Root(REPO), step)
-    plan = plan_of(found, flavour, wish_of, image="/shared/squash/image.sqsh", profile=profile, **shape)
+    found = definitions.find_step(Root(REPO), step)
+    plan = plan_of(found, flavour, spec_of, image="/shared/squash/image.sqsh", profile=profile, **shape)
     text = str(slurm.render(plan)["script"])
     assert f"PLAN={plan.hash}\n" in text
     compare(script_file(step, flavour, shape), without_hash(text, plan))

@@ -12,7 +12,7 @@ import pytest
 from helpers import IMAGE, REPO, Engine, Inputs, Project, Refused, errors, record_image
 
 from images import lock as locks
-from launcher import catalogue, releases
+from launcher.catalog import definitions, releases
 from slipway.project import Root
 
 # The engine answers as engines do (its API's history says what each version shows); nvidia-smi is a program.
@@ -281,14 +281,14 @@ def test_a_rootless_engine_of_another_user_cannot_write_the_callers_files(
 
 
 STEPS = sorted(
-    {step.id for step in catalogue.all_steps(Root(REPO))} - {"optimize/modelopt/prune"}
+    {step.id for step in definitions.all_steps(Root(REPO))} - {"optimize/modelopt/prune"}
 )  # without a cuda one
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_gets_the_gpus_that_it_usually_has(project: Project, engine: Engine, name: str) -> None:
     """Its inputs are not there, which is all that is said of it: what can be rendered is."""
-    step = catalogue.find_step(project.root, name)
+    step = definitions.find_step(project.root, name)
     entry = locks.select(locks.load_lock(project.root), step.library, "cuda")
     step = releases.at_release(step, entry)
     record_image(project.root, entry)

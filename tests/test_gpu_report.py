@@ -17,7 +17,7 @@ from test_memory import LLAMA_1B, layout
 
 from images import lock as locks
 from images.model import Lock
-from launcher import memory
+from launcher.planning.checks import memory
 from slipway.project import Root
 
 ROOT_SH = REPO / "tests" / "gpu" / "root.sh"
@@ -148,7 +148,7 @@ def test_the_machine_is_an_entry_of_a_lock_that_the_entrypoint_compares(yard: Ro
 
 
 def inputs(folder: Path, name: str) -> tuple[str, str]:
-    """Words for conversations and a model of that name's sizes, whose weights are a hole in a file."""
+    """Arguments for conversations and a model of that name's sizes, whose weights are a hole in a file."""
     train, model = write_chats(folder / "chats.jsonl"), write_checkpoint(folder / name)
     sizes = check.MODELS[name]
     (model / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]} | sizes))

@@ -15,8 +15,8 @@ import pytest
 from helpers import SHARDS, Done, Engine, Project, errors, safetensors, script, tree, write_chats, write_checkpoint
 from hubs import Hub, hub_in
 
-from launcher.artifacts import Artifact
-from launcher.planner import container_path
+from launcher.artifacts.detection import Artifact
+from launcher.planning.planner import container_path
 from slipway.files import sha256_file
 
 BIG, CHUNK = "model.safetensors", 10 * 1024 * 1024  # the library writes as much at a time

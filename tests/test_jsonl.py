@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from launcher import jsonl
-from launcher.jsonl import MAX_LINE, Shape
+from launcher.artifacts import jsonl
+from launcher.artifacts.jsonl import MAX_LINE, Shape
 
 CHAT, PREFERENCE, PROMPT = Shape("chat_jsonl"), Shape("preference_jsonl"), Shape("prompt_jsonl")
 USER, ASSISTANT = {"role": "user", "content": "Where to?"}, {"role": "assistant", "content": "Out to sea."}

@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from images import lock as locks
-from launcher import catalogue, checkpoints, releases
-from launcher.artifacts import Artifact
+from launcher.artifacts import checkpoints
+from launcher.artifacts.detection import Artifact
+from launcher.catalog import definitions, releases
 from slipway.project import Root
 
 ROOT = Path(__file__).parent.parent
@@ -265,12 +266,12 @@ class ConfigContainer:
 def of_release(training: Training, step: str, release: str, *given: str) -> list[str]:
     """The configuration that a container's release starts from, and the library's strictness at its tag; its notes."""
     entry = locks.load_lock(Root(ROOT)).entries[f"megatron-bridge/{release}-cuda"]
-    at = releases.at_release(catalogue.find_step(Root(ROOT), f"{step}/megatron_bridge"), entry)
-    assert catalogue.choose_command(at, entry).program == "megatron_train.py"
+    at = releases.at_release(definitions.find_step(Root(ROOT), f"{step}/megatron_bridge"), entry)
+    assert definitions.choose_command(at, entry).program == "megatron_train.py"
     artifacts = {n: Artifact(name=n, path=n, kind="folder", type=at.inputs[n].types[0]) for n in given}
     wired = releases.wired(at, artifacts)
-    layers = [{"name": n, "values": catalogue.overlay(at, n)} for n in ("default", "tiny")]
-    made = {"base": catalogue.base_config(at, entry), "layers": layers, "remove": wired.remove}
+    layers = [{"name": n, "values": definitions.overlay(at, n)} for n in ("default", "tiny")]
+    made = {"base": definitions.base_config(at, entry), "layers": layers, "remove": wired.remove}
     training.config = slipway_step.merge_config({**made, "set": [[k, v] for k, v in wired.set.items()]})
     later = {} if entry.components["megatron-bridge"].lstrip("=").startswith("0.4") else FROM_0_5
     fields = json.dumps({name: f"{text} {later.get(name, '')}".split() for name, text in ALL_TAGS.items()})
@@ -535,7 +536,7 @@ def test_pretraining_before_0_6(pretraining: Training, release: str) -> None:
 
 
 def test_the_tokenizers_size_is_asked_for_from_0_6_on() -> None:
-    step = catalogue.find_step(Root(ROOT), "pretrain/megatron_bridge")
+    step = definitions.find_step(Root(ROOT), "pretrain/megatron_bridge")
     entries = [e for e in locks.load_lock(Root(ROOT)).entries.values() if e.library == "megatron-bridge"]
     given = {"tokenizer": Artifact(name="tokenizer", path="t", kind="folder", type="tokenizer_hf")}
     asked = {e.release: releases.wired(releases.at_release(step, e), given).set for e in entries}

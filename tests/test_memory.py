@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
-from helpers import REPO, WishOf
-from test_fit import BASE, SFT, SIZES, Found, artifact
+from helpers import REPO, SpecOf
+from test_parallelism import BASE, SFT, SIZES, Found, artifact
 
-from launcher import catalogue, fit, memory, rules
-from launcher.memory import BYTES, GIB, Layout, Model
-from launcher.profiles import Gpu, Profile
+from launcher.catalog import definitions
+from launcher.catalog.profiles import Gpu, Profile
+from launcher.planning.checks import memory, parallelism, preflight
+from launcher.planning.checks.memory import BYTES, GIB, Layout, Model
 from slipway.project import Root
 
 # Sizes as in the models' config.json on the hub.
@@ -159,7 +160,7 @@ COUNTED = [
 def test_it_agrees_with_what_torch_counts_of_automodels_training(
     model: Model, facts: dict[str, Any], counted: float
 ) -> None:
-    kept = catalogue.find_step(Root(REPO), "sft/automodel").sample.logit_bytes
+    kept = definitions.find_step(Root(REPO), "sft/automodel").sample.logit_bytes
     spread = layout(1, **facts, sharding=3, bytes=PLAIN, logit=kept)
     assert sum(memory.estimate(model, spread).values()) / GIB == pytest.approx(counted, rel=0.2)
 
@@ -172,14 +173,14 @@ def h100(profile: Profile) -> Profile:
 LARGE = artifact("model", "checkpoint_megatron", **(SIZES | {"kv_heads": 8, "head_size": 128}))
 
 
-def test_a_launch_says_its_terms_in_one_line(wish_of: WishOf, h100: Profile) -> None:
-    found = Found(wish_of, SFT, profile=h100, given=[LARGE])
-    (note,) = memory.notes(found.wish, found.seen)
+def test_a_launch_says_its_terms_in_one_line(spec_of: SpecOf, h100: Profile) -> None:
+    found = Found(spec_of, SFT, profile=h100, given=[LARGE])
+    (note,) = memory.notes(found.spec, found.seen)
     assert note == (
         "note: memory: about 24.8 of 80 GiB a GPU: weights 3.7, gradients 7.5, optimizer 11.2, activations 2.4 "
         "(estimated; tensor 4 x pipeline 1 x context 1 x data 2, expert 1)"
     )
-    assert memory.check(found.wish, found.seen) == []
+    assert memory.check(found.spec, found.seen) == []
 
 
 @pytest.mark.parametrize(
@@ -193,45 +194,45 @@ def test_a_launch_says_its_terms_in_one_line(wish_of: WishOf, h100: Profile) -> 
     ],
 )
 def test_too_much_is_said_with_what_would_fit(
-    wish_of: WishOf, profile: Profile, said: list[str], size: str, severity: str, fits: str
+    spec_of: SpecOf, profile: Profile, said: list[str], size: str, severity: str, fits: str
 ) -> None:
     here = msgspec.structs.replace(profile, gpu=Gpu(model="H100", memory=size))
-    found = Found(wish_of, SFT, *said, profile=here, given=[LARGE])
-    (finding,) = [f for f in rules.check(found.wish, found.seen) if f.where == "memory"]
+    found = Found(spec_of, SFT, *said, profile=here, given=[LARGE])
+    (finding,) = [f for f in preflight.check(found.spec, found.seen) if f.where == "memory"]
     assert (finding.severity, finding.code) == (severity, 78 if severity == "error" else 0)
-    assert finding.remedy == fits and memory.notes(found.wish, found.seen) == []
+    assert finding.remedy == fits and memory.notes(found.spec, found.seen) == []
 
 
-def test_a_pretraining_is_sized_by_its_configuration(wish_of: WishOf, h100: Profile) -> None:
-    found = Found(wish_of, "pretrain/megatron_bridge", profile=h100)
-    known = memory.settings(found.wish)
-    model = memory.model_of(found.wish, found.seen, known)
+def test_a_pretraining_is_sized_by_its_configuration(spec_of: SpecOf, h100: Profile) -> None:
+    found = Found(spec_of, "pretrain/megatron_bridge", profile=h100)
+    known = memory.settings(found.spec)
+    model = memory.model_of(found.spec, found.seen, known)
     assert model is not None and (model.layers, model.hidden, model.vocab, model.kv_heads) == (16, 2048, 32000, 8)
     named = Found(
-        wish_of,
+        spec_of,
         "pretrain/megatron_bridge",
         profile=h100,
         given=[artifact("tokenizer", "checkpoint_hf", layers=9, vocab=9)],
     )
-    assert (model := memory.model_of(named.wish, named.seen, known)) is not None and model.vocab == 9
-    assert len(memory.notes(found.wish, found.seen)) == 1
+    assert (model := memory.model_of(named.spec, named.seen, known)) is not None and model.vocab == 9
+    assert len(memory.notes(found.spec, found.seen)) == 1
 
 
-def test_sizes_on_the_command_line_count_as_those_of_a_file_do(wish_of: WishOf, h100: Profile) -> None:
+def test_sizes_on_the_command_line_count_as_those_of_a_file_do(spec_of: SpecOf, h100: Profile) -> None:
     sizes = {"num_layers": 160, "hidden_size": 16384}
     said = [f"model.{name}={size}" for name, size in sizes.items()]
     ways = (
-        Found(wish_of, "pretrain/megatron_bridge", *said, profile=h100),
-        Found(wish_of, "pretrain/megatron_bridge", profile=h100, over=[("mine", {"model": sizes})]),
+        Found(spec_of, "pretrain/megatron_bridge", *said, profile=h100),
+        Found(spec_of, "pretrain/megatron_bridge", profile=h100, over=[("mine", {"model": sizes})]),
     )
-    told = [[f.what for f in memory.check(found.wish, found.seen)] for found in ways]
+    told = [[f.what for f in memory.check(found.spec, found.seen)] for found in ways]
     assert told[0] == told[1] != []
 
 
-def test_the_weights_that_were_counted_win_over_the_sizes(wish_of: WishOf) -> None:
+def test_the_weights_that_were_counted_win_over_the_sizes(spec_of: SpecOf) -> None:
     counted = msgspec.structs.replace(LARGE, parameters=7)
-    found = Found(wish_of, SFT, given=[counted])
-    model = memory.model_of(found.wish, found.seen, {})
+    found = Found(spec_of, SFT, given=[counted])
+    model = memory.model_of(found.spec, found.seen, {})
     assert model is not None and model.total == 7
 
 
@@ -249,28 +250,28 @@ UNKNOWN = "note: memory: not estimated, since nothing here says "
     ],
 )
 def test_of_what_is_unknown_nothing_is_estimated_and_that_is_said(
-    wish_of: WishOf, h100: Profile, facts: dict[str, Any], missing: str | None
+    spec_of: SpecOf, h100: Profile, facts: dict[str, Any], missing: str | None
 ) -> None:
-    found = Found(wish_of, SFT, profile=h100, **facts)
-    assert memory.check(found.wish, found.seen) == []
-    assert memory.notes(found.wish, found.seen) == ([UNKNOWN + missing] if missing else [])
+    found = Found(spec_of, SFT, profile=h100, **facts)
+    assert memory.check(found.spec, found.seen) == []
+    assert memory.notes(found.spec, found.seen) == ([UNKNOWN + missing] if missing else [])
 
 
-def test_without_a_memory_in_the_profile_nothing_is_estimated(wish_of: WishOf, profile: Profile) -> None:
+def test_without_a_memory_in_the_profile_nothing_is_estimated(spec_of: SpecOf, profile: Profile) -> None:
     for gpu in (None, Gpu(model="H100")):
-        found = Found(wish_of, SFT, profile=msgspec.structs.replace(profile, gpu=gpu), given=[LARGE])
-        assert memory.notes(found.wish, found.seen) == [f"{UNKNOWN}the GPU's memory ({profile.file}: gpu.memory)"]
+        found = Found(spec_of, SFT, profile=msgspec.structs.replace(profile, gpu=gpu), given=[LARGE])
+        assert memory.notes(found.spec, found.seen) == [f"{UNKNOWN}the GPU's memory ({profile.file}: gpu.memory)"]
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("bfloat16", (2, 2, 4)), ("float32", (4, 4, 8)), ("", None)])
 def test_a_precision_that_is_left_to_the_checkpoint_is_its(
-    wish_of: WishOf, dtype: str, width: tuple[int, int, int] | None
+    spec_of: SpecOf, dtype: str, width: tuple[int, int, int] | None
 ) -> None:
     sizes = {name: v for name, v in LARGE.facts.items() if v}
     given = [msgspec.structs.replace(LARGE, type="checkpoint_hf", facts=sizes | ({"dtype": dtype} if dtype else {}))]
-    found = Found(wish_of, "sft/automodel", given=given, over=[("mine", {"model": {"torch_dtype": "auto"}})])
-    known: Any = memory.settings(found.wish) | {"micro_batch": 1, "sharding": "fsdp2"}
-    spread = memory.layout_of(found.wish, found.seen, known | dict.fromkeys(fit.PARALLEL, 1))
+    found = Found(spec_of, "sft/automodel", given=given, over=[("mine", {"model": {"torch_dtype": "auto"}})])
+    known: Any = memory.settings(found.spec) | {"micro_batch": 1, "sharding": "fsdp2"}
+    spread = memory.layout_of(found.spec, found.seen, known | dict.fromkeys(parallelism.PARALLEL, 1))
     assert (spread and spread.bytes) == width
 
 
@@ -278,42 +279,42 @@ def test_a_precision_that_is_left_to_the_checkpoint_is_its(
     ("said", "whole"), [(True, True), ("full", True), ("On", True), ("selective", False), (False, False), (None, False)]
 )
 @pytest.mark.parametrize("name", ["sft/automodel", "peft/automodel", "pretrain/automodel"])
-def test_what_automodel_calls_activation_checkpointing(wish_of: WishOf, name: str, said: Any, whole: bool) -> None:
+def test_what_automodel_calls_activation_checkpointing(spec_of: SpecOf, name: str, said: Any, whole: bool) -> None:
     over: dict[str, Any] = {"model": {"torch_dtype": "bfloat16"}, "step_scheduler": {"local_batch_size": 2}}
     sizes = {"tp_size": 1, "pp_size": 1, "cp_size": 1}
     over["distributed"] = {"strategy": "fsdp2", "activation_checkpointing": said, **sizes}
-    found = Found(wish_of, name, over=[("mine", over)])
-    spread = memory.layout_of(found.wish, found.seen, memory.settings(found.wish))
+    found = Found(spec_of, name, over=[("mine", over)])
+    spread = memory.layout_of(found.spec, found.seen, memory.settings(found.spec))
     assert spread is not None and spread.recompute is whole and spread.logit == 14
 
 
-def test_a_precision_that_is_written_out(wish_of: WishOf, h100: Profile) -> None:
+def test_a_precision_that_is_written_out(spec_of: SpecOf, h100: Profile) -> None:
     for precision, width in (({"fp32": True}, (4, 4, 8)), ({"bf16": True}, (2, 4, 12))):
-        found = Found(wish_of, SFT, profile=h100, given=[LARGE], over=[("mine", {"mixed_precision": precision})])
-        spread = memory.layout_of(found.wish, found.seen, memory.settings(found.wish))
+        found = Found(spec_of, SFT, profile=h100, given=[LARGE], over=[("mine", {"mixed_precision": precision})])
+        spread = memory.layout_of(found.spec, found.seen, memory.settings(found.spec))
         assert spread is not None and spread.bytes == width
 
 
 @pytest.mark.parametrize(("name", "model"), [("1b", LLAMA_1B), ("3b", LLAMA_3B), ("8b", LLAMA_8B)])
-def test_the_shipped_starts_fit_80_gib(wish_of: WishOf, h100: Profile, name: str, model: Model) -> None:
+def test_the_shipped_starts_fit_80_gib(spec_of: SpecOf, h100: Profile, name: str, model: Model) -> None:
     facts = {f: getattr(model, f) for f in Model.__struct_fields__ if f != "parameters" and getattr(model, f)}
-    over = [(name, catalogue.overlay(catalogue.find_step(Root(REPO), SFT), name))]
+    over = [(name, definitions.overlay(definitions.find_step(Root(REPO), SFT), name))]
     given = [msgspec.structs.replace(BASE, facts=facts)]
-    found = Found(wish_of, SFT, profile=h100, over=over, given=given)
-    assert rules.check(found.wish, found.seen) == [] or {f.where for f in rules.check(found.wish, found.seen)} == {
-        "unix:///engine.sock (from DOCKER_HOST)"
-    }, "the engine of this test has no GPUs"
-    assert len(memory.notes(found.wish, found.seen)) == 1
+    found = Found(spec_of, SFT, profile=h100, over=over, given=given)
+    assert preflight.check(found.spec, found.seen) == [] or {
+        f.where for f in preflight.check(found.spec, found.seen)
+    } == {"unix:///engine.sock (from DOCKER_HOST)"}, "the engine of this test has no GPUs"
+    assert len(memory.notes(found.spec, found.seen)) == 1
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, 1.5, True, "words", [1], {"a": 1}, 16, 10**30])
 @pytest.mark.parametrize("name", [SFT, "pretrain/megatron_bridge", "sft/automodel"])
-def test_no_value_of_a_configuration_makes_it_fail(wish_of: WishOf, h100: Profile, name: str, value: Any) -> None:
-    step = catalogue.find_step(Root(REPO), name)
+def test_no_value_of_a_configuration_makes_it_fail(spec_of: SpecOf, h100: Profile, name: str, value: Any) -> None:
+    step = definitions.find_step(Root(REPO), name)
     for key in step.roles.values():
         over: Any = value
         for part in reversed(key.split(".")):
             over = {part: over}
-        found = Found(wish_of, name, profile=h100, over=[("mine", over)])
-        assert isinstance(rules.check(found.wish, found.seen), list)
-        assert isinstance(memory.notes(found.wish, found.seen), list)
+        found = Found(spec_of, name, profile=h100, over=[("mine", over)])
+        assert isinstance(preflight.check(found.spec, found.seen), list)
+        assert isinstance(memory.notes(found.spec, found.seen), list)

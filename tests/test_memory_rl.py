@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 import rl
-from helpers import WishOf
+from helpers import SpecOf
 from test_memory import LLAMA_1B, LLAMA_8B, QWEN_30B_A3B
 
-from launcher import configuration, memory, memory_rl
-from launcher.memory import GIB, Layout, Model
-from launcher.memory_rl import Engine, Reward, Run
-from launcher.profiles import Gpu, Profile
+from launcher.catalog.profiles import Gpu, Profile
+from launcher.planning import configuration
+from launcher.planning.checks import memory, memory_rl
+from launcher.planning.checks.memory import GIB, Layout, Model
+from launcher.planning.checks.memory_rl import Engine, Reward, Run
 
 MEMORY = 80 * GIB
 DTENSOR: dict[str, Any] = {"bytes": (4, 4, 8), "sharding": 3}
@@ -35,19 +36,19 @@ def h100(profile: Profile) -> Profile:
     return msgspec.structs.replace(profile, gpu=Gpu(model="H100", memory="80GiB"))
 
 
-def start(wish_of: WishOf, profile: Profile, name: str, release: str, *said: str, **changes: Any) -> rl.Launch:
+def start(spec_of: SpecOf, profile: Profile, name: str, release: str, *said: str, **changes: Any) -> rl.Launch:
     sized = {a.name: facts_of(changes.pop(a.name, LLAMA_1B)) for a in rl.usual(name) if a.type == "checkpoint_hf"}
     given = [rl.model(a.name, **sized[a.name]) if a.name in sized else a for a in rl.usual(name)]
-    return rl.launch(wish_of, name, release, given, *said, profile=profile, **changes)
+    return rl.launch(spec_of, name, release, given, *said, profile=profile, **changes)
 
 
 def told(found: rl.Launch) -> str:
-    (line,) = memory_rl.notes(found.wish, found.seen)
+    (line,) = memory_rl.notes(found.spec, found.seen)
     return line
 
 
 def of_memory(found: rl.Launch) -> list[tuple[str, str, str]]:
-    return [(f.severity, f.what, f.remedy) for f in memory_rl.check(found.wish, found.seen)]
+    return [(f.severity, f.what, f.remedy) for f in memory_rl.check(found.spec, found.seen)]
 
 
 def test_one_gpu_holds_the_largest_phase_not_their_sum() -> None:
@@ -109,10 +110,10 @@ def test_it_agrees_with_the_least_number_of_gpus_that_is_known(
 
 @pytest.mark.parametrize("release", rl.RELEASES)
 @pytest.mark.parametrize("name", rl.STEPS)
-def test_every_step_is_estimated_at_every_release(wish_of: WishOf, h100: Profile, name: str, release: str) -> None:
+def test_every_step_is_estimated_at_every_release(spec_of: SpecOf, h100: Profile, name: str, release: str) -> None:
     for backend in ("dtensor", "megatron"):
-        found = start(wish_of, h100, name, release, f"backend={backend}", nodes=2 if name in ("dapo", "rlhf") else 1)
-        said = [*memory_rl.notes(found.wish, found.seen), *(what for _, what, _ in of_memory(found))]
+        found = start(spec_of, h100, name, release, f"backend={backend}", nodes=2 if name in ("dapo", "rlhf") else 1)
+        said = [*memory_rl.notes(found.spec, found.seen), *(what for _, what, _ in of_memory(found))]
         judges = [text for text in said if "the reward model: about" in text]
         said = [text for text in said if text not in judges]
         assert len(said) == 1 and "most in training" in said[0], said
@@ -121,34 +122,34 @@ def test_every_step_is_estimated_at_every_release(wish_of: WishOf, h100: Profile
         assert ("teacher" in said[0]) == (name == "distillation")
 
 
-def test_a_preference_is_two_sequences(wish_of: WishOf, h100: Profile) -> None:
-    found = start(wish_of, h100, "dpo", "v0.7.0", "seq_length=1024", "micro_batch_size=2")
-    estimated = memory_rl.run_of(found.wish, found.seen)
+def test_a_preference_is_two_sequences(spec_of: SpecOf, h100: Profile) -> None:
+    found = start(spec_of, h100, "dpo", "v0.7.0", "seq_length=1024", "micro_batch_size=2")
+    estimated = memory_rl.run_of(found.spec, found.seen)
     assert estimated and estimated.layout.micro * estimated.layout.sequence == 2 * 2 * 1024
 
 
-def test_generation_apart_leaves_fewer_gpus_to_train(wish_of: WishOf, h100: Profile) -> None:
+def test_generation_apart_leaves_fewer_gpus_to_train(spec_of: SpecOf, h100: Profile) -> None:
     key = "policy.generation.colocated"
-    found = start(wish_of, h100, "grpo", "v0.7.0", f"{key}.enabled=false", f"{key}.resources.gpus_per_node=2")
+    found = start(spec_of, h100, "grpo", "v0.7.0", f"{key}.enabled=false", f"{key}.resources.gpus_per_node=2")
     line = told(found)
     assert line.endswith("GPUs that train: 6") and "generation 48.0 on its own GPUs (needs weights 2.3" in line
     assert "refit" not in line
 
 
-def test_a_share_that_holds_no_sequence_is_an_error(wish_of: WishOf, h100: Profile) -> None:
+def test_a_share_that_holds_no_sequence_is_an_error(spec_of: SpecOf, h100: Profile) -> None:
     key = "policy.generation.vllm_cfg.gpu_memory_utilization"
-    found = start(wish_of, h100, "grpo", "v0.7.0", f"{key}=0.15", policy=LLAMA_8B)
+    found = start(spec_of, h100, "grpo", "v0.7.0", f"{key}=0.15", policy=LLAMA_8B)
     ((severity, what, remedy),) = of_memory(found)
     assert severity == "error" and what.startswith("leaves generation 12.0 GiB a GPU; it needs weights 15.0, one seq")
     assert remedy == "raise it, or policy.generation.vllm_cfg.tensor_parallel_size"
 
 
-def test_too_much_is_said_with_what_would_fit(wish_of: WishOf, h100: Profile) -> None:
-    found = start(wish_of, h100, "grpo", "v0.7.0", "seq_length=4096", policy=LLAMA_8B)
+def test_too_much_is_said_with_what_would_fit(spec_of: SpecOf, h100: Profile) -> None:
+    found = start(spec_of, h100, "grpo", "v0.7.0", "seq_length=4096", policy=LLAMA_8B)
     ((severity, what, remedy),) = of_memory(found)
     assert severity == "error" and what.startswith("about 108.3 of 80 GiB a GPU, most in training (weights 5.4, grad")
     assert remedy == "would fit: micro_batch_size=1"
-    smaller = start(wish_of, h100, "grpo", "v0.7.0", "seq_length=4096", "micro_batch_size=1", policy=LLAMA_8B)
+    smaller = start(spec_of, h100, "grpo", "v0.7.0", "seq_length=4096", "micro_batch_size=1", policy=LLAMA_8B)
     assert of_memory(smaller) == []
 
 
@@ -161,19 +162,19 @@ def test_too_much_is_said_with_what_would_fit(wish_of: WishOf, h100: Profile) ->
     ],
 )  # fmt: skip
 def test_with_offload_or_lora_only_a_reward_model_is_estimated(
-    wish_of: WishOf, h100: Profile, said: str, name: str
+    spec_of: SpecOf, h100: Profile, said: str, name: str
 ) -> None:
     backend = "megatron" if "megatron" in said else "dtensor"
-    found = start(wish_of, h100, name, "v0.7.0", f"backend={backend}", said)
-    assert memory_rl.run_of(found.wish, found.seen) is None and of_memory(found) == []
-    first, *judges = memory_rl.notes(found.wish, found.seen)
+    found = start(spec_of, h100, name, "v0.7.0", f"backend={backend}", said)
+    assert memory_rl.run_of(found.spec, found.seen) is None and of_memory(found) == []
+    first, *judges = memory_rl.notes(found.spec, found.seen)
     assert first == f"note: memory: not estimated with {said}"
     assert [line.startswith("note: memory: the reward model: about ") for line in judges] == [True] * (name == "rlhf")
 
 
-def test_of_what_is_unknown_nothing_is_estimated(wish_of: WishOf, h100: Profile) -> None:
-    found = start(wish_of, h100, "grpo", "v0.7.0", "policy.train_micro_batch_size=null")
-    assert memory_rl.run_of(found.wish, found.seen) is None and memory_rl.notes(found.wish, found.seen) == []
+def test_of_what_is_unknown_nothing_is_estimated(spec_of: SpecOf, h100: Profile) -> None:
+    found = start(spec_of, h100, "grpo", "v0.7.0", "policy.train_micro_batch_size=null")
+    assert memory_rl.run_of(found.spec, found.seen) is None and memory_rl.notes(found.spec, found.seen) == []
 
 
 JUDGE = Layout(world=4, micro=4, sequence=512, bytes=(4, 0, 0), sharding=3)
@@ -201,54 +202,54 @@ def test_a_forward_pass_holds_one_layer_and_no_logits() -> None:
 
 @pytest.mark.parametrize("release", rl.RELEASES)
 def test_a_reward_model_takes_the_gpus_batch_and_precision_of_its_own_keys(
-    wish_of: WishOf, h100: Profile, release: str
+    spec_of: SpecOf, h100: Profile, release: str
 ) -> None:
-    found = start(wish_of, h100, "rlhf", release, "micro_batch_size=3")
-    reward = memory_rl.reward_of(found.wish, found.seen)
+    found = start(spec_of, h100, "rlhf", release, "micro_batch_size=3")
+    reward = memory_rl.reward_of(found.spec, found.seen)
     assert reward and (reward.layout.world, reward.layout.micro, reward.width, reward.whole) == (4, 3, 2, False)
     key = "env.reward_model"
     said = ("batch_size=5", "precision=float32", "resources.gpus_per_node=6", "dtensor_cfg.tensor_parallel_size=2")
-    other = start(wish_of, h100, "rlhf", release, *(f"{key}.{s}" for s in said), f"{key}.dtensor_cfg._v2=false")
-    reward = memory_rl.reward_of(other.wish, other.seen)
+    other = start(spec_of, h100, "rlhf", release, *(f"{key}.{s}" for s in said), f"{key}.dtensor_cfg._v2=false")
+    reward = memory_rl.reward_of(other.spec, other.seen)
     assert reward and (reward.layout.world, reward.layout.micro, reward.width, reward.whole) == (6, 5, 4, True)
     assert reward.layout.tensor == 2
 
 
 @pytest.mark.parametrize("said", ["precision=fp8", "batch_size=null", "dtensor_cfg.tensor_parallel_size=3"])
-def test_of_a_reward_model_that_is_unknown_nothing_is_estimated(wish_of: WishOf, h100: Profile, said: str) -> None:
-    found = start(wish_of, h100, "rlhf", "v0.7.0", f"env.reward_model.{said}")
-    assert memory_rl.reward_of(found.wish, found.seen) is None
+def test_of_a_reward_model_that_is_unknown_nothing_is_estimated(spec_of: SpecOf, h100: Profile, said: str) -> None:
+    found = start(spec_of, h100, "rlhf", "v0.7.0", f"env.reward_model.{said}")
+    assert memory_rl.reward_of(found.spec, found.seen) is None
     assert "most in training" in told(found), "what trains is known"
 
 
-def test_a_reward_model_that_does_not_fit_is_said_with_what_would(wish_of: WishOf, h100: Profile) -> None:
+def test_a_reward_model_that_does_not_fit_is_said_with_what_would(spec_of: SpecOf, h100: Profile) -> None:
     key, big = "env.reward_model", QWEN_30B_A3B
-    found = start(wish_of, h100, "rlhf", "v0.7.0", f"{key}.resources.gpus_per_node=1", reward_model=big)
+    found = start(spec_of, h100, "rlhf", "v0.7.0", f"{key}.resources.gpus_per_node=1", reward_model=big)
     ((severity, what, remedy),) = of_memory(found)
     assert severity == "error" and what.startswith("the reward model: about 11") and what.endswith("its own GPUs: 1")
     assert remedy.startswith("give it more GPUs: env.reward_model.resources.gpus_per_node, ")
-    many = start(wish_of, h100, "rlhf", "v0.7.0", f"{key}.batch_size=4096", reward_model=LLAMA_8B)
+    many = start(spec_of, h100, "rlhf", "v0.7.0", f"{key}.batch_size=4096", reward_model=LLAMA_8B)
     ((_, _, remedy),) = of_memory(many)
     assert remedy == "would fit: env.reward_model.batch_size=1"
-    fits = start(wish_of, h100, "rlhf", "v0.7.0", f"{key}.resources.gpus_per_node=4", reward_model=big)
-    assert of_memory(fits) == [] and "its own GPUs: 4" in memory_rl.notes(fits.wish, fits.seen)[1]
+    fits = start(spec_of, h100, "rlhf", "v0.7.0", f"{key}.resources.gpus_per_node=4", reward_model=big)
+    assert of_memory(fits) == [] and "its own GPUs: 4" in memory_rl.notes(fits.spec, fits.seen)[1]
 
 
 @pytest.mark.parametrize("said", ["policy.generation.backend=sglang", "policy.generation.vllm_cfg.precision=fp8"])
-def test_another_engine_is_unknown_and_a_narrow_one_takes_half(wish_of: WishOf, h100: Profile, said: str) -> None:
-    line = told(start(wish_of, h100, "grpo", "v0.7.0", said))
+def test_another_engine_is_unknown_and_a_narrow_one_takes_half(spec_of: SpecOf, h100: Profile, said: str) -> None:
+    line = told(start(spec_of, h100, "grpo", "v0.7.0", said))
     assert ("generation" not in line) if "sglang" in said else ("needs weights 1.2" in line)
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, 1.5, True, "words", "${no.such.key}", [1], {"a": 1}, 16, 10**30])
 @pytest.mark.parametrize("name", ["grpo", "distillation", "rlhf"])
-def test_no_value_of_a_configuration_makes_it_fail(wish_of: WishOf, h100: Profile, name: str, value: Any) -> None:
-    wished = start(wish_of, h100, name, "v0.7.0")
-    for key in wished.wish.step.roles.values():
+def test_no_value_of_a_configuration_makes_it_fail(spec_of: SpecOf, h100: Profile, name: str, value: Any) -> None:
+    wished = start(spec_of, h100, name, "v0.7.0")
+    for key in wished.spec.step.roles.values():
         over: Any = value
         for part in reversed(key.split(".")):
             over = {part: over}
-        wish = msgspec.structs.replace(wished.wish, overlays=[*wished.wish.overlays, ("mine", over)])
-        wish = configuration.resolved(wish, {})
-        assert isinstance(memory_rl.check(wish, wished.seen), list)
-        assert isinstance(memory_rl.notes(wish, wished.seen), list)
+        spec = msgspec.structs.replace(wished.spec, overlays=[*wished.spec.overlays, ("mine", over)])
+        spec = configuration.resolved(spec, {})
+        assert isinstance(memory_rl.check(spec, wished.seen), list)
+        assert isinstance(memory_rl.notes(spec, wished.seen), list)

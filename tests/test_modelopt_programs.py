@@ -16,7 +16,7 @@ import pytest
 import yaml
 from helpers import REPO, safetensors, write_chats, write_checkpoint
 
-from launcher import catalogue
+from launcher.catalog import definitions
 from slipway.project import Root
 
 STEPS = REPO / "entrypoints" / "steps"
@@ -79,7 +79,7 @@ def quantizing(model: Path, **more: Any) -> dict[str, Any]:
 
 
 def test_the_formats_of_the_step_are_those_of_the_program() -> None:
-    step = catalogue.find_step(Root(REPO), "optimize/modelopt/quantize")
+    step = definitions.find_step(Root(REPO), "optimize/modelopt/quantize")
     assert step.parameters["format"].choices == list(modelopt_quantize.FORMATS)
 
 
@@ -281,7 +281,7 @@ def test_pruning_needs_a_target(refused: Refused, model: Path) -> None:
 
 def test_what_is_no_minitron_says_so() -> None:
     assert "not Minitron" in modelopt_prune.METHOD
-    step = catalogue.find_step(Root(REPO), "optimize/modelopt/prune")
+    step = definitions.find_step(Root(REPO), "optimize/modelopt/prune")
     assert "on CPU by importance hooks (not Minitron)" in step.title
 
 

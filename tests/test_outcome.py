@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from launcher.outcome import IN_QUEUE, UNMADE, Cause, End, Ended, decide, former, refused
-from launcher.records import Outcome
-from launcher.reports import NodeStatus, Reports
+from launcher.records.container_reports import NodeStatus, Reports
+from launcher.records.outcome import IN_QUEUE, UNMADE, Cause, End, Ended, decide, former, refused
+from launcher.records.run_directory import Outcome
 from slipway.inbox import decode
 
 STARTED = Ended(End.STOPPED)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import HERE
 
-from launcher import parquet
+from launcher.artifacts import parquet
 
 PACKED = (HERE / "data" / "packed.parquet").read_bytes()
 

@@ -17,7 +17,7 @@ import yaml
 from helpers import REPO
 
 from images import lock as locks
-from launcher import catalogue, releases
+from launcher.catalog import definitions, releases
 from slipway.project import Root
 
 ROOT = Root(REPO)
@@ -30,10 +30,10 @@ REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 def stated() -> list[tuple[str, str]]:
     """Steps and releases whose base is in the image, and of which something is stated."""
     entries, found = locks.load_lock(ROOT).entries, []
-    for step in catalogue.all_steps(ROOT):
+    for step in definitions.all_steps(ROOT):
         for name, entry in entries.items():
             if step.library in REPOSITORY and name.startswith(f"{step.library}/") and name.endswith("-cuda"):
-                takes = any(catalogue.fits(step, c.when, entry) for c in step.commands)
+                takes = any(definitions.fits(step, c.when, entry) for c in step.commands)
                 if takes and releases.at_release(step, entry).presets:
                     found.append((step.id, name))
     return found
@@ -71,7 +71,7 @@ def value(config: dict[str, Any], key: str, said: Any = ...) -> Any:
 
 @pytest.mark.parametrize(("name", "entry_name"), stated())
 def test_presets_are_what_the_base_says_at_its_tag(name: str, entry_name: str) -> None:
-    entry, step = locks.load_lock(ROOT).entries[entry_name], catalogue.find_step(ROOT, name)
+    entry, step = locks.load_lock(ROOT).entries[entry_name], definitions.find_step(ROOT, name)
     variable, component = REPOSITORY[step.library]
     if not (source := os.environ.get(variable)):
         pytest.skip(f"{variable} names no repository of {step.library}")
@@ -80,7 +80,7 @@ def test_presets_are_what_the_base_says_at_its_tag(name: str, entry_name: str) -
     release = entry_name.partition("/")[2].removesuffix("-cuda")  # NeMo RL's v0.5.0 calls itself 0.5.0rc0
     if not (tag := next((t for t in (release, f"v{version}") if t in tags), "")):
         pytest.skip(f"{source} has no tag of {component} {version}")
-    path = PurePosixPath(catalogue.base_config(step, entry)["path"])
+    path = PurePosixPath(definitions.base_config(step, entry)["path"])
     base = loaded(source, tag, PurePosixPath(*path.parts[3:]))  # below /opt/NAME
     presets = releases.at_release(step, entry).presets
     found = {key: value(base, key) for key in presets}

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from helpers import PROFILE_FILE, Project
 
-from launcher import profiles
+from launcher.catalog import profiles
 from slipway.errors import Exit, SlipwayError
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Project, WishOf, left_by, seen_of
+from helpers import Project, SpecOf, left_by, seen_of
 from slurm_job import COMMANDS, PROFILE, RUN_ID, Commands
 from test_slurmwords import END, START, shown
 
-from launcher import records
 from launcher.engines import Status, slurmjobs
-from launcher.outcome import IN_QUEUE, End, Ended
-from launcher.planner import make_plan
-from launcher.records import Run
+from launcher.planning.planner import make_plan
+from launcher.records import run_directory
+from launcher.records.outcome import IN_QUEUE, End, Ended
+from launcher.records.run_directory import Run
 from slipway.console import visible
 from slipway.errors import Exit, SlipwayError
 
@@ -42,7 +42,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run directory with the script of a job."""
-    found = records.Run(tmp_path / "runs" / RUN_ID)
+    found = run_directory.Run(tmp_path / "runs" / RUN_ID)
     (found.path / "logs").mkdir(parents=True)
     (found.path / "script.sh").write_text("#!/usr/bin/env bash\n")
     return found
@@ -167,8 +167,8 @@ def test_a_job_that_nobody_remembers_has_written_its_id(slurm: Commands, run: Ru
 
 
 @pytest.mark.parametrize("text", ["--help", "1 2", "7;id", "7\n8", "\u0667", "-1", "" + "7" * 40])
-def test_what_is_no_job_id_is_no_word_for_slurm(project: Project, wish_of: WishOf, text: str) -> None:
-    run = left_by(project, make_plan(wish_of(profile=PROFILE), seen_of(), {}))
+def test_what_is_no_job_id_is_no_word_for_slurm(project: Project, spec_of: SpecOf, text: str) -> None:
+    run = left_by(project, make_plan(spec_of(profile=PROFILE), seen_of(), {}))
     for name in COMMANDS:
         project.program(name, f'echo "$0 $@" >>{project.path}/called')
     (run.path / "job").write_text(text)

@@ -10,15 +10,15 @@ from helpers import IMAGE, entry_of, record_image, squash
 from helpers import SQSH_BYTES as SIZE
 
 from images import sidecar
+from launcher.core.plan import ImageInfo
 from launcher.engines import sqsh
-from launcher.plan import ImageSeen
 from slipway.project import Root
 
 ENTRY = entry_of()
 OTHER = f"sha256:{'2' * 64}"
 
 
-def find(root: Root, named: str | None = None, platform: str = "linux/amd64") -> ImageSeen:
+def find(root: Root, named: str | None = None, platform: str = "linux/amd64") -> ImageInfo:
     return sqsh.find(root, ENTRY, named, platform)
 
 

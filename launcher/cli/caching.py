@@ -33,10 +33,10 @@ def cache() -> None:
 
 
 def _home(profile: str, megatron_cache: str | None) -> Path:
-    from launcher import cachelist
-    from launcher.profiles import find_profile
+    from launcher.catalog.profiles import find_profile
+    from launcher.prerequisites import admin
 
-    return cachelist.home(find_profile(find_root(), profile), megatron_cache, os.environ)
+    return admin.home(find_profile(find_root(), profile), megatron_cache, os.environ)
 
 
 @cache.command("list")
@@ -44,13 +44,13 @@ def _home(profile: str, megatron_cache: str | None) -> Path:
 @options.as_json
 def list_(profile: str, megatron_cache: str | None, as_json: bool) -> None:
     """List what is there: whole, being made, unfinished, quarantined."""
-    from launcher import cachelist
+    from launcher.prerequisites import admin
     from slipway import canonical
 
     home = _home(profile, megatron_cache)
-    found = cachelist.items(home)
+    found = admin.items(home)
     say(f"in {home}")
-    click.echo(canonical.pretty(found) if as_json else cachelist.table(found), nl=False)
+    click.echo(canonical.pretty(found) if as_json else admin.table(found), nl=False)
 
 
 @cache.command()
@@ -59,9 +59,9 @@ def list_(profile: str, megatron_cache: str | None, as_json: bool) -> None:
 @where
 def prune(folders: tuple[str, ...], force: bool, profile: str, megatron_cache: str | None) -> None:
     """Remove FOLDERS; else all that is not whole and that no run makes. A job that reads one would fail."""
-    from launcher import cachelist
+    from launcher.prerequisites import admin
 
-    removed = cachelist.prune(cachelist.items(_home(profile, megatron_cache)), folders, force)
+    removed = admin.prune(admin.items(_home(profile, megatron_cache)), folders, force)
     for item in removed:
         click.echo(f"removed {item.path} ({item.state}, {item.bytes / 2**30:.2f} GiB)")
     say(f"{len(removed)} removed, {sum(i.bytes for i in removed) / 2**30:.2f} GiB")
@@ -72,11 +72,11 @@ def prune(folders: tuple[str, ...], force: bool, profile: str, megatron_cache: s
 @where
 def verify(folders: tuple[str, ...], profile: str, megatron_cache: str | None) -> None:
     """Check FOLDERS, else everything: each file as long as its marker says, every shard of the checkpoint there."""
-    from launcher import cachelist
+    from launcher.prerequisites import admin
 
-    found = cachelist.items(_home(profile, megatron_cache))
-    chosen = cachelist.choose(found, folders) if folders else found
-    faults = list(cachelist.verify(chosen))
+    found = admin.items(_home(profile, megatron_cache))
+    chosen = admin.choose(found, folders) if folders else found
+    faults = list(admin.verify(chosen))
     for fault in faults:
         click.echo(fault)
     say(f"{len(chosen)} looked at, {len(faults)} faults")
@@ -94,7 +94,7 @@ def adopt(
     folder: Path, step: str, model: str, flavour: Any, release: str | None, profile: str, megatron_cache: str | None
 ) -> None:
     """Take in FOLDER, which NeMo RL has made of MODEL outside of any launch, once it has been checked."""
-    from launcher import cachelist
+    from launcher.prerequisites import admin
 
     home = _home(profile, megatron_cache)
-    click.echo(cachelist.adopt(find_root(), home, folder.absolute(), step, model, flavour, release))
+    click.echo(admin.adopt(find_root(), home, folder.absolute(), step, model, flavour, release))

@@ -21,11 +21,12 @@ from slipway.project import find_root
 @options.as_json
 def show_env(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
     """Say which variables STEP with WORDS would see, who sets each, and what the image says. Takes what `run` takes."""
-    from launcher import flow, steplist
+    from launcher.lists import step_list
+    from launcher.planning import preparation
 
     root = find_root()
-    prepared = flow.prepare(root, flow.Options(words=words, **given))
-    click.echo(steplist.environment(root, prepared.plan, as_json), nl=False)
+    prepared = preparation.prepare(root, preparation.Options(words=words, **given))
+    click.echo(step_list.environment(root, prepared.plan, as_json), nl=False)
 
 
 @click.command("config")
@@ -34,17 +35,18 @@ def show_env(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
 @options.as_json
 def show_config(diff: str | None, as_json: bool, words: tuple[str, ...], **given: Any) -> None:
     """Print every setting that STEP with WORDS would have, and who set it. Takes what `run` takes."""
-    from launcher import configlist, configuration, flow, planner
+    from launcher.lists import config_list
+    from launcher.planning import configuration, planner, preparation
 
     if diff and as_json:
         raise SlipwayError(Exit.WORDS, "--diff and --json: one of them")
-    prepared = flow.prepare(find_root(), flow.Options(words=words, **given))
-    assert prepared.wish is not None  # it was made here
+    prepared = preparation.prepare(find_root(), preparation.Options(words=words, **given))
+    assert prepared.spec is not None  # it was made here
     if diff:
-        click.echo(configlist.changes(prepared.wish, planner.container_paths(prepared.plan.inputs)), nl=False)
+        click.echo(config_list.changes(prepared.spec, planner.container_paths(prepared.plan.inputs)), nl=False)
     else:
-        click.echo((configlist.as_json if as_json else configlist.text)(prepared.wish), nl=False)
-    wrong = [*configuration.check(prepared.wish)]
+        click.echo((config_list.as_json if as_json else config_list.text)(prepared.spec), nl=False)
+    wrong = [*configuration.check(prepared.spec)]
     for finding in wrong:
         say(str(finding))
     sys.exit(wrong[0].code if wrong else Exit.OK)
@@ -55,9 +57,9 @@ def show_config(diff: str | None, as_json: bool, words: tuple[str, ...], **given
 @options.runs_dir
 def runs(as_json: bool, runs_dir: str | None) -> None:
     """List runs, newest last."""
-    from launcher import show
+    from launcher.runs import display
 
-    show.list_runs(options.runs_folder(runs_dir), as_json)
+    display.list_runs(options.runs_folder(runs_dir), as_json)
 
 
 @click.command("show")
@@ -66,9 +68,9 @@ def runs(as_json: bool, runs_dir: str | None) -> None:
 @options.runs_dir
 def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
     """Show a run: what, how it stands or ended, where its things are."""
-    from launcher import show
+    from launcher.runs import display
 
-    show.show(options.find_run(run_name, runs_dir), as_json)
+    display.show(options.find_run(run_name, runs_dir), as_json)
 
 
 @click.command()
@@ -78,15 +80,15 @@ def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
 @options.runs_dir
 def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
     """Print a run's log."""
-    from launcher import show
+    from launcher.runs import display
 
     if ray and follow:
         raise SlipwayError(Exit.WORDS, "--ray and --follow: one of them")
     found = options.find_run(run_name, runs_dir)
     if ray:
-        show.ray_logs(found)
+        display.ray_logs(found)
     else:
-        show.logs(found, follow)
+        display.logs(found, follow)
 
 
 @click.command()
@@ -97,11 +99,12 @@ def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
 def check(full: bool, workers: int | None, as_json: bool, step: str, words: tuple[str, ...], **given: Any) -> None:
     """Say what would stop `launch run STEP WORDS`; or what is wrong with files, folders and quoted patterns."""
     if not Path(step).exists() and not full:
-        from launcher import catalogue, flow  # files need neither
+        from launcher.catalog import definitions
+        from launcher.planning import preparation  # files need neither
 
         root = find_root()
-        if catalogue.is_step(root, step):
-            prepared = flow.prepare(root, flow.Options(step=step, words=words, **given))
+        if definitions.is_step(root, step):
+            prepared = preparation.prepare(root, preparation.Options(step=step, words=words, **given))
             code = options.report(prepared) or options.report_conversions(root, prepared)
             say("nothing stops it" if code == Exit.OK else "it would not be submitted")
             sys.exit(code)
@@ -109,7 +112,7 @@ def check(full: bool, workers: int | None, as_json: bool, step: str, words: tupl
 
 
 def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_json: bool) -> None:
-    from launcher import fullcheck
+    from launcher.artifacts import full_check
     from slipway import canonical
 
     for word in words:
@@ -117,10 +120,10 @@ def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_jso
             raise SlipwayError(Exit.WORDS, "hf:// is not a path", where=word, remedy="launch fetch prints one")
     paths = [Path(word) for word in words]
     if full:
-        report = fullcheck.check_files(paths, workers or len(os.sched_getaffinity(0)), _progress())
+        report = full_check.check_files(paths, workers or len(os.sched_getaffinity(0)), _progress())
     else:
-        report = fullcheck.look_at(paths)
-    text = canonical.pretty(report) if as_json else "".join(f"{fullcheck.describe(c)}\n" for c in report.checked)
+        report = full_check.look_at(paths)
+    text = canonical.pretty(report) if as_json else "".join(f"{full_check.describe(c)}\n" for c in report.checked)
     click.echo(text, nl=False)
     sys.exit(report.exit)
 
@@ -133,14 +136,15 @@ def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_jso
 @options.as_json
 def steps(step: str | None, library: str | None, consumes: str | None, produces: str | None, as_json: bool) -> None:
     """List the steps; or say everything of one STEP."""
-    from launcher import catalogue, steplist
+    from launcher.catalog import definitions
+    from launcher.lists import step_list
 
     root = find_root()
     if step and not as_json:
-        click.echo(steplist.details(root, step), nl=False)
+        click.echo(step_list.details(root, step), nl=False)
         return
-    chosen = [catalogue.find_step(root, step)] if step else steplist.choose(root, library, consumes, produces)
-    click.echo((steplist.as_json if as_json else steplist.table)(root, chosen), nl=False)
+    chosen = [definitions.find_step(root, step)] if step else step_list.choose(root, library, consumes, produces)
+    click.echo((step_list.as_json if as_json else step_list.table)(root, chosen), nl=False)
 
 
 @click.group(invoke_without_command=True)
@@ -148,12 +152,12 @@ def steps(step: str | None, library: str | None, consumes: str | None, produces:
 @click.pass_context
 def profiles(context: click.Context, as_json: bool) -> None:
     """List the profiles; `profiles show NAME` says every key of one, `profiles doctor NAME` looks at its machine."""
-    from launcher import profilelist
+    from launcher.lists import profile_list
     from slipway import canonical
 
     if context.invoked_subcommand is None:
-        found = profilelist.all_profiles(find_root())
-        click.echo(canonical.pretty(found) if as_json else profilelist.table(found), nl=False)
+        found = profile_list.all_profiles(find_root())
+        click.echo(canonical.pretty(found) if as_json else profile_list.table(found), nl=False)
 
 
 @profiles.command("show")
@@ -161,11 +165,11 @@ def profiles(context: click.Context, as_json: bool) -> None:
 @options.as_json
 def show_profile(name: str, as_json: bool) -> None:
     """Say every key of the profile NAME, its value and the file and line that say so."""
-    from launcher import profilelist
+    from launcher.lists import profile_list
     from slipway import canonical
 
-    found = profilelist.keys(find_root(), name)
-    click.echo(canonical.pretty(found) if as_json else profilelist.details(found), nl=False)
+    found = profile_list.keys(find_root(), name)
+    click.echo(canonical.pretty(found) if as_json else profile_list.details(found), nl=False)
 
 
 @profiles.command()
@@ -176,7 +180,7 @@ def show_profile(name: str, as_json: bool) -> None:
 def doctor(name: str, nodes: int | None, as_json: bool) -> None:
     """Look whether the machine or site of the profile NAME is what that says."""
     from launcher import doctor
-    from launcher.profiles import find_profile
+    from launcher.catalog.profiles import find_profile
     from slipway import canonical
 
     root = find_root()
@@ -192,9 +196,9 @@ def doctor(name: str, nodes: int | None, as_json: bool) -> None:
 @click.argument("kind", type=click.Choice(["matrix", "profile", "step"]))
 def schema(kind: str) -> None:
     """Print the JSON Schema of step.yaml, of profiles or of images/matrix.yaml, for editors."""
-    from launcher import steplist
+    from launcher.lists import step_list
 
-    click.echo(steplist.schema(kind), nl=False)
+    click.echo(step_list.schema(kind), nl=False)
 
 
 def _progress() -> Callable[[int, int], None]:

@@ -15,7 +15,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.project import find_root
 
 if TYPE_CHECKING:
-    from launcher.records import Run
+    from launcher.records.run_directory import Run
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -57,7 +57,7 @@ _PLANNING: list[Decorator] = [
 
 
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What a plan is made of: STEP, WORDS and the options that are fields of flow.Options."""
+    """What a plan is made of: STEP, WORDS and the options that are fields of preparation.Options."""
     for decorate in reversed(_PLANNING):
         command = decorate(command)
     return command
@@ -65,49 +65,52 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def runs_folder(given: str | None) -> Path:
     """Where --runs-dir says, else where the profile of this shell does."""
-    from launcher import profiles, records
+    from launcher.catalog import profiles
+    from launcher.records import run_directory
 
     root = find_root()
     profile = profiles.find_profile(root, os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker")
-    return records.runs_dir(root, given, profile.runs)
+    return run_directory.runs_dir(root, given, profile.runs)
 
 
 def find_run(name: str, given: str | None) -> Run:
     """The run of that name where `runs_folder` is; else the one with that id where another profile has its runs.
 
-    Raises SlipwayError as records.find does.
+    Raises SlipwayError as run_directory.find does.
     """
-    from launcher import profiles, records
+    from launcher.catalog import profiles
+    from launcher.records import run_directory
 
     root = find_root()
     try:
-        return records.find(runs_folder(given), name)
+        return run_directory.find(runs_folder(given), name)
     except SlipwayError as e:
         if given or e.code != Exit.NO_INPUT:
             raise
         for profile in profiles.profile_files(root):  # a launch with --profile has printed the id alone
             with contextlib.suppress(SlipwayError):
-                folder = records.runs_dir(root, None, profiles.find_profile(root, profile).runs)
-                if name in records.list_ids(folder):
-                    return records.find(folder, name)
+                folder = run_directory.runs_dir(root, None, profiles.find_profile(root, profile).runs)
+                if name in run_directory.list_ids(folder):
+                    return run_directory.find(folder, name)
         raise
 
 
 def report(prepared: Any) -> int:
     """Prints notes and findings; returns the exit code of the first error."""
-    from launcher import rules
+    from launcher.planning.checks import preflight
 
     for note in prepared.notes:
         say(note)
     for finding in prepared.findings:
         say(str(finding))
-    error = rules.first_error(prepared.findings)
+    error = preflight.first_error(prepared.findings)
     return error.code if error else Exit.OK
 
 
 def report_conversions(root: Any, prepared: Any, quiet: bool = True) -> int:
     """Says what a launch would make first, for a cache; its request, too, unless `quiet`. The first error's code."""
-    from launcher import conversions, flow
+    from launcher.planning import preparation
+    from launcher.prerequisites import conversions
 
     for need in conversions.missing(prepared.plan):
         say(f"{need.input}: first {need.by}, into {conversions.folder(prepared.plan, need)}")
@@ -115,5 +118,5 @@ def report_conversions(root: Any, prepared: Any, quiet: bool = True) -> int:
         if code := report(first):
             return code
         if not quiet:
-            click.echo(flow.request_as(first, False), nl=False)
+            click.echo(preparation.request_as(first, False), nl=False)
     return Exit.OK

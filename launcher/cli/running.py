@@ -34,13 +34,14 @@ def run(
     **given: Any,
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
-    from launcher import flow, gpus
+    from launcher.core import gpus
+    from launcher.planning import preparation
 
     root = find_root()
-    asked = flow.Options(words=words, argv=tuple(sys.argv[1:]), **given)
-    prepared = flow.prepare(root, asked)
+    asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
+    prepared = preparation.prepare(root, asked)
     if not dry_run:
-        prepared = flow.fetched(root, asked, prepared)
+        prepared = preparation.fetched(root, asked, prepared)
     if convert:
         prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
     code = options.report(prepared)
@@ -49,17 +50,17 @@ def run(
     if dry_run or directory:
         first = 0 if code else options.report_conversions(root, prepared, quiet=not dry_run)
         if directory and not code and not first:
-            flow.write_directory(prepared, directory)
+            preparation.write_directory(prepared, directory)
             say(f"wrote {directory}; submit it with: launch submit {directory}")
         if dry_run:
-            click.echo(flow.request_as(prepared, as_json, first), nl=False)
+            click.echo(preparation.request_as(prepared, as_json, first), nl=False)
         sys.exit(code or first)
     while not code:
         try:
             return _go(root, prepared, detach, follow)
         except gpus.Taken as e:
             say(f"{e.what}; planned anew")
-            prepared = flow.prepare(root, asked)
+            prepared = preparation.prepare(root, asked)
             prepared = _convert(root, asked, prepared, dry=False) if convert else prepared  # made already
             code = options.report(prepared)
     sys.exit(code)
@@ -72,10 +73,10 @@ def run(
 @options.runs_dir
 def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) -> None:
     """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
-    from launcher import flow
+    from launcher.planning import preparation
 
     root = find_root()
-    _go(root, flow.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
+    _go(root, preparation.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
 
 
 @click.command()
@@ -83,10 +84,10 @@ def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) ->
 @options.runs_dir
 def cancel(run_name: str, runs_dir: str | None) -> None:
     """Ask a run to stop; kill it after its grace."""
-    from launcher import life, show
+    from launcher.runs import display, lifecycle
 
     found = options.find_run(run_name, runs_dir)
-    show.print_end(found, life.cancel(found))
+    display.print_end(found, lifecycle.cancel(found))
 
 
 @click.command()
@@ -96,17 +97,19 @@ def cancel(run_name: str, runs_dir: str | None) -> None:
 @click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Whose HF_HOME it is.")
 def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
     """Bring hf://[datasets/]org/name[@revision][/path] into HF_HOME, at one commit; print where it is."""
-    from launcher import hub, hubcache, observe
-    from launcher.profiles import find_profile
+    from launcher.artifacts import hub, hub_cache
+    from launcher.catalog.profiles import find_profile
+    from launcher.planning import probe
 
-    asked = hubcache.parse(name, revision)
-    home = Path(hf_home).expanduser().absolute() if hf_home else observe.hf_home(find_profile(find_root(), profile))
+    asked = hub_cache.parse(name, revision)
+    home = Path(hf_home).expanduser().absolute() if hf_home else probe.hf_home(find_profile(find_root(), profile))
     click.echo(hub.fetch(asked, home))
 
 
 def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
     """Runs the steps that convert inputs; the launch anew, with what they made. A dry run prints the first and ends."""
-    from launcher import conversions, convert, flow
+    from launcher.planning import preparation
+    from launcher.prerequisites import conversions, convert
 
     needed = convert.needed(root, asked, prepared)
     for conversion in needed:
@@ -118,12 +121,12 @@ def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
         if code := options.report(conversion.prepared):
             sys.exit(code)
         if dry:
-            click.echo(flow.request_as(conversion.prepared, False), nl=False)
+            click.echo(preparation.request_as(conversion.prepared, False), nl=False)
             say("what follows is planned once that has run: its inputs do not exist yet")
             sys.exit(Exit.OK)
         conversion.make_room()
         conversions.make(conversion.folder, partial(_finish_conversion, conversion.prepared))
-    return flow.prepare(root, convert.converted(asked, needed)) if needed else prepared
+    return preparation.prepare(root, convert.converted(asked, needed)) if needed else prepared
 
 
 def _finish_conversion(prepared: Any) -> None:
@@ -134,42 +137,44 @@ def _finish_conversion(prepared: Any) -> None:
 
 def _start_conversion(prepared: Any) -> Any:
     """Submits it, and stays with it where the engine is one of this machine; else the run that is in the queue."""
-    from launcher import life
+    from launcher.runs import lifecycle
 
     if code := options.report(prepared):
         sys.exit(code)
     if prepared.engine.ATTACHED:
         return _finish_conversion(prepared)
-    with life.submitted(prepared) as (started, _):
+    with lifecycle.submitted(prepared) as (started, _):
         say(f"it is run {started.id}")
         return started
 
 
 def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
-    from launcher import conversions, life, records
+    from launcher.prerequisites import conversions
+    from launcher.records import run_directory
+    from launcher.runs import lifecycle
 
     if detach and follow:
         raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
     after = conversions.ensure(root, prepared, _start_conversion)
     if detach or not (prepared.engine.ATTACHED or follow):
-        with life.submitted(prepared, after) as (started, _):
+        with lifecycle.submitted(prepared, after) as (started, _):
             click.echo(started.id)
-        say(f"follow it with: launch logs -f {records.spoken(root, started.path)}")
+        say(f"follow it with: launch logs -f {run_directory.spoken(root, started.path)}")
         return
     sys.exit(_finish(prepared, after).outcome.exit_code)
 
 
 def _finish(prepared: Any, after: list[str] | None = None) -> Any:
     """Runs it to its end; its record, which has an outcome."""
-    from launcher import foreground, life, show
+    from launcher.runs import display, foreground, lifecycle
 
     if prepared.engine.ATTACHED:
         finished, record = foreground.run(prepared)
-        show.print_end(finished, record)
+        display.print_end(finished, record)
     else:
-        with life.submitted(prepared, after or ()) as (finished, _):
+        with lifecycle.submitted(prepared, after or ()) as (finished, _):
             click.echo(finished.id)
-        record = show.follow(finished)
+        record = display.follow(finished)
     if record.outcome is None:
         raise SlipwayError(Exit.INTERNAL, "the run goes on although its log ended", where=str(finished.path))
     return record

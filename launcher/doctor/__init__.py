@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher import profilelist, records
-from launcher.profiles import Profile
+from launcher.catalog.profiles import Profile
+from launcher.lists import profile_list
+from launcher.records import run_directory
 from slipway.errors import Exit
 from slipway.project import Root
 from slipway.yamldoc import Noun
@@ -79,7 +80,7 @@ class Site:
 
     @property
     def runs(self) -> Path:
-        return records.runs_dir(self.root, None, self.profile.runs)
+        return run_directory.runs_dir(self.root, None, self.profile.runs)
 
     @property
     def probe(self) -> str:
@@ -131,4 +132,4 @@ def exit_code(results: list[Result]) -> int:
 def table(results: list[Result]) -> str:
     """One line a result, with its remedy."""
     rows = [(r.state, r.check, f"{r.seen}; {r.remedy}" if r.remedy else r.seen) for r in results]
-    return profilelist.columns(rows)
+    return profile_list.columns(rows)

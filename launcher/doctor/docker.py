@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from images import dockerhost
-from launcher import planner
 from launcher.doctor import Check, Result, Site, failed, ok, unknown, warning
 from launcher.doctor.machine import folder, runs
 from launcher.engines import docker
+from launcher.planning import planner
 
 
 def _engine(site: Site) -> Iterator[Result]:

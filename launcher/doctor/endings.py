@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
-from launcher import catalogue
+from launcher.catalog import definitions
 from launcher.doctor import Result, Site, ok, pyxis, scontrol, unknown, warning
 
 UNKILLABLE = 60  # seconds, Slurm's default
@@ -51,7 +51,7 @@ class Steps(NamedTuple):
 
 
 def _steps(site: Site) -> Steps:
-    found = [step for step in catalogue.all_steps(site.root) if step.resume]
+    found = [step for step in definitions.all_steps(site.root) if step.resume]
     told = {step.id: step.graceful.seconds for step in found if step.graceful.to == "ranks"}
     return Steps(told, [step.id for step in found if step.id not in told])
 

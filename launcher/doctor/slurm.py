@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.catalog.profiles import WHOLE_NODE, SlurmProfile
 from launcher.doctor import Check, Result, Site, endings, failed, ok, pyxis, run, scontrol, unknown, warning
 from launcher.doctor.machine import credentials, readable, runs
 from launcher.doctor.slurmprobe import probe
-from launcher.profiles import WHOLE_NODE, SlurmProfile
 from slipway.errors import Exit, nearest
 
 OLDEST = (22, 5)

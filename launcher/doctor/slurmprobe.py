@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from images import platforms
+from launcher.catalog.profiles import SlurmProfile
 from launcher.doctor import Answer, Result, Site, failed, ok, unknown, warning
 from launcher.doctor.machine import Facts, facts, places
 from launcher.engines import slurmwords
-from launcher.profiles import SlurmProfile
 from slipway.errors import Exit
 
 QUEUE = 60  # seconds that the probe job may wait for nodes

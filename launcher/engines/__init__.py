@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from images.model import Entry
-from launcher.outcome import Ended
-from launcher.plan import EngineSeen, Finding, ImageSeen, Observed, Plan
-from launcher.profiles import Profile
+from launcher.catalog.profiles import Profile
+from launcher.core.findings import Finding
+from launcher.core.plan import EngineInfo, ImageInfo, Plan, Probed
+from launcher.records.outcome import Ended
 from slipway.project import Root
 
 
@@ -97,13 +98,13 @@ class Engine(Protocol):
     REQUEST: str
     FILES: tuple[str, ...]
 
-    def probe(self, root: Root, profile: Any) -> EngineSeen:
+    def probe(self, root: Root, profile: Any) -> EngineInfo:
         """Looks at the engine; one that cannot be used is seen with its error, and what to do about it."""
 
-    def find_image(self, root: Root, entry: Entry, profile: Any, found: EngineSeen) -> ImageSeen:
+    def find_image(self, root: Root, entry: Entry, profile: Any, found: EngineInfo) -> ImageInfo:
         """The image of `entry` that the engine would run, by its records."""
 
-    def check(self, plan: Plan, seen: Observed) -> Iterator[Finding]:
+    def check(self, plan: Plan, seen: Probed) -> Iterator[Finding]:
         """What of a plan this engine cannot express, or the site will refuse. Pure."""
 
     def render(self, plan: Plan) -> dict[str, Any]:

@@ -16,13 +16,13 @@ import msgspec
 
 from images import dockerhost, identity
 from images.model import Entry
-from launcher import gpus
+from launcher.catalog.profiles import DockerProfile
+from launcher.core import gpus
+from launcher.core.findings import Finding, error
+from launcher.core.plan import RUN_DIR, RUN_ID, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, Status, dockergpus, early
 from launcher.engines.shell import quote
-from launcher.fit import error
-from launcher.outcome import End, Ended
-from launcher.plan import RUN_DIR, RUN_ID, EngineSeen, Finding, ImageSeen, Observed, Plan
-from launcher.profiles import DockerProfile
+from launcher.records.outcome import End, Ended
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
@@ -37,7 +37,7 @@ LOGS: tuple[str, ...] = ()
 FILES: tuple[str, ...] = ()
 
 
-def probe(root: Root, profile: DockerProfile) -> EngineSeen:
+def probe(root: Root, profile: DockerProfile) -> EngineInfo:
     """Looks at the engine that `dockerhost.find` gives; one that does not answer is seen with its error."""
     address = dockerhost.find(root, profile.engine)
     try:
@@ -47,8 +47,8 @@ def probe(root: Root, profile: DockerProfile) -> EngineSeen:
             found = _gpus(info, version, elsewhere)
             held = {} if found.number == 0 else dockergpus.held(client)
     except SlipwayError as e:
-        return EngineSeen(kind="docker", address=address.url, source=address.source, error=e.what, remedy=e.remedy)
-    return EngineSeen(
+        return EngineInfo(kind="docker", address=address.url, source=address.source, error=e.what, remedy=e.remedy)
+    return EngineInfo(
         kind="docker",
         address=address.url,
         source=address.source,
@@ -66,24 +66,24 @@ def probe(root: Root, profile: DockerProfile) -> EngineSeen:
     )
 
 
-def find_image(root: Root, entry: Entry, profile: DockerProfile, found: EngineSeen) -> ImageSeen:
+def find_image(root: Root, entry: Entry, profile: DockerProfile, found: EngineInfo) -> ImageInfo:
     """The recorded image that the engine has, by every id under which it is recorded."""
     records = identity.records(root, entry)
     if found.error:
-        return ImageSeen(recorded=len(records))
+        return ImageInfo(recorded=len(records))
     with dockerhost.engine_client(dockerhost.Address(found.address, found.source)) as client:
         match = identity.present(sorted(records, key=lambda r: r.platform not in (found.platform, "")), client)
         if match:
             record, digest = match
             has = client.images.get(digest).attrs
-            return ImageSeen(
+            return ImageInfo(
                 id=digest, platform="/".join(filter(None, (has.get("Os"), has.get("Architecture")))),
                 recorded=len(records), drift=record.drift, left_out=record.left_out,
             )  # fmt: skip
-        return ImageSeen(recorded=len(records), tagged=identity.tagged(entry.tag, client))
+        return ImageInfo(recorded=len(records), tagged=identity.tagged(entry.tag, client))
 
 
-def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
+def check(plan: Plan, seen: Probed) -> Iterator[Finding]:
     """Ulimits of the profile that the plan has lowered, and folders that this engine's containers cannot reach."""
     assert isinstance(plan.profile, DockerProfile)
     for name, value in plan.profile.ulimits.items():
@@ -101,7 +101,7 @@ def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
         yield from _not_shared(plan, seen)
 
 
-def _not_shared(plan: Plan, seen: Observed) -> Iterator[Finding]:
+def _not_shared(plan: Plan, seen: Probed) -> Iterator[Finding]:
     """Folders that an engine on another machine would look for there."""
     shared = plan.profile.shared if isinstance(plan.profile, DockerProfile) else []
     where, remedy = f"{plan.profile.file}: shared", "name there the folders that both see at the same path"

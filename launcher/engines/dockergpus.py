@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launcher import gpus
-from launcher.plan import GpuDevice, GpuRequest, GpuSeen
+from launcher.core import gpus
+from launcher.core.plan import GpuDevice, GpuInfo, GpuRequest
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError
 from slipway.files import read_text
@@ -41,7 +41,7 @@ class Found:
     number: int | None
     why: str = ""
     remedy: str = ""
-    seen: GpuSeen = field(default_factory=GpuSeen)
+    seen: GpuInfo = field(default_factory=GpuInfo)
 
 
 class Cdi(NamedTuple):
@@ -64,7 +64,7 @@ def find(info: Mapping[str, Any], elsewhere: bool) -> Found:
         return _by_cdi(cdi.names, here)
     if here and (configured or shutil.which(HOOK)):
         wsl = str(info.get("KernelVersion", "")).endswith(WSL)
-        return Found(number=len(here), seen=GpuSeen(driver="nvidia", devices=here, only_all=wsl))
+        return Found(number=len(here), seen=GpuInfo(driver="nvidia", devices=here, only_all=wsl))
     if configured:
         what = f"the engine has a runtime `nvidia`, but neither {DRIVER} nor nvidia-smi shows a GPU on this machine"
         return Found(number=0, why=what, remedy=_LOAD)
@@ -80,7 +80,7 @@ def find(info: Mapping[str, Any], elsewhere: bool) -> Found:
 def _remote(named: list[str], by_cdi: bool) -> Found:
     """Another machine's engine tells its GPUs only by CDI; without that it is asked, and refuses what it has not."""
     devices = _devices(named)
-    return Found(number=len(devices) or None, seen=GpuSeen(driver="cdi" if by_cdi else "nvidia", devices=devices))
+    return Found(number=len(devices) or None, seen=GpuInfo(driver="cdi" if by_cdi else "nvidia", devices=devices))
 
 
 def _by_cdi(named: list[str], here: list[GpuDevice]) -> Found:
@@ -88,8 +88,8 @@ def _by_cdi(named: list[str], here: list[GpuDevice]) -> Found:
     uuids = {gpu.id: gpu.uuid for gpu in here}
     devices = [GpuDevice(id=gpu.id, uuid=uuids.get(gpu.id, "")) for gpu in _devices(named)]
     if devices:
-        return Found(number=len(devices), seen=GpuSeen(driver="cdi", devices=devices))
-    return Found(number=len(here) or None, seen=GpuSeen(driver="cdi", devices=here, only_all=True))
+        return Found(number=len(devices), seen=GpuInfo(driver="cdi", devices=devices))
+    return Found(number=len(here) or None, seen=GpuInfo(driver="cdi", devices=here, only_all=True))
 
 
 def _devices(named: list[str]) -> list[GpuDevice]:

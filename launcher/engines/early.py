@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher import reports
 from launcher.engines import polling
+from launcher.records import container_reports
 from slipway.console import say_now
 from slipway.errors import SlipwayError
 from slipway.files import PRIVATE, write_atomic
@@ -26,7 +26,7 @@ PATIENCE = 10  # seconds, after which the signal is sent: of an engine that is e
 def send(folder: Path, name: str, now: Callable[[], None]) -> None:
     """Sends a signal by `now`, at once or as soon as it can be heard. `folder`: the run's. Raises what `now` does."""
     told = folder / "container" / "told"
-    if reports.began(folder) or not _left(told, name):
+    if container_reports.began(folder) or not _left(told, name):
         now()
     else:
         threading.Thread(target=_once_begun, name=THREAD, args=(folder, told, now), daemon=True).start()
@@ -41,7 +41,7 @@ def _left(told: Path, name: str) -> bool:
 
 
 def _once_begun(folder: Path, told: Path, now: Callable[[], None]) -> None:
-    polling.wait(lambda: reports.began(folder) or not told.exists(), POLL, PATIENCE)
+    polling.wait(lambda: container_reports.began(folder) or not told.exists(), POLL, PATIENCE)
     try:
         told.unlink()
     except OSError:

@@ -18,11 +18,12 @@ import msgspec
 
 from images import identity, platforms
 from images.model import Entry
+from launcher.catalog.profiles import EnrootProfile
+from launcher.core.findings import Finding
+from launcher.core.plan import RUN_DIR, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, sqsh
 from launcher.engines.enrootruns import connect as connect
 from launcher.engines.shell import quote
-from launcher.plan import RUN_DIR, STATE, EngineSeen, Finding, ImageSeen, Observed, Plan
-from launcher.profiles import EnrootProfile
 from slipway import canonical
 from slipway.errors import Exit
 from slipway.project import Root
@@ -48,11 +49,11 @@ def _gpus() -> tuple[int, str, str]:
     return gpus, "", ""
 
 
-def probe(root: Root, profile: EnrootProfile) -> EngineSeen:
+def probe(root: Root, profile: EnrootProfile) -> EngineInfo:
     """Whether enroot is here and may make namespaces; its version. GPUs need NVIDIA's container tools beside it."""
     gpus, why, remedy = _gpus()
     source = f"profile {profile.name}"
-    seen = EngineSeen(
+    seen = EngineInfo(
         kind="enroot", address="enroot", source=source, gpus=gpus, no_gpus=why, gpu_remedy=remedy,
         platform=platforms.named(os.uname().machine), platform_by="uname -m",
     )  # fmt: skip
@@ -67,7 +68,7 @@ def probe(root: Root, profile: EnrootProfile) -> EngineSeen:
     return msgspec.structs.replace(seen, version=done.stdout.strip())
 
 
-def find_image(root: Root, entry: Entry, profile: EnrootProfile, found: EngineSeen) -> ImageSeen:
+def find_image(root: Root, entry: Entry, profile: EnrootProfile, found: EngineInfo) -> ImageInfo:
     """The .sqsh of `images squash`; and what it takes to unpack it, where nobody has or the run wants its own."""
     image, data = sqsh.find(root, entry, profile.squash, found.platform), Path(profile.data or "")
     if image.missing or ((data / PurePath(image.source).stem).is_dir() and not profile.writable):
@@ -79,7 +80,7 @@ def find_image(root: Root, entry: Entry, profile: EnrootProfile, found: EngineSe
     return msgspec.structs.replace(image, unpack=need, unpack_free=free)
 
 
-def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
+def check(plan: Plan, seen: Probed) -> Iterator[Finding]:
     """What enroot cannot express, and room for the image's root file system."""
     profile = plan.profile
     assert isinstance(profile, EnrootProfile)

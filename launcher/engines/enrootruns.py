@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import msgspec
 
 from images import rootfs
-from launcher import reports
 from launcher.engines import Claimed, Status, logfiles, polling
-from launcher.outcome import UNMADE, End, Ended, refused
+from launcher.records import container_reports
+from launcher.records.outcome import UNMADE, End, Ended, refused
 from slipway import inbox
 from slipway.errors import Exit, SlipwayError
 from slipway.files import PRIVATE, cannot_write, private
@@ -41,7 +41,7 @@ class _Process(msgspec.Struct):
 class _Ended(msgspec.Struct):
     """How its script ended. `told`: by which signal, where that came before the entrypoint; `said`: why by itself."""
 
-    exit: reports.ExitCode
+    exit: container_reports.ExitCode
     finished: str
     told: str = ""
     said: str = ""
@@ -98,7 +98,7 @@ class EnrootRuns:
             return Status("running", started=process.started)
         why = "its script was killed" if process.boot == BOOT else "the machine was restarted while it ran"
         with contextlib.suppress(inbox.Damaged):  # told when the run is collected
-            if wrote := reports.node_status(run.path, 0):  # its script was killed, the step was not
+            if wrote := container_reports.node_status(run.path, 0):  # its script was killed, the step was not
                 return Status("exited", wrote.exit_code, started=process.started, finished=wrote.finished)
         return Status("exited", end=Ended(End.LOST, why), started=process.started)
 

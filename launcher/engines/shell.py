@@ -1,4 +1,4 @@
-"""Words of a request as shell text."""
+"""Arguments of a request as shell text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from launcher.plan import RUN_DIR, RUN_ID
+from launcher.core.plan import RUN_DIR, RUN_ID
 from slipway.errors import Exit
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from images import identity
 from images.model import Entry
+from launcher.catalog.profiles import SlurmProfile
+from launcher.core.findings import Finding
+from launcher.core.plan import RUN_DIR, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, slurmwords, sqsh
 from launcher.engines.shell import quote
 from launcher.engines.slurmjobs import STEP, connect
-from launcher.plan import RUN_DIR, STATE, EngineSeen, Finding, ImageSeen, Observed, Plan
-from launcher.profiles import SlurmProfile
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
@@ -52,7 +53,7 @@ _BY_RANK = ("RANK", "LOCAL_RANK")  # pyxis's own hook sets them for each task
 Value = str | int | bool | None
 
 
-def probe(root: Root, profile: SlurmProfile) -> EngineSeen:
+def probe(root: Root, profile: SlurmProfile) -> EngineInfo:
     """Nothing is asked: a dry run and `-o` need no cluster, and sbatch says at submission what is wrong with it.
 
     So how many GPUs a node has is not known here, unless the profile says it: a request that no node can fulfil is
@@ -62,13 +63,13 @@ def probe(root: Root, profile: SlurmProfile) -> EngineSeen:
     by = (
         f"{key}, profile {profile.name}" if key else f"what nodes are where a profile does not say arch: {profile.name}"
     )
-    return EngineSeen(
+    return EngineInfo(
         kind="slurm", address="slurm", source=f"profile {profile.name}", gpus=None, nodes=True,
         platform=f"linux/{processor}", platform_by=by,
     )  # fmt: skip
 
 
-def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineSeen) -> ImageSeen:
+def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineInfo) -> ImageInfo:
     """The .sqsh of `images squash`, or what `images build --push` has pushed where the profile says `registry`."""
     if profile.image == "squash":
         return sqsh.find(root, entry, profile.squash, found.platform)
@@ -76,15 +77,15 @@ def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineSee
     for record in sorted(records, key=lambda r: r.platform not in (found.platform, "")):
         for reference in record.pushed:
             registry, _, rest = reference.partition("/")
-            return ImageSeen(
+            return ImageInfo(
                 id=record.ids[0], source=f"{registry}#{rest}", recorded=len(records), drift=record.drift,
                 left_out=record.left_out, platform=record.platform,
             )  # fmt: skip
     remedy = f"run: {entry.build_command} --push REGISTRY/NAME:TAG"
-    return ImageSeen(recorded=len(records), missing="no record says that it was pushed to a registry", remedy=remedy)
+    return ImageInfo(recorded=len(records), missing="no record says that it was pushed to a registry", remedy=remedy)
 
 
-def check(plan: Plan, seen: Observed) -> Iterator[Finding]:
+def check(plan: Plan, seen: Probed) -> Iterator[Finding]:
     """What pyxis cannot express, what other nodes will not see, and options that are the launcher's."""
     profile = _profile(plan)
     runs = [("runs directory", seen.host.runs)]

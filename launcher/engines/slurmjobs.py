@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from launcher.engines import Claimed, Status, logfiles, polling, slurmwords
-from launcher.outcome import IN_QUEUE, End, Ended, refused
+from launcher.records.outcome import IN_QUEUE, End, Ended, refused
 from slipway import inbox
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError

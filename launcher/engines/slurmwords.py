@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from launcher.engines import Status
-from launcher.outcome import End, Ended
+from launcher.records.outcome import End, Ended
 
 _WAITS = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
 _RUNS = {"CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from images import identity, sidecar
 from images.model import Entry
-from launcher.plan import ImageSeen
+from launcher.core.plan import ImageInfo
 from slipway.errors import SlipwayError
 from slipway.project import Root
 
 
-def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageSeen:
+def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageInfo:
     """The newest recorded image of `entry` that is in the folder `named`, whole and with a sidecar that says so.
 
     One for another platform is taken where there is none for this one: it says what is wrong.
@@ -25,11 +25,11 @@ def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageSee
         try:
             said = sidecar.read(file)
         except SlipwayError as e:
-            return ImageSeen(recorded=len(records), missing=f"{file}: {e.what}", remedy=e.remedy)
+            return ImageInfo(recorded=len(records), missing=f"{file}: {e.what}", remedy=e.remedy)
         if said.entry != entry.checksum or said.size != file.stat().st_size:
             what = f"{file} is not what its sidecar says: {said.size} bytes of entry {said.entry[:12]}"
-            return ImageSeen(recorded=len(records), missing=what, remedy=f"run: {_squash(entry, named)}")
-        found = ImageSeen(
+            return ImageInfo(recorded=len(records), missing=what, remedy=f"run: {_squash(entry, named)}")
+        found = ImageInfo(
             id=said.ids[0], source=str(file), recorded=len(records), drift=record.drift, left_out=record.left_out,
             platform=said.platform,
         )  # fmt: skip
@@ -45,7 +45,7 @@ def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageSee
         remedy = f"run: {_squash(entry, named)}; where a Docker engine is, first: {entry.build_command}"
     else:
         remedy = f"run: {entry.build_command}, then {_squash(entry, named)}"
-    return ImageSeen(recorded=len(records), missing=what, remedy=remedy)
+    return ImageInfo(recorded=len(records), missing=what, remedy=remedy)
 
 
 def _squash(entry: Entry, named: str | None) -> str:

@@ -19,7 +19,7 @@ import yaml
 from images import lock as locks
 from images import render
 from images.model import Base, Entry, Library, Lock, Matrix, MatrixBase, MatrixEntry, MatrixEnvironment, Repository
-from launcher.profiles import GpuModel
+from launcher.catalog.profiles import GpuModel
 from slipway import canonical
 from slipway.project import Root
 

@@ -20,8 +20,8 @@ from typing import Any
 from gpu import machine
 
 from images import render
-from launcher import flow
-from launcher.plan import RUN_DIR, RUN_ID
+from launcher.core.plan import RUN_DIR, RUN_ID
+from launcher.planning import preparation
 from slipway.project import Root
 
 LIMIT = 240  # seconds that a run may take before it is told to stop
@@ -60,10 +60,10 @@ class Run:
 React = Callable[[str, Run, "subprocess.Popen[str]"], None]
 
 
-def prepared(root: Root, step: str, words: tuple[str, ...], **options: Any) -> flow.Prepared:
+def prepared(root: Root, step: str, words: tuple[str, ...], **options: Any) -> preparation.Prepared:
     """The launch, planned. Raises Failed where the launcher would refuse it on a machine with an engine, too."""
-    asked = flow.Options(step, words, profile=machine.PROFILE, runs_dir=str(root.path / "runs"), **options)
-    found = flow.prepare(root, asked)
+    asked = preparation.Options(step, words, profile=machine.PROFILE, runs_dir=str(root.path / "runs"), **options)
+    found = preparation.prepare(root, asked)
     wrong = [f for f in found.findings if f.severity == "error" and not f.where.startswith(ABSENT)]
     if wrong:
         raise Failed("; ".join(f"refused: {f.where}: {f.what}" for f in wrong))
@@ -75,7 +75,7 @@ def start(root: Root, name: str, step: str, words: tuple[str, ...], react: React
     found = prepared(root, step, words, **options)
     plan, folder = found.plan, root.path / "runs" / name
     folder.mkdir(parents=True)
-    flow.write_run_files(found, folder)
+    preparation.write_run_files(found, folder)
     entry = machine.entry_of(root, plan.library)
     (folder / "entry.json").write_text(render.entry_json(entry))
 

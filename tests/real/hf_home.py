@@ -43,7 +43,7 @@ print("caches", json.dumps({{"found": found, "environ": word.decode() in str(os.
 
 
 def told(program: str = PROGRAM) -> tuple[str, str]:
-    """Words of a launch of the toy that make it run a program."""
+    """Arguments of a launch of the toy that make it run a program."""
     return "--env", f"TOY_RUN={base64.b64encode(program.encode()).decode()}"
 
 

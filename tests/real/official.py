@@ -100,16 +100,16 @@ def matrix_of(matrix: dict[str, Any], shelf: Shelf, registry: str, releases: dic
         chosen = section["cuda"][release]
         image = str(chosen["base"]["image"]).replace(REGISTRY, registry)
         chosen["base"] = {"image": image, "tag": chosen["base"]["tag"]}
-        if wish := chosen.get("repositories", {}).get("modelopt"):
+        if spec := chosen.get("repositories", {}).get("modelopt"):
             url, tag = f"file://{shelf.context / 'model-optimizer'}", MODEL_OPTIMIZER
-            chosen["repositories"]["modelopt"] = {"url": url, "tag": tag, "path": wish["path"]}
+            chosen["repositories"]["modelopt"] = {"url": url, "tag": tag, "path": spec["path"]}
         section["cuda"] = {release: chosen}
         section["default"]["cuda"] = release
     return matrix
 
 
 def another(tree: Tree, path: Path, library: str, change: Callable[[dict[str, Any]], object]) -> Tree:
-    """A copy of a project in which the wish for the library's official image is changed, and locked anew."""
+    """A copy of a project in which the spec for the library's official image is changed, and locked anew."""
     shutil.copytree(tree.path, path)
     file = path / "images" / "matrix.yaml"
     matrix = yaml.safe_load(file.read_text())

@@ -25,7 +25,8 @@ from test_datasets import write_tokens
 from test_golden import compare
 
 from images.dockerhost import Address, engine_client
-from launcher import artifacts, catalogue
+from launcher.artifacts import detection
+from launcher.catalog import definitions
 from slipway import canonical
 from slipway.project import Root
 
@@ -131,7 +132,7 @@ CASES = {
 
 
 def test_every_step_has_a_case() -> None:
-    assert sorted(CASES) == sorted(catalogue.step_folders(Root(PROJECT)))
+    assert sorted(CASES) == sorted(definitions.step_folders(Root(PROJECT)))
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +246,8 @@ def processes_of(output: Path) -> Processes:
 def assert_promised(plan: dict[str, Any], run: Run) -> None:
     """The output is of the step's type, as the launcher knows types, and the record says where it is."""
     assert run.ended == (0, "step") and run.record["state"] == "ended"
-    found = artifacts.inspect("output", Path(run.outcome["checkpoint"]))
-    promised = catalogue.find_step(Root(PROJECT), plan["step"]).output.type
+    found = detection.inspect("output", Path(run.outcome["checkpoint"]))
+    promised = definitions.find_step(Root(PROJECT), plan["step"]).output.type
     assert (found.type, found.faults) == (promised, []) and run.outcome["result"]["type"] == promised
 
 

@@ -16,8 +16,9 @@ import pytest
 from helpers import REPO, script
 from rl import FLAT, RELEASES, ROOT, STEPS, launch, usual
 
-from launcher import configuration, profiles
-from launcher.plan import Wish
+from launcher.catalog import profiles
+from launcher.core.plan import LaunchSpec
+from launcher.planning import configuration
 
 pytestmark = pytest.mark.real
 SOURCE = os.environ.get("NEMO_RL_SOURCE", "")
@@ -50,7 +51,7 @@ def made(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
     for release, tree in trees.items():
         for name in STEPS:
             for words in WORDS:
-                planned = launch(wish, name, release, usual(name), *words)
+                planned = launch(spec, name, release, usual(name), *words)
                 folder = root / f"{name} {release} {' '.join(words)}".strip()
                 folder.mkdir()
                 (folder / "tree").symlink_to(tree)
@@ -65,9 +66,9 @@ def made(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
     return {n: (w, *(load(root / n / f"{f}.json") for f in ("resolved", "base"))) for n, w in wishes.items()}
 
 
-def wish(**changes: Any) -> Wish:
+def spec(**changes: Any) -> LaunchSpec:
     facts = {"profile": profiles.find_profile(ROOT, "docker"), "nodes": 1, "env": {}, "resume": False}
-    made = Wish(**(facts | {"allow_drift": False, "lock_checksum": "c" * 64} | changes))
+    made = LaunchSpec(**(facts | {"allow_drift": False, "lock_checksum": "c" * 64} | changes))
     return configuration.resolved(made, {name: f"/inputs/{name}" for name in made.words.inputs})
 
 
@@ -110,7 +111,7 @@ def has(config: Any, key: str) -> bool:
 
 def test_the_presets_are_what_the_examples_say(made: dict[str, Any]) -> None:
     for name, (planned, _, base) in made.items():
-        for key, value in planned.wish.step.presets.items():
+        for key, value in planned.spec.step.presets.items():
             try:
                 assert at(base, key) == value, (name, key)
             except KeyError:

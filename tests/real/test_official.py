@@ -43,15 +43,15 @@ def build(tree: Tree, library: str) -> Done:
 
 @pytest.fixture
 def over(locked: Tree, official: Shelf, place: Path) -> Callable[..., Tree]:
-    """The project, whose base of a library is the stand-in changed by a shell command, and its wish by `change`."""
+    """The project, whose base of a library is the stand-in changed by a shell command, and its spec by `change`."""
 
     def make(library: str, changed_by: str = "", change: Callable[[dict[str, Any]], object] = dict) -> Tree:
-        def both(wish: dict[str, Any]) -> None:
-            image = wish["base"]["image"].rpartition("/")[2]
+        def both(spec: dict[str, Any]) -> None:
+            image = spec["base"]["image"].rpartition("/")[2]
             if changed_by:
-                wish["base"]["tag"] = place.name.lower()
+                spec["base"]["tag"] = place.name.lower()
                 official.put(image, RELEASES[library], place.name.lower(), changed_by)
-            change(wish)
+            change(spec)
 
         return another(locked, place / "project", library, both)
 
@@ -127,8 +127,8 @@ def test_older_releases_patch_vllm_in_other_ways(
 def test_an_environment_that_is_missing_is_named_unless_the_base_may_come_without_it(
     over: Callable[..., Tree],
 ) -> None:
-    def optional(wish: dict[str, Any]) -> None:
-        wish["environments"]["megatron"]["required"] = False
+    def optional(spec: dict[str, Any]) -> None:
+        spec["environments"]["megatron"]["required"] = False
 
     tree = over("nemo-rl", f"rm -r {MEGATRON}")
     done = build(tree, "nemo-rl")
@@ -138,8 +138,8 @@ def test_an_environment_that_is_missing_is_named_unless_the_base_may_come_withou
     assert build(another(tree, tree.path.with_name("optional"), "nemo-rl", optional), "nemo-rl").code == 0
 
 
-def unrepaired(wish: dict[str, Any]) -> None:
-    del wish["repair"]
+def unrepaired(spec: dict[str, Any]) -> None:
+    del spec["repair"]
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_a_sqsh_of_it_is_the_same(gpu_project: Tree) -> None:
 
 
 def test_another_commit_than_the_one_that_was_read_is_named(over: Callable[..., Tree]) -> None:
-    def other(wish: dict[str, Any]) -> None:
-        wish["env"]["NEMO_RL_COMMIT"] = "1" * 40
+    def other(spec: dict[str, Any]) -> None:
+        spec["env"]["NEMO_RL_COMMIT"] = "1" * 40
 
     done = build(over("nemo-rl", change=other), "nemo-rl")
     assert done.code == Exit.UNAVAILABLE

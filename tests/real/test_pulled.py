@@ -247,8 +247,8 @@ def test_a_repository_of_the_build_is_in_it(login: Tree, gpu_project: Tree, plac
 
 
 def test_a_base_that_is_not_what_the_lock_says_leaves_nothing(login: Tree, official: Shelf, place: Path) -> None:
-    def broken(wish: dict[str, Any]) -> None:
-        wish["base"]["tag"] = "broken"
+    def broken(spec: dict[str, Any]) -> None:
+        spec["base"]["tag"] = "broken"
 
     official.put("nemo-rl", RELEASES["nemo-rl"], "broken", f"rm -r {MEGATRON}")
     tree = another(login, place / "other", "nemo-rl", broken)

@@ -1,0 +1,308 @@
+"""Checkpoint folders: Hugging Face, Megatron, LoRA adapters in two layouts, NeMo RL; whether each is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.artifacts.faults import Fault, Found, fault
+from slipway import yamldoc
+from slipway.errors import SlipwayError
+
+MAX_HEADER = 100_000_000  # bytes of a safetensors header; the library itself refuses more
+MAX_METADATA = 64 * 1024 * 1024  # bytes of a Megatron .metadata that are searched for names of shards
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "merges.txt")
+LATEST = "latest_checkpointed_iteration.txt"
+INDEX = "model.safetensors.index.json"
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # config.json's names of one number
+MEGATRON = {
+    "layers": "num_layers", "hidden": "hidden_size", "vocab": "vocab_size", "heads": "num_attention_heads",
+    "kv_heads": "num_query_groups", "head_size": "kv_channels", "intermediate": "ffn_hidden_size",
+    "experts": "num_moe_experts", "experts_per_token": "moe_router_topk",
+    "expert_intermediate": "moe_ffn_hidden_size", "tied": "share_embeddings_and_output_weights",
+}  # fmt: skip
+NEW_CLASS = "TokenizersBackend"  # what transformers calls a tokenizer from 5.0 on, and does not know before
+GENERATION = re.compile(r"{%-?\s+generation\s")  # in a chat template: what follows is learned
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+class _Tensor(msgspec.Struct):
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def look(folder: Path) -> Found | None:
+    """What checkpoint a folder is; None where it looks like none. Raises OSError for what cannot be read."""
+    names = {p.name for p in folder.iterdir()}
+    if names & set(ADAPTER):
+        return _peft(folder)
+    if "config.json" in names or any(n.endswith(".safetensors") for n in names):
+        return _hugging_face(folder)
+    if LATEST in names or _numbered(folder, "iter_") or any(n.endswith(".distcp") for n in names):
+        return _megatron(folder)
+    if "run_config.yaml" in names and "metadata.json" in names:
+        return _megatron(folder)
+    if "training_info.json" in names or _numbered(folder, "step_"):
+        return _nemo_rl(folder)
+    if names & set(TOKENIZER):
+        return Found(type="tokenizer_hf", facts=tokenizer_facts(folder))
+    return None
+
+
+def tokenizer_facts(folder: Path) -> dict[str, str | int]:
+    """`tokenizer`: sha256 over the files of its vocabulary; `template`: of its chat template; `generation`: 1 where the
+    template marks what is learned; `tokenizer_class`: where it is one that only transformers 5 knows. Absent where not
+    there.
+
+    tokenizer_config.json is left out: every save_pretrained() adds to it, while the vocabulary stays the same bytes.
+    """
+    digest = hashlib.sha256()
+    found = [folder / n for n in VOCABULARY if (folder / n).is_file()]
+    for path in found:
+        content = path.read_bytes()
+        digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
+    template = _template(folder)
+    facts: dict[str, str | int] = {"tokenizer": digest.hexdigest() if found else ""}
+    facts["template"] = hashlib.sha256(template.encode()).hexdigest() if template else ""
+    facts["generation"] = int(bool(GENERATION.search(template)))
+    named = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
+    facts["tokenizer_class"] = named if named == NEW_CLASS else ""
+    return {k: v for k, v in facts.items() if v}
+
+
+def _template(folder: Path) -> str:
+    """The chat template: a file of its own wins over the configuration, as in transformers."""
+    own = folder / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text(errors="replace")
+    value = (_json(folder / "tokenizer_config.json") or {}).get("chat_template")
+    if isinstance(value, list):  # several, each with a name
+        value = next((t.get("template") for t in value if isinstance(t, dict) and t.get("name") == "default"), None)
+    return value if isinstance(value, str) else ""
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _check_json(path: Path) -> list[Fault]:
+    if not path.is_file():
+        return [fault(path, "is missing")]
+    try:
+        value = msgspec.json.decode(path.read_bytes())
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        return [fault(path, f"not JSON: {e}")]
+    return [] if isinstance(value, dict) else [fault(path, "not a JSON object")]
+
+
+def _hugging_face(folder: Path) -> Found:
+    faults = _check_json(folder / "config.json")
+    if not any((folder / n).is_file() for n in TOKENIZER):
+        faults.append(fault(folder, "there is no tokenizer (tokenizer.json, tokenizer_config.json)"))
+    shards, more = _shards(folder)
+    parameters, wrong = _weights(shards)
+    facts = _config_facts(folder) | tokenizer_facts(folder)
+    return Found(type="checkpoint_hf", faults=faults + more + wrong, facts=facts, parameters=parameters)
+
+
+def _config_facts(folder: Path) -> dict[str, str | int]:
+    config = _json(folder / "config.json") or {}
+    text = config.get("text_config")  # where a model of several modalities keeps its language model's sizes
+    sizes = config | text if isinstance(text, dict) else config
+    architectures = config.get("architectures")
+    facts = {
+        "architecture": architectures[0] if isinstance(architectures, list) and architectures else "",
+        "layers": sizes.get("num_hidden_layers"),
+        "hidden": sizes.get("hidden_size"),
+        "vocab": sizes.get("vocab_size"),
+        "heads": sizes.get("num_attention_heads"),
+        "kv_heads": sizes.get("num_key_value_heads"),
+        "head_size": sizes.get("head_dim"),
+        "intermediate": sizes.get("intermediate_size"),
+        "experts": next((sizes[n] for n in EXPERTS if sizes.get(n)), None),
+        "experts_per_token": sizes.get("num_experts_per_tok"),
+        "expert_intermediate": sizes.get("moe_intermediate_size"),
+        "tied": int(bool(config.get("tie_word_embeddings"))),
+        "dtype": sizes.get("dtype") or sizes.get("torch_dtype") or config.get("torch_dtype"),
+    }
+    return {k: v for k, v in facts.items() if v and isinstance(v, str if k in ("architecture", "dtype") else int)}
+
+
+def megatron_facts(model: dict[str, Any]) -> dict[str, str | int]:
+    """The sizes in a `model` section of Megatron-Bridge, under the names that config.json's have here."""
+    facts = {name: model.get(key) for name, key in MEGATRON.items()}
+    if not facts["experts"]:
+        facts |= {"experts_per_token": None, "expert_intermediate": None}  # Megatron keeps defaults there
+    return {k: int(v) for k, v in facts.items() if v and isinstance(v, int)}
+
+
+def _shards(folder: Path) -> tuple[list[Path], list[Fault]]:
+    """The weight files that the index names (all of them without an index), and those that are missing."""
+    index = folder / INDEX
+    if not index.is_file():
+        found = sorted(folder.glob("*.safetensors"))
+        return found, [] if found else [fault(folder, "there are no *.safetensors weights")]
+    try:
+        names = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return [], [fault(index, "no index of weights (`weight_map`)")]
+    missing = [n for n in names if ".." in Path(n).parts or not (folder / n).is_file()]
+    return [folder / n for n in names if n not in missing], [
+        fault(folder / n, "a shard of the index is missing") for n in missing
+    ]
+
+
+def _weights(shards: list[Path]) -> tuple[int, list[Fault]]:
+    parameters, faults = 0, []
+    for shard in shards:
+        count, problem = _safetensors(shard)
+        parameters += count
+        if problem:
+            faults.append(fault(shard, problem))
+    return parameters, faults
+
+
+def _safetensors(path: Path) -> tuple[int, str]:
+    """Number of weights, and what is wrong with the file: its length must be what its header says."""
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        head = f.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        if length > size - 8:
+            return 0, "not a whole safetensors file: its header is cut off"
+        try:
+            header = msgspec.json.decode(f.read(min(length, MAX_HEADER)), type=dict[str, Any])
+            header.pop("__metadata__", None)
+            tensors = msgspec.convert(header, dict[str, _Tensor])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return 0, "not a safetensors file: its header lists no tensors"
+    end = max((t.data_offsets[1] for t in tensors.values()), default=0)
+    count = sum(math.prod(t.shape) for t in tensors.values())
+    expected = 8 + length + end
+    return count, "" if expected == size else f"{size} bytes, its header says {expected}: the file is cut off"
+
+
+def _peft(folder: Path) -> Found:
+    config = folder / ADAPTER[0]
+    faults = _check_json(config)
+    weights = folder / ADAPTER[1]
+    parameters, wrong = _weights([weights]) if weights.is_file() else (0, [fault(weights, "is missing")])
+    known = _json(config) or {}
+    facts: dict[str, str | int] = {"layout": "hf_peft"}
+    recorded = (_json(folder / "slipway.json") or {}).get("base")  # the base's fingerprint, by peft/automodel
+    base = recorded or known.get("base_model_name_or_path")
+    if isinstance(base, str):
+        facts["base"] = base
+    if isinstance(known.get("r"), int):
+        facts["rank"] = known["r"]
+    return Found(type="checkpoint_lora", faults=faults + wrong, facts=facts, parameters=parameters)
+
+
+def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:
+    """Folders `<prefix><number>` below a folder, by number."""
+    found = ((re.fullmatch(rf"{prefix}(\d+)", p.name), p) for p in folder.iterdir() if p.is_dir())
+    return sorted((int(m[1]), p) for m, p in found if m)
+
+
+def _megatron(folder: Path) -> Found:
+    """A root whose tracker file names the iteration, or the folder of one iteration."""
+    numbered = _numbered(folder, "iter_")
+    if not numbered and not (folder / LATEST).is_file():
+        return _iteration(folder, [])
+    if not (folder / LATEST).is_file():
+        what = f"{LATEST} is missing: saving did not end, or only an iteration was copied"
+        return _iteration(numbered[-1][1], [fault(folder, what)])
+    named = (folder / LATEST).read_text(errors="replace").strip()[:40]
+    wanted = folder / (f"iter_{int(named):07d}" if named.isdecimal() else named)
+    if not (named.isdecimal() or named == "release") or not wanted.is_dir():
+        what = f"names {named!r}; the folder has {', '.join(p.name for _, p in numbered) or 'no iter_*'}"
+        return Found(type="checkpoint_megatron", faults=[fault(folder / LATEST, what)])
+    return _iteration(wanted, [])
+
+
+def _iteration(folder: Path, faults: list[Fault]) -> Found:
+    faults = faults + [fault(folder / n, "is missing") for n in (".metadata", "metadata.json") if not _full(folder / n)]
+    shards = sorted(folder.glob("*.distcp"))
+    faults += [fault(p, "a shard of .metadata is missing") for p in _named_shards(folder) if not p.exists()]
+    faults += [fault(p, "an empty shard") for p in shards if not p.stat().st_size]
+    if not shards:
+        faults.append(fault(folder, "there are no *.distcp shards"))
+    run, more = _run_config(folder / "run_config.yaml")
+    facts: dict[str, str | int] = {}
+    if number := re.fullmatch(r"iter_(\d+)", folder.name):
+        facts["iteration"] = int(number[1])
+    if not run.get("peft"):
+        model = run.get("model")
+        facts |= megatron_facts(model if isinstance(model, dict) else {}) | tokenizer_facts(folder / "tokenizer")
+        return Found(type="checkpoint_megatron", faults=faults + more, facts=facts)
+    facts["layout"] = "megatron_bridge"
+    checkpoint = run.get("checkpoint")
+    base = checkpoint.get("pretrained_checkpoint") if isinstance(checkpoint, dict) else None
+    if isinstance(base, str):
+        facts["base"] = base
+    if isinstance(run["peft"], dict) and isinstance(run["peft"].get("dim"), int):
+        facts["rank"] = run["peft"]["dim"]
+    return Found(type="checkpoint_lora", faults=faults + more, facts=facts)
+
+
+def _full(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _named_shards(folder: Path) -> list[Path]:
+    """Shards whose names stand in .metadata, which is a pickle: it is searched, never loaded."""
+    metadata = folder / ".metadata"
+    if not metadata.is_file():
+        return []
+    with metadata.open("rb") as f:
+        names = set(re.findall(rb"__\d+_\d+\.distcp", f.read(MAX_METADATA)))
+    return sorted(folder / n.decode() for n in names)
+
+
+def _run_config(path: Path) -> tuple[dict[str, Any], list[Fault]]:
+    if not path.is_file():
+        return {}, [fault(path, "is missing")]
+    try:
+        value = yamldoc.parse(path.read_text(), str(path))
+    except (SlipwayError, UnicodeDecodeError) as e:
+        return {}, [fault(path, f"cannot be read: {e.what if isinstance(e, SlipwayError) else 'not UTF-8'}")]
+    return (value, []) if isinstance(value, dict) else ({}, [fault(path, "not a mapping")])
+
+
+def _nemo_rl(folder: Path) -> Found:
+    """A root with step_N folders (the last counts), or one of them."""
+    steps = _numbered(folder, "step_")
+    step = steps[-1][1] if steps else folder
+    faults = [fault(step / n, "is missing") for n in ("config.yaml", "training_info.json") if not _full(step / n)]
+    if not _full(step / "train_dataloader.pt"):
+        faults.append(fault(step / "train_dataloader.pt", "is missing: training cannot go on from it", "warning"))
+    weights = step / "policy" / "weights"
+    files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights.is_dir() else []
+    if not any(p.suffix in (".distcp", ".safetensors", ".bin") for p in files):
+        faults.append(fault(weights, "there are no weights"))
+    shards = [p for p in files if p.suffix == ".distcp"]
+    faults += [fault(p, "an empty shard") for p in shards if not p.stat().st_size]
+    indices = sorted({p.with_name(".metadata") for p in shards})
+    faults += [fault(p, "is missing: saving did not end, or a copy left it out") for p in indices if not _full(p)]
+    facts: dict[str, str | int] = {"weights": "megatron" if any(weights.glob("iter_*")) else "dcp"}
+    if any(p.suffix == ".safetensors" for p in files):
+        facts["weights"] = "safetensors"
+    if number := re.fullmatch(r"step_(\d+)", step.name):
+        facts["iteration"] = int(number[1])
+    facts |= tokenizer_facts(step / "policy" / "tokenizer")
+    return Found(type="checkpoint_nemo_rl", faults=faults, facts=facts)

@@ -1,0 +1,245 @@
+"""Data files: JSON Lines, packed Parquet and Megatron's binidx; what they are and what is wrong at their beginning."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from launcher.artifacts import compressed, jsonl, parquet
+from launcher.artifacts.faults import Fault, Found, fault
+
+HEAD, HEADS = 4 * 1024 * 1024, 32 * 1024 * 1024  # bytes read of one file's beginning; of all files together
+MAX_HEADS, MAX_PACKED = 256, 32  # files whose beginning is read; of packed ones, each of which may start a program
+SAMPLE = 64  # lines that tell the type and the keys
+PACKED = ("input_ids", "loss_mask", "seq_start_id")
+INDEX_MAGIC = b"MMIDIDX\x00\x00"
+_INDEX_HEAD = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, documents
+_TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}
+
+
+RECORD = "slipway.json"  # beside packed Parquet, by data_prep/sft_packing
+
+
+class Rows(NamedTuple):
+    """How rows are read: `columns`, a column's usual name -> its name here; `grammar`, of conversations."""
+
+    columns: Mapping[str, str] = {}
+    grammar: jsonl.Grammar = ""
+
+
+USUAL = Rows()
+
+
+class _Packing(msgspec.Struct):
+    """slipway.json beside packed Parquet, written by data_prep/sft_packing."""
+
+    pack_size: int = 0
+    tokenizer: str = ""
+    template: str = ""
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The data files that lie directly in a folder, sorted, all of the one kind that there is most of."""
+    kinds: dict[str, list[Path]] = {"jsonl": [], "parquet": [], "index": []}
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        if path.name.endswith(jsonl.SUFFIXES) and not path.name.endswith("_metadata.jsonl"):
+            kinds["jsonl"].append(path)
+        elif path.suffix in (".parquet", ".pq"):
+            kinds["parquet"].append(path)
+        elif path.suffix == ".idx":
+            kinds["index"].append(path)
+    return max(kinds.values(), key=len)
+
+
+def beside(file: Path) -> list[Path]:
+    """What belongs to a data file: an index or tokens of the same name, the metadata of packed Parquet."""
+    if file.suffix in (".bin", ".idx"):
+        pair = file.with_suffix(".idx" if file.suffix == ".bin" else ".bin")
+        return [pair] if pair.is_file() and _is_index(file.with_suffix(".idx")) else []
+    record = file.with_name(RECORD)
+    return _metadata(file) + [record] * record.is_file() if file.suffix in (".parquet", ".pq") else []
+
+
+def look(files: Sequence[Path], rows: Rows = USUAL) -> Found:
+    """What some files are together; the first one tells the type. Raises OSError for what cannot be read."""
+    first = files[0]
+    with first.open("rb") as f:
+        magic = f.read(len(INDEX_MAGIC))
+    if magic.startswith(parquet.MAGIC):
+        return _packed([f for f in files if f.suffix in (".parquet", ".pq")] or [first])
+    if magic == INDEX_MAGIC or (first.suffix == ".bin" and beside(first)):
+        return _binidx(sorted({f.with_suffix(".idx") for f in files if f.suffix in (".bin", ".idx")} or {first}))
+    return _lines(files, rows)
+
+
+def shape_of(file: Path) -> tuple[jsonl.Shape | None, str]:
+    """The shape of a JSON Lines file by its beginning, or what it is instead."""
+    return _shape(file, _head(file, HEAD)[0], USUAL)
+
+
+def _shape(file: Path, head: bytes, rows: Rows) -> tuple[jsonl.Shape | None, str]:
+    lines = io.BytesIO(head)
+    first = [line for _, line in zip(range(SAMPLE), lines, strict=False)]
+    shape, note = jsonl.detect(first, file.name, rows.columns)
+    return shape and shape._replace(grammar=rows.grammar), note
+
+
+def _lines(files: Sequence[Path], rows: Rows) -> Found:
+    size = max(64 * 1024, min(HEAD, HEADS // len(files)))
+    try:
+        first = _head(files[0], size)
+    except OSError as e:
+        return Found(note="data that cannot be unpacked", faults=[unreadable(files[0], e)])
+    shape, note = _shape(files[0], first[0], rows)
+    if shape is None:
+        return Found(note=note)
+    faults: list[Fault] = []
+    most = MAX_PACKED if compressed.packed(files[0]) else MAX_HEADS
+    whole = len(files) <= most
+    for number, file in enumerate(files[:most]):
+        try:
+            head, all_of_it = _head(file, size) if number else first
+        except OSError as e:
+            faults.append(unreadable(file, e))
+            continue
+        whole &= all_of_it
+        found = jsonl.scan(io.BytesIO(head), jsonl.checker(shape))
+        faults += found.faults(file) if found.lines else [fault(file, "the file is empty")]
+    facts: dict[str, str | int] = {"files": len(files)} if len(files) > 1 else {}
+    facts["checked"] = "whole" if whole else "beginning"
+    if shape.type != "chat_jsonl":
+        facts["columns"] = ",".join(shape.keys)
+    if rows.columns:
+        facts["named"] = msgspec.json.encode(dict(rows.columns), order="sorted").decode()
+    if rows.grammar:
+        facts["grammar"] = rows.grammar
+    return Found(type=shape.type, faults=faults, facts=facts)
+
+
+def unreadable(file: Path, e: OSError) -> Fault:
+    """The fault of a file that cannot be read."""
+    return fault(e.filename or file, f"cannot be read: {e.strerror or e}")
+
+
+def _head(file: Path, size: int) -> tuple[bytes, bool]:
+    """The whole lines within the first `size` bytes, the first line at least; and whether that is all of the file."""
+    with compressed.opened(file) as f:
+        head = f.read(size)
+        if len(head) < size or not (more := f.read(1)):
+            return head, True
+        cut = head.rfind(b"\n") + 1
+        if cut:
+            return head[:cut], False
+        head += more + f.readline(jsonl.MAX_LINE - len(head))
+        return head, False
+
+
+def _packed(files: Sequence[Path]) -> Found:
+    faults: list[Fault] = []
+    rows = 0
+    for number, file in enumerate(files):
+        try:
+            footer = parquet.read_footer(file)
+        except ValueError as e:
+            faults.append(fault(file, str(e)))
+            continue
+        missing = [c for c in PACKED if c not in footer.columns]
+        if missing and number == 0:
+            has = ", ".join(footer.columns)
+            return Found(note=f"Parquet without the columns {', '.join(missing)} of packed data (it has {has})")
+        if missing:
+            faults.append(fault(file, f"the columns {', '.join(missing)} are missing"))
+        elif not footer.rows:
+            faults.append(fault(file, "holds no rows"))
+        rows += footer.rows
+    facts: dict[str, str | int] = {"files": len(files)} if len(files) > 1 else {}
+    facts |= {"rows": rows} | _packing(files[0], faults)
+    return Found(type="packed_parquet", faults=faults, facts=facts)
+
+
+def _packing(file: Path, faults: list[Fault]) -> dict[str, Any]:
+    """How the rows were packed; by slipway.json, else by the metadata, else by the file's name."""
+    recorded = file.parent / RECORD
+    known = _Packing()
+    if recorded.is_file():
+        try:
+            known = msgspec.json.decode(recorded.read_bytes(), type=_Packing)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            faults.append(fault(recorded, f"not what packing writes: {e}"))
+    sizes = {size for path in _metadata(file) for size in _metadata_sizes(path, faults)}
+    if not _metadata(file):
+        faults.append(fault(file, "no <size>_metadata.jsonl of its packing lies beside it", "warning"))
+    named = re.search(r"_(\d+)\.", file.name)
+    size = known.pack_size or max(sizes, default=0) or (int(named[1]) if named else 0)
+    facts = {"pack_size": size, "tokenizer": known.tokenizer, "template": known.template}
+    return {k: v for k, v in facts.items() if v}
+
+
+def _metadata(file: Path) -> list[Path]:
+    names = ("metadata.json", "metadata.jsonl")
+    return sorted(p for p in file.parent.glob("*metadata.json*") if p.name in names or re.match(r"\d+_meta", p.name))
+
+
+def _metadata_sizes(path: Path, faults: list[Fault]) -> list[int]:
+    """Pack sizes in what Megatron-Bridge writes: one JSON list with an object for each packed split."""
+    try:
+        rows = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        faults.append(fault(path, f"not the metadata of a packing: {e}"))
+        return []
+    named = re.match(r"(\d+)_", path.name)
+    return [r["pack_size"] for r in rows if isinstance(r.get("pack_size"), int)] or ([int(named[1])] if named else [])
+
+
+def _is_index(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as f:
+        return f.read(len(INDEX_MAGIC)) == INDEX_MAGIC
+
+
+def _binidx(indexes: Sequence[Path]) -> Found:
+    faults: list[Fault] = []
+    sequences = 0
+    for index in indexes:
+        count, wrong = _check_index(index)
+        sequences += count
+        faults += [wrong] if wrong else []
+    return Found(type="binidx", faults=faults, facts={"sequences": sequences})
+
+
+def _check_index(index: Path) -> tuple[int, Fault | None]:
+    """Number of sequences, and what is wrong: both files must be as long as the index says.
+
+    The index: head, an int32 length per sequence, an int64 offset per sequence, an int64 per document, and for
+    several modalities a byte per sequence.
+    """
+    tokens, size = index.with_suffix(".bin"), index.stat().st_size if index.is_file() else 0
+    for path in (index, tokens):
+        if not path.is_file():
+            return 0, fault(path, "is missing: tokens (.bin) and index (.idx) belong together")
+    with index.open("rb") as f:
+        head = f.read(_INDEX_HEAD.size)
+        if len(head) < _INDEX_HEAD.size:
+            return 0, fault(index, "not a whole index: it is cut off")
+        magic, version, code, sequences, documents = _INDEX_HEAD.unpack(head)
+        if magic != INDEX_MAGIC or version != 1 or code not in _TOKEN_BYTES:
+            return 0, fault(index, "not an index of version 1")
+        expected = len(head) + 12 * sequences + 8 * documents
+        if size not in (expected, expected + sequences):
+            return sequences, fault(index, f"{size} bytes, its head says {expected}: the file is cut off")
+        if not sequences:
+            return 0, fault(index, "holds no sequences")
+        f.seek(len(head) + 4 * (sequences - 1))
+        last = struct.unpack("<i", f.read(4))[0]
+        f.seek(len(head) + 4 * sequences + 8 * (sequences - 1))
+        end = struct.unpack("<q", f.read(8))[0] + last * _TOKEN_BYTES[code]
+    size = tokens.stat().st_size
+    wrong = fault(tokens, f"{size} bytes, its index says {end}") if size != end else None
+    return sequences, wrong

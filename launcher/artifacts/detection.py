@@ -1,0 +1,214 @@
+"""Artifacts: what a path really is, whether it is whole, and its fingerprint. Types are detected, never trusted."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from launcher.artifacts import blobs, checkpoints, datasets, hub_cache
+from launcher.artifacts.checkpoints import MAX_HEADER
+from launcher.artifacts.datasets import USUAL, Rows
+from launcher.artifacts.faults import MAX_FAULTS, Fault, Found, fault, kept
+from slipway.yamldoc import Noun
+
+__all__ = ["MAX_FAULTS", "Artifact", "Fault", "fingerprint", "inspect"]
+
+SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
+SAMPLED = 1024  # blocks in all: more than 64 files get fewer blocks each, more than 1024 smaller ones
+MAX_FILES = 100_000  # of a folder that are listed
+
+
+class Artifact(Noun, frozen=True, kw_only=True):
+    """An input as found. `type` is empty where it is none that we know, `note` says then what it looks like.
+
+    `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed
+    Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`:
+    number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs;
+    `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or
+    `beginning`), `files`, `rows`, `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `tokenizer_class`,
+    `generation` (1: the template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
+    `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1),
+    `iteration`, `layout`, `base`, `rank`, `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
+    """
+
+    name: str
+    path: str
+    kind: Literal["missing", "file", "folder", "glob"]
+    type: str = ""
+    note: str = ""
+    fingerprint: str = "0" * 64
+    bytes: int = 0
+    parameters: int = 0
+    faults: list[Fault] = []
+    facts: dict[str, str | int] = {}
+    files: list[str] = []
+
+    @property
+    def rows(self) -> Rows:
+        """How its rows were read."""
+        columns = msgspec.json.decode(str(self.facts.get("named", "{}")), type=dict[str, str])
+        return Rows(columns, self.facts.get("grammar", ""))  # type: ignore[arg-type]
+
+
+def inspect(name: str, path: Path, rows: Rows = USUAL) -> Artifact:
+    """What `path` is; never raises for bad content, nor for what cannot be read: both become faults. Bounded."""
+    real = path.expanduser().absolute()
+    try:
+        return _inspect(name, real, rows)
+    except OSError as e:
+        return Artifact(name=name, path=str(real), kind="file", faults=[datasets.unreadable(real, e)])
+
+
+def _inspect(name: str, real: Path, rows: Rows) -> Artifact:
+    if not _there(real):
+        return _several(name, real, rows)
+    real = _real(real)
+    if real.is_file():
+        files = [real, *datasets.beside(real)]
+        found = datasets.look(files, rows)
+        return _artifact(name, real, "file", found, files, files if len(files) > 1 else [])
+    if not real.is_dir():
+        return Artifact(name=name, path=str(real), kind="file", note="neither a file nor a folder")
+    files, faults = _below(real)
+    return _artifact(name, real, "folder", _look(real, rows), files, [], faults)
+
+
+def _there(path: Path) -> bool:
+    """Whether something is there. Raises OSError where that cannot be told, which Path.exists() does not for a loop."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as e:
+        if path.is_symlink() and not isinstance(e, PermissionError):
+            return False  # a link to itself
+        raise
+    return True
+
+
+def _real(path: Path) -> Path:
+    """Without links; a file of a cache's snapshot, which is a link to a blob, keeps its name."""
+    named = path.parent.resolve() / path.name
+    return named if hub_cache.place(named) and named.is_file() else path.resolve()
+
+
+def _several(name: str, pattern: Path, rows: Rows) -> Artifact:
+    """The files of a pattern, or of a prefix as Megatron names tokens and index."""
+    files = [Path(p) for p in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 - it is absolute
+    files = [_real(p) for p in files if p.is_file()] if glob.has_magic(str(pattern)) else []
+    if not files:
+        files = [p for p in (Path(f"{pattern}.bin"), Path(f"{pattern}.idx")) if p.is_file()]
+    if not files:
+        note = "a link that leads nowhere" if pattern.is_symlink() else ""
+        return Artifact(name=name, path=str(pattern), kind="missing", note=note)
+    seen = [p.name for p in files]
+    faults = [fault(p, "has the name of another file of the pattern") for p in files if seen.count(p.name) > 1]
+    beside = {p for f in files for p in datasets.beside(f)} - set(files)
+    return _artifact(name, pattern, "glob", datasets.look(files, rows), [*files, *sorted(beside)], None, faults)
+
+
+def _artifact(
+    name: str,
+    path: Path,
+    kind: Literal["file", "folder", "glob"],
+    found: Found,
+    files: list[Path],
+    listed: list[Path] | None,
+    faults: Sequence[Fault] = (),
+) -> Artifact:
+    root = path if kind == "folder" else Path(os.path.commonpath([p.parent for p in files]))
+    place, facts = hub_cache.place(path), dict(found.facts)
+    if place:
+        facts["hub"] = str(place.id)
+        faults = [*faults, *_leaving(files, place.repository.resolve())] if kind != "folder" else faults
+        faults = [*faults, *blobs.faults(place, files)]
+    return Artifact(
+        name=name, path=str(path), kind=kind, type=found.type, note=found.note, parameters=found.parameters,
+        faults=kept([*faults, *found.faults]),
+        facts=facts, files=[str(p) for p in (files if listed is None else listed)],
+        bytes=sum(p.stat().st_size for p in files),
+        fingerprint=_of_hub(place, files, root) if place else fingerprint(files, root),
+    )  # fmt: skip
+
+
+def _of_hub(place: hub_cache.Place, files: list[Path], root: Path) -> str:
+    return blobs.fingerprint(place, files, fingerprint([f for f in files if not blobs.linked(f)], root))
+
+
+def _look(folder: Path, rows: Rows) -> Found:
+    """A checkpoint, else data files, else what its names look like."""
+    found = checkpoints.look(folder)
+    if found:
+        return found
+    files = datasets.data_files(folder)
+    if files:
+        return datasets.look(files, rows)
+    names = sorted(p.name for p in folder.iterdir())[:4]
+    return Found(note=f"a folder with {', '.join(names)}" if names else "an empty folder")
+
+
+def _below(root: Path) -> tuple[list[Path], list[Fault]]:
+    """Every file of a folder, sorted, and the links that leave it. Raises OSError for a folder that cannot be read."""
+    paths: list[Path] = []
+    for folder, folders, names in os.walk(root, onerror=_raise):
+        links = [n for n in folders if Path(folder, n).is_symlink()]
+        paths += [Path(folder, n) for n in [*names, *links]]
+        if len(paths) > MAX_FILES:
+            raise OSError(0, f"has more than {MAX_FILES:,} files", str(root))
+    paths.sort()
+    place = hub_cache.place(root)
+    faults = _leaving(paths, place.repository if place else root)
+    gone = {f.where for f in faults}
+    return [p for p in paths if str(p) not in gone and p.is_file()], faults
+
+
+def _leaving(paths: Sequence[Path], root: Path) -> list[Fault]:
+    """The links that lead out of `root`, which is what is mounted."""
+    return [fault(p, "a link that leaves the input") for p in paths if p.is_symlink() and not _inside(p, root)]
+
+
+def files_below(root: Path) -> list[Path]:
+    """Every file of a folder, sorted. Raises OSError for a folder that cannot be read."""
+    return _below(root)[0]
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return path.exists() and path.resolve().is_relative_to(root)  # in this order: a link to itself has no end
+
+
+def fingerprint(files: Sequence[Path], root: Path) -> str:
+    """sha256 over names, sizes, safetensors headers and 16 sampled blocks of 64 KiB of every file.
+
+    So that many files take no longer than 64 large ones, they share 1,024 blocks.
+    """
+    digest = hashlib.sha256()
+    samples = max(1, min(SAMPLES, SAMPLED // max(1, len(files))))
+    block = max(4096, min(SAMPLE_BYTES, SAMPLED * SAMPLE_BYTES // (samples * max(1, len(files)))))
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(root)}\0{size}\0".encode(errors="surrogateescape"))
+        with path.open("rb") as f:
+            if path.suffix == ".safetensors" and size >= 8:
+                digest.update(f.read(min(MAX_HEADER, 8 + struct.unpack("<Q", f.read(8))[0])))
+            for offset in _offsets(size, samples, block):
+                f.seek(offset)
+                digest.update(f.read(block))
+    return digest.hexdigest()
+
+
+def _offsets(size: int, samples: int, block: int) -> list[int]:
+    """All of a small file; else blocks spread evenly, the first and the last included (the last of one)."""
+    if size <= samples * block:
+        return list(range(0, size, block))
+    return [i * (size - block) // (samples - 1) for i in range(samples)] if samples > 1 else [size - block]

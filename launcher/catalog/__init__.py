@@ -1,0 +1,1 @@
+"""What there is to choose from: steps, their releases, profiles. Read from files, nothing looked at."""

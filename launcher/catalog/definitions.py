@@ -1,0 +1,398 @@
+"""Steps: what each takes, gives and needs, read from launcher/steps/<id>/ or a user's own folder."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from images.model import Entry, Flavour
+from launcher.artifacts.jsonl import Grammar
+from slipway import yamldoc
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import read_text
+from slipway.project import Root, user_dirs
+from slipway.trust import trusted
+from slipway.yamldoc import Noun
+
+ArtifactType = Literal[
+    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "checkpoint_hf",
+    "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
+]  # fmt: skip
+
+# What a configuration key means, so that rules know it under every library's name.
+Role = Literal[
+    "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
+    "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
+    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "logprob_batch", "prompts",
+    "generations", "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus",
+    "reward_nodes", "second_version", "save_format", "packing", "chat_template", "generation_backend",
+    "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
+    "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
+    "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version",
+]  # fmt: skip
+
+
+class Input(Noun, frozen=True, kw_only=True):
+    """`key`: the configuration key that gets the path, where no wire does; `without`: keys that go where an optional
+    input is not given.
+
+    `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
+    calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
+    `one_file`: nothing packed, no folder, no pattern. `grammar`: what a conversation may be (`jsonl.Grammar`). `why`:
+    said where the type is wrong.
+    """
+
+    types: list[ArtifactType]
+    help: str
+    key: str = ""
+    optional: bool = False
+    without: list[str] = []
+    layouts: list[Literal["hf_peft", "megatron_bridge"]] = []
+    columns: dict[str, str] = {}
+    needs_columns: list[str] = []
+    one_file: bool = False
+    grammar: Grammar = ""
+    why: str = ""
+
+
+class Output(Noun, frozen=True, kw_only=True):
+    type: ArtifactType
+    key: str
+    help: str
+
+
+class Parameter(Noun, frozen=True, kw_only=True):
+    """A named setting that means the same in every release: `keys` are the configuration keys it sets.
+
+    `values`: in place of keys, what each of its values sets. `instead_of`: the input that it takes the place of.
+    """
+
+    type: Literal["int", "float", "str", "bool"]
+    help: str
+    keys: list[str] = []
+    choices: list[str] = []
+    values: dict[str, dict[str, Any]] = {}
+    instead_of: str = ""
+
+    def sets(self, value: Any) -> dict[str, Any]:
+        """Configuration keys and what they become."""
+        return self.values[value] if self.values else dict.fromkeys(self.keys, value)
+
+
+class Shape(Noun, frozen=True, kw_only=True):
+    """`gpus` per node; on the cpu flavour a node has processes (`--procs`) instead. `keys`: where a library asks."""
+
+    nodes: int
+    gpus: int
+    keys: dict[Literal["nodes", "gpus"], str] = {}
+
+
+class Graceful(Noun, frozen=True, kw_only=True):
+    """How the step is told to save and leave: which signal, to whom, and how many seconds that may take."""
+
+    signal: Literal["TERM", "INT", "USR1"]
+    to: Literal["ranks", "group"]
+    seconds: int
+
+
+class Resume(Noun, frozen=True, kw_only=True):
+    """`where`: what is in the output once there is a checkpoint to go on from (a name or a pattern).
+
+    `set`: keys that make the library do; none where it does by itself.
+    """
+
+    where: str
+    set: dict[str, Any]
+
+
+class Command(Noun, frozen=True, kw_only=True):
+    """A program in entrypoints/steps/, the component versions (PEP 440) that it is for, and the flavour if only one."""
+
+    program: str
+    when: dict[str, str] = {}
+    flavour: Flavour | None = None
+
+
+class BaseConfig(Noun, frozen=True, kw_only=True):
+    """Where the step's configuration starts: a `path` inside the image, or a complete `file` of ours.
+
+    For every flavour where it names none, and for the components of `when`; the first that fits is taken.
+    """
+
+    flavour: Flavour | None = None
+    path: str | None = None
+    file: str | None = None
+    when: dict[str, str] = {}
+
+
+class Wire(Noun, frozen=True, kw_only=True):
+    """What the configuration gets where inputs are `given` (input -> `any`, a type, a column of its rows) or `absent`.
+
+    `paths`: key -> the input whose path it gets; `set`: key -> value, which parameters and overrides may change;
+    `remove`: keys that go, with what is below them; `note`: what the dry run says of it.
+    """
+
+    given: dict[str, str] = {}
+    absent: list[str] = []
+    paths: dict[str, str] = {}
+    set: dict[str, Any] = {}
+    remove: list[str] = []
+    note: str = ""
+
+
+class InputChange(Noun, frozen=True, kw_only=True):
+    """What a release takes another way; what is not named stays as it is."""
+
+    types: list[ArtifactType] = []
+    optional: bool | None = None
+    needs_columns: list[str] = []
+    grammar: Grammar = ""
+    why: str = ""
+
+
+class Release(Noun, frozen=True, kw_only=True):
+    """What is another way in some releases, or in one flavour; all that match apply, in their order.
+
+    `script`: the library's own program that the step program runs. `presets`: what the base in the image says, for
+    rules: key -> value. `parameters`: name -> its keys, or what each of its values sets. `refuses`: why -> keys that
+    cannot be taken, with what is below them.
+    """
+
+    when: dict[str, str] = {}
+    flavour: Flavour | None = None
+    script: str = ""
+    presets: dict[str, Any] = {}
+    inputs: dict[str, InputChange] = {}
+    parameters: dict[str, list[str] | dict[str, dict[str, Any]]] = {}
+    roles: dict[Role, str] = {}
+    wires: list[Wire] = []
+    refuses: dict[str, list[str]] = {}
+
+
+class Backend(Noun, frozen=True, kw_only=True):
+    """One of the library's ways to train: the key that switches it on, checkpoints it starts from, its own roles.
+
+    `states`: bytes of a weight, its gradient and its optimizer state; `sharding`: ZeRO's stage that divides them.
+    """
+
+    enabled: str
+    reads: list[ArtifactType]
+    roles: dict[Role, str] = {}
+    states: tuple[int, int, int] | None = None
+    sharding: Literal[0, 1, 3] = 0
+
+
+class Sample(Noun, frozen=True, kw_only=True):
+    """What one row of a batch is in training: `sequences` of it; whether the loss has `logits` over the vocabulary.
+
+    `logit_bytes`: that the loss keeps of each of them.
+    """
+
+    sequences: int = 1
+    logits: bool = True
+    logit_bytes: int = 4
+
+
+class Cache(Noun, frozen=True, kw_only=True):
+    """Models that the library converts for itself and keeps: a backend of the same name reads them.
+
+    `inputs`: those that it would convert where they are of Hugging Face; `by`: flavour -> the step that does it ahead.
+    `forced_by`: keys that make the library convert anew; `rekeyed_by`: keys that are part of the library's own key.
+    """
+
+    inputs: list[str]
+    by: dict[Flavour, str]
+    forced_by: list[str] = []
+    rekeyed_by: list[str] = []
+
+
+class Step(Noun, frozen=True, kw_only=True):
+    schema: Literal[1]
+    title: str
+    library: str
+    launcher: Literal["python", "torchrun", "ray"]
+    shape: Shape
+    inputs: dict[str, Input]
+    output: Output
+    parameters: dict[str, Parameter]
+    config_roots: list[str]
+    owned_keys: list[str]
+    aliases: list[str] = []  # other names that it is found by
+    roles: dict[Role, str] = {}  # what rules have to know -> the configuration key that says it
+    repositories: list[str] = []  # the image's git repositories that the step runs
+    env: dict[str, str] = {}
+    graceful: Graceful
+    resume: Resume | None = None  # without it a run that was ended starts anew, and is not requeued
+    commands: list[Command]
+    why: str = ""  # said where no command fits
+    base: list[BaseConfig]
+    caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
+    script: str = ""  # of the library's repository, which the step program runs
+    backends: dict[str, Backend] = {}
+    sample: Sample = Sample()
+    wires: list[Wire] = []
+    presets: dict[str, Any] = {}  # what the base in the image says, key by key
+    misnamed: dict[str, str] = {}  # a name that old documentation has -> the part of a key that it means
+    refuses: dict[str, list[str]] = {}  # why -> configuration keys that no release can take
+    releases: list[Release] = []
+    id: str = ""  # the folder's path below steps/; never written in the file
+    folder: str = ""
+
+    def owned(self) -> dict[str, str]:
+        """Configuration keys that the launcher wires -> the word that sets each; empty where no word does."""
+        keys = {i.key: f"{name}=" for name, i in self.inputs.items() if i.key}
+        wires = itertools.chain(self.wires, *(r.wires for r in self.releases))
+        wired = [(key, name) for wire in wires for key, name in wire.paths.items()]
+        keys |= {key: f"{name}=" for key, name in reversed(wired)}
+        keys |= {key: f"--{name}" for name, key in self.shape.keys.items()}
+        return dict.fromkeys(self.owned_keys, "") | keys | {self.output.key: "output="}
+
+
+def find_step(root: Root, name: str) -> Step:
+    """The step with this id or alias. Raises SlipwayError 64 (unknown, with the nearest) or 78 (its file is wrong)."""
+    known = step_folders(root)
+    if name in known:
+        return _load(name, known[name])
+    aliases = {alias: step for step in all_steps(root) for alias in step.aliases}
+    if name not in aliases:
+        raise SlipwayError(Exit.WORDS, f"unknown step {name!r}", remedy=nearest(name, [*known, *aliases]))
+    return aliases[name]
+
+
+def is_step(root: Root, name: str) -> bool:
+    """Whether a step has this id or alias."""
+    return name in step_folders(root) or any(name in step.aliases for step in all_steps(root))
+
+
+def all_steps(root: Root) -> list[Step]:
+    """Every step, by id. Raises SlipwayError 78: a file is wrong, or one name stands for two steps."""
+    steps = [_load(name, folder) for name, folder in sorted(step_folders(root).items())]
+    taken = {step.id: step for step in steps}
+    for step in steps:
+        for alias in step.aliases:
+            other = taken.setdefault(alias, step)
+            if other is not step:
+                file = Path(step.folder) / "step.yaml"
+                raise SlipwayError(
+                    Exit.CONFIG, f"the alias {alias!r} is taken by {other.folder}/step.yaml",
+                    where=f"{file}:{yamldoc.line_of(file, 'aliases')}",
+                )  # fmt: skip
+    return steps
+
+
+def _load(name: str, folder: Path) -> Step:
+    top = folder.parents[name.count("/") + 1]  # which has steps/<name>/
+    step = yamldoc.load(trusted(folder / "step.yaml", top), Step)
+    for field in ("id", "folder"):
+        if getattr(step, field):
+            at = yamldoc.line_of(folder / "step.yaml", field)
+            raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=f"{folder / 'step.yaml'}:{at}")
+    return msgspec.structs.replace(step, id=name, folder=str(folder))
+
+
+def step_folders(root: Root) -> dict[str, Path]:
+    """Step id -> folder; a user's own step wins over one of the project's."""
+    found: dict[str, Path] = {}
+    for base in reversed(user_dirs(root)):
+        steps = base / "steps"
+        for file in sorted(steps.rglob("step.yaml")):
+            found[file.parent.relative_to(steps).as_posix()] = file.parent
+    return found
+
+
+def overlay(step: Step, name: str) -> dict[str, Any]:
+    """`-c NAME` (a file of the step's folder) or `-c FILE.yaml`. Raises SlipwayError 64, 66 or 78."""
+    folder = Path(step.folder)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        own = {p.stem for p in folder.glob("*.yaml")} - {"step", "base"}
+        raise SlipwayError(Exit.NO_INPUT, f"no configuration {name!r}", where="-c", remedy=nearest(name, own))
+    own_file = path.parent == folder
+    value = yamldoc.parse_plain(read_text(trusted(path, folder) if own_file else path), str(path))
+    if not isinstance(value, dict):
+        raise SlipwayError(Exit.CONFIG, "a configuration is a mapping", where=str(path))
+    for key in value:
+        if key not in step.config_roots:
+            raise SlipwayError(
+                Exit.CONFIG,
+                f"unknown configuration root {key!r}",
+                where=f"{path}:{yamldoc.line_of(path, key)}",
+                remedy=nearest(str(key), step.config_roots),
+            )
+    if not own_file:
+        _check_owned(step, path, value)
+    return value
+
+
+def _check_owned(step: Step, path: Path, value: dict[str, Any]) -> None:
+    for owned, setter in step.owned().items():
+        node: Any = value
+        for key in (keys := owned.split(".")):
+            node = node.get(key, msgspec.UNSET) if isinstance(node, dict) else msgspec.UNSET
+        if node is not msgspec.UNSET:
+            raise owned_error(Exit.CONFIG, owned, setter, f"{path}:{yamldoc.line_of(path, *keys)}")
+
+
+def owned_error(code: Exit, owned: str, setter: str, where: str) -> SlipwayError:
+    """What is said where somebody sets a key that the launcher wires."""
+    remedy = f"set it by {setter}" if setter else ""
+    return SlipwayError(code, f"{owned} is wired by the launcher", where=where, remedy=remedy)
+
+
+def base_config(step: Step, entry: Entry) -> dict[str, Any]:
+    """`{"path": …}` inside the image or `{"values": …}`. Raises SlipwayError 78 where the step has none."""
+    for base in step.base:
+        if base.flavour not in (None, entry.flavour) or not fits(step, base.when, entry):
+            continue
+        if base.path:
+            return {"path": base.path}
+        if base.file:
+            file = trusted(Path(step.folder) / base.file, Path(step.folder))
+            return {"values": yamldoc.parse_plain(read_text(file), str(file))}
+    flavours = dict.fromkeys(b.flavour for b in step.base if b.flavour)
+    remedy = f"it runs in flavour {' or '.join(flavours)}: {step.title}" if flavours else ""
+    what = f"{step.id} has no base configuration for flavour {entry.flavour}"
+    if any(base.flavour in (None, entry.flavour) for base in step.base):
+        what, remedy = f"{step.id} has no base configuration for {entry.name}", ""
+    raise SlipwayError(Exit.CONFIG, what, remedy=remedy)
+
+
+def fits(step: Step, when: dict[str, str], entry: Entry) -> bool:
+    """Whether all components of `when` are in `entry`, in such versions."""
+    return all(matches(entry.components.get(name), _specifiers(step, spec)) for name, spec in when.items())
+
+
+def choose_command(step: Step, entry: Entry) -> Command:
+    """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
+    packages = entry.components
+    for command in step.commands:
+        if command.flavour in (None, entry.flavour) and fits(step, command.when, entry):
+            return command
+    wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
+    asked = dict.fromkeys(n for c in step.commands for n in c.when)
+    has = ", ".join(f"{n} {packages.get(n, 'unknown')}" for n in asked)
+    remedy = f"it has commands for {wanted}{f': {step.why}' if step.why else ''}"
+    raise SlipwayError(Exit.CONFIG, f"{step.id} has no command for {entry.name} ({has})", remedy=remedy)
+
+
+def _specifiers(step: Step, text: str) -> Any:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier as e:
+        file = Path(step.folder) / "step.yaml"
+        raise SlipwayError(
+            Exit.CONFIG, f"commands.when: {text!r} is no version specifier such as '>=0.5,<0.7'",
+            where=f"{file}:{yamldoc.line_of(file, 'commands')}",
+        ) from e  # fmt: skip
+
+
+def matches(claim: str | None, specifiers: Any) -> bool:
+    """Whether a version claim (exact, or specifiers such as `>=0.5`: then the versions they name) is among them."""
+    versions = re.findall(r"(?:^|[=<>~!]=?|,)\s*([0-9][^,\s]*)", claim or "")
+    return bool(versions) and all(specifiers.contains(v.removesuffix(".*"), prereleases=True) for v in versions)

@@ -1,0 +1,1 @@
+"""The nouns that everything above shares: arguments, what was asked for and seen, the plan, GPUs."""

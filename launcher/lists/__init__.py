@@ -1,0 +1,1 @@
+"""Steps, profiles and configurations as people read them."""

@@ -1,0 +1,61 @@
+"""`launch config`: every setting of a launch, and who set it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from launcher.core.plan import LaunchSpec
+from launcher.planning import configuration
+from slipway import canonical, resolver, yamldoc
+from slipway.resolver import ABSENT, Leaf, Mark, Node, Section
+
+
+def text(spec: LaunchSpec) -> str:
+    """YAML with who set each value behind it; the step program writes the same to the run's config.yaml."""
+    lines = [*_lines(spec.config.root, 0)]
+    width = min(max((len(line) for line, _ in lines), default=0), 72)
+    listed = "".join(f"{line.ljust(width)}  # {by}\n" if by else f"{line}\n" for line, by in lines)
+    return listed + "".join(f"# {line}\n" for line in _beyond(spec))
+
+
+def as_json(spec: LaunchSpec) -> str:
+    """The same as a list of key, value and who set it."""
+    found = resolver.leaves(spec.config.root)
+    return canonical.pretty([{"key": key, "value": leaf.value, "by": leaf.by} for key, leaf in found])
+
+
+def changes(spec: LaunchSpec, paths: Mapping[str, str]) -> str:
+    """What is not as the step's default has it: one line a key, `key: default -> value  # by`.
+
+    `paths`: input -> where it stands in the container.
+    """
+    usual, here = configuration.usual(spec, paths), spec.config
+    keys = dict.fromkeys(key for root in (here.root, usual.root) for key, _ in resolver.leaves(root))
+    rows = [(key, usual.at(key), here.at(key)) for key in keys]
+    changed = [(k, before, after) for k, before, after in rows if resolver.plain(before) != resolver.plain(after)]
+    return "".join(f"{k}: {_said(before)} -> {_said(after)}{_by(after)}\n" for k, before, after in changed)
+
+
+def _beyond(spec: LaunchSpec) -> Iterator[str]:
+    if "path" in spec.base:
+        yield f"and whatever else the image's {spec.base['path']} says"
+
+
+def _lines(section: Section, depth: int) -> Iterator[tuple[str, str]]:
+    for name, node in section.items.items():
+        head = f"{'  ' * depth}{yamldoc.flow(name)}:"
+        if isinstance(node, Section) and (node.items or node.open):
+            yield head, ""
+            yield from _lines(node, depth + 1)
+        elif not isinstance(node, Mark):
+            yield f"{head} {_said(node)}", node.by
+
+
+def _said(node: Node) -> str:
+    if isinstance(node, Mark):
+        return "(absent)" if node is ABSENT else "(unknown)"
+    return yamldoc.flow(resolver.plain(node))
+
+
+def _by(node: Node) -> str:
+    return f"  # {node.by}" if isinstance(node, Leaf | Section) else ""

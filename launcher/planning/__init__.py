@@ -1,0 +1,1 @@
+"""From arguments to what can be submitted: probe, resolve, check, plan, render."""

@@ -1,0 +1,325 @@
+"""Whether inputs, configuration and shape fit each other, before anything runs. Pure.
+
+A value counts where the launcher sees it: overlays, parameters, overrides, and a base configuration of ours. What a
+base in the image says is unknown here and never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from launcher.artifacts.detection import Artifact
+from launcher.catalog.definitions import ArtifactType, Parameter, Role, Step, matches
+from launcher.core.findings import Finding, error, warning
+from launcher.core.plan import LaunchSpec, Probed
+from slipway.errors import Exit
+from slipway.resolver import ABSENT, Mark
+
+# https://developer.nvidia.com/cuda-gpus
+CAPABILITY = {
+    "A10": 8.6, "A100": 8.0, "A30": 8.0, "A40": 8.6, "B200": 10.0, "B300": 10.3, "GB200": 10.0, "GB300": 10.3,
+    "GH200": 9.0, "H100": 9.0, "H20": 9.0, "H200": 9.0, "L4": 8.9, "L40": 8.9, "L40S": 8.9, "RTX PRO 6000": 12.0,
+    "V100": 7.0,
+}  # fmt: skip
+# What Transformer Engine asks of the GPU, the narrowest format first: a word in the configuration -> capability.
+FORMATS = {"mxfp8": (10.0, "Blackwell"), "fp4": (10.0, "Blackwell"), "fp8": (8.9, "Ada, Hopper or newer")}
+LAYOUT_OF = {"checkpoint_hf": "hf_peft", "checkpoint_megatron": "megatron_bridge"}
+# How an adapter names its base: by the mount, whose name ends in the fingerprint, or by the whole fingerprint.
+BASE = re.compile(r"(?:/inputs/[^/]+-(?=[0-9a-f]{8}(?:/|$))|(?=(?:[0-9a-f]{40}|[0-9a-f]{64})$))([0-9a-f]{8})")
+COUNTS: tuple[Role, ...] = (
+    "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
+    "context_parallel", "expert_parallel", "expert_tensor_parallel", "adapter_rank", "reward_gpus", "reward_nodes",
+    "generation_gpus", "generation_nodes", "prompts", "generations",
+)  # fmt: skip
+SIZES: tuple[Role, ...] = (*COUNTS[4:9], "sequence_parallel")
+PARALLEL: tuple[Role, ...] = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+
+Known = dict[Role, Any]  # role -> value; absent where it is unknown
+
+
+def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
+    """Every finding: numbers that are none, tokenizers, adapters, packing, shape, batches, hardware."""
+    known, start = settings(spec), model(spec, seen)
+    findings = [
+        *_counts(spec, known),
+        *_tokenizers(seen),
+        *_old_transformers(spec, seen),
+        *_adapters(spec, seen),
+        *_packing(spec, seen, known),
+    ]
+    findings += [] if spec.step.launcher == "ray" else _shape(spec, known)
+    findings += _sequence(spec, known)
+    if start:
+        findings += _parts(spec, known, start)
+    findings += [] if spec.step.launcher == "ray" else _batches(spec, known)
+    return [*findings, *_hardware(spec, known)]
+
+
+def with_backend(spec: LaunchSpec) -> LaunchSpec:
+    """The spec with the roles of the one backend that is switched on, so that rules know them."""
+    on = [b for b in spec.step.backends.values() if value_of(spec, b.enabled) is True]
+    if len(on) != 1:
+        return spec
+    step = msgspec.structs.replace(spec.step, roles=spec.step.roles | on[0].roles)
+    return msgspec.structs.replace(spec, step=step)
+
+
+def settings(spec: LaunchSpec) -> Known:
+    """The values of the step's roles. What is null, or no number where one has to be, is as good as unknown.
+
+    A parallel size that is known not to be named is 1.
+    """
+    merged = _merged(spec)
+    ones = {r: 1 for r in PARALLEL if r in spec.step.roles and spec.config.value(spec.step.roles[r]) is ABSENT}
+    return ones | {r: v for r, v in merged.items() if v is not None and (r not in COUNTS or (type(v) is int and v > 0))}
+
+
+def _merged(spec: LaunchSpec) -> Known:
+    """The values of the step's roles, merged as the step program merges them; absent where nothing says it."""
+    found = {role: value_of(spec, key) for role, key in spec.step.roles.items()}
+    return {role: value for role, value in found.items() if value is not msgspec.UNSET}
+
+
+def value_of(spec: LaunchSpec, key: str) -> Any:
+    """What a configuration key will be, as the step program merges it; UNSET where nothing here says it."""
+    value = spec.config.value(key)
+    return msgspec.UNSET if isinstance(value, Mark) else value
+
+
+def notes(spec: LaunchSpec) -> list[str]:
+    """What became of the shape, and what could not be looked at: it stands in a base configuration in the image."""
+    known = settings(spec)
+    said = [_shape_note(spec, known)] if world_size(spec) > 1 else []
+    unknown = [key for role, key in spec.step.roles.items() if role in COUNTS and role not in known]
+    if "path" in spec.base and unknown:
+        said.append(f"note: not checked, only the image's {spec.base['path']} may say it: {', '.join(unknown)}")
+    return said
+
+
+def _shape_note(spec: LaunchSpec, known: Known) -> str:
+    """The shape as torchrun's arguments and as the library's keys, and what is left for data parallelism."""
+    world, shape = world_size(spec), sizes(spec, known)
+    text = f"shape: torchrun --nnodes={spec.nodes} --nproc-per-node={spec.procs}: {world} processes"
+    if spec.step.launcher == "ray":
+        head = ", and a node for its head" if spec.dedicated_head else ""
+        text = f"shape: Ray with {spec.nodes} x {spec.procs} workers{head}"
+    keys = [f"{key}={known[role]}" for role, key in spec.step.roles.items() if role in known and role in SIZES]
+    text += f"; {', '.join(keys)}" if keys else ""
+    if shape and "micro_batch" in spec.step.roles and world % math.prod(shape.values()) == 0:
+        data = world // math.prod(shape.values())
+        text += f"; data parallel {data}"
+        batch, micro = known.get("global_batch"), known.get("micro_batch")
+        if batch and micro and batch % (data * micro) == 0:
+            text += f"; a batch of {batch} is {data} x {micro} x {batch // (data * micro)} accumulated"
+    return text
+
+
+def word(step: Step, role: Role) -> str:
+    """What sets a role on the command line: the parameter, else the key."""
+    key = step.roles[role]
+    return next((n for n, p in step.parameters.items() if key in p.keys), key)
+
+
+def setting(spec: LaunchSpec, key: str) -> str:
+    """`parameter=value` or `key=value`, whichever words say it."""
+    names = [n for n, p in spec.step.parameters.items() if n in spec.words.parameters and key in {*p.keys, *_of(p)}]
+    if names:
+        return f"{names[0]}={str(spec.words.parameters[names[0]]).lower()}"
+    return f"{key}={str(value_of(spec, key)).lower()}"
+
+
+def _of(parameter: Parameter) -> set[str]:
+    return {key for sets in parameter.values.values() for key in sets}
+
+
+def converting(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> tuple[Step, str] | None:
+    """The step that makes one of the `wanted` types of what was found, and its input for that; None if no step does.
+
+    A step converts where its first input takes the found type, and its output is of the same family: a checkpoint of a
+    checkpoint, data of data. Training, which makes a checkpoint of data, is no conversion.
+    """
+    for step in (s for s in steps if s.inputs):
+        name, first = next(iter(step.inputs.items()))
+        families = {t.startswith("checkpoint_") for t in (found.type, step.output.type)}
+        layout = found.facts.get("layout")
+        other = layout and first.layouts and layout not in first.layouts
+        if found.type in first.types and step.output.type in wanted and len(families) == 1 and not other:
+            return step, name
+    return None
+
+
+def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> str:
+    """The command that makes one of the `wanted` types of what was found; empty if no step does."""
+    if (pair := converting(steps, found, wanted)) is None:
+        return ""
+    step, name = pair
+    more = "".join(f" {n}=PATH" for n, i in step.inputs.items() if n != name and not i.optional)
+    return (
+        f"say --convert, or run first: launch {step.id} {name}={found.path}{more} output=NEW; then say {found.name}=NEW"
+    )
+
+
+def model(spec: LaunchSpec, seen: Probed) -> Artifact | None:
+    """The checkpoint that the step starts from, where its sizes are known; that of a tokenizer is none."""
+    given = [seen.artifacts[n] for n in spec.step.inputs if n in seen.artifacts and n != "tokenizer"]
+    return next((a for a in given if "layers" in a.facts), None)
+
+
+def world_size(spec: LaunchSpec) -> int:
+    """Processes of the run."""
+    return spec.nodes * spec.procs if spec.step.launcher != "python" else 1
+
+
+def sizes(spec: LaunchSpec, known: Known) -> dict[str, int] | None:
+    """Tensor, pipeline and context parallel size; 1 where the step knows no such thing, None where one is unknown."""
+    found = {r.partition("_")[0]: known.get(r) if r in spec.step.roles else 1 for r in PARALLEL}
+    return None if None in found.values() else found  # type: ignore[return-value]
+
+
+def _counts(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
+    for role, value in _merged(spec).items():
+        if role not in known and value is not None:
+            yield _wrong(spec, role, value, "is no whole number from 1 on")
+
+
+def _wrong(spec: LaunchSpec, role: Role, value: Any, what: str, remedy: str = "", code: Exit = Exit.WORDS) -> Finding:
+    return error(code, f"{word(spec.step, role)}={str(value).lower()}", what, remedy)
+
+
+def _of_type(seen: Probed, type_: ArtifactType) -> list[Artifact]:
+    return [a for a in seen.artifacts.values() if a.type == type_]
+
+
+def _tokenizers(seen: Probed) -> Iterator[Finding]:
+    given = seen.artifacts.get("tokenizer") or seen.artifacts.get("model")
+    for rows in _of_type(seen, "packed_parquet"):
+        for fact, other in (("tokenizer", "another tokenizer"), ("template", "another chat template")):
+            if given is None or "tokenizer" not in given.facts or fact not in rows.facts:
+                continue
+            packed, named = str(rows.facts[fact]), str(given.facts.get(fact, "none"))
+            if packed != named:
+                what = f"{rows.name}={rows.path} was packed with {other}: sha256 {packed[:12]}, here {named[:12]}"
+                remedy = f"name the one it was packed with: {given.name}=PATH, or pack again: data_prep/sft_packing"
+                yield error(Exit.DATA, f"{given.name}={given.path}", what, remedy)
+
+
+def _old_transformers(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
+    """A tokenizer whose class the image's transformers does not know, which is a ValueError once it is loaded."""
+    from packaging.specifiers import SpecifierSet
+
+    newer = [a for a in seen.artifacts.values() if "tokenizer_class" in a.facts]
+    claim = spec.entry.components.get("transformers")
+    if newer and matches(claim, SpecifierSet("<5")):
+        for found in newer:
+            named = found.facts["tokenizer_class"]
+            what = f"its tokenizer was saved by transformers 5 (tokenizer_class {named}), {spec.entry.name} has {claim}"
+            remedy = "say PreTrainedTokenizerFast in a copy's tokenizer_config.json, or take a newer --release"
+            yield error(Exit.DATA, f"{found.name}={found.path}", what, remedy)
+
+
+def _adapters(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
+    base = seen.artifacts.get("base")
+    for adapter in _of_type(seen, "checkpoint_lora"):
+        where, layout = f"{adapter.name}={adapter.path}", str(adapter.facts.get("layout", ""))
+        reads = spec.step.inputs[adapter.name].layouts if adapter.name in spec.step.inputs else []
+        if layout and reads and layout not in reads:
+            yield error(Exit.DATA, where, f"is an adapter of layout {layout}; {spec.step.id} reads {', '.join(reads)}")
+        trained = BASE.match(str(adapter.facts.get("base", "")))
+        # The base in another format has another fingerprint anyway, which says nothing.
+        if base and trained and LAYOUT_OF.get(base.type) == layout and trained[1] != base.fingerprint[:8]:
+            what = f"was trained on the model {trained[1]}, base={base.path} is {base.fingerprint[:8]}"
+            yield error(Exit.DATA, where, what, "name the model that it was trained on: base=PATH")
+
+
+def _packing(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
+    length, micro = known.get("sequence_length"), known.get("micro_batch", 1)
+    for rows in _of_type(seen, "packed_parquet"):
+        size, where = rows.facts.get("pack_size", length), f"{rows.name}={rows.path}"
+        if length and size != length:
+            remedy = f"{word(spec.step, 'sequence_length')}={size}, or pack again with pack_size={length}"
+            what = f"{where} was packed with {size} tokens a row"
+            yield _wrong(spec, "sequence_length", length, what, remedy, Exit.DATA)
+        if micro != 1:
+            remedy = f"{word(spec.step, 'micro_batch')}=1"
+            yield _wrong(spec, "micro_batch", micro, f"{where}: packed rows are trained one by one", remedy, Exit.DATA)
+
+
+def _shape(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
+    world, shape = world_size(spec), sizes(spec, known)
+    if not shape:
+        return
+    processes, names = f"{world} process{'es' if world > 1 else ''}", " x ".join(f"{n} {s}" for n, s in shape.items())
+    if world % (share := math.prod(shape.values())):
+        remedy = "choose sizes whose product divides the processes, or other processes: --gpus, --procs"
+        yield error(Exit.WORDS, "shape", f"{processes} cannot be shared by {names} = {share}", remedy)
+    experts = known.get("expert_parallel", 1) * known.get("expert_tensor_parallel", 1)
+    if experts > 1 and world % (share := experts * shape["pipeline"]):
+        what = f"{processes} cannot be shared by expert {experts} x pipeline {shape['pipeline']} = {share}"
+        yield _wrong(spec, "expert_parallel", known.get("expert_parallel", 1), what)
+
+
+def _sequence(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
+    context, length = known.get("context_parallel", 1), known.get("sequence_length", 0)
+    if known.get("sequence_parallel") is True and known.get("tensor_parallel") == 1:
+        remedy = f"{word(spec.step, 'sequence_parallel')}=false, or {word(spec.step, 'tensor_parallel')}=2"
+        yield _wrong(spec, "sequence_parallel", True, "needs a tensor parallel size above 1", remedy)
+    if context > 1 and length % (2 * context):
+        yield _wrong(
+            spec, "sequence_length", length, f"is no multiple of 2 x the context parallel size = {2 * context}"
+        )
+
+
+def _parts(spec: LaunchSpec, known: Known, start: Artifact) -> Iterator[Finding]:
+    """What of the model has to be shared evenly."""
+    facts: dict[str, Any] = dict(start.facts)
+    tensor, expert = known.get("tensor_parallel", 1), known.get("expert_parallel", 1)
+    if facts.get("heads", 0) % tensor:
+        yield _wrong(spec, "tensor_parallel", tensor, f"does not divide the model's {facts['heads']} attention heads")
+    if facts.get("experts", 0) % expert:
+        yield _wrong(spec, "expert_parallel", expert, f"does not divide the model's {facts['experts']} experts")
+    if expert > 1 and "experts" not in facts and start.type == "checkpoint_megatron":
+        yield _wrong(spec, "expert_parallel", expert, f"{start.name}={start.path} has no experts")
+    if "experts" in facts and tensor > 1 and known.get("sequence_parallel") is False:
+        what = "cannot be for a model with experts and a tensor parallel size above 1"
+        yield _wrong(spec, "sequence_parallel", False, what, f"{word(spec.step, 'sequence_parallel')}=true")
+
+
+def _batches(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
+    shape, micro = sizes(spec, known), known.get("micro_batch")
+    if not shape or not micro or world_size(spec) % math.prod(shape.values()):
+        return
+    data = world_size(spec) // math.prod(shape.values())
+    unit, roles = micro * data, list[Role](["global_batch", "eval_batch"])
+    if "validation" in spec.step.inputs and "validation" not in spec.words.inputs:
+        roles.pop()
+    for role in roles:
+        if (batch := known.get(role, 0)) % unit:
+            what = f"is no multiple of {micro} (batch of a process) x {data} (data parallel) = {unit}"
+            near = {max(batch // unit, 1) * unit, (batch // unit + 1) * unit}
+            remedy = " or ".join(f"{word(spec.step, role)}={n}" for n in sorted(near))
+            yield _wrong(spec, role, batch, what, f"such as {remedy}")
+
+
+def _hardware(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
+    gpu, roles = spec.profile.gpu, list[Role](["precision", "quantization"])
+    if not gpu or spec.entry.flavour != "cuda":
+        return
+    for role in roles:
+        text = _format(spec.step.roles.get(role, ""), known.get(role))
+        name = next((n for n in FORMATS if n in text), "")
+        if name and CAPABILITY[gpu.model] < FORMATS[name][0]:
+            what = f"{text} needs {FORMATS[name][1]}; the profile's GPU is {gpu.model}"
+            yield warning(f"{spec.profile.file}: gpu", what, "choose another type, or a profile with such GPUs")
+
+
+def _format(key: str, value: Any) -> str:
+    """Key and value in one text; of Megatron-Bridge's MixedPrecisionConfig what it says of fp8 and fp4."""
+    if isinstance(value, dict):
+        chosen = ("fp8", "fp4", "fp8_recipe") if value.get("fp8") or value.get("fp4") else ()
+        value = " ".join(f"{k} {value[k]}" for k in chosen if value.get(k))
+    return f"{key}={value}".lower() if value else ""

@@ -1,0 +1,118 @@
+"""What a launch sets of its step's configuration, and what becomes of it: resolved once, before anything runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from launcher.core.findings import Finding, error
+from launcher.core.plan import LaunchSpec
+from launcher.planning.checks.parallelism import value_of
+from slipway import resolver
+from slipway.errors import Exit
+from slipway.resolver import Assignment, Configuration, Impossible, Lost
+
+OUTPUT = "/output"
+
+
+def resolved(spec: LaunchSpec, paths: Mapping[str, str]) -> LaunchSpec:
+    """The spec with its configuration, as the step program will merge it. `paths`: input -> where it is mounted."""
+    base = spec.base.get("values")
+    if "path" in spec.base:
+        base = resolver.in_image(spec.step.presets, f"the image's {spec.base['path']}")
+    layers = [(name if n == 0 else f"-c {name}", values) for n, (name, values) in enumerate(spec.overlays)]
+    found = resolver.resolve(base, layers, removed(spec), [*_resumed(spec), *assignments(spec, paths)])
+    return msgspec.structs.replace(spec, config=found)
+
+
+def planned(spec: LaunchSpec, paths: Mapping[str, str]) -> dict[str, Any]:
+    """The plan's `config`: base, layers, then what goes, then what is set, for the step program to merge."""
+    step = spec.step
+    config: dict[str, Any] = {
+        "base": spec.base,
+        "layers": [{"name": name, "values": values} for name, values in spec.overlays],
+        "remove": removed(spec),
+        "set": [[a.key, a.value] for a in assignments(spec, paths)],
+    }
+    if step.script:
+        config["script"] = step.script
+    if step.resume:  # the step program looks whether there is a checkpoint
+        where = f"{OUTPUT}/{step.resume.where}"
+        config["resume"] = {"where": where, "set": [[key, value] for key, value in step.resume.set.items()]}
+    return config
+
+
+def usual(spec: LaunchSpec, paths: Mapping[str, str]) -> Configuration:
+    """The configuration with the step's default alone, and the same inputs, shape and output."""
+    words = replace(spec.words, parameters={}, overrides={})
+    return resolved(msgspec.structs.replace(spec, overlays=spec.overlays[:1], words=words), paths).config
+
+
+def removed(spec: LaunchSpec) -> list[str]:
+    """The keys that go: of inputs that are not given, and by wires."""
+    absent = [i for name, i in spec.step.inputs.items() if name not in spec.words.inputs]
+    return [key for i in absent for key in i.without] + spec.wired.remove
+
+
+def assignments(spec: LaunchSpec, paths: Mapping[str, str]) -> list[Assignment]:
+    """Wires, parameters, overrides, inputs, shape and output, in the order in which they are set."""
+    step, gone = spec.step, tuple(f"{key}." for key in removed(spec))
+    wired = [Assignment(key, value, "step.yaml") for key, value in spec.wired.set.items()]
+    told = [a for a in _parameters(spec) if not a.key.startswith(gone)]
+    told += [Assignment(k, v, f"{k}=", f"{k}={_text(v)}") for k, v in spec.words.overrides.items()]
+    inputs = [(step.inputs[name].key, name) for name in paths if step.inputs[name].key]
+    inputs += [(key, name) for key, name in spec.wired.paths.items() if name in paths]
+    ours = [Assignment(key, paths[name], f"{name}=") for key, name in inputs]
+    shape = {"nodes": spec.nodes, "gpus": spec.procs}
+    ours += [Assignment(key, shape[name], f"--{name}") for name, key in step.shape.keys.items()]
+    return [*wired, *told, *ours, Assignment(step.output.key, OUTPUT, "output=")]
+
+
+def _resumed(spec: LaunchSpec) -> list[Assignment]:
+    """Of a run that goes on, before what is set, where an override may name another checkpoint."""
+    said = spec.step.resume.set if spec.resume and spec.step.resume else {}
+    return [Assignment(key, value, "--resume") for key, value in said.items()]
+
+
+def _parameters(spec: LaunchSpec) -> Iterator[Assignment]:
+    for name, value in spec.words.parameters.items():
+        for key, given in spec.step.parameters[name].sets(value).items():
+            yield Assignment(key, given, f"{name}=", f"{name}={_text(value)}")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def check(spec: LaunchSpec) -> Iterator[Finding]:
+    """What cannot be set, here or in this release, and what the user has set twice."""
+    for wrong in spec.config.impossible:
+        yield _impossible(wrong)
+    said = {a.by: a.word for a in assignments(spec, {}) if a.word}
+    lost = [loss for loss in spec.config.lost if loss.by in said and loss.assignment.word]
+    for loss in {(loss.by, loss.assignment.by): loss for loss in lost}.values():
+        yield _twice(said[loss.by], loss)
+    yield from _refused(spec)
+
+
+def _impossible(wrong: Impossible) -> Finding:
+    what = f"cannot be set, since {wrong.where} is {_text(wrong.found.value)} and not a mapping ({wrong.found.by})"
+    return error(Exit.WORDS, wrong.assignment.word or wrong.assignment.key, what, f"set it as a whole: {wrong.where}=…")
+
+
+def _twice(first: str, lost: Lost) -> Finding:
+    what = f"sets {lost.key}, which {first} sets, too"
+    return error(Exit.WORDS, lost.assignment.word, what, "give one of them")
+
+
+def _refused(spec: LaunchSpec) -> Iterator[Finding]:
+    """What somebody sets, and the release cannot take; null is what it is without the key."""
+    said = [a.key for a in assignments(spec, {}) if a.value is not None]
+    for why, keys in spec.step.refuses.items():
+        for key in keys:
+            below = next((name for name in said if f"{name}.".startswith(f"{key}.")), "")
+            if below or value_of(spec, key) not in (None, msgspec.UNSET):
+                yield error(Exit.WORDS, below or key, f"{spec.entry.name} cannot take it: {why}")

@@ -1,0 +1,240 @@
+"""The pure function that makes a plan of what was asked for and what was seen."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.artifacts import hub_cache
+from launcher.artifacts.detection import Artifact
+from launcher.catalog import cache_location
+from launcher.catalog.cache_location import Converted
+from launcher.catalog.profiles import DockerProfile, Profile, SlurmProfile
+from launcher.core import gpus
+from launcher.core.plan import (
+    RUN_DIR,
+    RUN_ID,
+    STATE,
+    EngineInfo,
+    HostInfo,
+    LaunchSpec,
+    Mount,
+    Plan,
+    PlanShape,
+    Probed,
+    Variable,
+)
+from launcher.planning import configuration
+from launcher.planning.checks import parallelism
+
+SECRETS = f"{RUN_DIR}/../.secrets/{RUN_ID}"  # beside the runs: a run directory is for showing around
+UNRESOLVED = "UNRESOLVED"
+ENTRYPOINT = "/slipway/entrypoint.sh"
+HF_HOME, HUB, DATASETS = "/cache/hf", "/cache/hub", "/cache/datasets"
+
+
+def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
+    """The plan; pure. `files`: what goes into the run's slipway/ folder -> sha256."""
+    entry, step, needed = spec.entry, spec.step, needs(spec, seen)
+    output = spec.words.output
+    return Plan(
+        schema=1,
+        step=step.id,
+        library=entry.library,
+        release=entry.release,
+        flavour=entry.flavour,
+        entry=entry.checksum,
+        lock=spec.lock_checksum,
+        image=seen.image.id or UNRESOLVED,
+        image_source=seen.image.source or seen.image.id or UNRESOLVED,
+        platform=seen.image.platform,
+        environments={
+            n: {"python": e.python, "version": entry.python, "packages": e.packages}
+            for n, e in entry.environments.items()
+        },
+        repositories={n: {"path": r.path, "commit": r.commit} for n, r in entry.repositories.items()},
+        left_out=seen.image.left_out,
+        code=spec.code,
+        allow_drift=spec.allow_drift,
+        driver=None if entry.driver == "unknown" else entry.driver,
+        shape=PlanShape(nodes=spec.job_nodes, gpus=spec.gpus, procs=spec.procs),
+        gpus=gpus.choose(spec, seen.engine.gpu),
+        user="0:0" if seen.engine.users == "rootless" else f"{seen.host.uid}:{seen.host.gid}",
+        userns="host" if seen.engine.users == "remapped" else "",
+        command=["bash", ENTRYPOINT, "python", f"/slipway/steps/{spec.program}"],
+        config=configuration.planned(spec, container_paths(seen.artifacts)),
+        env=dict(sorted(_environment(spec, seen, needed).items())),
+        mounts=_mounts(spec, seen),
+        inputs=seen.artifacts,
+        output=output_path(seen) if output else f"{RUN_DIR}/output",
+        output_type=step.output.type,
+        resume=spec.resume,
+        graceful=step.graceful,
+        launcher=step.launcher,
+        files=files,
+        profile=spec.profile,
+        limits=limits(spec.profile, seen.engine),
+        secrets=sorted(spec.profile.secrets),
+        needs=needed,
+        makes=spec.makes,
+    )
+
+
+def needs(spec: LaunchSpec, seen: Probed) -> list[Converted]:
+    """The models of Hugging Face that the backend which is on reads from the library's own cache."""
+    found = []
+    for name, cache in spec.step.caches.items() if spec.megatron_cache else ():
+        backend = spec.step.backends.get(name)
+        if backend and parallelism.value_of(spec, backend.enabled) is not True:
+            continue
+        for given in (seen.artifacts[i] for i in cache.inputs if i in seen.artifacts):
+            if given.type == "checkpoint_hf":
+                found.append(
+                    Converted(
+                        folder=cache_location.folder(container_path(given)),
+                        input=given.name,
+                        model=given.path,
+                        fingerprint=given.fingerprint,
+                        by=cache.by[spec.entry.flavour],
+                        parts=_parts(spec),
+                    )
+                )
+    return found
+
+
+def _parts(spec: LaunchSpec) -> dict[str, int]:
+    """How many processes share the model while it is converted: as in training, where it fits."""
+    known = parallelism.settings(spec)
+    return {r: known[r] for r in ("tensor_parallel", "pipeline_parallel", "expert_parallel") if known.get(r, 1) > 1}
+
+
+def limits(profile: Profile, engine: EngineInfo) -> dict[str, int]:
+    """The profile's ulimits, lowered to what the engine can give; -1 is unlimited."""
+    result: dict[str, int] = {}
+    for name, wanted in (profile.ulimits if isinstance(profile, DockerProfile) else {}).items():
+        most = engine.hard_limits.get(name, -1)
+        too_much = most >= 0 and (wanted < 0 or wanted > most)
+        result[name] = most if too_much else wanted
+    return result
+
+
+def output_path(seen: Probed) -> str:
+    """The output folder on the host."""
+    return seen.output.path if seen.output else f"{RUN_DIR}/output"
+
+
+def container_path(artifact: Artifact) -> str:
+    """Where an input stands in the container: `/inputs/<name>-<key>`, a file under its own name inside.
+
+    Several files stand side by side, under the pattern that named them; a .bin and its .idx under what both begin with,
+    as Megatron names them, and several such pairs under their folder. Of a snapshot the repository is mounted, since
+    its files are links into blobs/, and the path goes on inside.
+    """
+    path, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
+    if place:
+        path = posixpath.join(path, Path(artifact.path).relative_to(place.repository))
+    elif artifact.kind != "folder":
+        path = posixpath.join(path, Path(artifact.path).name)
+    if artifact.type != "binidx" or artifact.kind == "folder":
+        return path
+    stems = {Path(file).stem for file in artifact.files or [artifact.path]}
+    return posixpath.join(posixpath.dirname(path), *(stems if len(stems) == 1 else ()))
+
+
+def container_paths(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Input -> where it stands in the container."""
+    return {name: container_path(found) for name, found in artifacts.items()}
+
+
+def _input_mounts(artifact: Artifact) -> list[Mount]:
+    folder, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
+    if place:
+        return [Mount(source=str(place.repository), target=folder, readonly=True)]
+    if not artifact.files:
+        return [Mount(source=artifact.path, target=container_path(artifact), readonly=True)]
+    return [Mount(source=f, target=posixpath.join(folder, Path(f).name), readonly=True) for f in artifact.files]
+
+
+def _environment(spec: LaunchSpec, seen: Probed, needed: list[Converted]) -> dict[str, Variable]:
+    """Lowest to highest: image, step, profile, command line, launcher."""
+    result = {"HF_DATASETS_CACHE": Variable(value=DATASETS, by="launcher")}  # a site may have a faster place
+    result |= {k: Variable(value=v, by="step") for k, v in spec.step.env.items()}
+    if isinstance(spec.profile, SlurmProfile) and spec.profile.network:
+        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        result |= {k: Variable(value=spec.profile.network, by="profile") for k in names}
+    result |= {k: Variable(value=v, by="profile") for k, v in spec.profile.env.items()}
+    result |= {k: Variable(value=v, by="command line") for k, v in spec.env.items()}
+    graceful = spec.step.graceful
+    if isinstance(spec.profile, SlurmProfile):
+        result["SLIPWAY_MOUNT_WAIT"] = Variable(value=str(spec.profile.mount_wait), by="launcher")
+    if spec.step.launcher == "ray":
+        result["SLIPWAY_RAY_WAIT"] = Variable(value=str(spec.profile.ray_wait), by="launcher")
+    if spec.dedicated_head:
+        result["SLIPWAY_RAY_HEAD"] = Variable(value="dedicated", by="launcher")
+    ours = {
+        "HF_HOME": HF_HOME,
+        "HF_HUB_CACHE": HUB if seen.host.hub else f"{HF_HOME}/hub",
+        "HF_HUB_OFFLINE": "1",  # every input is mounted: a missing file must not become a request to the hub
+        "HF_TOKEN_PATH": "/run/secrets/HF_TOKEN",  # a declared one; none of a login is mounted
+        "SLIPWAY_LAUNCHER": launcher(spec),
+        "SLIPWAY_NODES": str(spec.job_nodes),
+        "SLIPWAY_PROCS": str(spec.procs),
+        "SLIPWAY_RUN": RUN_ID,
+        "SLIPWAY_SECRETS": " ".join(sorted(spec.profile.secrets)),
+        "SLIPWAY_SHARED": " ".join(_shared(spec)) if spec.job_nodes > 1 else "",
+        "SLIPWAY_STEP": spec.step.id,
+        "SLIPWAY_STOP_SECONDS": str(graceful.seconds),
+        "SLIPWAY_STOP_SIGNAL": graceful.signal,
+        "SLIPWAY_STOP_TO": graceful.to,
+    }
+    if isinstance(spec.profile, DockerProfile) and not (spec.gpus and spec.entry.flavour == "cuda"):
+        ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # an image says `all`, which NVIDIA's runtime obeys as the default one
+    if spec.megatron_cache:  # the lock of its configurations ignores HF_HOME
+        ours |= {cache_location.NAME: cache_location.TARGET, "MEGATRON_CONFIG_LOCK_DIR": cache_location.TARGET}
+        ours |= {"SLIPWAY_CONVERTED": "\n".join(c.folder for c in needed)}
+    return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}
+
+
+def _shared(spec: LaunchSpec) -> list[str]:
+    """Mounts below which every node must see what another writes."""
+    return ["/output", HF_HOME, DATASETS, *([cache_location.TARGET] if spec.megatron_cache else [])]
+
+
+def launcher(spec: LaunchSpec) -> str:
+    """What starts the step program: torchrun only for more than one process, Ray always."""
+    one = spec.procs * spec.nodes == 1 and spec.step.launcher != "ray"
+    return "python" if one else spec.step.launcher
+
+
+def _mounts(spec: LaunchSpec, seen: Probed) -> list[Mount]:
+    """Sorted by target, so that a parent is mounted before what lies below it."""
+    mounts = [Mount(source=m.source, target=m.target, readonly=m.readonly) for m in spec.profile.mounts]
+    mounts += [m for a in seen.artifacts.values() for m in _input_mounts(a)]
+    mounts += [Mount(source=f"{RUN_DIR}/code/{n}", target=c.path, readonly=True) for n, c in spec.code.items()]
+    mounts += [
+        Mount(source=output_path(seen), target="/output", readonly=False),
+        Mount(source=f"{RUN_DIR}/slipway", target="/slipway", readonly=True),
+        Mount(source=f"{RUN_DIR}/container", target=STATE, readonly=False),
+        *_caches(spec, seen.host),
+    ]
+    if spec.profile.secrets:
+        mounts.append(Mount(source=SECRETS, target="/run/secrets", readonly=True))
+    return sorted(mounts, key=lambda m: m.target)
+
+
+def _caches(spec: LaunchSpec, host: HostInfo) -> list[Mount]:
+    """Of the caller's HF_HOME what a step needs: snapshots that it cannot change, and what `datasets` has prepared.
+
+    Never all of it: there lie a login's tokens, and code that the caller's own programs would run. HF_HOME itself is
+    the run's.
+    """
+    caches = [
+        Mount(source=f"{RUN_DIR}/hf", target=HF_HOME, readonly=False),
+        Mount(source=f"{host.hf_home}/datasets", target=DATASETS, readonly=False),
+    ]
+    if host.hub:
+        caches.append(Mount(source=f"{host.hf_home}/hub", target=HUB, readonly=True))
+    if spec.megatron_cache:
+        caches.append(Mount(source=spec.megatron_cache.path, target=cache_location.TARGET, readonly=False))
+    return caches

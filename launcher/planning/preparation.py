@@ -1,0 +1,345 @@
+"""The one way from arguments to what can be submitted: probe, resolve, check, plan, render.
+
+What follows is in runs/lifecycle.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from images import lock as locks
+from images.model import Entry, Flavour
+from launcher import engines
+from launcher.artifacts import detection, hub, hub_cache
+from launcher.catalog import cache_location, definitions, profiles, releases
+from launcher.catalog.cache_location import Converted, MegatronCache
+from launcher.core import gpus
+from launcher.core.arguments import parse
+from launcher.core.findings import Finding
+from launcher.core.plan import LaunchSpec, Plan
+from launcher.engines.shell import refusing
+from launcher.planning import code as codes
+from launcher.planning import configuration, probe
+from launcher.planning.checks import memory, memory_rl, parallelism, preflight
+from launcher.planning.planner import container_paths, make_plan
+from launcher.records import run_directory
+from slipway import canonical, resolver
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import (
+    PRIVATE,
+    cannot_write,
+    keep_private,
+    make_folders,
+    make_private,
+    private,
+    read_text,
+    sha256_file,
+    write_atomic,
+)
+from slipway.project import Root
+
+
+@dataclass(frozen=True)
+class Options:
+    """The launch options of the command line, as given."""
+
+    step: str
+    words: tuple[str, ...]
+    profile: str = "docker"
+    release: str | None = None
+    flavour: Flavour | None = None
+    overlays: tuple[str, ...] = ()
+    nodes: int | None = None
+    gpus: int | None = None
+    gpu_ids: str | None = None
+    procs: int | None = None
+    env: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    allow_dirty: bool = False
+    megatron_cache: str | None = None
+    resume: bool = False
+    allow_drift: bool = False
+    runs_dir: str | None = None
+    argv: tuple[str, ...] = ()
+    makes: Converted | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, what the rules found, and the request that would be (and will be) submitted.
+
+    `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
+    of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before. `spec`:
+    what was asked for; None of what `-o` wrote.
+    """
+
+    plan: Plan
+    findings: list[Finding]
+    request: dict[str, Any]
+    runs: Path
+    notes: list[str]
+    address: str
+    argv: tuple[str, ...]
+    files: dict[str, Path]
+    code: Mapping[str, Callable[[Path], None]]
+    hub: Mapping[str, str] = field(default_factory=dict)
+    spec: LaunchSpec | None = None
+
+    @property
+    def engine(self) -> engines.Engine:
+        return engines.of(self.plan.profile.kind)
+
+
+def prepare(root: Root, options: Options) -> Prepared:
+    """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
+    step = definitions.find_step(root, options.step)
+    profile = profiles.find_profile(root, options.profile)
+    overlays = [(n, definitions.overlay(step, n)) for n in ("default", *options.overlays)]
+    env = _environment(options.env)
+    lock = locks.load_lock(root)
+    if step.library not in lock.libraries:
+        where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
+        raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
+    found = probe.engine(root, profile)
+    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
+    entry = locks.select(lock, step.library, flavour, options.release)
+    program = definitions.choose_command(step, entry).program
+    step = releases.at_release(step, entry)
+    words = parse(step, options.words)
+    runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
+    seen = probe.everything(root, profile, entry, words, found, runs, probe.rows(step, words))
+    rows = codes.known(root, entry) if options.code else []
+    checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
+    asked = step.shape.gpus
+    usual = 0 if flavour == "cpu" else profile.gpus_for(asked)
+    number, named = _gpus(options, profile, flavour, usual)
+    spec = LaunchSpec(
+        step=step,
+        profile=profile,
+        entry=entry,
+        words=words,
+        overlays=overlays,
+        base=definitions.base_config(step, entry),
+        program=program,
+        nodes=options.nodes or step.shape.nodes,
+        gpus=number,
+        gpu_ids=named,
+        procs=options.procs or (1 if step.launcher == "python" else number or 1),
+        env=env,
+        resume=options.resume,
+        allow_drift=options.allow_drift,
+        lock_checksum=sha256_file(root.lock),
+        megatron_cache=_megatron_cache(options, profile, step, entry, seen.host.hf_home),
+        code={name: found.code for name, found in checkouts.items()},
+        wired=releases.wired(step, seen.artifacts),
+        makes=options.makes,
+    )
+    spec = parallelism.with_backend(configuration.resolved(spec, container_paths(seen.artifacts)))
+    engine = engines.of(profile.kind)
+    files = _files(root, step, program, engine)
+    plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
+    findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
+    findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, rows)])
+    of_node = number == usual and usual not in (0, asked)
+    notes = [
+        why,
+        *([f"gpus {number}: a node has as many (profile {profile.name})"] if of_node else []),
+        *(h.note for h in seen.hub.values() if h.note),
+        *spec.wired.notes,
+        *([f"{cache_location.NAME}: {c.path} ({c.rule})"] if (c := spec.megatron_cache) else []),
+        *parallelism.notes(spec),
+        *memory.notes(spec, seen),
+        *memory_rl.notes(spec, seen),
+    ]
+    writers = {name: found.write for name, found in checkouts.items()}
+    absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
+    request = engine.render(plan)
+    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec)
+
+
+def _placed(root: Root, profile: profiles.Profile, findings: list[Finding]) -> list[Finding]:
+    """What is said of a key of the profile is said with its line, which may be one of a profile that it extends."""
+    if not any(f.where.startswith(f"{profile.file}: ") for f in findings):
+        return findings
+    origins, placed = profiles.with_origins(root, profile.name)[1], []
+    for finding in findings:
+        file, _, key = finding.where.partition(": ")
+        line = profiles.place(origins, key) if file == profile.file else ""
+        placed.append(msgspec.structs.replace(finding, where=f"{line}: {key}") if line else finding)
+    return placed
+
+
+def fetched(root: Root, options: Options, prepared: Prepared) -> Prepared:
+    """The launch anew, with its inputs of the hub in HF_HOME; as it is where something else stops it anyway."""
+    ours = {f"{name}={at}" for name, at in prepared.hub.items()}
+    stopped = any(f.severity == "error" and f.where not in ours for f in prepared.findings)
+    if stopped or not prepared.hub:
+        return prepared
+    for at in sorted(set(prepared.hub.values())):
+        hub.fetch(hub_cache.parse(at), probe.hf_home(prepared.plan.profile))
+    named = [(word.partition("=")[0], word) for word in options.words]
+    words = tuple(f"{n}={prepared.hub[n]}" if n in prepared.hub else word for n, word in named)
+    again = prepare(root, replace(options, words=words))
+    return replace(again, notes=list(dict.fromkeys([*prepared.notes, *again.notes])))
+
+
+def _megatron_cache(
+    options: Options, profile: profiles.Profile, step: definitions.Step, entry: Entry, hf_home: str
+) -> MegatronCache | None:
+    if "megatron" not in step.caches:
+        return None
+    return cache_location.choose(options.megatron_cache, profile.megatron_cache, os.environ, hf_home, entry)
+
+
+def _gpus(options: Options, profile: profiles.Profile, flavour: Flavour, usual: int) -> tuple[int, list[str]]:
+    """How many GPUs per machine, and by which names. Raises SlipwayError 64."""
+    of_profile = [str(i) for i in getattr(profile, "gpu_ids", [])]
+    named = gpus.parse(options.gpu_ids) if options.gpu_ids else of_profile if flavour == "cuda" else []
+    return options.gpus if options.gpus is not None else len(named) or usual, named
+
+
+def _flavour(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Flavour, str]:
+    """The flavour and the line that says why."""
+    if asked:
+        return asked, f"flavour {asked}: --flavour"
+    if profile in ("cpu", "cuda"):
+        return profile, f"flavour {profile}: the profile says so"  # type: ignore[return-value]
+    if gpus is None:
+        return "cpu", "flavour cpu: the engine does not tell whether it has GPUs; if it has: --flavour cuda"
+    chosen: Flavour = "cuda" if gpus else "cpu"
+    return chosen, f"flavour {chosen}: the engine has {gpus or 'no'} GPU{'' if gpus == 1 else 's'}"
+
+
+def _environment(words: tuple[str, ...]) -> dict[str, str]:
+    """`--env NAME=VALUE`, or `--env NAME` for this shell's own value. Raises SlipwayError 64."""
+    result = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals and name not in os.environ:
+            raise SlipwayError(Exit.WORDS, f"{name} is not set here", where="--env", remedy=f"--env {name}=VALUE")
+        result[name] = value if equals else os.environ[name]
+    return result
+
+
+def _files(root: Root, step: definitions.Step, program: str, engine: engines.Engine) -> dict[str, Path]:
+    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 for an unknown program, 77."""
+    folder = root.file("entrypoints")
+    ray = ("ray.sh", "ray_node.py") if step.launcher == "ray" else ()
+    files = {n: root.file(folder / n) for n in ("common.sh", "gpus.py", "verify.py", *ray, *engine.FILES)}
+    files["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
+    there = {p.stem: p for p in root.file(folder / "steps").glob("*.py")}
+    if Path(program).stem not in there:
+        what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
+        remedy = nearest(program, [f"{name}.py" for name in there])
+        raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
+    files |= {f"steps/{n}.py": root.file(there[n]) for n in sorted(_imported(there, Path(program).stem))}
+    files["steps/slipway_resolver.py"] = Path(resolver.__file__)  # the very code that this plan was made with
+    for path in files.values():
+        _refuse_crlf(path)
+    return files
+
+
+def _refuse_crlf(path: Path) -> None:
+    """A shell takes the carriage return of a CRLF line for a part of its last word. Raises SlipwayError 65."""
+    if b"\r\n" in path.read_bytes():
+        remedy = "check it out with LF: git config core.autocrlf false; git rm --cached -r -q . && git reset --hard"
+        raise SlipwayError(Exit.DATA, "its lines end with CRLF, expected LF", where=str(path), remedy=remedy)
+
+
+def _imported(there: Mapping[str, Path], name: str) -> set[str]:
+    """A step program, and those beside it that it imports: another one's change is no change of this plan."""
+    found, to_read = {name}, [name]
+    while to_read:
+        text = read_text(there[to_read.pop()])
+        new = {m for m in re.findall(r"^\s*(?:import|from) (\w+)", text, re.M) if m in there} - found
+        found |= new
+        to_read += new
+    return found
+
+
+def write_run_files(prepared: Prepared, path: Path) -> None:
+    """plan.json, the request and slipway/ into a run directory, which others cannot enter; raises SlipwayError 73."""
+    for name, source in prepared.files.items():
+        target = path / "slipway" / name
+        with cannot_write(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    for name, write in prepared.code.items():
+        write(path / "code" / name)
+    engine = prepared.engine
+    write_atomic(path / "plan.json", canonical.pretty(prepared.plan), PRIVATE)
+    write_atomic(path / engine.REQUEST, engine.request_text(prepared.request), PRIVATE)
+    with cannot_write(path):
+        shutil.copyfile(path / "plan.json", path / "slipway" / "plan.json")
+        (path / "logs").mkdir(exist_ok=True)
+        for name in engine.LOGS:
+            open(path / "logs" / name, "ab", opener=private).close()
+        keep_private(path)
+
+
+def request_as(prepared: Prepared, as_json: bool, first: int = 0) -> str:
+    """What a dry run prints: the very request that would be submitted; with errors, one that refuses to run.
+
+    `first`: the exit code of what has to come first and is refused.
+    """
+    engine, request = prepared.engine, prepared.request
+    wrong = [str(f).removeprefix("error: ") for f in prepared.findings if f.severity == "error"]
+    wrong += [f"what has to be made first is refused ({first}): the dry run says why"] if first else []
+    if wrong and "script" in request:
+        request = request | {"script": refusing(request["script"], wrong)}
+    if as_json:
+        return canonical.pretty(request)
+    text = engine.as_text(request)
+    return text if not wrong or "script" in request else refusing(text, wrong)
+
+
+def write_directory(prepared: Prepared, path: Path) -> None:
+    """`-o DIR`: a complete run directory, for `launch submit DIR`. Raises SlipwayError 73 where DIR is not empty."""
+    with cannot_write(path):
+        make_folders(path.parent)
+        with contextlib.suppress(FileExistsError):
+            make_private(path)
+        if not path.is_dir() or any(path.iterdir()):
+            raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
+        keep_private(path)  # an empty folder that was there: before anything is written into it
+    write_run_files(prepared, path)
+
+
+def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str, ...]) -> Prepared:
+    """What `-o` wrote, ready to submit. Raises SlipwayError 65 where the files are not those that were written."""
+    try:
+        plan = msgspec.json.decode(read_text(path / "plan.json"), type=Plan)
+    except msgspec.DecodeError as e:
+        raise SlipwayError(Exit.DATA, f"not a run directory: {e}", where=str(path)) from e
+    engine = engines.of(plan.profile.kind)
+    request = engine.render(plan)
+    if read_text(path / engine.REQUEST) != engine.request_text(request):
+        raise SlipwayError(Exit.DATA, f"{engine.REQUEST} is not what plan.json says", where=str(path))
+    files = {name: path / "slipway" / name for name in plan.files}
+    for name, source in files.items():
+        if not source.is_file() or sha256_file(source) != plan.files[name]:
+            raise SlipwayError(Exit.DATA, "was changed since it was written", where=str(source))
+    for name, tree in plan.code.items():
+        codes.check_written(tree, path / "code" / name, Exit.DATA, "was changed since it was written")
+    for name, planned in plan.inputs.items():
+        if detection.inspect(name, Path(planned.path), planned.rows) != planned:
+            raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
+    output = Path(plan.output)
+    if output.is_dir() and any(output.iterdir()) and not plan.resume:
+        raise SlipwayError(Exit.CANNOT_WRITE, "is not empty any more", where=f"output={output}")
+    found = probe.engine(root, plan.profile)
+    if found.error:
+        raise SlipwayError(Exit.UNAVAILABLE, found.error, where=found.address, remedy=found.remedy)
+    runs = run_directory.runs_dir(root, runs_dir, plan.profile.runs)
+    writers = {name: partial(codes.copy, tree, path / "code" / name) for name, tree in plan.code.items()}
+    return Prepared(plan, [], request, runs, [], found.address, argv, files, writers)

@@ -1,0 +1,168 @@
+"""All looking before a launch: artifacts, output, host, engine, image. Everything after it is pure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from images.model import Entry
+from launcher import engines
+from launcher.artifacts import detection, hub, hub_cache
+from launcher.artifacts.datasets import USUAL, Rows
+from launcher.artifacts.detection import Artifact
+from launcher.catalog import definitions
+from launcher.catalog.definitions import Step
+from launcher.catalog.profiles import Profile
+from launcher.core.arguments import Arguments
+from launcher.core.findings import Finding
+from launcher.core.plan import EngineInfo, HostInfo, HubInfo, OutputInfo, Probed
+from slipway.errors import Exit, SlipwayError
+from slipway.project import Root
+
+
+def engine(root: Root, profile: Profile) -> EngineInfo:
+    """The profile's engine."""
+    return engines.of(profile.kind).probe(root, profile)
+
+
+def everything(
+    root: Root,
+    profile: Profile,
+    entry: Entry,
+    words: Arguments,
+    found: EngineInfo,
+    runs: Path,
+    reads: Mapping[str, Rows] | None = None,
+) -> Probed:
+    """Looks at all that rules and plan need, once. `reads`: how an input's rows are read, as `rows` has it."""
+    seen = _inputs(words, profile, reads or {})
+    return Probed(
+        artifacts={name: seen[name][0] for name in words.inputs},
+        hub={name: of_hub for name in words.inputs if (of_hub := seen[name][1])},
+        output=_output(Path(words.output)) if words.output else None,
+        engine=found,
+        image=engines.of(profile.kind).find_image(root, entry, profile, found),
+        host=_host(profile, runs),
+    )
+
+
+def _inputs(
+    words: Arguments, profile: Profile, reads: Mapping[str, Rows]
+) -> dict[str, tuple[Artifact, HubInfo | None]]:
+    """Every input; conversations last, since what they may be depends on the model's chat template."""
+    found: dict[str, tuple[Artifact, HubInfo | None]] = {}
+    for name in sorted(words.inputs, key=lambda n: bool(reads.get(n, USUAL).grammar)):
+        rows, text = reads.get(name, USUAL), words.inputs[name]
+        if rows.grammar == "last" and any(a.facts.get("generation") for a, _ in found.values()):
+            rows = rows._replace(grammar="texts")
+        of_hub = text.startswith("hf://")
+        found[name] = _hub(name, text, profile, rows) if of_hub else (detection.inspect(name, Path(text), rows), None)
+    return found
+
+
+def hf_home(profile: Profile) -> Path:
+    """HF_HOME on the host: the profile's, the shell's, or the usual one."""
+    named = profile.hf_home or os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface"
+    return Path(named).expanduser().absolute()
+
+
+def _hub(name: str, text: str, profile: Profile, rows: Rows) -> tuple[Artifact, HubInfo]:
+    """An input of the hub: its snapshot in the cache, or why there is none."""
+    asked, home, offline = hub_cache.parse(text), hf_home(profile), profile.offline or hub.is_offline()
+    try:
+        found = hub.look(asked, home, offline)
+    except SlipwayError as e:
+        wrong = Finding(severity="error", where=f"{name}={e.where}", what=e.what, remedy=e.remedy, code=int(e.code))
+        return Artifact(name=name, path=text, kind="missing"), HubInfo(id=text, finding=wrong)
+    path, at = found.id.snapshot(home) / found.id.below, str(found.id)
+    if not found.missing:
+        return detection.inspect(name, path, rows), HubInfo(id=at, note=found.note)
+    wrong = Finding(
+        severity="error", where=f"{name}={at}", what=found.missing, remedy=hub.remedy(found.id, home),
+        code=int(Exit.NO_INPUT),
+    )  # fmt: skip
+    absent = Artifact(name=name, path=str(path), kind="missing", fingerprint=found.id.revision, facts={"hub": at})
+    return absent, HubInfo(id=at, note=found.note, fetch=not offline, finding=wrong)
+
+
+def rows(step: Step, words: Arguments) -> dict[str, Rows]:
+    """How each input's rows are read: columns by the names that parameters give, conversations by the release."""
+    said = words.parameters
+    return {
+        n: Rows({column: said[p] for column, p in i.columns.items() if p in said}, i.grammar)
+        for n, i in step.inputs.items()
+    }
+
+
+def converters(root: Root, step: Step, found: dict[str, Artifact]) -> list[Step]:
+    """The catalogue, where an input is of another type than the step takes; else nothing has to be read for it."""
+    wrong = any(a.type and a.type not in step.inputs[name].types for name, a in found.items())
+    try:
+        return definitions.all_steps(root) if wrong else []
+    except SlipwayError:
+        return []  # another step's file is wrong, which is no reason not to say what is wrong here
+
+
+def _output(path: Path) -> OutputInfo:
+    real = path.expanduser().absolute()
+    real = real.resolve() if real.exists() else real.parent.resolve() / real.name
+    kind = "folder" if real.is_dir() else "other" if real.exists() else "missing"
+    nearest = _nearest(real)
+    return OutputInfo(
+        path=str(real),
+        kind=kind,  # type: ignore[arg-type]
+        empty=kind == "missing" or (kind == "folder" and not any(real.iterdir())),
+        writable=os.access(nearest, os.W_OK | os.X_OK),
+        free=shutil.disk_usage(nearest).free,
+        nearest=str(nearest),
+    )
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself or the nearest parent that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _host(profile: Profile, runs: Path) -> HostInfo:
+    home = hf_home(profile)
+    return HostInfo(
+        uid=os.getuid(),
+        gid=os.getgid(),
+        cpus=len(os.sched_getaffinity(0)),
+        hf_home=str(home),
+        hub=(home / "hub").is_dir(),
+        runs=str(runs),
+        runs_writable=os.access(_nearest(runs), os.W_OK | os.X_OK),
+        runs_free=shutil.disk_usage(_nearest(runs)).free,
+        missing_mounts=[m.source for m in profile.mounts if not Path(m.source).exists()],
+        missing_secrets=_missing_secrets(profile.secrets),
+        home=_home(),
+        logins=_logins(home),
+    )
+
+
+def _home() -> str:
+    """The caller's; `~` where nothing tells, which Path.home() takes for an error."""
+    return os.path.expanduser("~")  # noqa: PTH111
+
+
+def _logins(home: Path) -> list[str]:
+    """The files of a login to the hub, and of git's, below HF_HOME and the caller's home."""
+    usual = Path(_home())
+    places = [home, usual / ".cache" / "huggingface"]
+    files = [p / name for p in places for name in ("token", "stored_tokens")]
+    return sorted({str(f) for f in (*files, usual / ".netrc", usual / ".git-credentials") if f.is_file()})
+
+
+def _missing_secrets(declared: dict[str, str]) -> dict[str, str]:
+    """Name -> why it cannot be had."""
+    missing = {}
+    for name, where in declared.items():
+        path = Path(where.removeprefix("file:"))
+        if where == "env" and not os.environ.get(name):
+            missing[name] = "the variable is not set here"
+        elif where != "env" and not os.access(path, os.R_OK):
+            missing[name] = f"{path} cannot be read"
+    return missing

@@ -1,0 +1,194 @@
+"""`launch cache`: what is in a cache of converted models, whether it is whole, what may go, what may come in."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from images import lock as locks
+from images.model import Flavour
+from launcher.artifacts import detection
+from launcher.artifacts.detection import Artifact
+from launcher.catalog import cache_location, definitions, profiles
+from launcher.catalog.cache_location import MARKER, Converted
+from launcher.planning import planner, probe
+from launcher.prerequisites import conversions
+from launcher.records import store
+from launcher.records.store import LEASES, QUARANTINE, Holder
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import cannot_write
+from slipway.project import Root
+from slipway.yamldoc import Noun
+
+State = Literal["whole", "being made", "unfinished", "quarantined", "unreadable"]
+
+
+class Item(Noun, frozen=True, kw_only=True):
+    """A folder of a cache. `libraries`: release and versions that it is of; `bytes`: of its files; `run`: who makes or
+    has made it; `note`: why its marker or lease cannot be read."""
+
+    libraries: str
+    folder: str
+    path: str
+    state: State
+    bytes: int
+    model: str = ""
+    run: str = ""
+    finished: str = ""
+    note: str = ""
+
+
+def home(profile: profiles.Profile, option: str | None, environ: Mapping[str, str]) -> Path:
+    """The folder in which each set of libraries has its own."""
+    return cache_location.home(option, profile.megatron_cache, environ, str(probe.hf_home(profile)))[0]
+
+
+def items(where: Path) -> list[Item]:
+    """Everything in the cache, by libraries and name: NeMo RL's folders of models, leases of what is to come, and what
+    went aside. The libraries' own locks of configurations lie there, too."""
+    found: list[Item] = []
+    for libraries in sorted(p for p in where.glob("*") if p.is_dir()):
+        names = {p.name for p in (*libraries.glob("model_*"), *(libraries / LEASES).glob("model_*")) if p.is_dir()}
+        found += (_item(libraries / name) for name in sorted(names))
+        found += (_item(p, "quarantined") for p in sorted((libraries / QUARANTINE).glob("*")))
+    return found
+
+
+def _item(path: Path, state: State | None = None) -> Item:
+    made, held, note = None, None, ""
+    try:
+        made = store.marker(path) if state is None else None
+        held = store.holder(path) if state is None and not made else None
+    except SlipwayError as e:
+        state, note = "unreadable", f"{e.where}: {e.what}"
+    busy = held is not None and _may_live(held)
+    libraries = path.parent.parent if state == "quarantined" else path.parent
+    return Item(
+        libraries=libraries.name,
+        folder=path.name,
+        path=str(path),
+        state=state or ("whole" if made else "being made" if busy else "unfinished"),
+        bytes=sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
+        model=made.model if made else "",
+        run=made.run if made else held.run if held else "",
+        finished=made.finished if made else "",
+        note=note,
+    )
+
+
+def _may_live(held: Holder) -> bool:
+    """Also where that cannot be told from here."""
+    try:
+        return conversions.lives(held)
+    except SlipwayError as e:
+        say(f"note: {e.what}")
+        return True
+
+
+def table(found: Sequence[Item]) -> str:
+    """For people: a line each."""
+    lines = [f"{i.libraries}  {i.state:<11}  {i.bytes / 2**30:8.2f} GiB  {i.folder}" + _more(i) for i in found]
+    return "\n".join(lines or ["nothing has been converted there"]) + "\n"
+
+
+def _more(item: Item) -> str:
+    of = f"  of {item.model}" if item.model else ""
+    by = f", run {item.run}" if item.run else ""
+    return f"{of}{by}{', ' + item.finished if item.finished else ''}{'  ' + item.note if item.note else ''}"
+
+
+def choose(found: Sequence[Item], names: Sequence[str]) -> list[Item]:
+    """Those with these folder names. Raises SlipwayError 66 for a name that is not there."""
+    for name in names:
+        if name not in {i.folder for i in found}:
+            remedy = nearest(name, [i.folder for i in found])
+            raise SlipwayError(Exit.NO_INPUT, f"there is no {name!r} in the cache", remedy=remedy)
+    return [i for i in found if i.folder in names]
+
+
+def verify(found: Sequence[Item]) -> Iterator[str]:
+    """Everything that is wrong: against the markers, and against what a checkpoint of Megatron has to have."""
+    for item in found:
+        path = Path(item.path)
+        if item.state in ("unfinished", "quarantined"):
+            yield f"{path}: is not whole: {item.state}"
+        elif item.note:
+            yield item.note
+        elif made := store.marker(path):
+            yield from store.faults(path, made)
+            yield from _checkpoint_faults(path)
+
+
+def _checkpoint_faults(path: Path) -> Iterator[str]:
+    seen = detection.inspect("model", path)
+    if seen.type != "checkpoint_megatron":
+        yield f"{path}: is no checkpoint of Megatron: found {seen.type or seen.note}"
+    yield from (f"{fault.where}: {fault.what}" for fault in seen.faults)
+
+
+def prune(found: Sequence[Item], names: Sequence[str], force: bool) -> list[Item]:
+    """Removes what is named, else all that is not whole and is not being made; returns it.
+
+    Raises SlipwayError 75 where a named one is being made, unless `force`, and 65 for one whose marker or lease cannot
+    be read.
+    """
+    chosen = choose(found, names) if names else [i for i in found if i.state in ("unfinished", "quarantined")]
+    if unreadable := next((i for i in chosen if i.note), None):
+        what, remedy = f"nobody can tell whether it is in use: {unreadable.note}", "look at it, and remove it by hand"
+        raise SlipwayError(Exit.DATA, what, where=unreadable.path, remedy=remedy)
+    busy = [i for i in chosen if i.state == "being made"]
+    if busy and not force:
+        what, held = f"run {busy[0].run} makes it now", store.holder(Path(busy[0].path))
+        remedy = f"launch cancel {shlex.quote(held.directory if held else busy[0].run)}"
+        raise SlipwayError(Exit.TRY_AGAIN, what, where=busy[0].path, remedy=remedy)
+    for item in chosen:
+        path = Path(item.path)
+        with cannot_write(path):
+            (path / MARKER).unlink(missing_ok=True)  # from now on it is not whole, whatever happens
+            if path.is_dir():
+                shutil.rmtree(path)
+        if item.state != "quarantined" and (held := store.holder(path)):
+            store.release(path, held.run)
+    return chosen
+
+
+def adopt(
+    root: Root, where: Path, source: Path, step_name: str, word: str, flavour: Flavour, release: str | None
+) -> Path:
+    """A conversion that NeMo RL has made elsewhere becomes the one of the model in `word` (input=PATH) for a step.
+
+    Raises SlipwayError 64 where the step keeps no such model, 65 where it is not whole or not of that model, 73 where
+    there is one already.
+    """
+    step = definitions.find_step(root, step_name)
+    entry = locks.select(locks.load_lock(root), step.library, flavour, release)
+    name, _, path = word.partition("=")
+    inputs = [i for cache in step.caches.values() for i in cache.inputs]
+    if name not in inputs or not path:
+        raise SlipwayError(
+            Exit.WORDS, f"{step.id} keeps no converted {name!r}", remedy=f"one of: {', '.join(inputs) or 'none'}"
+        )
+    model = detection.inspect(name, Path(path))
+    if model.type != "checkpoint_hf":
+        raise SlipwayError(Exit.DATA, f"is no checkpoint_hf: found {model.type or model.note or 'nothing'}", where=word)
+    faults = [*_checkpoint_faults(source), *_other_shape(detection.inspect("converted", source), model)]
+    if faults:
+        raise SlipwayError(Exit.DATA, "\n  ".join(faults), where=str(source))
+    folder = where / cache_location.key(entry) / cache_location.folder(planner.container_path(model))
+    if folder.exists() or store.holder(folder):
+        remedy = f"launch cache list; launch cache prune {folder.name}"
+        raise SlipwayError(Exit.CANNOT_WRITE, "is there already", where=str(folder), remedy=remedy)
+    converted = Converted(folder=folder.name, input=name, model=model.path, fingerprint=model.fingerprint, by="adopted")
+    store.adopt(source, folder, converted)
+    return folder
+
+
+def _other_shape(made: Artifact, model: Artifact) -> Iterator[str]:
+    """Numbers of the architecture that differ; weights are not compared."""
+    for key in sorted(made.facts.keys() & model.facts.keys() - {"tokenizer", "template"}):
+        if made.facts[key] != model.facts[key]:
+            yield f"{made.path}: {key} is {made.facts[key]}, of {model.path} it is {model.facts[key]}"

@@ -1,0 +1,1 @@
+"""What is kept of runs on disk: run directories, what containers told, ends, and leases on folders."""

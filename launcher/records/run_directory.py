@@ -1,0 +1,283 @@
+"""Run directories: claiming one, what is written into it and when, and finding it again.
+
+A run directory holds plan.json, request.json, record.json, events.jsonl, logs/, slipway/ (mounted at /slipway) and
+container/ (mounted at /run/slipway). Whoever launches or collects a run holds an flock on its `lock` file; the kernel
+lets go of it when that process dies, however it dies. So a free lock means: nobody is looking after this run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from launcher.catalog import profiles
+from launcher.core.plan import Plan
+from launcher.records import outcome
+from launcher.records.container_reports import Result
+from launcher.records.outcome import Cause, End
+from slipway import canonical, inbox
+from slipway.errors import Exit, SlipwayError, nearest
+from slipway.files import (
+    PRIVATE,
+    cannot_read,
+    cannot_write,
+    make_folders,
+    make_private,
+    owner,
+    write_atomic,
+)  # fmt: skip
+from slipway.inbox import Damaged
+from slipway.project import Root
+from slipway.yamldoc import Noun
+
+SECRETS = ".secrets"  # in the folder of all runs
+
+State = Literal["submitted", "ended"]
+RECORD_LIMIT = 64 * 2**20  # bytes: a plan, a request and all reports at their longest
+
+
+class Outcome(Noun, frozen=True, kw_only=True):
+    """How a run ended. `end`: as everybody is told; `cause`: whose the exit code is; `reason`: one line for people.
+
+    `step` the program itself; `signal` it was told to stop, or killed; `cancelled`; `entrypoint` it, or the script
+    around the container, refused to start it; `engine` could not start it or lost it; `node` one failed, or did not
+    come; `memory` ran out; `launcher` died before it was submitted. `checkpoint`: what the step made, a finished
+    checkpoint or data, on the host; `result`: what the step program reported; `damaged`: what the container wrote and
+    could not be read, and why.
+    """
+
+    exit_code: int
+    cause: Cause
+    reason: str
+    end: End | None = None  # in no record that was written before there were ends: known by its cause
+    started: str = ""
+    finished: str = ""
+    checkpoint: str = ""
+    result: dict[str, Any] = {}
+    damaged: list[str] = []
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.result, Result)  # or no record: whoever reads one may rely on it
+        if self.end is None:
+            msgspec.structs.force_setattr(self, "end", outcome.former(self.cause, self.exit_code))
+
+    @property
+    def word(self) -> str:
+        """The run's state."""
+        return str(self.end.value) if self.end else ""
+
+    @property
+    def reported(self) -> Result:
+        """What the launcher knows of the result."""
+        return msgspec.convert(self.result, Result)
+
+
+class EngineUsed(Noun, frozen=True, kw_only=True):
+    """The engine that has the run, and where it answers."""
+
+    kind: str
+    address: str
+
+
+class Record(Noun, frozen=True, kw_only=True):
+    """record.json: alone enough to understand a run, and to repeat it."""
+
+    schema: Literal[1]
+    run: str
+    directory: str
+    state: State
+    plan_hash: str
+    plan: Plan
+    request: dict[str, Any]
+    engine: EngineUsed
+    slipway: str
+    argv: list[str]
+    submitted: str
+    outcome: Outcome | None = None
+    versions: dict[str, Any] = {}
+    config: str = ""
+
+    def __post_init__(self) -> None:
+        if self.engine.kind != self.plan.profile.kind:
+            raise ValueError(f"the engine is {self.engine.kind!r}, the profile is for {self.plan.profile.kind}")
+
+
+class _Event(msgspec.Struct):
+    """A line of events.jsonl, as far as anybody reads it."""
+
+    event: str
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+
+    @property
+    def log(self) -> Path:
+        return self.path / "logs" / "step.log"
+
+    @property
+    def secrets(self) -> Path:
+        """Where its secrets are while it runs: not in the run directory, which is for showing around."""
+        return self.path.parent / SECRETS / self.id
+
+    @property
+    def record_file(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is the caller's: what is in another user's run directory is looked at, and never acted upon."""
+        with cannot_read(self.path):
+            here = self.path.lstat()  # of a link, both whoever made it and whose directory it names
+            owners = {here.st_uid, self.path.stat().st_uid if stat.S_ISLNK(here.st_mode) else here.st_uid}
+            return owners == {os.geteuid()}
+
+    def record(self) -> Record | None:
+        """The record; None where the launcher died before it was written. Raises SlipwayError 65 where it is broken."""
+        data = inbox.read(self.path, self.record_file.name, RECORD_LIMIT)
+        return None if data is None else _decoded(data, self.record_file)
+
+    def write(self, record: Record) -> None:
+        """Replaces the record, by one that can be read again: raises SlipwayError 65 and leaves the old one else."""
+        try:
+            data = canonical.pretty(record).encode()
+        except (ValueError, RecursionError) as e:
+            raise Damaged(f"cannot be recorded: {e}", self.record_file) from e
+        _decoded(data, self.record_file)
+        write_atomic(self.record_file, data, PRIVATE)
+
+    def event(self, what: str, **facts: Any) -> None:
+        """Appends one line to events.jsonl (one write: lines of two processes do not mix)."""
+        line = json.dumps({"time": now(), "event": what, **facts}, sort_keys=True) + "\n"
+        with cannot_write(self.path), open(self.path / "events.jsonl", "ab+", opener=inbox.opener) as f:
+            cut = f.seek(0, os.SEEK_END) and f.seek(-1, os.SEEK_END) and f.read(1) != b"\n"  # by a kill, or a full disk
+            f.write(b"\n" * cut + line.encode())
+
+    def had_event(self, what: str) -> bool:
+        """Whether `event(what)` was written; what is no event, such as a line that a kill cut off, does not count."""
+        lines = (inbox.read(self.path, "events.jsonl", RECORD_LIMIT) or b"").splitlines()
+        return any(_event(line) == what for line in lines if what.encode() in line)
+
+    @contextlib.contextmanager
+    def lock(self, wait: bool = False) -> Iterator[bool]:
+        """Holds the run's lock; yields False where another living process has it and `wait` is not asked for."""
+        path = self.path / "lock"
+        with cannot_write(path):
+            handle = open(path, "w", opener=inbox.opener)  # noqa: SIM115 - closed below, while it is held
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def _decoded(data: bytes, path: Path) -> Record:
+    try:
+        return inbox.decode(data, Record, path)
+    except Damaged as e:
+        raise Damaged(f"not a run record: {e.what}", path) from e
+
+
+def _event(line: bytes) -> str:
+    try:
+        return msgspec.json.decode(line, type=_Event).event
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+
+
+def now() -> str:
+    """The time as records write it: ISO 8601, UTC, seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def runs_dir(root: Root, option: str | None, profile_runs: str | None) -> Path:
+    """`--runs-dir`, the profile's `runs:`, $SLIPWAY_RUNS, else the project's own."""
+    named = option or profile_runs or os.environ.get("SLIPWAY_RUNS", "").strip()
+    return Path(named).expanduser().absolute() if named else root.runs
+
+
+def spoken(root: Root, path: Path) -> str:
+    """How a command of this shell names a run: by its id where it looks by itself, else by its directory."""
+    with contextlib.suppress(SlipwayError):  # a shell whose profile is broken finds nothing by itself
+        profile = profiles.find_profile(root, os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker")
+        if runs_dir(root, None, profile.runs) == path.parent:
+            return path.name
+    return shlex.quote(str(path))
+
+
+def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
+    """A new run directory `<time>-<step>-<plan hash, 6>`; -2, -3 … when taken. Raises SlipwayError 73.
+
+    It is for its owner alone from the first moment: what is written into it is safe from others before it has a mode of
+    its own. The folder of all runs can be written by others only where somebody has made it so.
+    """
+    stamp = (when or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%SZ")
+    stem = f"{stamp}-{plan.step.replace('/', '.')}-{plan.hash[:6]}"
+    with cannot_write(runs):
+        make_folders(runs)
+        for number in range(1, 10_000):
+            path = runs / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                make_private(path)
+            except FileExistsError:
+                continue
+            return Run(path)
+    raise SlipwayError(Exit.TRY_AGAIN, "too many runs of one plan in one second", where=str(runs))
+
+
+def find(runs: Path, name: str) -> Run:
+    """A run by its id, a unique beginning or ending of it, its directory, or `last`. Raises SlipwayError 64, 66, 77."""
+    for path in (runs / name, Path(name)):
+        _check_readable(path)
+    if "/" in name or Path(name, "plan.json").is_file():
+        if not Path(name, "plan.json").is_file() and not Path(name, "lock").is_file():
+            raise SlipwayError(Exit.NO_INPUT, "there is no such run directory", where=name)
+        return Run(Path(name).resolve())
+    ids = list_ids(runs)
+    if name == "last" and ids:
+        return Run(runs / ids[-1])
+    exact = [i for i in ids if i == name] or [i for i in ids if i.startswith(name) or i.endswith(name)]
+    if len(exact) == 1:
+        return Run(runs / exact[0])
+    if exact:
+        raise SlipwayError(Exit.WORDS, f"{name!r} fits {len(exact)} runs: {', '.join(exact[-5:])}", where=str(runs))
+    remedy = nearest(name, ids) if ids else "nothing has been launched from here yet; see also --runs-dir"
+    raise SlipwayError(Exit.NO_INPUT, f"there is no run {name!r}", where=str(runs), remedy=remedy)
+
+
+def _check_readable(path: Path) -> None:
+    """Raises SlipwayError 77 for the run directory of somebody else."""
+    try:
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            what = f"is {owner(path)}'s, who alone may read it"
+            raise SlipwayError(Exit.NOT_PERMITTED, what, where=str(path))
+    except PermissionError as e:
+        raise SlipwayError(Exit.NOT_PERMITTED, "may not be read by you", where=str(path)) from e
+
+
+def list_ids(runs: Path) -> list[str]:
+    """Run ids, oldest first: they begin with the time. Folders that are not ours to read are left out."""
+    if not runs.exists():
+        return []
+    if not runs.is_dir():
+        raise SlipwayError(Exit.WORDS, "the runs directory is no folder", where=str(runs))
+    pattern = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}(-\d+)?")
+    named = (e for e in os.scandir(runs) if pattern.fullmatch(e.name))
+    return sorted(e.name for e in named if os.access(e, os.R_OK | os.X_OK) or not e.is_dir())
