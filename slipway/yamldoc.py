@@ -6,11 +6,12 @@ afterwards. A file that fails is read a second time for its positions, so the go
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,11 +91,15 @@ def load(path: Path, type_: type[T]) -> T:
 
 def convert(text: str, type_: type[T], where: str) -> T:
     """`load` for a text that is already here; `where` names it in errors."""
-    value = parse(text, where)
+    return typed(parse(text, where), type_, lambda path: (text, where, path))
+
+
+def typed(value: Any, type_: type[T], place: Callable[[list[Any]], tuple[str, str, Sequence[Any]]]) -> T:
+    """`convert` for a value that is here. `place`: a path of it -> the text in which it stands, its name, the path."""
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as e:
-        raise _positioned(text, where, type_, str(e)) from e
+        raise _positioned(value, place, type_, str(e)) from e
 
 
 def dump(value: Any) -> str:
@@ -111,12 +116,12 @@ def flow(value: Any) -> str:
     return str(text).removesuffix("\n").removesuffix("\n...")
 
 
-def _positioned(text: str, where: str, type_: Any, message: str) -> SlipwayError:
-    """msgspec says `… - at `$.a[0].b``; finds that place in the text, and the nearest of the words allowed there."""
+def _positioned(value: Any, place: Callable[..., Any], type_: Any, message: str) -> SlipwayError:
+    """msgspec says `… - at `$.a[0].b``; finds that place in its text, and the nearest of the words allowed there."""
     what, _, at = message.partition(" - at `")
     is_key, at = at.startswith("key` in `"), at.removeprefix("key` in `")
     path: list[Any] = [int(i) if i.isdigit() else i or k for i, k in re.findall(r"\[(\d+|\.{3})\]|([^.\[\]$`]+)", at)]
-    path = _named(text, type_, [*path, "..."] if is_key else path, message)
+    path = _named(value, type_, [*path, "..."] if is_key else path, message)
     info = _info_at(type_, path, is_key)
     remedy = ""
     if unknown := re.search(r"contains unknown field `(.*)`", what):
@@ -127,17 +132,18 @@ def _positioned(text: str, where: str, type_: Any, message: str) -> SlipwayError
     elif re.match(r"Expected `str.*, got `(int|float|bool|date)", what):
         remedy = "write it in quotes"
     key = ".".join(str(p) for p in path)
+    text, where, inside = place(path)
     return SlipwayError(
         Exit.CONFIG,
         f"{key}: {what}" if key and not unknown else what,
-        where=f"{where}:{_position(text, path)}",
+        where=f"{where}:{_position(text, inside)}",
         remedy=remedy,
     )
 
 
-def _named(text: str, type_: Any, path: list[Any], message: str) -> list[Any]:
+def _named(value: Any, type_: Any, path: list[Any], message: str) -> list[Any]:
     """msgspec writes `[...]` for some key of a mapping: which one is found by leaving all others out."""
-    value = yaml.load(text, Loader=_Loader)
+    value = copy.deepcopy(value)
     for place, part in enumerate(path):
         if part != "...":
             continue

@@ -8,7 +8,7 @@ from helpers import REPO, SpecOf, engine_of, output_of, seen_of
 
 from images import lock as locks
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import definitions, releases
+from launcher.catalog import commands, definitions, releases
 from launcher.core import arguments
 from launcher.core.findings import Finding
 from launcher.core.plan import LaunchSpec, Plan, Probed
@@ -72,9 +72,9 @@ def launch(
     """A launch of rl/nemo_rl/NAME on eight GPUs (one process on cpu), planned as flow.prepare does."""
     entry = locks.load_lock(ROOT).entries[f"nemo-rl/{release}-{flavour}"]
     step = definitions.find_step(ROOT, name if "/" in name else f"rl/nemo_rl/{name}")
-    program = definitions.choose_command(step, entry).program
+    program = commands.choose_command(step, entry).program
     base, over = (
-        definitions.base_config(step, entry),
+        commands.base_config(step, entry),
         [(n, definitions.overlay(step, n)) for n in changes.pop("over", ["default"])],
     )
     step = releases.at_release(step, entry)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from images import lock as locks
 from images.model import Entry
-from launcher.catalog import definitions, releases
+from launcher.catalog import commands, definitions, releases
 from launcher.catalog.definitions import Step
 from launcher.core import arguments
 from launcher.core.arguments import Arguments
@@ -50,7 +50,7 @@ def runnable() -> list[tuple[Step, Entry]]:
 
 def _runs(step: Step, entry: Entry) -> bool:
     try:
-        return bool(definitions.base_config(step, entry) and definitions.choose_command(step, entry))
+        return bool(commands.base_config(step, entry) and commands.choose_command(step, entry))
     except SlipwayError:
         return False
 
@@ -69,7 +69,7 @@ def lists_of(names: list[str], most: int) -> st.SearchStrategy[list[str]]:
 def launches(draw: Any) -> dict[str, Any]:
     """What a LaunchSpec is made of; and what the base in an image really says, where it stands there."""
     step, entry = draw(st.sampled_from(runnable()))
-    base = definitions.base_config(step, entry)
+    base = commands.base_config(step, entry)
     own = sorted({p.stem for p in Path(step.folder).glob("*.yaml")} - {"step", "default"})
     names = ["default", *draw(lists_of([n for n in own if not n.startswith("base")], 2))]
     layers = [(name, overlay(step.folder, name)) for name in names]
@@ -218,7 +218,7 @@ def test_a_key_below_a_value_is_refused(project: Project, asked: tuple[str, ...]
 def test_what_the_container_would_refuse_is_refused_when_planning(spec_of: SpecOf, word: str) -> None:
     step = definitions.find_step(Root(REPO), "sft/megatron_bridge")
     entry = next(e for s, e in runnable() if s.id == step.id and e.flavour == "cuda")
-    base = definitions.base_config(step, entry)
+    base = commands.base_config(step, entry)
     spec = spec_of(step=step, entry=entry, base=base, words=arguments.parse(step, (*INPUTS, word)))
     (finding,) = configuration.check(spec)
     with pytest.raises(slipway_step.ConfigError, match=r"cannot be set, since .* and not a mapping"):

@@ -11,7 +11,7 @@ from helpers import REPO, STEP_FILE, Project, entry_of
 
 from images import lock as locks
 from images.model import Environment
-from launcher.catalog import definitions
+from launcher.catalog import commands, definitions
 from launcher.catalog.definitions import BaseConfig, Command, Step
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError
@@ -56,7 +56,7 @@ def test_a_command_is_for_the_versions_that_are_claimed(
 ) -> None:
     entry = carrying(**({"nemo_automodel": claim} if claim else {}))
     chosen = with_commands(step, {"nemo-automodel": when}, {})
-    assert definitions.choose_command(chosen, entry).program == ("0.py" if matches else "1.py")
+    assert commands.choose_command(chosen, entry).program == ("0.py" if matches else "1.py")
 
 
 def test_the_first_command_that_fits_is_taken_and_all_its_components_have_to_fit(step: Step) -> None:
@@ -65,7 +65,7 @@ def test_the_first_command_that_fits_is_taken_and_all_its_components_have_to_fit
         (carrying(a="1", b="1"), "0.py"), (carrying(a="1", b="0.9"), "1.py"), (carrying(a="1"), "1.py"),
         (carrying(a="0.5"), "2.py"),
     ):  # fmt: skip
-        assert definitions.choose_command(chosen, entry).program == program
+        assert commands.choose_command(chosen, entry).program == program
 
 
 def test_the_main_environment_speaks_first(step: Step) -> None:
@@ -74,27 +74,27 @@ def test_the_main_environment_speaks_first(step: Step) -> None:
         "worker": Environment(python="/q", packages={"a": "2", "b": "3"}),
     }
     entry = entry_of(environments=environments)
-    assert definitions.choose_command(with_commands(step, {"a": "<2", "b": ">=3"}), entry).program == "0.py"
+    assert commands.choose_command(with_commands(step, {"a": "<2", "b": ">=3"}), entry).program == "0.py"
 
 
 def test_where_nothing_fits_the_claims_and_the_choices_are_named(step: Step) -> None:
     chosen = with_commands(step, {"nemo-automodel": ">=0.9", "torch": ">=2"}, {"nemo-automodel": "<0.5"})
     with pytest.raises(SlipwayError) as e:
-        definitions.choose_command(chosen, carrying(nemo_automodel="0.7.0"))
+        commands.choose_command(chosen, carrying(nemo_automodel="0.7.0"))
     assert e.value.code == Exit.CONFIG
     claims = "nemo-automodel 0.7.0, torch unknown"
     assert e.value.what == f"sft/automodel has no command for automodel/1.0-cpu ({claims})"
     remedy = "it has commands for nemo-automodel >=0.9, torch >=2 or nemo-automodel <0.5"
     assert e.value.remedy == remedy
     with pytest.raises(SlipwayError) as e:
-        definitions.choose_command(msgspec.structs.replace(chosen, why="too old"), carrying(nemo_automodel="0.7.0"))
+        commands.choose_command(msgspec.structs.replace(chosen, why="too old"), carrying(nemo_automodel="0.7.0"))
     assert e.value.remedy == f"{remedy}: too old"
 
 
 def test_a_wrong_specifier_is_named_with_its_file(project: Project) -> None:
     path = project.edit(STEP_FILE, '">=0.2"', '"from 0.5"')
     with pytest.raises(SlipwayError, match=r"'from 0\.5' is no version specifier") as e:
-        definitions.choose_command(definitions.find_step(project.root, "sft/automodel"), entry_of())
+        commands.choose_command(definitions.find_step(project.root, "sft/automodel"), entry_of())
     line = path.read_text().splitlines().index("commands:") + 1
     assert (e.value.code, e.value.where) == (Exit.CONFIG, f"{path}:{line}:1")
 
@@ -105,9 +105,9 @@ def test_every_step_has_a_command_and_a_base_for_each_cpu_entry(name: str) -> No
     step = definitions.find_step(root, name)
     for entry in locks.load_lock(root).entries.values():
         if entry.library == step.library and entry.flavour == "cpu":
-            program = definitions.choose_command(step, entry).program
+            program = commands.choose_command(step, entry).program
             assert (REPO / "entrypoints" / "steps" / program).is_file()
-            assert definitions.base_config(step, entry)
+            assert commands.base_config(step, entry)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -195,9 +195,9 @@ def test_a_named_configuration_that_is_not_there_is_answered_with_the_nearest(st
 
 
 def test_the_base_is_a_path_in_the_image_or_whole_values_of_ours(step: Step) -> None:
-    assert list(definitions.base_config(step, entry_of("cuda"))) == ["path"]
-    assert list(definitions.base_config(step, entry_of("cpu"))) == ["values"]
+    assert list(commands.base_config(step, entry_of("cuda"))) == ["path"]
+    assert list(commands.base_config(step, entry_of("cpu"))) == ["values"]
     only = msgspec.structs.replace(step, base=[BaseConfig(flavour="cuda", path="/x")])
     with pytest.raises(SlipwayError, match="has no base configuration for flavour cpu") as e:
-        definitions.base_config(only, entry_of("cpu"))
+        commands.base_config(only, entry_of("cpu"))
     assert e.value.code == Exit.CONFIG

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-import yaml
 from helpers import HERE, REPO
 
+from launcher.catalog import definitions
 from launcher.records.outcome import End
+from slipway.project import Root
 
 PAGE = (REPO / "docs" / "ends.md").read_text()
 GOES_ON = {"pending", "running"}  # no ends
@@ -80,9 +82,8 @@ def test_a_signal_ends_in_a_state_and_has_a_test(row: dict[str, str]) -> None:
 
 def steps(word: str) -> list[dict[str, Any]]:
     """What the steps of a library, or of a kind, say of being told."""
-    folders = (REPO / "launcher" / "steps").rglob("step.yaml")
-    named = (p for p in folders if word in p.relative_to(REPO / "launcher" / "steps").parts[:2])
-    return [yaml.safe_load(path.read_text())["graceful"] for path in named]
+    named = (step for step in definitions.all_steps(Root(REPO)) if word in step.id.split("/")[:2])
+    return [msgspec.to_builtins(step.graceful) for step in named]
 
 
 def test_what_a_step_is_told_is_what_it_says_itself() -> None:

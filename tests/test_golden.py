@@ -18,7 +18,7 @@ from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, SpecOf, engine_of, entry_of
 
 from images.model import Environment, Repository
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import cache_location, definitions, profiles, releases
+from launcher.catalog import cache_location, commands, definitions, profiles, releases
 from launcher.catalog.definitions import Step
 from launcher.core.arguments import Arguments
 from launcher.core.plan import ImageInfo, Plan
@@ -86,12 +86,12 @@ def plan_of(step: Step, flavour: str, spec_of: SpecOf, image: str = "", **change
     main = Environment(python="/opt/venv/bin/python", packages=VERSIONS[step.library])
     brought = {n: r for n, r in REPOSITORIES.items() if n in step.repositories and flavour == "cuda"}
     entry = entry_of(flavour, library=step.library, environments={"main": main}, repositories=brought)
-    program = definitions.choose_command(step, entry).program
+    program = commands.choose_command(step, entry).program
     step = releases.at_release(step, entry)
     overlays = [(name, definitions.overlay(step, name)) for name in ("default", "tiny")]
     artifacts = {name: artifact(name, i.types[0]) for name, i in step.inputs.items() if not i.optional}
     words = Arguments(inputs={n: a.path for n, a in artifacts.items()}, output="/data/out")
-    base = definitions.base_config(step, entry)
+    base = commands.base_config(step, entry)
     wired = releases.wired(step, artifacts)
     facts = {"program": program, "overlays": overlays, "base": base, "words": words, "wired": wired}
     cache = cache_location.choose("/data/megatron", None, {}, "", entry) if step.caches else None

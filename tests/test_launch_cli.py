@@ -13,7 +13,7 @@ from helpers import IMAGE, Engine, Inputs, Project, errors, record_image, tree
 
 from images import lock as locks
 from images.model import Entry
-from launcher.catalog import definitions
+from launcher.catalog import commands
 from launcher.catalog.definitions import Step
 from launcher.cli import main, running
 from slipway.errors import SlipwayError
@@ -183,7 +183,7 @@ def official(project: Project, step: Step) -> Entry:
     for entry in locks.load_lock(project.root).entries.values():
         if entry.library == step.library and entry.flavour == "cuda":
             with contextlib.suppress(SlipwayError):
-                definitions.choose_command(step, entry)
+                commands.choose_command(step, entry)
                 return entry
     pytest.fail("the lock has no such entry")
 

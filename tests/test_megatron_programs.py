@@ -19,7 +19,7 @@ import yaml
 from images import lock as locks
 from launcher.artifacts import checkpoints
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import definitions, releases
+from launcher.catalog import commands, definitions, releases
 from slipway.project import Root
 
 ROOT = Path(__file__).parent.parent
@@ -267,11 +267,11 @@ def of_release(training: Training, step: str, release: str, *given: str) -> list
     """The configuration that a container's release starts from, and the library's strictness at its tag; its notes."""
     entry = locks.load_lock(Root(ROOT)).entries[f"megatron-bridge/{release}-cuda"]
     at = releases.at_release(definitions.find_step(Root(ROOT), f"{step}/megatron_bridge"), entry)
-    assert definitions.choose_command(at, entry).program == "megatron_train.py"
+    assert commands.choose_command(at, entry).program == "megatron_train.py"
     artifacts = {n: Artifact(name=n, path=n, kind="folder", type=at.inputs[n].types[0]) for n in given}
     wired = releases.wired(at, artifacts)
     layers = [{"name": n, "values": definitions.overlay(at, n)} for n in ("default", "tiny")]
-    made = {"base": definitions.base_config(at, entry), "layers": layers, "remove": wired.remove}
+    made = {"base": commands.base_config(at, entry), "layers": layers, "remove": wired.remove}
     training.config = slipway_step.merge_config({**made, "set": [[k, v] for k, v in wired.set.items()]})
     later = {} if entry.components["megatron-bridge"].lstrip("=").startswith("0.4") else FROM_0_5
     fields = json.dumps({name: f"{text} {later.get(name, '')}".split() for name, text in ALL_TAGS.items()})

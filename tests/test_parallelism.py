@@ -9,7 +9,7 @@ import pytest
 from helpers import MODEL, REPO, SpecOf, entry_of, seen_of
 
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import definitions
+from launcher.catalog import commands, definitions
 from launcher.catalog.profiles import Gpu, GpuModel, Profile
 from launcher.catalog.releases import Wired
 from launcher.core import arguments
@@ -53,7 +53,7 @@ class Found:
         overlays = [("default", definitions.overlay(step, "default")), *facts.pop("over", [])]
         entry = entry_of(flavour, library=step.library)
         self.spec: LaunchSpec = spec_of(
-            step=step, entry=entry, base=definitions.base_config(step, entry), overlays=overlays,
+            step=step, entry=entry, base=commands.base_config(step, entry), overlays=overlays,
             words=arguments.parse(step, (*named, *said)), **({"gpus": 8, "procs": 8} | facts),
         )  # fmt: skip
         self.seen = seen_of(artifacts=artifacts)

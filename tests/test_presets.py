@@ -17,7 +17,7 @@ import yaml
 from helpers import REPO
 
 from images import lock as locks
-from launcher.catalog import definitions, releases
+from launcher.catalog import commands, definitions, releases
 from slipway.project import Root
 
 ROOT = Root(REPO)
@@ -33,7 +33,7 @@ def stated() -> list[tuple[str, str]]:
     for step in definitions.all_steps(ROOT):
         for name, entry in entries.items():
             if step.library in REPOSITORY and name.startswith(f"{step.library}/") and name.endswith("-cuda"):
-                takes = any(definitions.fits(step, c.when, entry) for c in step.commands)
+                takes = any(commands.fits(step, c.when, entry) for c in step.commands)
                 if takes and releases.at_release(step, entry).presets:
                     found.append((step.id, name))
     return found
@@ -80,7 +80,7 @@ def test_presets_are_what_the_base_says_at_its_tag(name: str, entry_name: str) -
     release = entry_name.partition("/")[2].removesuffix("-cuda")  # NeMo RL's v0.5.0 calls itself 0.5.0rc0
     if not (tag := next((t for t in (release, f"v{version}") if t in tags), "")):
         pytest.skip(f"{source} has no tag of {component} {version}")
-    path = PurePosixPath(definitions.base_config(step, entry)["path"])
+    path = PurePosixPath(commands.base_config(step, entry)["path"])
     base = loaded(source, tag, PurePosixPath(*path.parts[3:]))  # below /opt/NAME
     presets = releases.at_release(step, entry).presets
     found = {key: value(base, key) for key in presets}

@@ -10,7 +10,7 @@ from rl import FLAT, RELEASES, ROOT, SECTIONS, STEPS, launch, model, rows, usual
 
 from images import lock as locks
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import definitions, releases
+from launcher.catalog import commands, definitions, releases
 from slipway.errors import Exit, SlipwayError
 
 EXAMPLES = "/opt/nemo-rl/examples"
@@ -48,7 +48,7 @@ REMEDY = (
 def test_a_release_whose_tree_nobody_has_read_is_refused(name: str) -> None:
     entry = locks.load_lock(ROOT).entries["nemo-rl/v0.8.0-cuda"]
     with pytest.raises(SlipwayError) as e:
-        definitions.choose_command(definitions.find_step(ROOT, name), entry)
+        commands.choose_command(definitions.find_step(ROOT, name), entry)
     assert (e.value.code, e.value.remedy) == (Exit.CONFIG, REMEDY)
 
 

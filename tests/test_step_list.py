@@ -16,7 +16,7 @@ import pytest
 from helpers import REPO, STEP_FILE, Inputs, Project, Refused
 
 from images import lock as locks
-from launcher.catalog import definitions
+from launcher.catalog import commands, definitions
 from launcher.core import arguments
 from launcher.lists import step_list
 from slipway.errors import SlipwayError
@@ -176,7 +176,7 @@ def test_which_containers_a_step_runs_in(name: str, releases: set[str]) -> None:
     for entry in locks.load_lock(ROOT).entries.values():
         if (entry.library, entry.flavour) == (step.library, "cuda"):
             with contextlib.suppress(SlipwayError):
-                definitions.choose_command(step, entry)
+                commands.choose_command(step, entry)
                 found.add(entry.release)
     assert found == releases
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from images.model import Entry, Flavour
+from images.model import Flavour
 from launcher.artifacts.jsonl import Grammar
+from launcher.catalog import inheritance
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
@@ -221,6 +221,8 @@ class Step(Noun, frozen=True, kw_only=True):
     parameters: dict[str, Parameter]
     config_roots: list[str]
     owned_keys: list[str]
+    extends: list[str] = []  # what it is made of besides (inheritance.py)
+    words: dict[str, str] = {}  # what stands for <name> in that
     aliases: list[str] = []  # other names that it is found by
     roles: dict[Role, str] = {}  # what rules have to know -> the configuration key that says it
     repositories: list[str] = []  # the image's git repositories that the step runs
@@ -241,6 +243,7 @@ class Step(Noun, frozen=True, kw_only=True):
     releases: list[Release] = []
     id: str = ""  # the folder's path below steps/; never written in the file
     folder: str = ""
+    inherited: list[str] = []  # the folders of steps that it extends
 
     def owned(self) -> dict[str, str]:
         """Configuration keys that the launcher wires -> the word that sets each; empty where no word does."""
@@ -256,7 +259,7 @@ def find_step(root: Root, name: str) -> Step:
     """The step with this id or alias. Raises SlipwayError 64 (unknown, with the nearest) or 78 (its file is wrong)."""
     known = step_folders(root)
     if name in known:
-        return _load(name, known[name])
+        return _load(root, name, known[name])
     aliases = {alias: step for step in all_steps(root) for alias in step.aliases}
     if name not in aliases:
         raise SlipwayError(Exit.WORDS, f"unknown step {name!r}", remedy=nearest(name, [*known, *aliases]))
@@ -270,7 +273,7 @@ def is_step(root: Root, name: str) -> bool:
 
 def all_steps(root: Root) -> list[Step]:
     """Every step, by id. Raises SlipwayError 78: a file is wrong, or one name stands for two steps."""
-    steps = [_load(name, folder) for name, folder in sorted(step_folders(root).items())]
+    steps = [_load(root, name, folder) for name, folder in sorted(step_folders(root).items())]
     taken = {step.id: step for step in steps}
     for step in steps:
         for alias in step.aliases:
@@ -284,14 +287,13 @@ def all_steps(root: Root) -> list[Step]:
     return steps
 
 
-def _load(name: str, folder: Path) -> Step:
-    top = folder.parents[name.count("/") + 1]  # which has steps/<name>/
-    step = yamldoc.load(trusted(folder / "step.yaml", top), Step)
-    for field in ("id", "folder"):
+def _load(root: Root, name: str, folder: Path) -> Step:
+    step, above = inheritance.load(folder, [base / "steps" for base in user_dirs(root)], Step)
+    for field in ("id", "folder", "inherited"):
         if getattr(step, field):
             at = yamldoc.line_of(folder / "step.yaml", field)
             raise SlipwayError(Exit.CONFIG, f"unknown key {field!r}", where=f"{folder / 'step.yaml'}:{at}")
-    return msgspec.structs.replace(step, id=name, folder=str(folder))
+    return msgspec.structs.replace(step, id=name, folder=str(folder), inherited=[str(path) for path in above])
 
 
 def step_folders(root: Root) -> dict[str, Path]:
@@ -306,13 +308,13 @@ def step_folders(root: Root) -> dict[str, Path]:
 
 def overlay(step: Step, name: str) -> dict[str, Any]:
     """`-c NAME` (a file of the step's folder) or `-c FILE.yaml`. Raises SlipwayError 64, 66 or 78."""
-    folder = Path(step.folder)
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    folders = [Path(folder) for folder in (step.folder, *step.inherited)]
+    path = Path(name) if name.endswith((".yaml", ".yml")) else beside(folders, f"{name}.yaml")
     if not path.is_file():
-        own = {p.stem for p in folder.glob("*.yaml")} - {"step", "base"}
+        own = {p.stem for folder in folders for p in folder.glob("*.yaml")} - {"step", "base"}
         raise SlipwayError(Exit.NO_INPUT, f"no configuration {name!r}", where="-c", remedy=nearest(name, own))
-    own_file = path.parent == folder
-    value = yamldoc.parse_plain(read_text(trusted(path, folder) if own_file else path), str(path))
+    own_file = path.parent in folders
+    value = yamldoc.parse_plain(read_text(trusted(path, path.parent) if own_file else path), str(path))
     if not isinstance(value, dict):
         raise SlipwayError(Exit.CONFIG, "a configuration is a mapping", where=str(path))
     for key in value:
@@ -328,6 +330,11 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
     return value
 
 
+def beside(folders: list[Path], name: str) -> Path:
+    """The file of that name beside a step.yaml, else beside one that it extends."""
+    return next((path for folder in folders if (path := folder / name).is_file()), folders[0] / name)
+
+
 def _check_owned(step: Step, path: Path, value: dict[str, Any]) -> None:
     for owned, setter in step.owned().items():
         node: Any = value
@@ -341,58 +348,3 @@ def owned_error(code: Exit, owned: str, setter: str, where: str) -> SlipwayError
     """What is said where somebody sets a key that the launcher wires."""
     remedy = f"set it by {setter}" if setter else ""
     return SlipwayError(code, f"{owned} is wired by the launcher", where=where, remedy=remedy)
-
-
-def base_config(step: Step, entry: Entry) -> dict[str, Any]:
-    """`{"path": …}` inside the image or `{"values": …}`. Raises SlipwayError 78 where the step has none."""
-    for base in step.base:
-        if base.flavour not in (None, entry.flavour) or not fits(step, base.when, entry):
-            continue
-        if base.path:
-            return {"path": base.path}
-        if base.file:
-            file = trusted(Path(step.folder) / base.file, Path(step.folder))
-            return {"values": yamldoc.parse_plain(read_text(file), str(file))}
-    flavours = dict.fromkeys(b.flavour for b in step.base if b.flavour)
-    remedy = f"it runs in flavour {' or '.join(flavours)}: {step.title}" if flavours else ""
-    what = f"{step.id} has no base configuration for flavour {entry.flavour}"
-    if any(base.flavour in (None, entry.flavour) for base in step.base):
-        what, remedy = f"{step.id} has no base configuration for {entry.name}", ""
-    raise SlipwayError(Exit.CONFIG, what, remedy=remedy)
-
-
-def fits(step: Step, when: dict[str, str], entry: Entry) -> bool:
-    """Whether all components of `when` are in `entry`, in such versions."""
-    return all(matches(entry.components.get(name), _specifiers(step, spec)) for name, spec in when.items())
-
-
-def choose_command(step: Step, entry: Entry) -> Command:
-    """The first command whose components match what `entry` carries. Raises SlipwayError 78 naming what would match."""
-    packages = entry.components
-    for command in step.commands:
-        if command.flavour in (None, entry.flavour) and fits(step, command.when, entry):
-            return command
-    wanted = " or ".join(", ".join(f"{n} {s}" for n, s in c.when.items()) for c in step.commands)
-    asked = dict.fromkeys(n for c in step.commands for n in c.when)
-    has = ", ".join(f"{n} {packages.get(n, 'unknown')}" for n in asked)
-    remedy = f"it has commands for {wanted}{f': {step.why}' if step.why else ''}"
-    raise SlipwayError(Exit.CONFIG, f"{step.id} has no command for {entry.name} ({has})", remedy=remedy)
-
-
-def _specifiers(step: Step, text: str) -> Any:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        return SpecifierSet(text)
-    except InvalidSpecifier as e:
-        file = Path(step.folder) / "step.yaml"
-        raise SlipwayError(
-            Exit.CONFIG, f"commands.when: {text!r} is no version specifier such as '>=0.5,<0.7'",
-            where=f"{file}:{yamldoc.line_of(file, 'commands')}",
-        ) from e  # fmt: skip
-
-
-def matches(claim: str | None, specifiers: Any) -> bool:
-    """Whether a version claim (exact, or specifiers such as `>=0.5`: then the versions they name) is among them."""
-    versions = re.findall(r"(?:^|[=<>~!]=?|,)\s*([0-9][^,\s]*)", claim or "")
-    return bool(versions) and all(specifiers.contains(v.removesuffix(".*"), prereleases=True) for v in versions)

@@ -9,7 +9,8 @@ import msgspec
 
 from images.model import Entry
 from launcher.artifacts.detection import Artifact
-from launcher.catalog.definitions import Input, InputChange, Parameter, Release, Step, Wire, fits
+from launcher.catalog.commands import fits
+from launcher.catalog.definitions import Input, InputChange, Parameter, Release, Step, Wire
 from slipway.yamldoc import Noun
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from images import lock as locks
 from images.model import Entry, Flavour, Lock, Matrix
-from launcher.catalog import definitions, releases
+from launcher.catalog import commands, definitions, releases
 from launcher.catalog.definitions import ArtifactType, Input, Step
 from launcher.catalog.profiles import Profile
 from launcher.core.plan import Plan
@@ -136,9 +136,9 @@ def _type(parameter: definitions.Parameter) -> str:
 def _entry(step: Step, entry: Entry) -> str:
     """Whether the step runs in an entry, and by which program."""
     try:
-        definitions.base_config(step, entry)
+        commands.base_config(step, entry)
         script = releases.at_release(step, entry).script
-        return f"{entry.name}: {definitions.choose_command(step, entry).program}{f' ({script})' if script else ''}"
+        return f"{entry.name}: {commands.choose_command(step, entry).program}{f' ({script})' if script else ''}"
     except SlipwayError as e:
         return f"{entry.name}: no: {e.what}"
 

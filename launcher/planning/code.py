@@ -20,7 +20,7 @@ from typing import Literal
 
 from images.model import Entry, Flavour
 from images.sources import Git, check_top, named, write_out
-from launcher.catalog.definitions import matches
+from launcher.catalog.commands import matches
 from launcher.core.findings import Finding
 from launcher.core.plan import Code, LaunchSpec
 from slipway import yamldoc

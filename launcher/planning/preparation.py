@@ -21,7 +21,7 @@ from images import lock as locks
 from images.model import Entry, Flavour
 from launcher import engines
 from launcher.artifacts import detection, hub, hub_cache
-from launcher.catalog import cache_location, definitions, profiles, releases
+from launcher.catalog import cache_location, commands, definitions, profiles, releases
 from launcher.catalog.cache_location import Converted, MegatronCache
 from launcher.core import gpus
 from launcher.core.arguments import parse
@@ -113,7 +113,7 @@ def prepare(root: Root, options: Options) -> Prepared:
     found = probe.engine(root, profile)
     flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
     entry = locks.select(lock, step.library, flavour, options.release)
-    program = definitions.choose_command(step, entry).program
+    program = commands.choose_command(step, entry).program
     step = releases.at_release(step, entry)
     words = parse(step, options.words)
     runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
@@ -129,7 +129,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         entry=entry,
         words=words,
         overlays=overlays,
-        base=definitions.base_config(step, entry),
+        base=commands.base_config(step, entry),
         program=program,
         nodes=options.nodes or step.shape.nodes,
         gpus=number,

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from launcher.artifacts.detection import Artifact
-from launcher.catalog.definitions import ArtifactType, Parameter, Role, Step, matches
+from launcher.catalog.commands import matches
+from launcher.catalog.definitions import ArtifactType, Parameter, Role, Step
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
 from slipway.errors import Exit
