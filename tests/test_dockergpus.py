@@ -13,7 +13,7 @@ import pytest
 from helpers import REPO
 
 from launcher.core import gpus
-from launcher.core.plan import GpuDevice
+from launcher.core.plan import GpuDevice, GpuInfo
 from launcher.engines import dockergpus
 
 INFORMATION = """\
@@ -50,9 +50,9 @@ def test_the_driver_counts_by_pci_address(driver: Path, tmp_path: Path) -> None:
     add(driver, "0000:b7:00.0", "GPU-????????-????-????-????-????????????", 2)  # not initialised
     nvidia_smi(tmp_path, "exit 9")
     assert dockergpus.on_this_machine() == [
-        GpuDevice(id="0", uuid="GPU-11111111-0000-0000-0000-000000000000"),
-        GpuDevice(id="1", uuid="GPU-22222222-0000-0000-0000-000000000000"),
-        GpuDevice(id="2"),
+        GpuDevice(id="0", uuid="GPU-11111111-0000-0000-0000-000000000000", name="NVIDIA H100 80GB HBM3"),
+        GpuDevice(id="1", uuid="GPU-22222222-0000-0000-0000-000000000000", name="NVIDIA H100 80GB HBM3"),
+        GpuDevice(id="2", name="NVIDIA H100 80GB HBM3"),
     ]
 
 
@@ -60,7 +60,7 @@ def test_instances_are_only_known_to_nvidia_smi(driver: Path, tmp_path: Path) ->
     add(driver, "0000:17:00.0", "GPU-1", 0)
     (driver / "capabilities" / "gpu0" / "mig" / "gi3").mkdir(parents=True)
     nvidia_smi(tmp_path, "echo 'GPU 0: NVIDIA A30 (UUID: GPU-1)'; echo '  MIG 1g.6gb      Device  0: (UUID: MIG-7)'")
-    assert dockergpus.on_this_machine() == [GpuDevice(id="0:0", uuid="MIG-7")]
+    assert dockergpus.on_this_machine() == [GpuDevice(id="0:0", uuid="MIG-7", name="MIG 1g.6gb")]
 
 
 LISTS = [
@@ -146,3 +146,18 @@ def test_what_an_engine_names_by_cdi(names: list[str], ids: list[str]) -> None:
     found = dockergpus.find({"DiscoveredDevices": told + other, "Runtimes": {"runc": {}}}, elsewhere=True)
     assert (found.number, [gpu.id for gpu in found.seen.devices]) == (len(ids), ids)
     assert found.seen.driver == "cdi"
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [
+        ("NVIDIA H100 80GB HBM3", 80), ("NVIDIA A100-SXM4-40GB", 40), ("NVIDIA A100 80GB PCIe", 80),
+        ("Tesla V100-SXM2-32GB", 32), ("MIG 3g.20gb", 20), ("MIG 1g.10gb+me", 10), ("NVIDIA H200", 0),
+        ("NVIDIA L40S", 0), ("NVIDIA GH200 480GB", 0), ("", 0),
+    ],
+)  # fmt: skip
+def test_a_name_may_say_the_memory(name: str, gib: int) -> None:
+    """GH200's says that of its processor."""
+    assert GpuDevice(id="0", name=name).bytes == gib * 2**30
+    both = [GpuDevice(id="0", name=name), GpuDevice(id="1", name="NVIDIA H100 80GB HBM3")]
+    assert GpuInfo(devices=both).bytes == gib * 2**30, "the smaller one's, or unknown"

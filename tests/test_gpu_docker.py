@@ -313,3 +313,24 @@ def test_a_conversion_is_the_same_one_on_whatever_gpus(project: Project, engine:
         assert done.code == 0 and f"device={gpu}" in done.stdout, done.stderr
         folders += re.findall("^model: first convert/hf_to_megatron, into (.*)$", done.stderr, re.M)
     assert len(folders) == 2 and len(set(folders)) == 1
+
+
+SIZES = {"architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "num_hidden_layers": 16, "vocab_size": 128256,
+         "num_attention_heads": 32, "intermediate_size": 8192, "torch_dtype": "bfloat16"}  # fmt: skip
+
+
+def test_memory_is_estimated_for_the_gpus_that_the_engines_machine_has(
+    project: Project, engine: Engine, asked: tuple[str, ...], inputs: Inputs
+) -> None:
+    """By what the driver calls them; a profile's word goes before it, and without any it is said what to write."""
+    (inputs.model / "config.json").write_text(json.dumps(SIZES))
+    engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT)
+    driver(project)
+    words = (*asked, "--gpus", "2", "local_batch_size=1", "--dry-run")
+    assert " of 80 GiB a GPU: weights " in project.launch(*words).stderr
+    driver(project, [f"GPU {n}: NVIDIA H200 (UUID: {uuid})" for n, uuid in enumerate(UUIDS)])
+    done = project.launch(*words)
+    assert "note: memory: not estimated, since nothing here says the memory of NVIDIA H200 (" in done.stderr
+    assert "docker.yaml: gpu: {model: H200, memory: …})\n" in done.stderr
+    project.write("slipway.d/profiles/big.yaml", "schema: 1\nkind: docker\ngpu: {model: H200, memory: 141GiB}\n")
+    assert " of 141 GiB a GPU: weights " in project.launch("--profile", "big", *words).stderr

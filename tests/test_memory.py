@@ -148,6 +148,7 @@ def test_the_next_fit_takes_the_fewest_gpus() -> None:
 
 # GiB at the largest moment of a second step, as torch's MemTracker counts it on FakeTensors (torch 2.13, transformers
 # 5.18): Llama in bfloat16, AutoModel's MaskedCrossEntropy, AdamW; neither CUDA, nor FSDP2, nor fragments.
+DISTILL = "optimize/modelopt/distill"
 COUNTED = [
     (LLAMA_1B, {"micro": 1, "sequence": 2048}, 13.99), (LLAMA_1B, {"micro": 1, "sequence": 4096}, 21.33),
     (LLAMA_1B, {"micro": 4, "sequence": 2048}, 35.25),
@@ -286,6 +287,59 @@ def test_what_automodel_calls_activation_checkpointing(spec_of: SpecOf, name: st
     found = Found(spec_of, name, over=[("mine", over)])
     spread = memory.layout_of(found.spec, found.seen, memory.settings(found.spec))
     assert spread is not None and spread.recompute is whole and spread.logit == 14
+
+
+@pytest.mark.parametrize(
+    ("start", "dtype", "optimizer", "width"),
+    [
+        ("random", "float32", {}, (2, 2, 4)),  # AutoModel makes new weights in bfloat16
+        ("weights", "float32", {}, (4, 4, 8)),
+        ("weights", "bfloat16", {}, (2, 2, 4)),
+        ("random", "float32", {"master_weights": True}, (2, 2, 12)),
+        ("random", "float32", {"master_weights": True, "store_param_remainders": True}, (2, 2, 10)),
+        ("random", "float32", {"master_weights": False, "store_param_remainders": True}, (2, 2, 4)),
+        ("weights", "float32", {"master_weights": True}, (4, 4, 8)),
+    ],
+)
+def test_what_a_pretraining_keeps_of_a_weight(
+    spec_of: SpecOf, start: str, dtype: str, optimizer: dict[str, Any], width: tuple[int, int, int]
+) -> None:
+    over: dict[str, Any] = {"model": {"torch_dtype": "auto"}, "pretrain": {"start": start}, "optimizer": optimizer}
+    over["distributed"] = {"strategy": "fsdp2", "tp_size": 1, "pp_size": 1, "cp_size": 1}
+    given = [artifact("model", "checkpoint_hf", **SIZES, dtype=dtype)]
+    found = Found(spec_of, "pretrain/automodel", given=given, over=[("mine", over)])
+    spread = memory.layout_of(found.spec, found.seen, memory.settings(found.spec))
+    assert spread is not None and (spread.bytes, spread.micro) == (width, 4)
+
+
+def test_a_teacher_is_held_whole_and_the_student_is_what_trains(spec_of: SpecOf, h100: Profile) -> None:
+    facts = SIZES | {"kv_heads": 8, "head_size": 128}
+    student = msgspec.structs.replace(artifact("student", "checkpoint_hf", **facts), bytes=2_000, parameters=1_000)
+    teacher = msgspec.structs.replace(artifact("teacher", "checkpoint_hf", **facts), bytes=14_000, parameters=7_000)
+    found = Found(spec_of, DISTILL, profile=h100, given=[student, teacher])
+    known = memory.settings(found.spec)
+    spread = memory.layout_of(found.spec, found.seen, known)
+    assert spread is not None and (spread.sharding, spread.alone) == (0, True)
+    assert spread.bytes == (4 + 2, 2 * 4, 8), "with copies to compute, and buckets of gradients"
+    assert spread.frozen == 4 * 7_000
+    assert (model := memory.model_of(found.spec, found.seen, known)) is not None and model.total == 1_000
+    assert preflight.checkpoint_bytes(found.spec, found.seen) == 2_000, "no optimizer, and nothing of the teacher"
+    one = Found(spec_of, DISTILL, profile=h100, given=[student, teacher], gpus=1, procs=1)
+    alone = memory.layout_of(one.spec, one.seen, memory.settings(one.spec))
+    assert alone is not None and alone.bytes == (6, 4, 8)
+    half = Found(spec_of, DISTILL, "distill.dtype=bfloat16", profile=h100, given=[student, teacher])
+    narrow = memory.layout_of(half.spec, half.seen, memory.settings(half.spec))
+    assert narrow is not None and (narrow.bytes, narrow.frozen) == ((2, 4, 4), 2 * 7_000)
+    unknown = Found(spec_of, DISTILL, "distill.dtype=null", profile=h100, given=[student, teacher])
+    assert memory.notes(unknown.spec, unknown.seen) == [f"{UNKNOWN}distill.dtype"]
+
+
+def test_a_step_without_another_parallelism_is_offered_none(spec_of: SpecOf, h100: Profile) -> None:
+    large = [msgspec.structs.replace(artifact(n, "checkpoint_hf", **SIZES), parameters=1_500_000_000)
+             for n in ("student", "teacher")]  # fmt: skip
+    found = Found(spec_of, DISTILL, "local_batch_size=16", "global_batch_size=128", profile=h100, given=large)
+    (finding,) = memory.check(found.spec, found.seen)
+    assert finding.severity == "error" and finding.remedy == "would fit: local_batch_size=1"
 
 
 def test_a_precision_that_is_written_out(spec_of: SpecOf, h100: Profile) -> None:

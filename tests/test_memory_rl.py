@@ -174,7 +174,15 @@ def test_with_offload_or_lora_only_a_reward_model_is_estimated(
 
 def test_of_what_is_unknown_nothing_is_estimated(spec_of: SpecOf, h100: Profile) -> None:
     found = start(spec_of, h100, "grpo", "v0.7.0", "policy.train_micro_batch_size=null")
-    assert memory_rl.run_of(found.spec, found.seen) is None and memory_rl.notes(found.spec, found.seen) == []
+    assert memory_rl.run_of(found.spec, found.seen) is None
+    unknown = "note: memory: not estimated, since nothing here says "
+    assert memory_rl.notes(found.spec, found.seen) == [f"{unknown}policy.train_micro_batch_size"]
+    both = start(
+        spec_of, h100, "grpo", "v0.7.0", "policy.dtensor_cfg.enabled=false", "policy.megatron_cfg.enabled=false"
+    )
+    assert memory_rl.notes(both.spec, both.seen) == [
+        f"{unknown}policy.dtensor_cfg.enabled, policy.megatron_cfg.enabled"
+    ]
 
 
 JUDGE = Layout(world=4, micro=4, sequence=512, bytes=(4, 0, 0), sharding=3)

@@ -35,9 +35,15 @@ GIVEN = {
     "sft/automodel": [artifact("train", "chat_jsonl"), artifact("model", "checkpoint_hf", **SIZES)],
     "peft/automodel": [artifact("train", "chat_jsonl"), artifact("model", "checkpoint_hf", **SIZES)],
     "pretrain/automodel": [artifact("data", "binidx"), artifact("model", "checkpoint_hf", **SIZES)],
+    "peft/megatron_bridge": [PACKED, BASE, artifact("tokenizer", "checkpoint_hf", layers=9, heads=7, **TOKENIZER)],
     MERGE: [artifact("adapter", "checkpoint_lora"), artifact("base", "checkpoint_megatron")],
     "pretrain/megatron_bridge": [],
     "convert/hf_to_megatron": [artifact("model", "checkpoint_hf", **SIZES)],
+    "optimize/modelopt/distill": [
+        artifact("train", "chat_jsonl"),
+        artifact("teacher", "checkpoint_hf", **SIZES | {"layers": 64}),
+        artifact("student", "checkpoint_hf", **SIZES),
+    ],
     "optimize/modelopt/quantize": [artifact("model", "checkpoint_hf", **SIZES)],
 }
 
@@ -175,7 +181,7 @@ def test_packed_rows_are_trained_one_by_one(spec_of: SpecOf) -> None:
     assert Found(spec_of, SFT, "train.micro_batch_size=2", given=[artifact("train", "chat_jsonl")]).told == []
 
 
-SP = "model.sequence_parallel"
+SP, PER_TOKEN = "model.sequence_parallel", "model.calculate_per_token_loss=true"
 MOE = artifact("model", "checkpoint_megatron", **SIZES, experts=64)
 
 
@@ -186,11 +192,11 @@ MOE = artifact("model", "checkpoint_megatron", **SIZES, experts=64)
             ("shape", "8 processes cannot be shared by tensor 3 x pipeline 1 x context 1 = 3"),
             ("tensor_parallel=3", "does not divide the model's 32 attention heads"),
         ]),
-        (["tensor_parallel=2", "pipeline_parallel=2", "context_parallel=2"], {}, []),
-        (["pipeline_parallel=2", "context_parallel=2"], {}, [
+        (["tensor_parallel=2", "pipeline_parallel=2", "context_parallel=2", PER_TOKEN], {}, []),
+        (["pipeline_parallel=2", "context_parallel=2", PER_TOKEN], {}, [
             ("shape", "8 processes cannot be shared by tensor 4 x pipeline 2 x context 2 = 16"),
         ]),
-        (["pipeline_parallel=2", "context_parallel=2"], {"nodes": 2}, []),
+        (["pipeline_parallel=2", "context_parallel=2", PER_TOKEN], {"nodes": 2}, []),
         (["tensor_parallel=4"], {"gpus": 1, "procs": 1}, [
             ("shape", "1 process cannot be shared by tensor 4 x pipeline 1 x context 1 = 4"),
         ]),
@@ -213,7 +219,7 @@ MOE = artifact("model", "checkpoint_megatron", **SIZES, experts=64)
         ([f"{SP}=false"], {"given": [MOE]}, [
             (f"{SP}=false", "cannot be for a model with experts and a tensor parallel size above 1"),
         ]),
-        (["context_parallel=2", "seq_length=2046"], {"given": [artifact("train", "chat_jsonl")]}, [
+        (["context_parallel=2", "seq_length=2046", PER_TOKEN], {"given": [artifact("train", "chat_jsonl")]}, [
             ("seq_length=2046", "is no multiple of 2 x the context parallel size = 4"),
         ]),
     ],
@@ -224,6 +230,62 @@ def test_the_shape_is_shared_evenly(
     found = Found(spec_of, SFT, *said, **facts)
     assert found.told == told
     assert {f.code for f in found.findings} <= {64}
+
+
+CONTEXT = ["context_parallel=2"]
+NEEDS = (
+    "context_parallel=2",
+    "needs model.calculate_per_token_loss=true in fine-tuning: a process's part of a row may have no token to learn",
+)
+PADDED = "train=/train was packed with conversations of a multiple of 1 tokens, expected 4"
+A2A, LEVELS = "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel_sizes"
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "told"),
+    [
+        (CONTEXT, [], [NEEDS]),
+        ([*CONTEXT, "model.calculate_per_token_loss=false"], [], [NEEDS]),
+        ([*CONTEXT, PER_TOKEN], [], []),
+        (CONTEXT, [msgspec.structs.replace(BASE, facts=SIZES | {"per_token_loss": 1})], []),
+        (CONTEXT, [artifact("model", "checkpoint_megatron")], []),  # what the checkpoint says is not known
+        ([], [], []),
+        ([*CONTEXT, PER_TOKEN, "ddp.average_in_collective=true"], [], [
+            ("context_parallel=2",
+             "cannot be with ddp.average_in_collective=true, a mean over processes, in fine-tuning"),
+        ]),
+        (["ddp.average_in_collective=true"], [], []),
+        ([*CONTEXT, PER_TOKEN], [artifact("train", "packed_parquet", pack_size=2048, padded_to=1, **TOKENIZER)],
+         [("context_parallel=2", PADDED)]),
+        ([*CONTEXT, PER_TOKEN], [artifact("train", "packed_parquet", pack_size=2048, padded_to=8, **TOKENIZER)], []),
+        ([], [artifact("train", "packed_parquet", pack_size=2048, padded_to=1, **TOKENIZER)], []),
+        ([*CONTEXT, PER_TOKEN, A2A], [], [(A2A, f"needs {LEVELS}, sizes of both")]),
+        ([*CONTEXT, PER_TOKEN, A2A, f"{LEVELS}=[2,2]"], [], [
+            (f"{LEVELS}=[2, 2]", "has the product 4, expected the context parallel size = 2"),
+        ]),
+        ([*CONTEXT, PER_TOKEN, A2A, f"{LEVELS}=[2,1]"], [], []),
+        ([*CONTEXT, PER_TOKEN, "model.cp_comm_type=p2p"], [], []),
+        ([*CONTEXT, PER_TOKEN, "model.cp_comm_type=[p2p,a2a]"], [], [
+            ("model.cp_comm_type=['p2p', 'a2a']", "names 2 of the model's 32 layers"),
+        ]),
+        (["model.cp_comm_type=[p2p,a2a]"], [], []),
+        ([*CONTEXT, PER_TOKEN, f"model.cp_comm_type=[{','.join(['p2p'] * 32)}]"], [], []),
+    ],
+)  # fmt: skip
+def test_rows_are_shared_as_the_library_asserts_it(
+    spec_of: SpecOf, said: list[str], given: list[Artifact], told: list[tuple[str, str]]
+) -> None:
+    for step in (SFT, "peft/megatron_bridge"):
+        found = Found(spec_of, step, *said, given=given)
+        assert found.told == told, step
+        assert all(f.remedy for f in found.findings)
+    (finding,) = Found(spec_of, SFT, *CONTEXT).findings
+    assert (finding.code, finding.remedy) == (64, PER_TOKEN)
+
+
+def test_a_pretraining_needs_no_loss_per_token(spec_of: SpecOf) -> None:
+    assert Found(spec_of, "pretrain/megatron_bridge", *CONTEXT).told == []
+    assert Found(spec_of, "pretrain/megatron_bridge", *CONTEXT, A2A).told == [(A2A, f"needs {LEVELS}, sizes of both")]
 
 
 def test_a_batch_is_shared_evenly_and_the_nearest_are_named(spec_of: SpecOf) -> None:

@@ -166,7 +166,7 @@ FROM_0_4 = ("data_prep/sft_packing", "sft/megatron_bridge", "peft/megatron_bridg
         ("convert/merge_lora", ALL - {"25.11"}),
         *((name, ALL - {"25.11", "26.02"}) for name in FROM_0_4),
         ("optimize/modelopt/quantize", ALL),
-        ("optimize/modelopt/distill", {"26.06", "26.06.01", "26.08.01"}),
+        ("optimize/modelopt/distill", ALL - {"25.11", "26.02"}),
         *((f"{name}/automodel", {"25.11.00", "26.02", "26.04", "26.06", "26.08.00"}) for name in AUTOMODEL),
         ("data_prep/rl_prep", {"v0.4.0", "v0.5.0", "v0.6.0", "v0.7.0", "v0.8.0"}),
     ],

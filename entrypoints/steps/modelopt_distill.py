@@ -1,8 +1,8 @@
 """Distills a teacher's logits into a student with Model Optimizer's KDTrainer, on the assistant's tokens.
 
-Several processes train by data parallelism: each holds teacher and student whole. With Model Optimizer 0.44 the loss
-stands one token later than from 0.45 on (its mask is the labels', not shifted), and validation measures the student's
-own loss instead of the distance from the teacher.
+Several processes train by data parallelism: each holds teacher and student whole. With Model Optimizer 0.43 and 0.44
+the loss stands one token later than from 0.45 on (its mask is the labels', not shifted), and validation measures the
+student's own loss instead of the distance from the teacher.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def build(config: dict[str, Any], teacher: Path, student: Path, arguments: Any) 
 
 
 def taught_by(teacher: Any, temperature: float, **arguments: Any) -> Any:
-    """Model Optimizer's KDTrainer with this teacher, as 0.44 takes it or as 0.45 to 0.47 do; read at those tags."""
+    """Model Optimizer's KDTrainer with this teacher, as 0.43 and 0.44 take it or as 0.45 to 0.47; read there."""
     from modelopt.torch.distill.plugins import huggingface
 
     if "distill_config" in inspect.signature(huggingface.KDTrainer.__init__).parameters:

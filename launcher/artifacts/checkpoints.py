@@ -27,6 +27,7 @@ MEGATRON = {
     "kv_heads": "num_query_groups", "head_size": "kv_channels", "intermediate": "ffn_hidden_size",
     "experts": "num_moe_experts", "experts_per_token": "moe_router_topk",
     "expert_intermediate": "moe_ffn_hidden_size", "tied": "share_embeddings_and_output_weights",
+    "per_token_loss": "calculate_per_token_loss",
 }  # fmt: skip
 NEW_CLASS = "TokenizersBackend"  # what transformers calls a tokenizer from 5.0 on, and does not know before
 GENERATION = re.compile(r"{%-?\s+generation\s")  # in a chat template: what follows is learned

@@ -42,6 +42,7 @@ class _Packing(msgspec.Struct):
     pack_size: int = 0
     tokenizer: str = ""
     template: str = ""
+    packing: dict[str, Any] = {}
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -177,7 +178,9 @@ def _packing(file: Path, faults: list[Fault]) -> dict[str, Any]:
         faults.append(fault(file, "no <size>_metadata.jsonl of its packing lies beside it", "warning"))
     named = re.search(r"_(\d+)\.", file.name)
     size = known.pack_size or max(sizes, default=0) or (int(named[1]) if named else 0)
+    multiple = known.packing.get("pad_to_multiple_of")
     facts = {"pack_size": size, "tokenizer": known.tokenizer, "template": known.template}
+    facts |= {"padded_to": multiple} if type(multiple) is int else {}
     return {k: v for k, v in facts.items() if v}
 
 

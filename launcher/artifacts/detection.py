@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import stat
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -18,10 +19,11 @@ from launcher.artifacts.datasets import USUAL, Rows
 from launcher.artifacts.faults import MAX_FAULTS, Fault, Found, fault, kept
 from slipway.yamldoc import Noun
 
-__all__ = ["MAX_FAULTS", "Artifact", "Fault", "fingerprint", "inspect"]
+__all__ = ["MAX_FAULTS", "Artifact", "Fault", "Reader", "fingerprint", "inspect", "unreadable"]
 
 SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
 SAMPLED = 1024  # blocks in all: more than 64 files get fewer blocks each, more than 1024 smaller ones
+_ACL = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
 MAX_FILES = 100_000  # of a folder that are listed
 
 
@@ -32,10 +34,11 @@ class Artifact(Noun, frozen=True, kw_only=True):
     Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`:
     number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs;
     `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or
-    `beginning`), `files`, `rows`, `sequences`, `pack_size`, `tokenizer` and `template` (sha256), `tokenizer_class`,
-    `generation` (1: the template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`,
-    `kv_heads`, `head_size`, `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1),
-    `iteration`, `layout`, `base`, `rank`, `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
+    `beginning`), `files`, `rows`, `sequences`, `pack_size`, `padded_to` (a multiple, of packed
+    conversations), `tokenizer` and `template` (sha256), `tokenizer_class`, `generation` (1: the template marks what
+    is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`, `intermediate`,
+    `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1), `per_token_loss` (1), `iteration`, `layout`,
+    `base`, `rank`, `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
     """
 
     name: str
@@ -55,6 +58,20 @@ class Artifact(Noun, frozen=True, kw_only=True):
         """How its rows were read."""
         columns = msgspec.json.decode(str(self.facts.get("named", "{}")), type=dict[str, str])
         return Rows(columns, self.facts.get("grammar", ""))  # type: ignore[arg-type]
+
+
+class Reader(NamedTuple):
+    """Who reads what is mounted: its uid and groups on this machine."""
+
+    uid: int
+    groups: frozenset[int]
+
+    def may(self, path: Path) -> bool:
+        """Whether it may read a file, or list and enter a folder. Raises OSError."""
+        found = path.stat()
+        shift = 6 if found.st_uid == self.uid else 3 if found.st_gid in self.groups else 0
+        needed = 0o5 if stat.S_ISDIR(found.st_mode) else 0o4
+        return found.st_mode >> shift & needed == needed or not _ACL.isdisjoint(os.listxattr(path))
 
 
 def inspect(name: str, path: Path, rows: Rows = USUAL) -> Artifact:
@@ -177,6 +194,30 @@ def _leaving(paths: Sequence[Path], root: Path) -> list[Fault]:
 def files_below(root: Path) -> list[Path]:
     """Every file of a folder, sorted. Raises OSError for a folder that cannot be read."""
     return _below(root)[0]
+
+
+def unreadable(found: Artifact, reader: Reader) -> Path | None:
+    """The first file that `reader` cannot read, or folder that it cannot list and enter; None where there is none.
+
+    By owner, group and mode. Of one with a list of its own (ACL) that does not tell: then it counts that it could be
+    read here. What cannot be looked at is a fault of the input already.
+    """
+    if not reader.uid or found.kind == "missing":
+        return None
+    place, top = hub_cache.place(found.path), Path(found.path)
+    mounted = place.repository if place else top
+    try:
+        files = [Path(f) for f in found.files] or ([top] if top.is_file() else _below(top)[0])
+        seen: set[Path] = set()
+        for file in files:
+            for path in dict.fromkeys([file, file.resolve()] if file.is_symlink() else [file]):
+                above = [p for p in reversed(path.parents) if p.is_relative_to(mounted) and p not in seen]
+                seen.update(above)
+                if wrong := next((p for p in [*above, path] if not reader.may(p)), None):
+                    return wrong
+    except OSError:
+        return None
+    return None
 
 
 def _raise(error: OSError) -> None:

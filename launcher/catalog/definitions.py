@@ -32,7 +32,8 @@ Role = Literal[
     "reward_nodes", "second_version", "save_format", "packing", "chat_template", "generation_backend",
     "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
     "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
-    "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version",
+    "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version", "per_token_loss",
+    "averaged_gradients", "context_exchange", "context_levels", "start", "master_weights", "master_remainders",
 ]  # fmt: skip
 
 
@@ -43,7 +44,7 @@ class Input(Noun, frozen=True, kw_only=True):
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
     `one_file`: nothing packed, no folder, no pattern. `grammar`: what a conversation may be (`jsonl.Grammar`). `why`:
-    said where the type is wrong.
+    said where the type is wrong. `frozen`: a model that every process holds whole, and none trains.
     """
 
     types: list[ArtifactType]
@@ -57,6 +58,7 @@ class Input(Noun, frozen=True, kw_only=True):
     one_file: bool = False
     grammar: Grammar = ""
     why: str = ""
+    frozen: bool = False
 
 
 class Output(Noun, frozen=True, kw_only=True):
@@ -159,7 +161,7 @@ class Release(Noun, frozen=True, kw_only=True):
 
     `script`: the library's own program that the step program runs. `presets`: what the base in the image says, for
     rules: key -> value. `parameters`: name -> its keys, or what each of its values sets. `refuses`: why -> keys that
-    cannot be taken, with what is below them.
+    cannot be taken, with what is below them; KEY=VALUE where it is one value of it.
     """
 
     when: dict[str, str] = {}
@@ -189,12 +191,16 @@ class Backend(Noun, frozen=True, kw_only=True):
 class Sample(Noun, frozen=True, kw_only=True):
     """What one row of a batch is in training: `sequences` of it; whether the loss has `logits` over the vocabulary.
 
-    `logit_bytes`: that the loss keeps of each of them.
+    `logit_bytes`: that the loss keeps of each of them. `new_type`: of new weights where the precision is `auto`.
+    `gradients`: copies of them where there are several processes; `cast`: bytes of a wider weight's copy to compute.
     """
 
     sequences: int = 1
     logits: bool = True
     logit_bytes: int = 4
+    new_type: str = ""
+    gradients: int = 1
+    cast: int = 0
 
 
 class Cache(Noun, frozen=True, kw_only=True):
@@ -267,7 +273,7 @@ def find_step(root: Root, name: str) -> Step:
 
 
 def is_step(root: Root, name: str) -> bool:
-    """Whether a step has this id or alias."""
+    """Whether a step has it as id or alias."""
     return name in step_folders(root) or any(name in step.aliases for step in all_steps(root))
 
 
@@ -319,12 +325,8 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
         raise SlipwayError(Exit.CONFIG, "a configuration is a mapping", where=str(path))
     for key in value:
         if key not in step.config_roots:
-            raise SlipwayError(
-                Exit.CONFIG,
-                f"unknown configuration root {key!r}",
-                where=f"{path}:{yamldoc.line_of(path, key)}",
-                remedy=nearest(str(key), step.config_roots),
-            )
+            where, remedy = f"{path}:{yamldoc.line_of(path, key)}", nearest(str(key), step.config_roots)
+            raise SlipwayError(Exit.CONFIG, f"unknown configuration root {key!r}", where=where, remedy=remedy)
     if not own_file:
         _check_owned(step, path, value)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -34,10 +35,20 @@ class OutputInfo(Noun, frozen=True, kw_only=True):
 
 
 class GpuDevice(Noun, frozen=True, kw_only=True):
-    """A GPU as the driver counts them, `0`, or an instance of one that is divided (MIG), `0:1`."""
+    """A GPU as the driver counts them, `0`, or an instance of one that is divided (MIG), `0:1`.
+
+    `name`: of the product, as the driver has it, or of the instance's profile, `MIG 3g.20gb`; empty where unknown.
+    """
 
     id: str
     uuid: str = ""
+    name: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Its memory, where the name says it; else 0. What Grace Hopper's names say is the processor's memory."""
+        said = re.search(r"(?<![A-Za-z\d])(\d+) ?GB\b", self.name, re.I)
+        return int(said[1]) * 2**30 if said and "GH200" not in self.name else 0
 
 
 class GpuInfo(Noun, frozen=True, kw_only=True):
@@ -51,6 +62,11 @@ class GpuInfo(Noun, frozen=True, kw_only=True):
     devices: list[GpuDevice] = []
     only_all: bool = False
     held: dict[str, str] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the smallest GPU, where the names of all say it; else 0."""
+        return min((gpu.bytes for gpu in self.devices), default=0)
 
 
 class EngineInfo(Noun, frozen=True, kw_only=True):
@@ -126,6 +142,20 @@ class HostInfo(Noun, frozen=True, kw_only=True):
     logins: list[str] = []
 
 
+class Unreadable(Noun, frozen=True, kw_only=True):
+    """What of an input the container cannot read. `mode`: such as 0600; `owner`: by name; `uid`: the container's.
+
+    `top`: what is mounted of which it is a part, or is it.
+    """
+
+    path: str
+    mode: str
+    owner: str
+    uid: int
+    folder: bool
+    top: str
+
+
 class HubInfo(Noun, frozen=True, kw_only=True):
     """An input of the hub. `id`: at its commit, where that is known; `note`: how it is; `fetch`: a launch can bring it.
 
@@ -147,6 +177,7 @@ class Probed(Noun, frozen=True, kw_only=True):
     image: ImageInfo
     host: HostInfo
     hub: dict[str, HubInfo] = {}
+    unreadable: dict[str, Unreadable] = {}
 
 
 class Code(Noun, frozen=True, kw_only=True):

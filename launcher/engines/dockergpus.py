@@ -85,8 +85,8 @@ def _remote(named: list[str], by_cdi: bool) -> Found:
 
 def _by_cdi(named: list[str], here: list[GpuDevice]) -> Found:
     """Only CDI. In WSL2 its specification has one device, `all`, whose number nvidia-smi tells."""
-    uuids = {gpu.id: gpu.uuid for gpu in here}
-    devices = [GpuDevice(id=gpu.id, uuid=uuids.get(gpu.id, "")) for gpu in _devices(named)]
+    known = {gpu.id: gpu for gpu in here}
+    devices = [known.get(gpu.id, GpuDevice(id=gpu.id)) for gpu in _devices(named)]
     if devices:
         return Found(number=len(devices), seen=GpuInfo(driver="cdi", devices=devices))
     return Found(number=len(here) or None, seen=GpuInfo(driver="cdi", devices=here, only_all=True))
@@ -134,8 +134,14 @@ def on_this_machine() -> list[GpuDevice]:
     files = sorted(DRIVER.glob("gpus/*/information"))
     if not files or any(DRIVER.glob("capabilities/gpu*/mig/gi*")):
         return listed(_nvidia_smi())
-    uuids = [re.search(r"^GPU UUID:\s*(GPU-[0-9a-fA-F-]+)\s*$", read_text(file), re.M) for file in files]
-    return [GpuDevice(id=str(n), uuid=found[1] if found else "") for n, found in enumerate(uuids)]
+    return [_informed(str(n), read_text(file)) for n, file in enumerate(files)]
+
+
+def _informed(index: str, text: str) -> GpuDevice:
+    """A GPU by its file of the driver's."""
+    uuid = re.search(r"^GPU UUID:\s*(GPU-[0-9a-fA-F-]+)\s*$", text, re.M)
+    name = re.search(r"^Model:[ \t]*(\S.*?)\s*$", text, re.M)
+    return GpuDevice(id=index, uuid=uuid[1] if uuid else "", name=name[1] if name else "")
 
 
 def _nvidia_smi() -> str:
@@ -152,12 +158,12 @@ def listed(text: str) -> list[GpuDevice]:
     divided: set[str] = set()
     index = ""
     for line in text.splitlines():
-        if gpu := re.match(r"GPU (\d+): .*\(UUID: (\S+)\)", line):
+        if gpu := re.match(r"GPU (\d+): (.*?) *\(UUID: (\S+)\)", line):
             index = gpu[1]
-            found.append(GpuDevice(id=index, uuid=gpu[2]))
-        elif part := re.match(r"\s+MIG .*Device\s+(\d+): \(UUID: (\S+)\)", line):
+            found.append(GpuDevice(id=index, uuid=gpu[3], name=gpu[2]))
+        elif part := re.match(r"\s+(MIG \S+)\s.*Device\s+(\d+): \(UUID: (\S+)\)", line):
             divided.add(index)
-            found.append(GpuDevice(id=f"{index}:{part[1]}", uuid=part[2]))
+            found.append(GpuDevice(id=f"{index}:{part[2]}", uuid=part[3], name=part[1]))
     return [gpu for gpu in found if gpu.id not in divided]
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+import msgspec
+
 from images import identity
 from images.model import Entry
 from launcher.catalog.profiles import SlurmProfile
@@ -71,9 +73,11 @@ def probe(root: Root, profile: SlurmProfile) -> EngineInfo:
 
 def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineInfo) -> ImageInfo:
     """The .sqsh of `images squash`, or what `images build --push` has pushed where the profile says `registry`."""
-    if profile.image == "squash":
-        return sqsh.find(root, entry, profile.squash, found.platform)
     records = identity.records(root, entry)
+    if profile.image == "squash":
+        image = sqsh.find(root, entry, profile.squash, found.platform)
+        layers = next((record.layers for record in records if image.id in record.ids), [])
+        return msgspec.structs.replace(image, unpack=sum(layer.bytes for layer in layers))
     for record in sorted(records, key=lambda r: r.platform not in (found.platform, "")):
         for reference in record.pushed:
             registry, _, rest = reference.partition("/")

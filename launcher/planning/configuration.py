@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from launcher.core.findings import Finding, error
+from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec
-from launcher.planning.checks.parallelism import value_of
+from launcher.planning.checks.parallelism import setting, value_of
 from slipway import resolver
 from slipway.errors import Exit
 from slipway.resolver import Assignment, Configuration, Impossible, Lost
@@ -96,6 +96,7 @@ def check(spec: LaunchSpec) -> Iterator[Finding]:
     for loss in {(loss.by, loss.assignment.by): loss for loss in lost}.values():
         yield _twice(said[loss.by], loss)
     yield from _refused(spec)
+    yield from _overruled(spec)
 
 
 def _impossible(wrong: Impossible) -> Finding:
@@ -112,7 +113,38 @@ def _refused(spec: LaunchSpec) -> Iterator[Finding]:
     """What somebody sets, and the release cannot take; null is what it is without the key."""
     said = [a.key for a in assignments(spec, {}) if a.value is not None]
     for why, keys in spec.step.refuses.items():
-        for key in keys:
+        for key, _, value in (named.partition("=") for named in keys):
+            if value:
+                if str(value_of(spec, key)) == value:
+                    yield error(Exit.WORDS, setting(spec, key), f"{spec.entry.name} cannot take it: {why}")
+                continue
             below = next((name for name in said if f"{name}.".startswith(f"{key}.")), "")
             if below or value_of(spec, key) not in (None, msgspec.UNSET):
                 yield error(Exit.WORDS, below or key, f"{spec.entry.name} cannot take it: {why}")
+
+
+def _overruled(spec: LaunchSpec) -> Iterator[Finding]:
+    """What a file of the user's own says, and a wire of the step sets or removes after it; a class is no small matter.
+
+    The step's own files are not looked at: they are for every release, and wires make of them what one takes.
+    """
+    for name, values in spec.overlays[1:]:
+        if not name.endswith((".yaml", ".yml")):
+            continue
+        for key in dict.fromkeys([*spec.wired.set, *spec.wired.remove]):
+            said, counts = _said(values, key), value_of(spec, key)
+            if said is None or said == counts:
+                continue
+            ours = f"is {_text(counts)}" if counts is not msgspec.UNSET else "is left out"
+            what = f"{_text(said)} does not count: with these inputs it {ours} in {spec.entry.name} (step.yaml)"
+            if key.endswith(f".{resolver.TARGET}") or (isinstance(said, dict) and resolver.TARGET in said):
+                yield error(Exit.CONFIG, f"{name}: {key}", what, "leave it out, or take a --release that has it")
+            else:
+                yield warning(f"{name}: {key}", what, f"leave it out, or say it as a word, which counts last: {key}=…")
+
+
+def _said(values: Any, key: str) -> Any:
+    """What a layer says at a dotted key; None where it says nothing."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values

@@ -33,7 +33,7 @@ from launcher.planning import configuration, probe
 from launcher.planning.checks import memory, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.records import run_directory
-from slipway import canonical, resolver
+from slipway import canonical, resolver, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import (
     PRIVATE,
@@ -150,6 +150,7 @@ def prepare(root: Root, options: Options) -> Prepared:
     plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
     findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, rows)])
+    findings = [_in_file(finding, options.overlays) for finding in findings]
     of_node = number == usual and usual not in (0, asked)
     notes = [
         why,
@@ -157,6 +158,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         *(h.note for h in seen.hub.values() if h.note),
         *spec.wired.notes,
         *([f"{cache_location.NAME}: {c.path} ({c.rule})"] if (c := spec.megatron_cache) else []),
+        *_unpacked(profile, seen.image.unpack),
         *parallelism.notes(spec),
         *memory.notes(spec, seen),
         *memory_rl.notes(spec, seen),
@@ -165,6 +167,14 @@ def prepare(root: Root, options: Options) -> Prepared:
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
     return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec)
+
+
+def _unpacked(profile: profiles.Profile, size: int) -> list[str]:
+    """What every node of a job does with the image before its container starts, where its size is recorded."""
+    if profile.kind != "slurm" or not size:
+        return []
+    unless = f"where pyxis does not mount .sqsh files (launch profiles doctor {profile.name} tells)"
+    return [f"note: image: each node unpacks {size / 1e9:.1f} GB before the step starts, {unless}"]
 
 
 def _placed(root: Root, profile: profiles.Profile, findings: list[Finding]) -> list[Finding]:
@@ -177,6 +187,15 @@ def _placed(root: Root, profile: profiles.Profile, findings: list[Finding]) -> l
         line = profiles.place(origins, key) if file == profile.file else ""
         placed.append(msgspec.structs.replace(finding, where=f"{line}: {key}") if line else finding)
     return placed
+
+
+def _in_file(finding: Finding, overlays: tuple[str, ...]) -> Finding:
+    """What is said of a key in a file of `-c` is said with its line."""
+    file, _, key = finding.where.partition(": ")
+    if file not in overlays or not key:
+        return finding
+    line = yamldoc.line_of(Path(file), *key.split("."))
+    return msgspec.structs.replace(finding, where=f"{file}:{line}: {key}")
 
 
 def fetched(root: Root, options: Options, prepared: Prepared) -> Prepared:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import msgspec
 
 from images.model import Entry
 from launcher import engines
 from launcher.artifacts import detection, hub, hub_cache
 from launcher.artifacts.datasets import USUAL, Rows
-from launcher.artifacts.detection import Artifact
+from launcher.artifacts.detection import Artifact, Reader
 from launcher.catalog import definitions
 from launcher.catalog.definitions import Step
 from launcher.catalog.profiles import Profile
 from launcher.core.arguments import Arguments
 from launcher.core.findings import Finding
-from launcher.core.plan import EngineInfo, HostInfo, HubInfo, OutputInfo, Probed
+from launcher.core.plan import EngineInfo, HostInfo, HubInfo, OutputInfo, Probed, Unreadable
 from slipway.errors import Exit, SlipwayError
+from slipway.files import owner
 from slipway.project import Root
 
 
@@ -45,7 +51,39 @@ def everything(
         engine=found,
         image=engines.of(profile.kind).find_image(root, entry, profile, found),
         host=_host(profile, runs),
+        unreadable=dict(_unreadable({name: seen[name][0] for name in words.inputs}, _reader(profile, found))),
     )
+
+
+def _reader(profile: Profile, found: EngineInfo) -> Reader:
+    """Who reads in the container, as this machine knows users.
+
+    A rootless engine's root is the user whose engine it is. With Docker a container has the first of the user's groups
+    alone; enroot and pyxis start it as a process of the user's, with all of them.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    if profile.kind != "docker":
+        return Reader(uid, frozenset({gid, *os.getgroups()}))
+    if found.users == "rootless" and found.owner is not None:
+        uid = found.owner
+        with contextlib.suppress(KeyError):
+            gid = pwd.getpwuid(uid).pw_gid
+    return Reader(uid, frozenset({gid}))
+
+
+def _unreadable(inputs: Mapping[str, Artifact], reader: Reader) -> Iterator[tuple[str, Unreadable]]:
+    for name, artifact in inputs.items():
+        if path := detection.unreadable(artifact, reader):
+            place, mode = hub_cache.place(artifact.path), f"{stat.S_IMODE(path.stat().st_mode):04o}"
+            top = place.repository if place else artifact.path if artifact.kind == "folder" else path
+            facts = {
+                "path": str(path),
+                "mode": mode,
+                "owner": owner(path.resolve()),
+                "uid": reader.uid,
+                "folder": path.is_dir(),
+            }
+            yield name, msgspec.convert({**facts, "top": str(top)}, Unreadable)
 
 
 def _inputs(

@@ -40,7 +40,8 @@ SHARDING: dict[str, Literal[0, 1, 3]] = {
 # ("selective") nothing is counted.
 RECOMPUTE = frozenset({"full", "true", "on", "enabled", "yes"})
 
-NEEDED = frozenset[Role]({"micro_batch", "sequence_length", "precision", "sharding"})  # beside the parallel sizes
+NEEDED = frozenset[Role]({"micro_batch", "sequence_length", "precision"})  # beside the sharding and parallel sizes
+MOMENTS = 8  # bytes a weight of Adam's two in fp32, where the optimizer keeps weights of its own beside 16 bits
 
 
 class Model(Noun, frozen=True, kw_only=True):
@@ -89,7 +90,8 @@ class Layout(Noun, frozen=True, kw_only=True):
     """How a model is spread and trained. `sharding` over the data parallel GPUs: ZeRO's stage 0, 1 or 3.
 
     `bytes`: of a weight, its gradient, its optimizer state. `rank`: of an adapter; 0 trains all. `batch`: global.
-    `logit`: bytes that the loss keeps of one.
+    `logit`: bytes that the loss keeps of one. `frozen`: bytes of what is held whole and not trained. `alone`: the step
+    has no other parallelism than by data.
     """
 
     world: int
@@ -106,6 +108,8 @@ class Layout(Noun, frozen=True, kw_only=True):
     rank: int = 0
     batch: int = 0
     logit: int = 4
+    frozen: int = 0
+    alone: bool = False
 
     @property
     def expert_tensor(self) -> int:
@@ -130,7 +134,8 @@ def estimate(model: Model, layout: Layout) -> dict[str, float]:
         terms[name] = size * (model_part * _held(model, layout, bool(layout.sharding >= least)) + trained)
     if layout.sharding == 3:  # two layers are gathered while one is computed
         terms["weights"] += 2 * layout.bytes[0] * (model.total - model.embeddings) / model.layers / layout.tensor
-    return terms | {"activations": activations(model, layout)}
+    terms["activations"] = activations(model, layout)
+    return terms | ({"frozen": layout.frozen} if layout.frozen else {})
 
 
 def _held(model: Model, layout: Layout, sharded: bool) -> float:
@@ -187,7 +192,8 @@ def next_fit(model: Model, layout: Layout, memory: int, used: Callable[[Layout],
             layout, world=layout.world * grown, micro=micro, pipeline=pipeline, tensor=tensor, expert=expert,
             sequence_parallel=tensor > 1,
         )  # fmt: skip
-        fixed = layout.sharding == 3 and (pipeline, tensor, expert) != (layout.pipeline, layout.tensor, layout.expert)
+        changed = (pipeline, tensor, expert) != (layout.pipeline, layout.tensor, layout.expert)
+        fixed = changed and (layout.alone or layout.sharding == 3)
         if not fixed and other.possible(model) and used(other) < WARN * memory:
             return other
     return None
@@ -195,26 +201,58 @@ def next_fit(model: Model, layout: Layout, memory: int, used: Callable[[Layout],
 
 def layout_of(spec: LaunchSpec, seen: Probed, known: Known) -> Layout | None:
     """None where the step does not train, something that counts is unknown, or the shape is wrong anyway."""
-    shape, width, world = sizes(spec, known), _bytes(_precision(spec, seen, known)), world_size(spec)
+    shape, width, world = sizes(spec, known), _states(_precision(spec, seen, known), known), world_size(spec)
     expert = known.get("expert_parallel", 1)
-    if shape is None or width is None or not known.keys() >= NEEDED:
+    step, needed = spec.step, _needed(spec)
+    if shape is None or width is None or not known.keys() >= needed or step.launcher == "ray":
         return None
     if world % math.prod(shape.values()) or world % (expert * shape["pipeline"]):
         return None
+    weight, gradient, optimizer = width
+    copies = step.sample.gradients if world > 1 else 1
     return Layout(
-        world=world, micro=known["micro_batch"], sequence=known["sequence_length"], bytes=width, **shape,
-        expert=expert, sharding=SHARDING.get(str(known["sharding"]).lower().rpartition(".")[2], 0),
+        world=world, micro=known["micro_batch"], sequence=known["sequence_length"], **shape, expert=expert,
+        bytes=(weight + (step.sample.cast if weight > 2 else 0), gradient * copies, optimizer),
+        sharding=SHARDING.get(str(known.get("sharding")).lower().rpartition(".")[2], 0),
         sequence_parallel=known.get("sequence_parallel") is True,
         recompute=str(known.get("recompute")).lower() in RECOMPUTE,
         rank=known.get("adapter_rank", 0), batch=known.get("global_batch", 0),
-        logit=spec.step.sample.logit_bytes,
+        logit=step.sample.logit_bytes, frozen=_frozen(spec, seen, weight), alone="tensor_parallel" not in step.roles,
     )  # fmt: skip
 
 
+def _needed(spec: LaunchSpec) -> set[Role]:
+    """Without which there is no estimate; a step that has no word for sharding does none."""
+    sharding: list[Role] = ["sharding"]
+    return {*NEEDED, *(role for role in sharding if role in spec.step.roles)}
+
+
+def _frozen(spec: LaunchSpec, seen: Probed, width: int) -> int:
+    """Bytes of the models that are held and not trained."""
+    held = [seen.artifacts[n] for n, i in spec.step.inputs.items() if i.frozen and n in seen.artifacts]
+    return sum(width * a.parameters for a in held)
+
+
 def _precision(spec: LaunchSpec, seen: Probed, known: Known) -> Any:
-    """What the configuration says; `auto` is the type that the checkpoint's config.json names."""
+    """What the configuration says; `auto` is the type that the checkpoint's config.json names, or that of new weights.
+
+    Read in AutoModel's _transformers/auto_model.py at v0.2.0 to v0.5.0: from_config() takes `auto` for bfloat16.
+    """
     said, start = known.get("precision"), parallelism.model(spec, seen)
+    if said == "auto" and known.get("start") == "random":
+        return spec.step.sample.new_type
     return start.facts.get("dtype") if said == "auto" and start else said
+
+
+def _states(precision: Any, known: Known) -> tuple[int, int, int] | None:
+    """Bytes of a weight, its gradient and its optimizer state; an optimizer may keep fp32 weights beside 16 bits.
+
+    Of those it keeps 4 bytes, or the 2 that are not in the weight (Transformer Engine's FusedAdam).
+    """
+    found = _bytes(precision)
+    if found and found[0] == 2 and known.get("master_weights") is True:
+        return *found[:2], MOMENTS + (2 if known.get("master_remainders") is True else 4)
+    return found
 
 
 def _bytes(precision: Any) -> tuple[int, int, int] | None:
@@ -257,16 +295,17 @@ def notes(spec: LaunchSpec, seen: Probed) -> list[str]:
     """The estimate in one line, where it is no finding; of a step that trains, else what would be needed for one."""
     if found := _sized(spec, seen):
         return [] if check(spec, seen) else [f"note: memory: {line(*found)}"]
-    if spec.entry.flavour != "cuda" or not spec.step.roles.keys() >= NEEDED or not (missing := _missing(spec, seen)):
+    trains = spec.step.launcher != "ray" and spec.step.roles.keys() >= NEEDED
+    if spec.entry.flavour != "cuda" or not trains or not (missing := _missing(spec, seen)):
         return []
     return [f"note: memory: not estimated, since nothing here says {', '.join(missing)}"]
 
 
 def _missing(spec: LaunchSpec, seen: Probed) -> list[str]:
     """What of an estimate is not known, as the user would say it; empty where it is the shape that is wrong."""
-    known, gpu, roles = settings(spec), spec.profile.gpu, spec.step.roles
-    wanted = sorted(NEEDED | (set(parallelism.PARALLEL) & roles.keys()))
-    said = [] if gpu and gpu.bytes else [f"the GPU's memory ({spec.profile.file}: gpu.memory)"]
+    known, roles = settings(spec), spec.step.roles
+    wanted = sorted(_needed(spec) | (set(parallelism.PARALLEL) & roles.keys()))
+    said = [] if gpu_bytes(spec, seen) else [unsized(spec, seen)]
     said += [roles[role] for role in wanted if role not in known]
     if "precision" in known and _bytes(_precision(spec, seen, known)) is None:
         said.append(f"the type behind {roles['precision']}={known['precision']}")
@@ -274,12 +313,27 @@ def _missing(spec: LaunchSpec, seen: Probed) -> list[str]:
 
 
 def _sized(spec: LaunchSpec, seen: Probed) -> tuple[Model, Layout, int] | None:
-    gpu = spec.profile.gpu
-    if spec.entry.flavour != "cuda" or gpu is None or not gpu.bytes:
+    size = gpu_bytes(spec, seen)
+    if spec.entry.flavour != "cuda" or not size:
         return None
     known = settings(spec)
     model, layout = model_of(spec, seen, known), layout_of(spec, seen, known)
-    return (model, layout, gpu.bytes) if model and layout else None
+    return (model, layout, size) if model and layout else None
+
+
+def gpu_bytes(spec: LaunchSpec, seen: Probed) -> int:
+    """A GPU's memory as the profile has it, else as the names of the engine's GPUs do; 0 where neither says it."""
+    gpu = spec.profile.gpu
+    return (gpu.bytes if gpu else 0) or seen.engine.gpu.bytes
+
+
+def unsized(spec: LaunchSpec, seen: Probed) -> str:
+    """What is missing where nothing says a GPU's memory; with what the engine's are called, where that is known."""
+    names = list(dict.fromkeys(gpu.name for gpu in seen.engine.gpu.devices if gpu.name))
+    if not names:
+        return f"the GPU's memory ({spec.profile.file}: gpu.memory)"
+    model = next((m for m in sorted(parallelism.CAPABILITY, key=len, reverse=True) if m in names[0]), "…")
+    return f"the memory of {', '.join(names)} ({spec.profile.file}: gpu: {{model: {model}, memory: …}})"
 
 
 def line(model: Model, layout: Layout, memory: int) -> str:

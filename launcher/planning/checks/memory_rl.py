@@ -167,6 +167,7 @@ def _layout(spec: LaunchSpec, known: Known, backend: Backend) -> Layout | None:
         world=world, micro=known["micro_batch"], sequence=known["sequence_length"] * spec.step.sample.sequences,
         bytes=backend.states or (0, 0, 0), **shape, expert=expert, sharding=backend.sharding,
         sequence_parallel=known.get("sequence_parallel") is True, recompute=known.get("recompute") is True,
+        alone=False,
     )  # fmt: skip
 
 
@@ -229,15 +230,14 @@ def _sizes(found: Artifact) -> Model | None:
         return None
 
 
-def _size(spec: LaunchSpec) -> int:
+def _size(spec: LaunchSpec, seen: Probed) -> int:
     """Bytes of a GPU; 0 where there is none, or it is unknown."""
-    gpu = spec.profile.gpu
-    return gpu.bytes if spec.step.launcher == "ray" and spec.entry.flavour == "cuda" and gpu else 0
+    return memory.gpu_bytes(spec, seen) if spec.step.launcher == "ray" and spec.entry.flavour == "cuda" else 0
 
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
     """A warning where the memory gets scarce, an error where it is far too little, or generation cannot start."""
-    if not (size := _size(spec)):
+    if not (size := _size(spec, seen)):
         return []
     run, reward = run_of(spec, seen), reward_of(spec, seen)
     return [*(_trains(spec, run, size) if run else []), *(_judges(spec, reward, size) if reward else [])]
@@ -280,14 +280,28 @@ def _starts(spec: LaunchSpec, run: Run, size: int) -> list[Finding]:
 
 
 def notes(spec: LaunchSpec, seen: Probed) -> list[str]:
-    """The estimates, a line each, where they are no findings; and with what there is none."""
-    if not (size := _size(spec)):
-        return []
+    """The estimates, a line each, where they are no findings; and with what, or without what, there is none."""
+    if not (size := _size(spec, seen)):
+        missing = [] if spec.step.launcher != "ray" or spec.entry.flavour != "cuda" else [memory.unsized(spec, seen)]
+        return [f"note: memory: not estimated, since nothing here says {m}" for m in missing]
     run, reward = run_of(spec, seen), reward_of(spec, seen)
     said = [line(run, size)] if run and not _trains(spec, run, size) else []
+    missing = [] if run or _beyond(spec) else _missing(spec, seen)
     said += [f"not estimated with {', '.join(beyond)}"] if (beyond := _beyond(spec)) else []
+    said += [f"not estimated, since nothing here says {', '.join(missing)}"] if missing else []
     said += [reward.line(size)] if reward and not _judges(spec, reward, size) else []
     return [f"note: memory: {text}" for text in said]
+
+
+def _missing(spec: LaunchSpec, seen: Probed) -> list[str]:
+    """What of an estimate is not known, by name; empty of a step that does not train, or where the shape is wrong."""
+    on = [b for b in spec.step.backends.values() if value_of(spec, b.enabled) is True]
+    if len(on) != 1:
+        return [b.enabled for b in spec.step.backends.values()]
+    known, roles = settings(spec), spec.step.roles
+    wanted: list[Role] = ["micro_batch", "sequence_length", *parallelism.PARALLEL]
+    said = [roles[role] for role in wanted if role in roles and role not in known]
+    return said if memory.model_of(spec, seen, known) else [*said, "the model's sizes"]
 
 
 def _beyond(spec: LaunchSpec) -> list[str]:

@@ -54,7 +54,7 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
         *_packing(spec, seen, known),
     ]
     findings += [] if spec.step.launcher == "ray" else _shape(spec, known)
-    findings += _sequence(spec, known)
+    findings += [*_sequence(spec, known), *_shared_rows(spec, seen, known, start)]
     if start:
         findings += _parts(spec, known, start)
     findings += [] if spec.step.launcher == "ray" else _batches(spec, known)
@@ -166,8 +166,9 @@ def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> 
 
 
 def model(spec: LaunchSpec, seen: Probed) -> Artifact | None:
-    """The checkpoint that the step starts from, where its sizes are known; that of a tokenizer is none."""
-    given = [seen.artifacts[n] for n in spec.step.inputs if n in seen.artifacts and n != "tokenizer"]
+    """The checkpoint that the step starts from, where its sizes are known; a teacher's or a tokenizer's is none."""
+    own = [n for n, i in spec.step.inputs.items() if not i.frozen and n != "tokenizer"]
+    given = [seen.artifacts[n] for n in own if n in seen.artifacts]
     return next((a for a in given if "layers" in a.facts), None)
 
 
@@ -273,6 +274,43 @@ def _sequence(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
         yield _wrong(
             spec, "sequence_length", length, f"is no multiple of 2 x the context parallel size = {2 * context}"
         )
+
+
+def _shared_rows(spec: LaunchSpec, seen: Probed, known: Known, start: Artifact | None) -> Iterator[Finding]:
+    """What Megatron-Bridge asserts, beside the length, of rows that several processes share (context parallelism).
+
+    Read in its ConfigContainer.validate() and _validate_cp_comm_type() at v0.4.0, v0.5.1 and v0.6.0, where fine-tuning
+    has the first two alone; and of packed rows in _partition_packed_batch_for_cp (gpt_step.py), which cuts each of
+    their conversations into twice as many parts as there are processes. Of a loss per token the checkpoint knows, too.
+    """
+    context, roles = known.get("context_parallel", 1), spec.step.roles
+    if context > 1 and (key := roles.get("per_token_loss")):
+        named = known.get("per_token_loss", bool(start.facts.get("per_token_loss")) if start else None)
+        if named is False:
+            what = f"needs {key}=true in fine-tuning: a process's part of a row may have no token to learn"
+            yield _wrong(spec, "context_parallel", context, what, f"{key}=true")
+        if known.get("averaged_gradients") is True:
+            what = f"cannot be with {roles['averaged_gradients']}=true, a mean over processes, in fine-tuning"
+            yield _wrong(spec, "context_parallel", context, what, f"{roles['averaged_gradients']}=false")
+    for rows in _of_type(seen, "packed_parquet"):
+        if context > 1 and (padded := int(rows.facts.get("padded_to", 0))) % (2 * context):
+            where = f"{rows.name}={rows.path}"
+            what = f"{where} was packed with conversations of a multiple of {padded} tokens, expected {2 * context}"
+            remedy = f"pack again with pad_to_multiple_of={2 * context}"
+            yield _wrong(spec, "context_parallel", context, what, remedy, Exit.DATA)
+    exchange, levels = known.get("context_exchange"), known.get("context_levels")
+    layers = start.facts.get("layers") if start else None
+    if context > 1 and isinstance(exchange, list) and layers and len(exchange) != layers:
+        remedy = f"one for all: {roles['context_exchange']}={exchange[0] if exchange else 'p2p'}"
+        yield _wrong(
+            spec, "context_exchange", exchange, f"names {len(exchange)} of the model's {layers} layers", remedy
+        )
+    if "a2a+p2p" in (exchange if isinstance(exchange, list) else [exchange]) and levels is None:
+        remedy = f"such as {roles['context_levels']}=[{context},1]"
+        yield _wrong(spec, "context_exchange", exchange, f"needs {roles['context_levels']}, sizes of both", remedy)
+    if isinstance(levels, list) and all(type(n) is int for n in levels) and math.prod(levels) != context:
+        what = f"has the product {math.prod(levels)}, expected the context parallel size = {context}"
+        yield _wrong(spec, "context_levels", levels, what, f"such as {roles['context_levels']}=[{context},1]")
 
 
 def _parts(spec: LaunchSpec, known: Known, start: Artifact) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath, PurePosixPath
 
@@ -13,7 +14,7 @@ from launcher.core import gpus
 from launcher.core.findings import Finding
 from launcher.core.findings import error as _error
 from launcher.core.findings import warning as _warning
-from launcher.core.plan import LaunchSpec, Probed
+from launcher.core.plan import LaunchSpec, Probed, Unreadable
 from launcher.planning import configuration
 from launcher.planning.checks import memory, memory_rl, nemo_rl, parallelism
 from slipway.errors import Exit
@@ -61,6 +62,8 @@ def _inputs(spec: LaunchSpec, seen: Probed, steps: Sequence[Step]) -> Iterator[F
             yield absent
             continue
         yield from _input(name, spec.step.inputs[name], found, steps)
+        if name in seen.unreadable:
+            yield _unreadable(found, seen.unreadable[name])
 
 
 def _input(name: str, asked: Input, found: Artifact, steps: Sequence[Step]) -> Iterator[Finding]:
@@ -76,6 +79,14 @@ def _input(name: str, asked: Input, found: Artifact, steps: Sequence[Step]) -> I
     for fault in found.faults:
         warns = fault.severity == "warning"
         yield _warning(fault.where, fault.what) if warns else _error(Exit.DATA, fault.where, fault.what)
+
+
+def _unreadable(found: Artifact, wrong: Unreadable) -> Finding:
+    """What this launcher may read, and the container may not: by another of the user's groups, or by a capability."""
+    what = "cannot be listed and entered" if wrong.folder else "cannot be read"
+    what += f" in the container, which runs as uid {wrong.uid}: it is {wrong.owner}'s, with mode {wrong.mode}"
+    remedy = f"as its owner: chmod {'a+r' if wrong.top == wrong.path else '-R a+rX'} {shlex.quote(wrong.top)}"
+    return _error(Exit.NOT_PERMITTED, f"{found.name}: {wrong.path}", what, remedy)
 
 
 def _shape_of(types: Sequence[str]) -> str:
@@ -121,16 +132,18 @@ def checkpoint_bytes(spec: LaunchSpec, seen: Probed) -> int:
     """What one full checkpoint takes: weights as shards and consolidated, and the optimizer's moments.
 
     0 where nothing here says how large it gets. Of LoRA the adapter alone is saved, of several models (a teacher, a
-    judge, a tokenizer's) the one that the step starts from, and of a conversion the weights alone.
+    judge, a tokenizer's) the one that the step starts from, and of a conversion, or of a training that does not go on
+    from what it saves, the weights alone.
     """
-    inputs = {name: asked for name, asked in spec.step.inputs.items() if "tokenizer_hf" not in asked.types}
+    inputs = {n: i for n, i in spec.step.inputs.items() if "tokenizer_hf" not in i.types and not i.frozen}
     start = next((seen.artifacts[n] for n in inputs if n in seen.artifacts and seen.artifacts[n].parameters), None)
     if start is None:
         return 0
     if spec.step.output.type == "checkpoint_lora":
         model, rank = memory.model_of(spec, seen, {}), parallelism.settings(spec).get("adapter_rank", 0)
         return int((ADAPTER_BYTES + ADAM_BYTES) * memory.adapter_weights(model, rank)) if model else 0
-    return 2 * start.bytes + ADAM_BYTES * start.parameters if "micro_batch" in spec.step.roles else start.bytes
+    saves_all = spec.step.resume is not None and "micro_batch" in spec.step.roles
+    return 2 * start.bytes + ADAM_BYTES * start.parameters if saves_all else start.bytes
 
 
 def _environment(spec: LaunchSpec) -> Iterator[Finding]:
