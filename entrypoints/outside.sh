@@ -7,7 +7,7 @@ UNAVAILABLE=69
 NOT_PERMITTED=77
 REFUSED=78
 # shellcheck disable=SC2153 # these are set by script.sh
-SECRETS_DIR=../.secrets/$RUN_ID
+SECRETS_DIR=../${SECRETS_FOLDER:-.secrets}/$RUN_ID
 
 # What stands in the run directory is for its owner alone; what the step makes has the modes of the caller's own umask.
 CALLERS_UMASK=$(umask)
@@ -47,7 +47,7 @@ check_resolved() {
 }
 
 # Others may be able to make folders beside the run directory.
-own_secrets() { [[ ! -L ../.secrets && ! -L $SECRETS_DIR && -O $SECRETS_DIR ]]; }
+own_secrets() { [[ ! -L ${SECRETS_DIR%/*} && ! -L $SECRETS_DIR && -O $SECRETS_DIR ]]; }
 
 check_secrets() {
     local name

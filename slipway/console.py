@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import click
 
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, visible
 
 
 def say(text: str) -> None:
@@ -29,13 +29,6 @@ def say_now(text: str) -> None:
     """The same, but nothing where that would have to wait: whoever is at the terminal may have stopped reading."""
     if sys.stderr is not None and select.select([], [sys.stderr], [], 0)[1]:
         say(text)
-
-
-def visible(text: str) -> str:
-    """`text` as one line that only prints: what would steer a terminal is shown as Python would write it."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unread(stream: TextIO) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -23,6 +24,22 @@ class Exit(IntEnum):
     CONFIG = 78  # profile, step or matrix; also what an entrypoint refuses
 
 
+def visible(text: str) -> str:
+    """`text` as one line that only prints: what would steer a terminal is shown as Python would write it.
+
+    Everything that came from a file, a container or a name is printed by way of this, but for the log of a step.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def message(head: str, remedy: str = "") -> str:
+    """One message, of lines of which all but the first are indented: nothing in it can look like another message."""
+    lines = [*re.split(r"\n(?=  )", head), *([f"  {remedy}"] if remedy else [])]
+    return "\n".join(visible(line) for line in lines)
+
+
 class SlipwayError(Exception):
     """An error for the user: what was found, where, and what to do.
 
@@ -38,7 +55,7 @@ class SlipwayError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}\n  {self.remedy}" if self.remedy else head
+        return message(head, self.remedy)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

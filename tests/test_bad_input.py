@@ -201,6 +201,43 @@ def test_an_output_that_cannot_be_one(
     assert found == said.format(need=f"{need} B")
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("/", "/: holds "),
+        ("{T}/home", "T/home: is your home"),
+        ("{T}/home/../home/", "T/home: is your home"),
+        ("{T}/link", "T/home: is your home"),
+        ("{T}", "T: holds "),
+        (".", "T/project: is the project"),
+        ("{T}/project/runs", "T/project/runs: is the folder of all runs"),
+        ("{T}/project/runs/.secrets", "T/project/runs/.secrets: is in .secrets/ of the folder of all runs"),
+        ("{T}/project/runs/.converted/x", "T/project/runs/.converted/x: is in .converted/ of the folder of all"),
+        ("{T}/home/.cache/huggingface", "T/home/.cache/huggingface: is HF_HOME"),
+        ("{T}/home/.cache", "T/home/.cache: holds HF_HOME"),
+    ],
+)
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.usefixtures("built")
+def test_an_output_that_holds_what_is_not_a_runs(
+    refused: Refused, inputs: Inputs, tmp_path: Path, output: str, said: str, resume: list[str]
+) -> None:
+    """Refused when planning, by its own name, empty or not."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    found = errors(refused(64, *resume, STEP, *inputs.words, f"output={output.format(T=tmp_path)}"))
+    assert found.startswith(f"error: output={said}"), found
+    assert found.endswith("  name a folder of its own: output=PATH\n")
+
+
+@pytest.mark.usefixtures("built")
+def test_an_output_beside_them_is_taken(project: Project, inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    for output in (f"{tmp_path}/home/out", "out", "runs/out", "runs2", f"{tmp_path}/home2"):
+        done = project.launch("--dry-run", STEP, *inputs.words, f"output={output}")
+        assert (done.code, errors(done.stderr)) == (0, ""), done
+
+
 @pytest.mark.usefixtures("built")
 def test_an_output_of_an_earlier_run_is_taken_with_resume(project: Project, inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
@@ -208,7 +245,9 @@ def test_an_output_of_an_earlier_run_is_taken_with_resume(project: Project, inpu
     words = [STEP, *inputs.words, f"output={tmp_path}/out", "--dry-run", "--json"]
     assert project.launch(*words).code == 73
     done = project.launch(*words, "--resume")
-    assert (done.code, errors(done.stderr)) == (0, "")
+    unknown = "whether model, data and library are those of its checkpoint is not known"
+    note = f"note: --resume: no run has left its name in {tmp_path}/out: {unknown}\n"
+    assert (done.code, errors(done.stderr)) == (0, note)
 
 
 @pytest.mark.usefixtures("built")

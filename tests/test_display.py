@@ -319,15 +319,16 @@ def test_runs_are_looked_for_where_they_are_said_to_be(project: Project, tmp_pat
 
 @pytest.mark.usefixtures("ended")
 def test_a_run_of_another_profile_is_found_by_its_id(project: Project, tmp_path: Path) -> None:
-    """As `launch --profile site` has printed it; parts of it, and `last`, are of this shell's own folder."""
+    """As `launch --profile site` has printed it, by a part of it, and as the last of all."""
     (project.path / "runs").rename(tmp_path / "elsewhere")
     project.write("slipway.d/profiles/broken.yaml", "schema: 1\n")
     project.write("slipway.d/profiles/site.yaml", f"schema: 1\nkind: docker\nruns: {tmp_path}/elsewhere\n")
     for verb in ("show", "cancel"):
         assert project.launch(verb, IDS[0]).code == 0
     assert f"{tmp_path}/elsewhere/{IDS[0]}/record.json" in project.launch("show", IDS[0]).stdout
-    for words in ((IDS[0][:-1],), ("last",), (IDS[0], "--runs-dir", str(tmp_path / "none"))):
-        assert project.launch("show", *words).code == 66
+    for name in ("20260101", "last"):
+        assert project.launch("show", name).code == 0
+    assert project.launch("show", IDS[0], "--runs-dir", str(tmp_path / "none")).code == 66
 
 
 def test_what_o_wrote_is_shown_and_left_as_it_is(project: Project, spec_of: SpecOf, tmp_path: Path) -> None:
@@ -349,3 +350,55 @@ def test_a_runs_directory_that_is_a_file_is_refused(project: Project) -> None:
     project.write("runs.txt", "")
     done = project.launch("runs", "--runs-dir", "runs.txt")
     assert (done.code, "the runs directory is no folder" in done.stderr) == (64, True)
+
+
+@pytest.fixture
+def elsewhere(project: Project, ended: list[Run]) -> Run:
+    """The latest of all runs, where the profile `site` has its own; `broken` is no profile at all."""
+    project.write("slipway.d/profiles/site.yaml", "schema: 1\nkind: docker\nruns: ../../far\n")
+    project.write("slipway.d/profiles/broken.yaml", "schema: 1\nkind: docker\nruns: $NOWHERE\n")
+    project.write("slipway.d/profiles/absent.yaml", "schema: 1\nkind: docker\nruns: /nothing/there\n")
+    (project.path / "far").mkdir()
+    for run in ended:
+        run.log.write_text("step 2/2\n")
+    return Run(ended[2].path.rename(project.path / "far" / ended[2].id))
+
+
+def test_every_command_knows_the_runs_of_every_profile(project: Project, elsewhere: Run, ended: list[Run]) -> None:
+    assert [line.split()[0] for line in project.launch("runs").stdout.splitlines()] == IDS
+    for name in ("last", IDS[2], "20260103"):
+        done = project.launch("show", name)
+        assert done.code == 0 and f"run        {IDS[2]}\n" in done.stdout, done
+        assert f"record     {elsewhere.record_file}\n" in done.stdout
+        assert project.launch("logs", name).code == 0
+        assert f"run        {IDS[2]}: cancelled\n" in project.launch("cancel", name).stderr
+    assert project.launch("show", IDS[1]).code == 0 and ended
+
+
+@pytest.mark.parametrize(("option", "found"), [("site", IDS[2:]), ("docker", IDS[:2]), ("absent", [])])
+@pytest.mark.usefixtures("elsewhere")
+def test_a_profile_may_be_named(project: Project, option: str, found: list[str]) -> None:
+    lines = project.launch("runs", "--profile", option).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == found
+    for command in (("show",), ("logs",), ("cancel", "last")):
+        done = project.launch(*command, "--profile", option)
+        assert done.code == (0 if found else 66), done
+    if found:
+        assert f"run        {found[-1]}\n" in project.launch("show", "--profile", option).stdout
+    other = next(name for name in IDS if name not in found)
+    assert project.launch("show", other, "--profile", option).code == 66
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_profile_that_is_named_and_wrong_is_an_error(project: Project) -> None:
+    assert "did you mean 'site'" in project.launch("runs", "--profile", "sit").stderr
+    assert project.launch("show", "--profile", "broken").code == 78
+    assert project.launch("runs", "--profile", "site", "--runs-dir", "runs").code == 0
+
+
+def test_a_part_that_fits_several_lists_them(project: Project, ended: list[Run], elsewhere: Run) -> None:
+    done = project.launch("show", "aaaaaa")
+    assert done.code == 64 and f"'aaaaaa' fits 3 runs: {', '.join(IDS)}\n  say more of one\n" in done.stderr
+    (project.path / "runs" / IDS[2]).mkdir()
+    done = project.launch("show", IDS[2])
+    assert done.code == 64 and f"{project.path}/runs/{IDS[2]}, {elsewhere.path}\n" in done.stderr and ended

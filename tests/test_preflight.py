@@ -108,10 +108,17 @@ OUT = "output=/data/out"
             [("error", 73, OUT, "is not empty: it holds an earlier run's output")],
         ),
         (
-            {"kind": "folder"}, True,
-            [("warning", 0, OUT, "--resume: the folder is empty, so the run starts from the beginning")],
+            {"kind": "folder", "checkpoint": False}, True,
+            [("error", 66, OUT, "--resume: is empty; expected LATEST, which sft/automodel leaves")],
         ),
-        ({}, True, [("warning", 0, OUT, "--resume: the folder is not there, so the run starts from the beginning")]),
+        (
+            {"checkpoint": False}, True,
+            [("error", 66, OUT, "--resume: there is nothing there; expected LATEST, which sft/automodel leaves")],
+        ),
+        (
+            {"kind": "folder", "empty": False, "checkpoint": False}, True,
+            [("error", 66, OUT, "--resume: has no checkpoint; expected LATEST, which sft/automodel leaves")],
+        ),
         (
             {"free": 1599}, False,
             [("error", 73, OUT, "one checkpoint needs about 1.562 KiB, 1.562 KiB are free there")],
@@ -287,11 +294,11 @@ def test_what_the_image_was_built_without_is_said_and_refused_to_steps_that_run_
 
 
 def test_the_first_error_gives_the_exit_code_warnings_do_not(spec_of: SpecOf) -> None:
-    findings = preflight.check(spec_of(procs=9, resume=True), seen_of(image=ImageInfo()))
-    assert [f.severity for f in findings] == ["warning", "warning", "error"]
+    findings = preflight.check(spec_of(procs=9), seen_of(image=ImageInfo()))
+    assert [f.severity for f in findings] == ["warning", "error"]
     error = preflight.first_error(findings)
     assert error is not None and error.code == 66
-    assert preflight.first_error(findings[:2]) is None
+    assert preflight.first_error(findings[:1]) is None
 
 
 def test_a_finding_reads_as_one_message(spec_of: SpecOf) -> None:

@@ -35,6 +35,35 @@ def test_a_run_is_named_by_time_step_and_plan_and_claimed_once(tmp_path: Path, p
     assert run_directory.list_ids(tmp_path / "runs") == names
 
 
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [
+        ([], "20260102T030405Z-sft.automodel-{H}"),
+        (["20260102T030404Z-sft.automodel-{H}", "20250102T030405Z-a.b-aaaaaa"], "20260102T030405Z-sft.automodel-{H}"),
+        (["20260102T030405Z-a.b-aaaaaa"], "20260102T030406Z-sft.automodel-{H}"),  # sorts after it
+        (["20260102T030405Z-z.b-aaaaaa"], "20260102T030406Z-sft.automodel-{H}"),
+        (["20260102T040000Z-z.b-aaaaaa"], "20260102T040001Z-sft.automodel-{H}"),  # the clock went back
+        (["20260102T040000Z-sft.automodel-{H}"], "20260102T040000Z-sft.automodel-{H}-2"),
+        (["20269999T999999Z-z.b-aaaaaa"], "20260102T030405Z-sft.automodel-{H}"),  # no time
+        (["20260102T030405Z-sft.automodel-{H}", *(f"20260102T030405Z-sft.automodel-{{H}}-{n}" for n in range(2, 11))],
+         "20260102T030405Z-sft.automodel-{H}-11"),
+    ],
+)  # fmt: skip
+def test_the_last_run_is_the_last_by_its_name(tmp_path: Path, plan: Plan, there: list[str], name: str) -> None:
+    for other in there:
+        (tmp_path / other.format(H=plan.hash[:6])).mkdir()
+    assert run_directory.claim(tmp_path, plan, WHEN).id == name.format(H=plan.hash[:6])
+    if "20269999" not in "".join(there):
+        assert run_directory.find(tmp_path, "last").id == name.format(H=plan.hash[:6])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
+def test_another_users_run_of_the_future_moves_no_clock(tmp_path: Path, plan: Plan) -> None:
+    (tmp_path / "20990101T000000Z-z.b-aaaaaa").mkdir()
+    os.chown(tmp_path / "20990101T000000Z-z.b-aaaaaa", 65534, 65534)
+    assert run_directory.claim(tmp_path, plan, WHEN).id.startswith("20260102T030405Z-")
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SlipwayError) as e:
@@ -146,6 +175,7 @@ def runs(tmp_path: Path) -> Path:
         ("aaaaaa", IDS[0]),
         (IDS[1], IDS[1]),
         ("bbbbbb-2", IDS[2]),
+        ("0101T", IDS[0]),
     ],
 )
 def test_a_run_is_found_by_a_part_that_is_its_own(runs: Path, name: str, found: str) -> None:
@@ -165,6 +195,9 @@ def test_a_run_is_found_by_its_directory(runs: Path, tmp_path: Path, monkeypatch
     ("name", "code", "what"),
     [
         ("2026", 64, f"'2026' fits 3 runs: {', '.join(IDS)}"),
+        ("bbbbbb", 64, f"'bbbbbb' fits 2 runs: {IDS[1]}, {IDS[2]}"),
+        ("", 66, "there is no run ''"),
+        ("x" * 300, 66, f"there is no run '{'x' * 300}'"),
         ("zzz", 66, "there is no run 'zzz'"),
         ("./nothing", 66, "there is no such run directory"),
         ("/", 66, "there is no such run directory"),

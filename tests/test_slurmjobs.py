@@ -18,8 +18,7 @@ from launcher.planning.planner import make_plan
 from launcher.records import run_directory
 from launcher.records.outcome import IN_QUEUE, End, Ended
 from launcher.records.run_directory import Run
-from slipway.console import visible
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, visible
 
 NAME = f"slipway-{RUN_ID}"
 FORGOTTEN = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'

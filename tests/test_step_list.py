@@ -196,8 +196,8 @@ def test_every_variable_is_told_with_who_sets_it_and_what_the_image_says(project
     assert found["B"] == ("x y", "command line", None)
     assert found["PATH"] == ("/mine", "command line", entry.env.get("PATH"))
     assert found["HF_HOME"] == ("/cache/hf", "launcher", None)
-    assert found["HF_TOKEN"] == (None, "secret of the profile", None)
+    assert found["HF_TOKEN"] == (None, "secret", None)
     assert {n for n, v in entry.env.items() if found[n] == (v, "image", v)} == set(entry.env) - {"PATH"}
     shown = project.launch(*words).stdout
     assert "hf_never_shown" not in shown + done.stdout
-    assert ["HF_TOKEN", "-", "secret of the profile", "-"] in [re.split(r" {2,}", x) for x in shown.splitlines()]
+    assert ["HF_TOKEN", "-", "secret", "-"] in [re.split(r" {2,}", x) for x in shown.splitlines()]

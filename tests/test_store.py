@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from launcher.catalog.cache_location import MARKER, Converted
-from launcher.prerequisites import conversions
 from launcher.records import store
+from launcher.records.leases import Taken
 from launcher.records.run_directory import Run
-from launcher.records.store import Taken
+from launcher.runs import lifecycle
 from slipway.errors import Exit, SlipwayError
 
 
@@ -182,5 +182,5 @@ def test_another_users_run_that_has_no_end_may_live(
     assert held
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with pytest.raises(SlipwayError, match="of another user makes it") as e:
-        conversions.lives(held)
+        lifecycle.lives(held, store.UNSEEN)
     assert (e.value.code, str(tmp_path / "runs" / "one") in e.value.remedy) == (Exit.TRY_AGAIN, True)

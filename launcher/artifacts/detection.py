@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,7 @@ __all__ = ["MAX_FAULTS", "Artifact", "Fault", "Reader", "fingerprint", "inspect"
 SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
 SAMPLED = 1024  # blocks in all: more than 64 files get fewer blocks each, more than 1024 smaller ones
 _ACL = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
+OF_RUNS = ".slipway-run"  # in an output: what launchers know of the runs that write there, and no part of it
 MAX_FILES = 100_000  # of a folder that are listed
 
 
@@ -167,7 +168,7 @@ def _look(folder: Path, rows: Rows) -> Found:
     files = datasets.data_files(folder)
     if files:
         return datasets.look(files, rows)
-    names = sorted(p.name for p in folder.iterdir())[:4]
+    names = sorted(files_of_others(folder))[:4]
     return Found(note=f"a folder with {', '.join(names)}" if names else "an empty folder")
 
 
@@ -175,6 +176,8 @@ def _below(root: Path) -> tuple[list[Path], list[Fault]]:
     """Every file of a folder, sorted, and the links that leave it. Raises OSError for a folder that cannot be read."""
     paths: list[Path] = []
     for folder, folders, names in os.walk(root, onerror=_raise):
+        if folder == str(root) and OF_RUNS in folders:
+            folders.remove(OF_RUNS)
         links = [n for n in folders if Path(folder, n).is_symlink()]
         paths += [Path(folder, n) for n in [*names, *links]]
         if len(paths) > MAX_FILES:
@@ -189,6 +192,12 @@ def _below(root: Path) -> tuple[list[Path], list[Fault]]:
 def _leaving(paths: Sequence[Path], root: Path) -> list[Fault]:
     """The links that lead out of `root`, which is what is mounted."""
     return [fault(p, "a link that leaves the input") for p in paths if p.is_symlink() and not _inside(p, root)]
+
+
+def files_of_others(folder: Path) -> Iterator[str]:
+    """Names of what is in a folder, less what launchers leave there. Raises OSError."""
+    with os.scandir(folder) as found:
+        yield from (entry.name for entry in found if entry.name != OF_RUNS)
 
 
 def files_below(root: Path) -> list[Path]:

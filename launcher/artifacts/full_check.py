@@ -19,7 +19,7 @@ import msgspec
 from launcher.artifacts import blobs, compressed, datasets, detection, hub_cache, jsonl
 from launcher.artifacts.detection import Artifact
 from launcher.artifacts.faults import Fault, fault, kept
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, visible
 from slipway.yamldoc import Noun
 
 PIECE = 8 * 1024 * 1024  # bytes of a file that one task checks, at least
@@ -254,7 +254,7 @@ def describe(checked: Checked) -> str:
     """The lines that `launch check` prints of one path."""
     artifact = checked.artifact
     if artifact.kind == "missing":
-        return f"{artifact.path}: there is nothing there{f' ({artifact.note})' if artifact.note else ''}"
+        return visible(f"{artifact.path}: there is nothing there{f' ({artifact.note})' if artifact.note else ''}")
     what = artifact.type or artifact.note or "cannot be told"
     numbers = f"{artifact.bytes:,} bytes" + (f", {checked.lines:,} lines" if checked.lines else "")
     facts = [f"  {k}: {v}" for k, v in artifact.facts.items()]
@@ -264,4 +264,5 @@ def describe(checked: Checked) -> str:
         if rest := count - told.count(severity):  # type: ignore[arg-type]
             faults.append(f"  and {rest:,} more {severity}s")
     parameters = [f"  parameters: {artifact.parameters:,}"] if artifact.parameters else []
-    return "\n".join([f"{artifact.path}: {what} ({artifact.kind}, {numbers})", *parameters, *facts, *faults])
+    lines = [f"{artifact.path}: {what} ({artifact.kind}, {numbers})", *parameters, *facts, *faults]
+    return "\n".join(map(visible, lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -196,6 +196,32 @@ _NO_SECRET = re.compile(
     r"|HOME|USER|LOGNAME|UID|EUID|PPID|TMPDIR|PWD|MEGATRON_CONFIG_LOCK_DIR|MASTER_ADDR|MASTER_PORT|RAY_ADDRESS"
 )
 
+# Names of what opens something. Such a variable is no part of a plan, which is written down and shown around.
+_KEY_TO = re.compile(
+    r"\w*(SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY|API_KEY|PRIVATE_KEY|ACCESS_KEY|CONNECTION_STRING)\w*"
+    r"|(\w+_)?(PASS|CREDS|JWT|PAT|BEARER|COOKIE|AUTH)|\w+_(KEY|PWD)|\w*TOKEN|AWS_\w+"
+)
+# The rest of those: places, switches, words of a vocabulary, and what AWS's tools are told beside keys.
+_NO_KEY = re.compile(
+    r"\w+_(FILE|PATH|DIR|FOLDER|URL)|GOOGLE_APPLICATION_CREDENTIALS|(\w+_)?(DISABLE|ENABLE|USE|SKIP|NO)_\w+"
+    r"|(\w+_)?(PAD|EOS|BOS|UNK|MASK|SEP|CLS|STOP|IMAGE|VIDEO|AUDIO)_TOKEN"
+    r"|AWS_(DEFAULT_REGION|REGION|PROFILE|CA_BUNDLE|ENDPOINT_URL\w*|MAX_ATTEMPTS|RETRY_MODE|EC2_METADATA_DISABLED)"
+)
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a variable of that name is likely to hold a password, a token or a key."""
+    upper = name.upper()
+    return bool(_KEY_TO.fullmatch(upper)) and not _NO_KEY.fullmatch(upper)
+
+
+def refuse_secrets(names: Iterable[str], where: str, remedy: str) -> None:
+    """Raises SlipwayError 77 for the name of a secret among those of variables. `{}` in `remedy` is its name."""
+    for name in names:
+        if looks_secret(name):
+            what = "looks like a secret, and what is said here is written into plan, request and record"
+            raise SlipwayError(Exit.NOT_PERMITTED, f"{name} {what}", where=where, remedy=remedy.format(name.upper()))
+
 
 def parse_size(text: str) -> int:
     """`8g`, `512m`, `80GiB`, `1024` in bytes (powers of 1024). Raises ValueError."""
@@ -319,8 +345,13 @@ def _read(path: Path) -> Profile:
             raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {e}", where=where) from e
     for mount in profile.mounts:
         _check_mount(path, mount)
+    for name in filter(looks_secret, profile.env):
+        where = f"{path}:{yamldoc.line_of(path, 'env', name)}"
+        refuse_secrets([name], where, "declare it in place of that: `secrets: {{{0}: env}}`, or `file:PATH`")
     for name, value in profile.secrets.items():
-        _check_secret(path, name)
+        if why := secret_fault(name):
+            where = f"{path}:{yamldoc.line_of(path, 'secrets', name)}"
+            raise SlipwayError(Exit.CONFIG, f"secrets: {name!r}: {why}", where=where)
         _check_text(path, ("secrets", name), value, r"env|file:.+", "`env`, or file: and a path")
     if isinstance(profile, SlurmProfile) and profile.time is not None:
         shape = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}|UNLIMITED"
@@ -334,16 +365,16 @@ def _check_text(path: Path, keys: tuple[str, ...], value: str, pattern: str, exp
         raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {value!r}; expected {expected}", where=where)
 
 
-def _check_secret(path: Path, name: str) -> None:
-    """A secret is a file and a variable of that name: no path, and nothing by which programs find their parts or us."""
-    why = ""
+def secret_fault(name: str) -> str:
+    """Why a secret may not have that name; empty where it may.
+
+    It is a file and a variable: no path, and nothing by which programs find their parts or us.
+    """
     if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):
-        why = "expected the name of a variable, such as HF_TOKEN (A to Z, digits, _)"
-    elif name in RESERVED_ENV or _NO_SECRET.fullmatch(name):
-        why = "the launcher or the container's programs set it, or load others by it; expected the name of a secret"
-    if why:
-        where = f"{path}:{yamldoc.line_of(path, 'secrets', name)}"
-        raise SlipwayError(Exit.CONFIG, f"secrets: {name!r}: {why}", where=where)
+        return "expected the name of a variable, such as HF_TOKEN (A to Z, digits, _)"
+    if name in RESERVED_ENV or _NO_SECRET.fullmatch(name):
+        return "the launcher or the container's programs set it, or load others by it; expected the name of a secret"
+    return ""
 
 
 def _check_mount(path: Path, mount: ExtraMount) -> None:

@@ -11,7 +11,7 @@ import click
 
 from launcher.cli import options
 from slipway.console import say
-from slipway.errors import Exit
+from slipway.errors import Exit, visible
 from slipway.project import find_root
 
 WHERE = [
@@ -63,7 +63,7 @@ def prune(folders: tuple[str, ...], force: bool, profile: str, megatron_cache: s
 
     removed = admin.prune(admin.items(_home(profile, megatron_cache)), folders, force)
     for item in removed:
-        click.echo(f"removed {item.path} ({item.state}, {item.bytes / 2**30:.2f} GiB)")
+        click.echo(visible(f"removed {item.path} ({item.state}, {item.bytes / 2**30:.2f} GiB)"))
     say(f"{len(removed)} removed, {sum(i.bytes for i in removed) / 2**30:.2f} GiB")
 
 
@@ -78,7 +78,7 @@ def verify(folders: tuple[str, ...], profile: str, megatron_cache: str | None) -
     chosen = admin.choose(found, folders) if folders else found
     faults = list(admin.verify(chosen))
     for fault in faults:
-        click.echo(fault)
+        click.echo(visible(fault))
     say(f"{len(chosen)} looked at, {len(faults)} faults")
     sys.exit(Exit.DATA if faults else Exit.OK)
 

@@ -55,22 +55,24 @@ def show_config(diff: str | None, as_json: bool, words: tuple[str, ...], **given
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
 @options.runs_dir
-def runs(as_json: bool, runs_dir: str | None) -> None:
-    """List runs, newest last."""
+@options.of_profile
+def runs(as_json: bool, runs_dir: str | None, profile: str | None) -> None:
+    """List runs, newest last: those of every profile."""
     from launcher.runs import display
 
-    display.list_runs(options.runs_folder(runs_dir), as_json)
+    display.list_runs(options.runs_folders(runs_dir, profile), as_json)
 
 
 @click.command("show")
 @click.argument("run_name", metavar="RUN", default="last")
 @click.option("--json", "as_json", is_flag=True, help="The record as JSON.")
 @options.runs_dir
-def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
+@options.of_profile
+def show_run(run_name: str, as_json: bool, runs_dir: str | None, profile: str | None) -> None:
     """Show a run: what, how it stands or ended, where its things are."""
     from launcher.runs import display
 
-    display.show(options.find_run(run_name, runs_dir), as_json)
+    display.show(options.find_run(run_name, runs_dir, profile), as_json)
 
 
 @click.command()
@@ -78,13 +80,14 @@ def show_run(run_name: str, as_json: bool, runs_dir: str | None) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Until the run ends; Ctrl-C leaves it running.")
 @click.option("--ray", is_flag=True, help="What Ray wrote on every node, by file; then the log, which is the driver's.")
 @options.runs_dir
-def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None) -> None:
+@options.of_profile
+def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None, profile: str | None) -> None:
     """Print a run's log."""
     from launcher.runs import display
 
     if ray and follow:
         raise SlipwayError(Exit.WORDS, "--ray and --follow: one of them")
-    found = options.find_run(run_name, runs_dir)
+    found = options.find_run(run_name, runs_dir, profile)
     if ray:
         display.ray_logs(found)
     else:

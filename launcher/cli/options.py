@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slipway.console import say
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, message
 from slipway.project import find_root
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 runs_dir: Decorator = click.option("--runs-dir", metavar="DIR", help="Where run directories are.")
+of_profile: Decorator = click.option("--profile", metavar="NAME", help="Only where this profile's runs are.")
 detach: Decorator = click.option(
     "--detach", is_flag=True, help="Submit and return: what Slurm always does without --follow."
 )
@@ -44,6 +45,12 @@ _PLANNING: list[Decorator] = [
     click.option("--procs", type=click.IntRange(1), help="Processes per machine (cpu flavour; 1 otherwise)."),
     click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable."),
     click.option(
+        "--secret",
+        multiple=True,
+        metavar="NAME[=file:PATH]",
+        help="A secret for the step: this shell's variable, or a file; never written into a plan; repeatable.",
+    ),
+    click.option(
         "--code", multiple=True, metavar="NAME=DIR[@REV]", help="Your tree over the image's NAME; repeatable."
     ),
     click.option("--allow-dirty", is_flag=True, help="With --code: pack changes that are not committed; recorded."),
@@ -63,36 +70,52 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def runs_folder(given: str | None) -> Path:
-    """Where --runs-dir says, else where the profile of this shell does."""
-    from launcher.catalog import profiles
-    from launcher.records import run_directory
+def runs_folders(given: str | None, profile: str | None) -> list[Path]:
+    """Where runs are: where --runs-dir says, or --profile; else where the profile of this shell does, then all others.
 
-    root = find_root()
-    profile = profiles.find_profile(root, os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker")
-    return run_directory.runs_dir(root, given, profile.runs)
-
-
-def find_run(name: str, given: str | None) -> Run:
-    """The run of that name where `runs_folder` is; else the one with that id where another profile has its runs.
-
-    Raises SlipwayError as run_directory.find does.
+    A profile that cannot be read is left out, unless it is the one that is named.
     """
     from launcher.catalog import profiles
     from launcher.records import run_directory
 
     root = find_root()
-    try:
-        return run_directory.find(runs_folder(given), name)
-    except SlipwayError as e:
-        if given or e.code != Exit.NO_INPUT:
-            raise
-        for profile in profiles.profile_files(root):  # a launch with --profile has printed the id alone
+    named = profile or os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker"
+    folders = [run_directory.runs_dir(root, given, profiles.find_profile(root, named).runs)]
+    if not given and not profile:
+        for name in profiles.profile_files(root):
             with contextlib.suppress(SlipwayError):
-                folder = run_directory.runs_dir(root, None, profiles.find_profile(root, profile).runs)
-                if name in run_directory.list_ids(folder):
-                    return run_directory.find(folder, name)
-        raise
+                folders.append(run_directory.runs_dir(root, None, profiles.find_profile(root, name).runs))
+        folders.append(run_directory.runs_dir(root, None, None))
+    others = (f for f in folders[1:] if f.is_dir() and os.access(f, os.R_OK | os.X_OK))
+    return list(dict.fromkeys([folders[0], *others]))
+
+
+def find_run(name: str, given: str | None, profile: str | None = None) -> Run:
+    """The run of that name in `runs_folders`. Raises SlipwayError as run_directory.find does."""
+    from launcher.records import run_directory
+
+    first, *others = runs_folders(given, profile)
+    return run_directory.find(first, name, *others)
+
+
+def end_lost(run_id: str, profile: str | None) -> bool:
+    """Ends the run of an id whose directory is gone, where an engine of the profiles knows it; whether one did."""
+    from launcher import engines
+    from launcher.catalog import profiles
+    from launcher.planning import probe
+    from launcher.records import run_directory
+    from launcher.runs import ending
+
+    root = find_root()
+    asked = set()
+    for name in [profile] if profile else profiles.profile_files(root):
+        with contextlib.suppress(SlipwayError):
+            found = profiles.find_profile(root, name)
+            if engines.of(found.kind).BY_NAME:
+                seen = probe.engine(root, found)
+                asked |= set() if seen.error else {(seen.kind, seen.address)}
+    run = run_directory.Run(Path(os.devnull, run_id))  # nothing can be there
+    return any(ending.end_lost(run, *engine) for engine in sorted(asked))
 
 
 def report(prepared: Any) -> int:
@@ -100,7 +123,7 @@ def report(prepared: Any) -> int:
     from launcher.planning.checks import preflight
 
     for note in prepared.notes:
-        say(note)
+        say(message(note))
     for finding in prepared.findings:
         say(str(finding))
     error = preflight.first_error(prepared.findings)

@@ -82,12 +82,19 @@ def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) ->
 @click.command()
 @click.argument("run_name", metavar="RUN")
 @options.runs_dir
-def cancel(run_name: str, runs_dir: str | None) -> None:
+@options.of_profile
+def cancel(run_name: str, runs_dir: str | None, profile: str | None) -> None:
     """Ask a run to stop; kill it after its grace."""
-    from launcher.runs import display, lifecycle
+    from launcher.records import run_directory
+    from launcher.runs import display, ending
 
-    found = options.find_run(run_name, runs_dir)
-    display.print_end(found, lifecycle.cancel(found))
+    try:
+        found = options.find_run(run_name, runs_dir, profile)
+    except SlipwayError as e:
+        if e.code != Exit.NO_INPUT or not run_directory.is_id(run_name) or not options.end_lost(run_name, profile):
+            raise
+        return
+    display.print_end(found, ending.cancel(found))
 
 
 @click.command()

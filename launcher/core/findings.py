@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from slipway.errors import Exit
+from slipway.errors import Exit, message
 from slipway.yamldoc import Noun
 
 
@@ -18,8 +18,7 @@ class Finding(Noun, frozen=True, kw_only=True):
     code: int = int(Exit.OK)
 
     def __str__(self) -> str:
-        tail = f"\n  {self.remedy}" if self.remedy else ""
-        return f"{self.severity}: {self.where}: {self.what}{tail}"
+        return message(f"{self.severity}: {self.where}: {self.what}", self.remedy)
 
 
 def error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:

@@ -21,10 +21,38 @@ from slipway.yamldoc import Noun
 
 RUN_ID, RUN_DIR = "${RUN_ID}", "${RUN_DIR}"  # what submit fills in; they stand literally in plans and requests
 STATE = "/run/slipway"
+SECRETS, SECRETS_INSIDE = ".secrets", "/run/secrets"  # in the folder of all runs, and in a container
+
+
+class OriginInput(Noun, frozen=True, kw_only=True):
+    """An input of the run that made what is in an output."""
+
+    path: str
+    fingerprint: str
+
+
+class Origin(Noun, frozen=True, kw_only=True):
+    """Which run made what is in an output, and of what. `config`: sha256 of its configuration as it was planned."""
+
+    schema: Literal[1]
+    run: str
+    directory: str
+    step: str
+    library: str
+    release: str
+    flavour: str
+    entry: str
+    inputs: dict[str, OriginInput]
+    config: str
+    started: str
 
 
 class OutputInfo(Noun, frozen=True, kw_only=True):
-    """The output folder as it is. `free`: bytes on its filesystem; `writable`: of it or of its nearest parent."""
+    """The output folder as it is. `free`: bytes on its filesystem; `writable`: of it or of its nearest parent.
+
+    Of one that a run is to go on from: `checkpoint`: it has one of this step's; `near`: folders that have, where it has
+    not; `origin`: of what it is made; `unread`: why that cannot be told.
+    """
 
     path: str
     kind: Literal["missing", "folder", "other"]
@@ -32,6 +60,10 @@ class OutputInfo(Noun, frozen=True, kw_only=True):
     writable: bool
     free: int
     nearest: str
+    checkpoint: bool = True
+    near: list[str] = []
+    origin: Origin | None = None
+    unread: str = ""
 
 
 class GpuDevice(Noun, frozen=True, kw_only=True):
@@ -126,6 +158,8 @@ class HostInfo(Noun, frozen=True, kw_only=True):
 
     `hub`: whether `hf_home` has a folder of the hub's snapshots. `missing_mounts`: sources of the profile's mounts
     that are not there; `missing_secrets`: name -> why. `logins`: files of the caller's that hold tokens or passwords.
+    `secrets`: the folder beside the runs in which the caller's secrets lie, `.secrets` unless that is another user's.
+    `kept`: folders that no output may be, or hold -> what they are.
     """
 
     uid: int
@@ -140,6 +174,8 @@ class HostInfo(Noun, frozen=True, kw_only=True):
     missing_secrets: dict[str, str] = {}
     home: str = ""
     logins: list[str] = []
+    secrets: str = SECRETS
+    kept: dict[str, str] = {}
 
 
 class Unreadable(Noun, frozen=True, kw_only=True):
@@ -306,6 +342,13 @@ class Plan(Noun, frozen=True, kw_only=True):
     secrets: list[str]
     needs: list[Converted] = []
     makes: Converted | None = None
+
+    @property
+    def secrets_folder(self) -> str:
+        """Of `HostInfo.secrets`, by its name."""
+        source = next((m.source for m in self.mounts if m.target == SECRETS_INSIDE), "")
+        found = re.fullmatch(rf"{re.escape(RUN_DIR)}/\.\./(\.secrets(-\d+)?)/{re.escape(RUN_ID)}", source)
+        return found[1] if found else SECRETS
 
     @property
     def hash(self) -> str:

@@ -70,6 +70,9 @@ class Connection(Protocol):
 
     def status(self, run: Claimed) -> Status: ...
 
+    def directory(self, run: Claimed) -> str | None:
+        """Where the run's directory was when it was submitted; None where the engine does not know."""
+
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
         """What the run has printed so far; to its end where `follow`."""
 
@@ -89,6 +92,7 @@ class Engine(Protocol):
     `ATTACHED`: a launch stays with its run (else it submits and returns). `KEEPS_LOG`: the log is the engine's, so
     that the launcher copies it into the run directory. `LOGS`: files in logs/ that the engine would make readable for
     others, and are made before. `REQUEST`: name of the request's file in a run directory.
+    `BY_NAME`: it knows a run by its name, also where the run's directory is gone.
     `FILES`: what it needs of entrypoints/ in the run's slipway/ folder, beside what every engine does.
     """
 
@@ -97,6 +101,7 @@ class Engine(Protocol):
     LOGS: tuple[str, ...]
     REQUEST: str
     FILES: tuple[str, ...]
+    BY_NAME: bool
 
     def probe(self, root: Root, profile: Any) -> EngineInfo:
         """Looks at the engine; one that cannot be used is seen with its error, and what to do about it."""

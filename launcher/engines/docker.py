@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from images.model import Entry
 from launcher.catalog.profiles import DockerProfile
 from launcher.core import gpus
 from launcher.core.findings import Finding, error
-from launcher.core.plan import RUN_DIR, RUN_ID, EngineInfo, ImageInfo, Plan, Probed
+from launcher.core.plan import RUN_DIR, RUN_ID, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, Status, dockergpus, early
 from launcher.engines.shell import quote
 from launcher.records.outcome import End, Ended
@@ -33,6 +34,7 @@ _LIMIT_NAMES = {"max locked memory": "memlock", "max stack size": "stack", "max 
 
 
 ATTACHED, KEEPS_LOG, REQUEST = True, True, "request.json"
+BY_NAME = True
 LOGS: tuple[str, ...] = ()
 FILES: tuple[str, ...] = ()
 
@@ -284,6 +286,15 @@ class DockerRun:
             started=state.get("StartedAt", ""),
             finished=state.get("FinishedAt", ""),
         )
+
+    def directory(self, run: Claimed) -> str | None:
+        """By what is mounted from it."""
+        import docker.errors
+
+        with contextlib.suppress(docker.errors.NotFound):
+            mounts = self._client.api.inspect_container(container_name(run.id))["Mounts"]
+            return next((str(PurePath(m["Source"]).parent) for m in mounts if m["Destination"] == STATE), None)
+        return None
 
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
         """stdout and stderr in pieces as they come; ends with the container where `follow`.

@@ -26,7 +26,7 @@ PATIENCE = 10  # seconds, after which the signal is sent: of an engine that is e
 def send(folder: Path, name: str, now: Callable[[], None]) -> None:
     """Sends a signal by `now`, at once or as soon as it can be heard. `folder`: the run's. Raises what `now` does."""
     told = folder / "container" / "told"
-    if container_reports.began(folder) or not _left(told, name):
+    if not folder.is_dir() or container_reports.began(folder) or not _left(told, name):
         now()
     else:
         threading.Thread(target=_once_begun, name=THREAD, args=(folder, told, now), daemon=True).start()

@@ -20,7 +20,7 @@ from images import identity, platforms
 from images.model import Entry
 from launcher.catalog.profiles import EnrootProfile
 from launcher.core.findings import Finding
-from launcher.core.plan import RUN_DIR, STATE, EngineInfo, ImageInfo, Plan, Probed
+from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, sqsh
 from launcher.engines.enrootruns import connect as connect
 from launcher.engines.shell import quote
@@ -29,6 +29,7 @@ from slipway.errors import Exit
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = True, False, "script.sh"
+BY_NAME = False
 LOGS: tuple[str, ...] = ()
 FILES = ("enroot.sh", "outside.sh")
 PATIENCE = 10  # seconds that `enroot version` may take
@@ -114,6 +115,7 @@ def render(plan: Plan) -> dict[str, Any]:
     lines += ["RUN_DIR=$PWD", "RUN_ID=${PWD##*/}", *(f"{name}={quote(value)}" for name, value in facts.items())]
     lines.append(f"FOLDERS=({' '.join(quote(m.source) for m in plan.mounts if not m.readonly)})")
     lines.append(f"SECRETS=({' '.join(quote(name) for name in plan.secrets)})")
+    lines += [f"SECRETS_FOLDER={plan.secrets_folder}"] if plan.secrets_folder != SECRETS else []
     lines += [f"export {name}={quote(variables[name])}" for name in devices]
     lines += ["", "START=(", *(["    --rw"] if profile.writable else [])]
     lines += [f"    --mount {quote(m)}" for m in mounts]

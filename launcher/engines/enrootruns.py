@@ -102,6 +102,10 @@ class EnrootRuns:
                 return Status("exited", wrote.exit_code, started=process.started, finished=wrote.finished)
         return Status("exited", end=Ended(End.LOST, why), started=process.started)
 
+    def directory(self, run: Claimed) -> str | None:
+        """Nothing else knows it."""
+        return None
+
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
         """logs/step.log, which the script and the container write themselves."""
         yield from logfiles.read(run.path / "logs", (lambda: self._over(run)) if follow else None)

@@ -20,7 +20,7 @@ from images import identity
 from images.model import Entry
 from launcher.catalog.profiles import SlurmProfile
 from launcher.core.findings import Finding
-from launcher.core.plan import RUN_DIR, STATE, EngineInfo, ImageInfo, Plan, Probed
+from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, slurmwords, sqsh
 from launcher.engines.shell import quote
 from launcher.engines.slurmjobs import STEP, connect
@@ -29,6 +29,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"
+BY_NAME = False
 LOGS = ("job.log",)
 FILES = ("batch.sh", "outside.sh")
 EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
@@ -218,6 +219,7 @@ def render(plan: Plan) -> dict[str, Any]:
     places = {STATE, *plan.env["SLIPWAY_SHARED"].value.split()} if plan.shape.nodes > 1 else set()
     lines.append(f"SHARED=({' '.join(quote(m.source) for m in plan.mounts if m.target in places)})")
     lines.append(f"SECRETS=({' '.join(quote(name) for name in plan.secrets)})")
+    lines += [f"SECRETS_FOLDER={plan.secrets_folder}"] if plan.secrets_folder != SECRETS else []
     lines += _array("SETUP", [shlex.quote(line) for line in profile.setup])
     lines += [
         "",
@@ -282,5 +284,5 @@ def _error(code: Exit, where: str, what: str, remedy: str = "") -> Finding:
     return Finding(severity="error", where=where, what=what, remedy=remedy, code=code)
 
 
-__all__ = ["ATTACHED", "FILES", "KEEPS_LOG", "LOGS", "REQUEST", "as_text", "check", "connect", "directives", "explain",
-           "fill", "find_image", "probe", "render", "request_text"]  # fmt: skip
+__all__ = ["ATTACHED", "BY_NAME", "FILES", "KEEPS_LOG", "LOGS", "REQUEST", "as_text", "check", "connect", "directives",
+           "explain", "fill", "find_image", "probe", "render", "request_text"]  # fmt: skip

@@ -100,6 +100,10 @@ class SlurmJobs:
         done = _call(["squeue", "--noheader", "--format=%A", f"--name={name(run)}", "--states=all"])
         return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
 
+    def directory(self, run: Claimed) -> str | None:
+        """Nothing else knows it."""
+        return None
+
     def logs(self, run: Claimed, follow: bool) -> Iterator[bytes]:
         """job.log and the nodes' logs, which are in the run directory."""
         yield from logfiles.read(run.path / "logs", self._over(run) if follow else None)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from launcher.core.plan import LaunchSpec
 from launcher.planning import configuration
 from slipway import canonical, resolver, yamldoc
+from slipway.errors import visible
 from slipway.resolver import ABSENT, Leaf, Mark, Node, Section
 
 
@@ -14,8 +15,8 @@ def text(spec: LaunchSpec) -> str:
     """YAML with who set each value behind it; the step program writes the same to the run's config.yaml."""
     lines = [*_lines(spec.config.root, 0)]
     width = min(max((len(line) for line, _ in lines), default=0), 72)
-    listed = "".join(f"{line.ljust(width)}  # {by}\n" if by else f"{line}\n" for line, by in lines)
-    return listed + "".join(f"# {line}\n" for line in _beyond(spec))
+    listed = [f"{line.ljust(width)}  # {by}" if by else line for line, by in lines]
+    return "".join(f"{visible(line)}\n" for line in [*listed, *(f"# {line}" for line in _beyond(spec))])
 
 
 def as_json(spec: LaunchSpec) -> str:
@@ -33,7 +34,8 @@ def changes(spec: LaunchSpec, paths: Mapping[str, str]) -> str:
     keys = dict.fromkeys(key for root in (here.root, usual.root) for key, _ in resolver.leaves(root))
     rows = [(key, usual.at(key), here.at(key)) for key in keys]
     changed = [(k, before, after) for k, before, after in rows if resolver.plain(before) != resolver.plain(after)]
-    return "".join(f"{k}: {_said(before)} -> {_said(after)}{_by(after)}\n" for k, before, after in changed)
+    lines = (f"{k}: {_said(before)} -> {_said(after)}{_by(after)}" for k, before, after in changed)
+    return "".join(f"{visible(line)}\n" for line in lines)
 
 
 def _beyond(spec: LaunchSpec) -> Iterator[str]:

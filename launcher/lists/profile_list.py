@@ -10,7 +10,7 @@ import msgspec
 
 from launcher.catalog import profiles
 from slipway import canonical
-from slipway.errors import SlipwayError
+from slipway.errors import SlipwayError, visible
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -79,7 +79,7 @@ def _text(value: Any) -> str:
 
 def columns(rows: Iterable[Sequence[str]]) -> str:
     """Rows of equal length as lines, in columns as wide as needed."""
-    listed = list(rows)
+    listed = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[n]) for row in listed) for n in range(len(listed[0]) - 1)] if listed else []
     cells = ([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]] for row in listed)
     return "".join("  ".join(row).rstrip() + "\n" for row in cells)

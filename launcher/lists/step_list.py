@@ -17,7 +17,7 @@ from launcher.catalog.profiles import Profile
 from launcher.core.plan import Plan
 from launcher.lists import profile_list
 from slipway import canonical
-from slipway.errors import Exit, SlipwayError, nearest
+from slipway.errors import Exit, SlipwayError, nearest, visible
 from slipway.project import Root
 
 KINDS: dict[str, Any] = {"matrix": Matrix, "profile": Profile, "step": Step}
@@ -47,9 +47,7 @@ def table(root: Root, steps: list[Step]) -> str:
     lock = locks.load_lock(root)
     rows = [("STEP", "LIBRARY", "IMAGE", "INPUTS -> OUTPUT", "TITLE")]
     rows += [(_names(s), s.library, _image(default_entry(lock, s)), _flow(s), s.title) for s in steps]
-    widths = [max(len(row[n]) for row in rows) for n in range(4)]
-    lines = ("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows)
-    return "".join(f"{line}\n" for line in lines)
+    return profile_list.columns(rows)
 
 
 def as_json(root: Root, steps: list[Step]) -> str:
@@ -107,7 +105,7 @@ def details(root: Root, name: str) -> str:
     }
     head = f"{_names(step)}: {step.title}\n{step.library}, {step.folder}/step.yaml\n"
     return head + "".join(
-        f"\n{t}\n" + "".join(f"  {line}\n" for line in lines) for t, lines in sections.items() if lines
+        f"\n{t}\n" + "".join(f"  {visible(line)}\n" for line in lines) for t, lines in sections.items() if lines
     )
 
 
@@ -155,7 +153,7 @@ def environment(root: Root, plan: Plan, as_json: bool) -> str:
     """The variables of a container: value, who set it, and what the image itself says; of secrets the names alone."""
     entry = next(e for e in locks.load_lock(root).entries.values() if e.checksum == plan.entry)
     ours = {name: (v.value, v.by) for name, v in plan.env.items()}
-    secrets = dict.fromkeys(plan.secrets, (None, "secret of the profile"))
+    secrets = dict.fromkeys(plan.secrets, (None, "secret"))
     found = {n: (v, "image") for n, v in entry.env.items()} | ours | secrets
     rows = [{"name": n, "value": v, "by": by, "image": entry.env.get(n)} for n, (v, by) in sorted(found.items())]
     if as_json:

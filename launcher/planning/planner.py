@@ -15,6 +15,7 @@ from launcher.core import gpus
 from launcher.core.plan import (
     RUN_DIR,
     RUN_ID,
+    SECRETS_INSIDE,
     STATE,
     EngineInfo,
     HostInfo,
@@ -28,7 +29,6 @@ from launcher.core.plan import (
 from launcher.planning import configuration
 from launcher.planning.checks import parallelism
 
-SECRETS = f"{RUN_DIR}/../.secrets/{RUN_ID}"  # beside the runs: a run directory is for showing around
 UNRESOLVED = "UNRESOLVED"
 ENTRYPOINT = "/slipway/entrypoint.sh"
 HF_HOME, HUB, DATASETS = "/cache/hf", "/cache/hub", "/cache/datasets"
@@ -219,7 +219,8 @@ def _mounts(spec: LaunchSpec, seen: Probed) -> list[Mount]:
         *_caches(spec, seen.host),
     ]
     if spec.profile.secrets:
-        mounts.append(Mount(source=SECRETS, target="/run/secrets", readonly=True))
+        beside = f"{RUN_DIR}/../{seen.host.secrets}/{RUN_ID}"  # a run directory is for showing around
+        mounts.append(Mount(source=beside, target=SECRETS_INSIDE, readonly=True))
     return sorted(mounts, key=lambda m: m.target)
 
 

@@ -32,7 +32,7 @@ from launcher.planning import code as codes
 from launcher.planning import configuration, probe
 from launcher.planning.checks import memory, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
-from launcher.records import run_directory
+from launcher.records import outputs, run_directory
 from slipway import canonical, resolver, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import (
@@ -64,6 +64,7 @@ class Options:
     gpu_ids: str | None = None
     procs: int | None = None
     env: tuple[str, ...] = ()
+    secret: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     allow_dirty: bool = False
     megatron_cache: str | None = None
@@ -104,8 +105,10 @@ def prepare(root: Root, options: Options) -> Prepared:
     """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
     step = definitions.find_step(root, options.step)
     profile = profiles.find_profile(root, options.profile)
+    profile = msgspec.structs.replace(profile, secrets=profile.secrets | _secrets(options.secret))
     overlays = [(n, definitions.overlay(step, n)) for n in ("default", *options.overlays)]
     env = _environment(options.env)
+    profiles.refuse_secrets(step.env, f"{step.folder}/step.yaml: env", "leave it out, and launch with --secret {}")
     lock = locks.load_lock(root)
     if step.library not in lock.libraries:
         where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
@@ -117,7 +120,8 @@ def prepare(root: Root, options: Options) -> Prepared:
     step = releases.at_release(step, entry)
     words = parse(step, options.words)
     runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
-    seen = probe.everything(root, profile, entry, words, found, runs, probe.rows(step, words))
+    resumed = step.resume if options.resume else None
+    seen = probe.everything(root, profile, entry, words, found, runs, probe.rows(step, words), resumed)
     rows = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
     asked = step.shape.gpus
@@ -159,6 +163,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         *spec.wired.notes,
         *([f"{cache_location.NAME}: {c.path} ({c.rule})"] if (c := spec.megatron_cache) else []),
         *_unpacked(profile, seen.image.unpack),
+        *preflight.notes(spec, seen),
         *parallelism.notes(spec),
         *memory.notes(spec, seen),
         *memory_rl.notes(spec, seen),
@@ -240,13 +245,44 @@ def _flavour(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Fla
 
 
 def _environment(words: tuple[str, ...]) -> dict[str, str]:
-    """`--env NAME=VALUE`, or `--env NAME` for this shell's own value. Raises SlipwayError 64."""
+    """`--env NAME=VALUE`, or `--env NAME` for this shell's own value. Raises SlipwayError 64, 77 for a secret."""
+    names = (word.partition("=")[0] for word in words)
+    remedy = "--secret {0}, which takes this shell's variable, or --secret {0}=file:PATH"
+    profiles.refuse_secrets(names, "--env", remedy)
     result = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals and name not in os.environ:
             raise SlipwayError(Exit.WORDS, f"{name} is not set here", where="--env", remedy=f"--env {name}=VALUE")
         result[name] = value if equals else os.environ[name]
+    return result
+
+
+def _secrets(words: tuple[str, ...]) -> dict[str, str]:
+    """`--secret NAME` (this shell's variable) and `--secret NAME=file:PATH`, as profiles declare them.
+
+    Raises SlipwayError 64, and 66 for one that cannot be had.
+    """
+    result = {}
+    for word in words:
+        name, _, place = word.partition("=")
+        where, file = f"--secret {name}", place.removeprefix("file:")
+        if why := profiles.secret_fault(name):
+            raise SlipwayError(Exit.WORDS, why, where=where)
+        if place not in ("", "env") and (not place.startswith("file:") or not file):
+            # What stands there may be the secret itself: it is not repeated.
+            what = "expected the place of its value, not the value"
+            raise SlipwayError(Exit.WORDS, what, where=where, remedy=f"export {name}, or --secret {name}=file:PATH")
+        if place in ("", "env"):
+            if not os.environ.get(name):
+                remedy = f"export {name}, or --secret {name}=file:PATH"
+                raise SlipwayError(Exit.NO_INPUT, "the variable is not set here", where=where, remedy=remedy)
+            result[name] = "env"
+            continue
+        path = Path(file).expanduser().absolute()
+        if not path.is_file() or not os.access(path, os.R_OK):
+            raise SlipwayError(Exit.NO_INPUT, f"{path} is no file that can be read", where=where)
+        result[name] = f"file:{path}"
     return result
 
 
@@ -340,6 +376,9 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
         plan = msgspec.json.decode(read_text(path / "plan.json"), type=Plan)
     except msgspec.DecodeError as e:
         raise SlipwayError(Exit.DATA, f"not a run directory: {e}", where=str(path)) from e
+    for name in {*plan.secrets, *plan.profile.secrets}:
+        if why := profiles.secret_fault(name):
+            raise SlipwayError(Exit.DATA, f"secret {name!r}: {why}", where=str(path / "plan.json"))
     engine = engines.of(plan.profile.kind)
     request = engine.render(plan)
     if read_text(path / engine.REQUEST) != engine.request_text(request):
@@ -354,7 +393,7 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
         if detection.inspect(name, Path(planned.path), planned.rows) != planned:
             raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
     output = Path(plan.output)
-    if output.is_dir() and any(output.iterdir()) and not plan.resume:
+    if output.is_dir() and not plan.resume and not outputs.is_empty(output):
         raise SlipwayError(Exit.CANNOT_WRITE, "is not empty any more", where=f"output={output}")
     found = probe.engine(root, plan.profile)
     if found.error:

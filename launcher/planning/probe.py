@@ -18,11 +18,12 @@ from launcher.artifacts import detection, hub, hub_cache
 from launcher.artifacts.datasets import USUAL, Rows
 from launcher.artifacts.detection import Artifact, Reader
 from launcher.catalog import definitions
-from launcher.catalog.definitions import Step
+from launcher.catalog.definitions import Resume, Step
 from launcher.catalog.profiles import Profile
 from launcher.core.arguments import Arguments
 from launcher.core.findings import Finding
-from launcher.core.plan import EngineInfo, HostInfo, HubInfo, OutputInfo, Probed, Unreadable
+from launcher.core.plan import SECRETS, EngineInfo, HostInfo, HubInfo, OutputInfo, Probed, Unreadable
+from launcher.records import outputs
 from slipway.errors import Exit, SlipwayError
 from slipway.files import owner
 from slipway.project import Root
@@ -41,16 +42,20 @@ def everything(
     found: EngineInfo,
     runs: Path,
     reads: Mapping[str, Rows] | None = None,
+    resumed: Resume | None = None,
 ) -> Probed:
-    """Looks at all that rules and plan need, once. `reads`: how an input's rows are read, as `rows` has it."""
+    """Looks at all that rules and plan need, once. `reads`: how an input's rows are read, as `rows` has it.
+
+    `resumed`: from what the run is to go on.
+    """
     seen = _inputs(words, profile, reads or {})
     return Probed(
         artifacts={name: seen[name][0] for name in words.inputs},
         hub={name: of_hub for name in words.inputs if (of_hub := seen[name][1])},
-        output=_output(Path(words.output)) if words.output else None,
+        output=_output(Path(words.output), resumed) if words.output else None,
         engine=found,
         image=engines.of(profile.kind).find_image(root, entry, profile, found),
-        host=_host(profile, runs),
+        host=_host(root, profile, runs),
         unreadable=dict(_unreadable({name: seen[name][0] for name in words.inputs}, _reader(profile, found))),
     )
 
@@ -143,19 +148,32 @@ def converters(root: Root, step: Step, found: dict[str, Artifact]) -> list[Step]
         return []  # another step's file is wrong, which is no reason not to say what is wrong here
 
 
-def _output(path: Path) -> OutputInfo:
+def _output(path: Path, resumed: Resume | None) -> OutputInfo:
     real = path.expanduser().absolute()
     real = real.resolve() if real.exists() else real.parent.resolve() / real.name
     kind = "folder" if real.is_dir() else "other" if real.exists() else "missing"
     nearest = _nearest(real)
-    return OutputInfo(
+    seen = OutputInfo(
         path=str(real),
         kind=kind,  # type: ignore[arg-type]
-        empty=kind == "missing" or (kind == "folder" and not any(real.iterdir())),
+        empty=kind == "missing" or (kind == "folder" and outputs.is_empty(real)),
         writable=os.access(nearest, os.W_OK | os.X_OK),
         free=shutil.disk_usage(nearest).free,
         nearest=str(nearest),
     )
+    return _resumed(seen, real, resumed) if resumed and kind != "other" else seen
+
+
+def _resumed(seen: OutputInfo, folder: Path, asked: Resume) -> OutputInfo:
+    """What the folder has to go on from."""
+    origin, unread = None, ""
+    try:
+        origin = outputs.origin(folder) if seen.kind == "folder" else None
+    except SlipwayError as e:
+        unread = f"{e.where}: {e.what}"
+    there = outputs.has(folder, asked.where)
+    near = [] if there else outputs.near(folder, asked.where)
+    return msgspec.structs.replace(seen, checkpoint=there, near=near, origin=origin, unread=unread)
 
 
 def _nearest(path: Path) -> Path:
@@ -163,7 +181,7 @@ def _nearest(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def _host(profile: Profile, runs: Path) -> HostInfo:
+def _host(root: Root, profile: Profile, runs: Path) -> HostInfo:
     home = hf_home(profile)
     return HostInfo(
         uid=os.getuid(),
@@ -178,7 +196,26 @@ def _host(profile: Profile, runs: Path) -> HostInfo:
         missing_secrets=_missing_secrets(profile.secrets),
         home=_home(),
         logins=_logins(home),
+        secrets=_secrets_folder(runs),
+        kept=_kept(root, runs, home),
     )
+
+
+def _secrets_folder(runs: Path) -> str:
+    """Where the caller's secrets may lie: in a folder of runs that users share, the usual one may be another's."""
+    try:
+        found = (runs / SECRETS).lstat()
+    except OSError:
+        return SECRETS  # not there; or what else is wrong is said when it is made
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return SECRETS if ours else f"{SECRETS}-{os.geteuid()}"
+
+
+def _kept(root: Root, runs: Path, hf_home: Path) -> dict[str, str]:
+    """Folders of everybody's things, in which no run may write as if they were its own."""
+    named = {_home(): "your home", str(runs): "the folder of all runs", str(hf_home): "HF_HOME"}
+    named |= {str(root.path): "the project"}
+    return {os.path.realpath(path): what for path, what in named.items() if os.path.isabs(path)}  # noqa: PTH117
 
 
 def _home() -> str:

@@ -15,11 +15,12 @@ from launcher.artifacts.detection import Artifact
 from launcher.catalog import cache_location, definitions, profiles
 from launcher.catalog.cache_location import MARKER, Converted
 from launcher.planning import planner, probe
-from launcher.prerequisites import conversions
 from launcher.records import store
-from launcher.records.store import LEASES, QUARANTINE, Holder
+from launcher.records.leases import Holder
+from launcher.records.store import LEASES, QUARANTINE
+from launcher.runs import lifecycle
 from slipway.console import say
-from slipway.errors import Exit, SlipwayError, nearest
+from slipway.errors import Exit, SlipwayError, nearest, visible
 from slipway.files import cannot_write
 from slipway.project import Root
 from slipway.yamldoc import Noun
@@ -83,7 +84,7 @@ def _item(path: Path, state: State | None = None) -> Item:
 def _may_live(held: Holder) -> bool:
     """Also where that cannot be told from here."""
     try:
-        return conversions.lives(held)
+        return lifecycle.lives(held, store.UNSEEN)
     except SlipwayError as e:
         say(f"note: {e.what}")
         return True
@@ -92,7 +93,7 @@ def _may_live(held: Holder) -> bool:
 def table(found: Sequence[Item]) -> str:
     """For people: a line each."""
     lines = [f"{i.libraries}  {i.state:<11}  {i.bytes / 2**30:8.2f} GiB  {i.folder}" + _more(i) for i in found]
-    return "\n".join(lines or ["nothing has been converted there"]) + "\n"
+    return "\n".join(map(visible, lines) if lines else ["nothing has been converted there"]) + "\n"
 
 
 def _more(item: Item) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +15,10 @@ from launcher.engines import slurmjobs
 from launcher.planning import preparation
 from launcher.planning.preparation import Options, Prepared
 from launcher.records import store
+from launcher.records.leases import Taken
 from launcher.records.run_directory import Run
-from launcher.records.store import Holder, Taken
 from launcher.runs import lifecycle
 from slipway.console import say
-from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
 POLL = 0.5  # seconds between two looks at a run of another launcher
@@ -98,31 +95,11 @@ def _maker(place: Path) -> Run | None:
     if found is None:
         return None
     run = Run(Path(found.directory))
-    if lives(found):
+    if lifecycle.lives(found, store.UNSEEN):
         return run
     say(f"run {run.id}, which was to make {place}, has ended without it")
     store.release(place, run.id)
     return None
-
-
-def lives(found: Holder) -> bool:
-    """Whether the run goes on, by its engine's word. Raises SlipwayError 75 where only another host could tell."""
-    run = Run(Path(found.directory))
-    if not _seen(run.path):
-        what = f"run {found.run} of {found.host} makes it, and {found.directory} cannot be seen from here"
-        raise SlipwayError(Exit.TRY_AGAIN, what, remedy="if it has ended: launch cache prune --force FOLDER")
-    if found.host != os.uname().nodename and engines.of(found.kind).ATTACHED:
-        remedy = f"wait for it: launch show {shlex.quote(found.directory)}, on {found.host}"
-        raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} makes it on {found.host}", remedy=remedy)
-    record, state = lifecycle.refresh(run)
-    if state == lifecycle.ANOTHERS and not (record and record.outcome):
-        remedy = f"wait for it: {found.directory} is of another user, who alone can look how it stands"
-        raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} of another user makes it", remedy=remedy)
-    return record.outcome is None if record else state != "never submitted"
-
-
-def _seen(folder: Path) -> bool:
-    return os.access(folder, os.R_OK | os.X_OK)  # else it is gone, or another user keeps it to himself
 
 
 def _await(run: Run, place: Path) -> None:

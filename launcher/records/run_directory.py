@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,9 +41,10 @@ from slipway.inbox import Damaged
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
-SECRETS = ".secrets"  # in the folder of all runs
-
 State = Literal["submitted", "ended"]
+STAMP = "%Y%m%dT%H%M%SZ"  # with which an id begins
+_ID = re.compile(r"(\d{8}T\d{6}Z)-(.+-[0-9a-f]{6})(?:-(\d{1,9}))?")
+SHOWN, MOST = 10, 2000  # of runs that a part of an id fits; of ids that are compared with one that is not there
 RECORD_LIMIT = 64 * 2**20  # bytes: a plan, a request and all reports at their longest
 
 
@@ -131,11 +132,6 @@ class Run:
         return self.path / "logs" / "step.log"
 
     @property
-    def secrets(self) -> Path:
-        """Where its secrets are while it runs: not in the run directory, which is for showing around."""
-        return self.path.parent / SECRETS / self.id
-
-    @property
     def record_file(self) -> Path:
         return self.path / "record.json"
 
@@ -174,9 +170,12 @@ class Run:
         return any(_event(line) == what for line in lines if what.encode() in line)
 
     @contextlib.contextmanager
-    def lock(self, wait: bool = False) -> Iterator[bool]:
-        """Holds the run's lock; yields False where another living process has it and `wait` is not asked for."""
-        path = self.path / "lock"
+    def lock(self, wait: bool = False, name: str = "lock") -> Iterator[bool]:
+        """Holds the run's lock; yields False where another living process has it and `wait` is not asked for.
+
+        `name`: of the file; `cancel` is held for the moment in which the run is told to stop.
+        """
+        path = self.path / name
         with cannot_write(path):
             handle = open(path, "w", opener=inbox.opener)  # noqa: SIM115 - closed below, while it is held
         with handle:
@@ -227,11 +226,14 @@ def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
 
     It is for its owner alone from the first moment: what is written into it is safe from others before it has a mode of
     its own. The folder of all runs can be written by others only where somebody has made it so.
+
+    The time is later than that of the caller's newest run there, also where the clock went back: runs are in the order
+    of their names.
     """
-    stamp = (when or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%SZ")
-    stem = f"{stamp}-{plan.step.replace('/', '.')}-{plan.hash[:6]}"
+    name = f"{plan.step.replace('/', '.')}-{plan.hash[:6]}"
     with cannot_write(runs):
         make_folders(runs)
+        stem = f"{_stamp(runs, name, when or datetime.datetime.now(datetime.UTC))}-{name}"
         for number in range(1, 10_000):
             path = runs / (stem if number == 1 else f"{stem}-{number}")
             try:
@@ -242,34 +244,86 @@ def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
     raise SlipwayError(Exit.TRY_AGAIN, "too many runs of one plan in one second", where=str(runs))
 
 
-def find(runs: Path, name: str) -> Run:
-    """A run by its id, a unique beginning or ending of it, its directory, or `last`. Raises SlipwayError 64, 66, 77."""
-    for path in (runs / name, Path(name)):
+def _stamp(runs: Path, name: str, when: datetime.datetime) -> str:
+    """The time for a new run's id: a second after the newest one's, unless that is earlier, or of the same plan."""
+    stamp = when.strftime(STAMP)
+    later = sorted((i for i in _names(runs) if i[: len(stamp)] >= stamp), key=order, reverse=True)
+    newest = next((i for i in later if (runs / i).lstat().st_uid == os.geteuid()), None)
+    if newest is None:
+        return stamp
+    before = newest[: len(stamp)]
+    if re.fullmatch(rf"{re.escape(before)}-{re.escape(name)}(-\d+)?", newest):
+        return before
+    with contextlib.suppress(ValueError, OverflowError):  # no time, though it looks like one
+        return (datetime.datetime.strptime(before, STAMP) + datetime.timedelta(seconds=1)).strftime(STAMP)
+    return stamp
+
+
+def is_id(name: str) -> bool:
+    """Whether a name is one that runs have."""
+    return _ID.fullmatch(name) is not None
+
+
+def order(run_id: str) -> tuple[str, str, int]:
+    """By what ids are sorted, oldest first: -10 comes after -2."""
+    found = _ID.fullmatch(run_id)
+    return (found[1], found[2], int(found[3] or 1)) if found else (run_id, "", 0)
+
+
+def find(runs: Path, name: str, *others: Path) -> Run:
+    """A run by its id, a part that no other id has, its directory, or `last`, in `runs` and in `others`.
+
+    Raises SlipwayError 64, 66, 77.
+    """
+    folders = list(dict.fromkeys((runs, *others)))
+    for path in (*(folder / name for folder in folders), Path(name)):
         _check_readable(path)
-    if "/" in name or Path(name, "plan.json").is_file():
-        if not Path(name, "plan.json").is_file() and not Path(name, "lock").is_file():
+    if "/" in name or _is_file(Path(name, "plan.json")):
+        if not _is_file(Path(name, "plan.json")) and not _is_file(Path(name, "lock")):
             raise SlipwayError(Exit.NO_INPUT, "there is no such run directory", where=name)
         return Run(Path(name).resolve())
-    ids = list_ids(runs)
-    if name == "last" and ids:
-        return Run(runs / ids[-1])
-    exact = [i for i in ids if i == name] or [i for i in ids if i.startswith(name) or i.endswith(name)]
-    if len(exact) == 1:
-        return Run(runs / exact[0])
-    if exact:
-        raise SlipwayError(Exit.WORDS, f"{name!r} fits {len(exact)} runs: {', '.join(exact[-5:])}", where=str(runs))
-    remedy = nearest(name, ids) if ids else "nothing has been launched from here yet; see also --runs-dir"
+    found = list_runs(folders)
+    if name == "last" and found:
+        return found[-1]
+    fitting = [run for run in found if run.id == name] or [run for run in found if name and name in run.id]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        what = f"{name!r} fits {len(fitting)} runs: {', '.join(_told_apart(fitting[-SHOWN:]))}"
+        more = f"; the last {SHOWN} are named" if len(fitting) > SHOWN else ""
+        remedy = f"say more of one{more}"
+        raise SlipwayError(Exit.WORDS, what, where=str(runs), remedy=remedy)
+    ids = [run.id for run in found]
+    remedy = nearest(name, ids[-MOST:]) if ids else "nothing has been launched from here yet; see also --runs-dir"
     raise SlipwayError(Exit.NO_INPUT, f"there is no run {name!r}", where=str(runs), remedy=remedy)
+
+
+def _told_apart(runs: list[Run]) -> list[str]:
+    """Ids; the directories of those that have the same."""
+    ids = [run.id for run in runs]
+    return [run.id if ids.count(run.id) == 1 else str(run.path) for run in runs]
+
+
+def _is_file(path: Path) -> bool:
+    # Path.is_file raises for a name that is too long.
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def _check_readable(path: Path) -> None:
     """Raises SlipwayError 77 for the run directory of somebody else."""
+    if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):  # noqa: PTH112 - as above
+        raise SlipwayError(Exit.NOT_PERMITTED, f"is {owner(path)}'s, who alone may read it", where=str(path))
     try:
-        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-            what = f"is {owner(path)}'s, who alone may read it"
-            raise SlipwayError(Exit.NOT_PERMITTED, what, where=str(path))
+        path.lstat()
     except PermissionError as e:
         raise SlipwayError(Exit.NOT_PERMITTED, "may not be read by you", where=str(path)) from e
+    except OSError:
+        return
+
+
+def list_runs(folders: Iterable[Path]) -> list[Run]:
+    """The runs of several folders, oldest first."""
+    return sorted((Run(f / i) for f in folders for i in list_ids(f)), key=lambda run: order(run.id))
 
 
 def list_ids(runs: Path) -> list[str]:
@@ -278,6 +332,15 @@ def list_ids(runs: Path) -> list[str]:
         return []
     if not runs.is_dir():
         raise SlipwayError(Exit.WORDS, "the runs directory is no folder", where=str(runs))
-    pattern = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}(-\d+)?")
-    named = (e for e in os.scandir(runs) if pattern.fullmatch(e.name))
-    return sorted(e.name for e in named if os.access(e, os.R_OK | os.X_OK) or not e.is_dir())
+    prefix = f"{runs}/"  # there may be ten thousand, and a Path of each takes as long as all the rest
+    readable = (i for i in _names(runs) if os.access(prefix + i, os.R_OK | os.X_OK) or not (runs / i).is_dir())
+    return sorted(readable, key=order)
+
+
+def _names(runs: Path) -> list[str]:
+    """All that are ids, in no order."""
+    try:
+        with os.scandir(runs) as found:
+            return [entry.name for entry in found if _ID.fullmatch(entry.name)]
+    except PermissionError as e:
+        raise SlipwayError(Exit.NOT_PERMITTED, "may not be read by you", where=str(runs)) from e

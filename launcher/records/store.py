@@ -1,12 +1,10 @@
 """Folders of a cache of converted models: whole ones, what is left of others, and leases of who makes one now.
 
-A folder is whole once it has the marker, which the run that makes it writes last. A lease is a folder, made in one
-step on any filesystem: `.leases/<folder>/<run id>.json`, so that nobody can take away another one than he has seen.
+A folder is whole once it has the marker, which the run that makes it writes last. Its lease is `.leases/<folder>`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,16 +14,15 @@ from typing import Literal
 import msgspec
 
 from launcher.catalog.cache_location import MARKER, Converted
-from launcher.catalog.profiles import KINDS
-from launcher.records import run_directory
+from launcher.records import leases, run_directory
+from launcher.records.leases import Holder, Taken
 from launcher.records.run_directory import Run
 from slipway import canonical, inbox
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit
 from slipway.files import cannot_write, write_atomic
-from slipway.inbox import Damaged
-from slipway.yamldoc import Noun
 
 LEASES, QUARANTINE = ".leases", ".quarantine"
+UNSEEN = "if it has ended: launch cache prune --force FOLDER"  # where nobody can tell whether a holder lives
 MARKER_LIMIT = 64 * 2**20  # bytes: it names every file of a checkpoint
 
 
@@ -36,24 +33,6 @@ class Made(Converted, frozen=True, kw_only=True):
     run: str
     finished: str
     files: dict[str, int]
-
-
-class Holder(Noun, frozen=True, kw_only=True):
-    """Who makes a folder: a run, in its directory, by an engine of its kind, from this host."""
-
-    run: str
-    directory: str
-    kind: str
-    host: str
-    since: str
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"there is no engine {self.kind!r}")
-
-
-class Taken(SlipwayError):
-    """Another run makes the folder, or has made it meanwhile."""
 
 
 def marker(folder: Path) -> Made | None:
@@ -67,33 +46,15 @@ def marker(folder: Path) -> Made | None:
 
 def holder(folder: Path) -> Holder | None:
     """Who has the folder's lease. Raises SlipwayError 65 where it cannot be read."""
-    for path in sorted(_lease(folder).glob("*.json")):
-        data = inbox.read(path.parent, path.name, shared=True)
-        if data is not None:  # else it was given back in this moment
-            try:
-                return inbox.decode(data, Holder, path)
-            except Damaged as e:
-                raise Damaged(f"is no lease: {e.what}", path) from e
-    return None
+    return leases.holder(_lease(folder))
 
 
-def take(folder: Path, run: Run, kind: str) -> Path | None:
+def take(folder: Path, run: Run, kind: str, address: str = "") -> Path | None:
     """The lease for a run, then an empty place: where what was left of another went to. Raises Taken or 73."""
-    ours = Holder(
-        run=run.id, directory=str(run.path), kind=kind, host=os.uname().nodename, since=run_directory.now()
-    )  # fmt: skip
-    lease = _lease(folder)
-    new = lease.with_name(f".{run.id}")
-    with cannot_write(lease):
-        new.mkdir(parents=True)
-        write_atomic(new / f"{run.id}.json", canonical.pretty(ours))
-        try:
-            new.rename(lease)  # over nothing, or over what a holder that gives back has just emptied
-        except OSError:
-            shutil.rmtree(new)
-            if not lease.is_dir():
-                raise
-            raise Taken(Exit.TRY_AGAIN, "is being made by another run", where=str(folder)) from None
+    try:
+        leases.take(_lease(folder), run, kind, address)
+    except Taken:
+        raise Taken(Exit.TRY_AGAIN, "is being made by another run", where=str(folder)) from None
     if marker(folder):
         release(folder, run.id)
         raise Taken(Exit.TRY_AGAIN, "was made meanwhile", where=str(folder))
@@ -102,11 +63,7 @@ def take(folder: Path, run: Run, kind: str) -> Path | None:
 
 def release(folder: Path, run_id: str) -> None:
     """Gives a run's lease back; one that it has not, or not any more, is left alone."""
-    lease = _lease(folder)
-    with contextlib.suppress(FileNotFoundError):
-        (lease / f"{run_id}.json").unlink()
-        with contextlib.suppress(OSError):  # somebody else has it already
-            lease.rmdir()
+    leases.release(_lease(folder), run_id)
 
 
 def _lease(folder: Path) -> Path:

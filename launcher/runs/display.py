@@ -21,16 +21,16 @@ from launcher.records import run_directory
 from launcher.records.run_directory import Record, Run
 from launcher.runs import lifecycle
 from slipway import canonical, inbox
-from slipway.console import say, visible
-from slipway.errors import Exit, SlipwayError
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError, visible
 from slipway.inbox import Damaged
 from slipway.project import find_root
 
 
-def list_runs(folder: Path, as_json: bool) -> None:
+def list_runs(folders: list[Path], as_json: bool) -> None:
     """One line a run: id, state, exit code, loss, and what is wrong with what it left."""
-    for run_id in run_directory.list_ids(folder):
-        row = _row(Run(folder / run_id))
+    for run in run_directory.list_runs(folders):
+        row = _row(run)
         click.echo(canonical.dumps(row.facts) if as_json else visible(row.line))
 
 

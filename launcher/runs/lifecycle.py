@@ -8,6 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,16 +18,16 @@ from launcher import engines
 from launcher.core.plan import RUN_DIR, Plan
 from launcher.engines import Connection, Status, logfiles
 from launcher.planning.preparation import Prepared, write_run_files
-from launcher.records import container_reports, outcome, run_directory, store
+from launcher.records import container_reports, outcome, outputs, run_directory, run_secrets, store
 from launcher.records.container_reports import Reports
+from launcher.records.leases import Holder
 from launcher.records.outcome import End, Ended
 from launcher.records.run_directory import EngineUsed, Outcome, Record, Run
 from slipway import __version__
 from slipway.console import say, say_now
 from slipway.errors import Exit, SlipwayError
-from slipway.files import PRIVATE, PRIVATE_FOLDER, cannot_write, own_folder, read_text, write_atomic, written
+from slipway.files import PRIVATE, PRIVATE_FOLDER, cannot_write, written
 
-CANCEL_MARGIN = 20  # seconds that the entrypoint gets beyond the step's own grace, before the kill
 ANOTHERS = "another user's"  # the state of a run in whose directory somebody else may have written anything
 START_POLL = 0.1  # seconds between two looks at a container that is being started
 
@@ -40,25 +41,29 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
     nothing half-done is left.
     """
     made: list[Path] = []
+    output: outputs.Claim | None = None
     with prepared.engine.connect(prepared.address) as engine:
         _make(prepared.runs, made, 0o755)
         if prepared.plan.secrets:
-            _own_secrets(prepared.runs / run_directory.SECRETS, made)
+            run_secrets.make_room(prepared.runs / prepared.plan.secrets_folder, made)
         run = run_directory.claim(prepared.runs, prepared.plan)
         with run.lock(wait=True):
             try:
-                _take_lease(prepared.plan, run)
+                _make_cached(prepared, run)
+                output = _claim_output(prepared, run, made)
                 write_run_files(prepared, run.path)
                 request = prepared.engine.fill(prepared.request, run)
                 _make_folders(prepared.plan, run, made)
                 run.write(_first_record(prepared, run, request))
                 run.event("prepared", launcher=os.getpid())
-                _write_secrets(prepared.plan.profile.secrets, run)
+                run_secrets.write(prepared.plan, run)
                 name = engine.submit(request, run, after)
             except SlipwayError:
+                if output:
+                    output.give_back()
                 _release(prepared.plan, run)  # first: a lease whose run is gone says nothing to others
                 shutil.rmtree(run.path)
-                _remove_secrets(prepared.plan, run)
+                run_secrets.remove(prepared.plan, run)
                 for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
                     folder.rmdir()
                 raise
@@ -66,14 +71,71 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
             yield run, engine
 
 
-def _take_lease(plan: Plan, run: Run) -> None:
-    if plan.makes and (aside := store.take(Path(plan.output), run, plan.profile.kind)):
+def _make_cached(prepared: Prepared, run: Run) -> None:
+    plan = prepared.plan
+    if plan.makes and (aside := store.take(Path(plan.output), run, plan.profile.kind, prepared.address)):
         say(f"{plan.output} was not whole: it is in {aside} now")
+
+
+def _claim_output(prepared: Prepared, run: Run, made: list[Path]) -> outputs.Claim | None:
+    """The output is this run's alone until it is collected; what a cache gets has a lease of its own."""
+    plan = prepared.plan
+    if plan.makes:
+        return None
+    folder = _output_of(plan, run)
+    _make(folder, made, PRIVATE_FOLDER if plan.output.startswith(RUN_DIR) else 0o777)
+    claim = outputs.Claim(folder, run)
+    claim.take(plan, prepared.address, partial(lives, does=f"writes into {folder}"))
+    return claim
+
+
+def _output_of(plan: Plan, run: Run) -> Path:
+    """On the host."""
+    return Path(plan.output.replace(RUN_DIR, str(run.path)))
+
+
+def lives(found: Holder, remedy: str, does: str = "makes it") -> bool:
+    """Whether the run of a lease goes on, by its engine's word; one that has ended is collected.
+
+    `remedy`: what to do where nobody can tell; `does`: what the lease is for. Raises SlipwayError 75 where only another
+    host, or another user, could tell.
+    """
+    run = Run(Path(found.directory))
+    if not os.access(run.path, os.R_OK | os.X_OK):
+        return _lives_unseen(found, run, does, remedy)
+    if found.host != os.uname().nodename and engines.of(found.kind).ATTACHED:
+        remedy = f"wait for it: launch show {shlex.quote(found.directory)}, on {found.host}"
+        raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} {does} on {found.host}", remedy=remedy)
+    record, state = refresh(run)
+    if state == ANOTHERS and not (record and record.outcome):
+        remedy = f"wait for it: {found.directory} is of another user, who alone can look how it stands"
+        raise SlipwayError(Exit.TRY_AGAIN, f"run {found.run} of another user {does}", remedy=remedy)
+    return record.outcome is None if record else state != "never submitted"
+
+
+def _lives_unseen(found: Holder, run: Run, does: str, remedy: str) -> bool:
+    """Of a run whose directory is gone, or another user's: told where the engine knows runs by their names."""
+    engine = engines.of(found.kind)
+    gone = os.access(run.path.parent, os.R_OK | os.X_OK) and not os.path.lexists(run.path)
+    if gone and engine.BY_NAME and found.address and found.host == os.uname().nodename:
+        with engine.connect(found.address) as connection:
+            if connection.status(run).state in ("missing", "exited", "created"):
+                return False
+        what = f"run {found.run} {does}, and its directory {found.directory} was removed"
+        raise SlipwayError(Exit.TRY_AGAIN, what, remedy=f"end it: launch cancel {found.run}")
+    what = f"run {found.run} of {found.host} {does}, and {found.directory} cannot be seen from here"
+    raise SlipwayError(Exit.TRY_AGAIN, what, remedy=remedy)
 
 
 def _release(plan: Plan, run: Run) -> None:
     if plan.makes:
         store.release(Path(plan.output), run.id)
+        return
+    folder = _output_of(plan, run)
+    try:
+        outputs.release(folder, run.id)
+    except OSError as e:  # a lease of a run that has ended binds nobody
+        say_now(f"note: {outputs.lease(folder)} could not be removed: {e.strerror or e}")
 
 
 def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Record:
@@ -104,40 +166,6 @@ def _make_folders(plan: Plan, run: Run, made: list[Path]) -> None:
             _make(Path(mount.source.replace(RUN_DIR, str(run.path))), made, mode)
 
 
-def _write_secrets(declared: dict[str, str], run: Run) -> None:
-    """Files that nobody else can read, for the time of the run; raises SlipwayError 66 or 73."""
-    for name, where in declared.items():
-        value = (
-            os.environ.get(name, "") if where == "env" else read_text(Path(where.removeprefix("file:"))).rstrip("\n")
-        )
-        with cannot_write(run.secrets):
-            run.secrets.mkdir(PRIVATE_FOLDER, exist_ok=True)
-        write_atomic(run.secrets / name, value, PRIVATE)
-
-
-def _own_secrets(folder: Path, made: list[Path]) -> None:
-    """Where runs keep their secrets. Raises SlipwayError 77: in a folder of runs that users share, it is another's."""
-    new = not folder.exists()
-    try:
-        own_folder(folder)
-        made += [folder] if new else []
-    except SlipwayError as e:
-        remedy = "runs with secrets need a folder of your own: --runs-dir, or `runs:` in the profile"
-        raise SlipwayError(e.code, e.what, where=e.where, remedy=remedy) from e
-
-
-def _remove_secrets(plan: Plan, run: Run) -> None:
-    """Raises SlipwayError 73: nothing else would tell that they are still on the disk."""
-    try:
-        if plan.secrets:
-            shutil.rmtree(run.secrets)
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        what, remedy = f"this run's secrets cannot be removed: {e.strerror or e}", "remove that folder by hand"
-        raise SlipwayError(Exit.CANNOT_WRITE, what, where=str(run.secrets), remedy=remedy) from e
-
-
 def note(run: Run, what: str, **facts: Any) -> None:
     """An event of a run that goes on: where it cannot be written, that is said, and nothing else is left undone."""
     try:
@@ -161,6 +189,8 @@ def collect(run: Run, engine: Connection) -> Record:
     the run's lock. Returns the record as it is where the run still goes on.
     """
     record = run.record()
+    if record is None and not run.path.exists():
+        raise _removed(run, engine)
     if record is None:
         raise SlipwayError(Exit.NO_INPUT, "the launcher died before it wrote the record", where=str(run.path))
     status = engine.status(run)
@@ -179,10 +209,20 @@ def collect(run: Run, engine: Connection) -> Record:
             run.write(record)
     _release(record.plan, run)
     engine.remove(run)
-    _remove_secrets(record.plan, run)
+    run_secrets.remove(record.plan, run)
     with _recorded(run):
         run.event("ended")
     return record
+
+
+def _removed(run: Run, engine: Connection) -> SlipwayError:
+    """What is left to do, and to say, of a run whose directory somebody has removed while it ran."""
+    status = engine.status(run)
+    what = "the run directory was removed while the run went on: there is no record"
+    if status.state == "exited":
+        engine.remove(run)
+        what += f"; the run has ended with {status.exit_code}, and its container is removed"
+    return SlipwayError(Exit.NO_INPUT, what, where=str(run.path))
 
 
 @contextlib.contextmanager
@@ -314,29 +354,3 @@ def word(record: Record) -> str:
     if record.outcome is None:
         return "running"
     return record.outcome.word
-
-
-def cancel(run: Run) -> Record:
-    """Asks the step to stop, waits for its grace, kills it after that; returns the record with its outcome."""
-    if not run.ours:
-        raise SlipwayError(
-            Exit.NOT_PERMITTED, "it is another user's run: only that user can cancel it", where=str(run.path)
-        )
-    record = run.record()
-    if record is None:
-        raise SlipwayError(Exit.NO_INPUT, "this run was never submitted", where=str(run.path))
-    if record.outcome is not None:
-        return record
-    with engines.of_record(record) as engine:
-        await_start(run, engine)
-        if engine.status(run).state in ("running", "pending"):
-            grace = record.plan.graceful.seconds + CANCEL_MARGIN
-            note(run, "cancel")
-            engine.signal(run, "TERM")
-            say(f"asked to stop; it gets {grace} s to save and leave")
-            if not engine.wait(run, grace):
-                say("killed: it did not leave in time")
-                engine.signal(run, "KILL")
-                engine.wait(run)
-        with run.lock(wait=True):  # a foreground launcher that is still there collects first
-            return collect(run, engine)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import toy
+from .conftest import facts, toy
 from .support import Run, Tree, by_umask, open_runs, open_to_others
 
 pytestmark = pytest.mark.real
@@ -48,7 +48,7 @@ def test_a_directory_of_o(tree: Tree, place: Path, there: bool) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of two users")
 def test_a_folder_of_runs_that_users_share(tree: Tree, place: Path) -> None:
-    """Everybody has their own runs in it; secrets are refused where another was the first."""
+    """Everybody has their own runs in it; and a folder of their own for secrets, where another was the first."""
     runs = open_runs(place)
     assert tree.launch(*toy(place / "output"), "--runs-dir", str(runs)).code == 0
     (run,) = map(Run, runs.glob("[!.]*"))
@@ -59,14 +59,17 @@ def test_a_folder_of_runs_that_users_share(tree: Tree, place: Path) -> None:
     env = {"XDG_CONFIG_HOME": str(place), "TOKEN": "canary"}
     (runs / ".secrets").mkdir()
     os.chown(runs / ".secrets", NOBODY, NOBODY)
+    own = runs / f".secrets-{os.geteuid()}"
+    own.symlink_to(place)
     refused = tree.launch(*words, **env)
-    assert refused.code == 77 and f"{runs}/.secrets: belongs to nobody" in refused.err, refused
+    assert refused.code == 77 and f"{own}: is no folder" in refused.err, refused
     assert "--runs-dir" in refused.err and list(runs.glob("[!.]*")) == [run.path] and not (place / "other").exists()
-    (runs / ".secrets").rmdir()
-    (runs / ".secrets").symlink_to(place)
+    own.unlink()
+    own.mkdir()
+    os.chown(own, NOBODY, NOBODY)
     refused = tree.launch(*words, **env)
-    assert refused.code == 77 and f"{runs}/.secrets: is no folder" in refused.err, refused
-    (runs / ".secrets").unlink()
+    assert refused.code == 77 and f"{own}: belongs to nobody" in refused.err, refused
+    own.rmdir()
     done = tree.launch(*words, **env)
-    assert done.code == 0 and list((runs / ".secrets").iterdir()) == [], done
-    assert (runs / ".secrets").stat().st_mode & 0o777 == 0o700
+    assert done.code == 0 and facts(done.out)["secrets"].keys() == {"TOKEN"}, done
+    assert own.stat().st_mode & 0o777 == 0o700 and [*own.iterdir(), *(runs / ".secrets").iterdir()] == []

@@ -14,7 +14,7 @@ from launcher.core import gpus
 from launcher.core.findings import Finding
 from launcher.core.findings import error as _error
 from launcher.core.findings import warning as _warning
-from launcher.core.plan import LaunchSpec, Probed, Unreadable
+from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadable
 from launcher.planning import configuration
 from launcher.planning.checks import memory, memory_rl, nemo_rl, parallelism
 from slipway.errors import Exit
@@ -99,12 +99,17 @@ def _output(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
         yield _error(
             Exit.CANNOT_WRITE, seen.host.runs, "the runs directory cannot be written", "name another: --runs-dir"
         )
+    if spec.resume and not spec.step.resume:
+        yield _error(Exit.WORDS, "--resume", f"{spec.step.id} has nothing to go on from: it starts anew each time")
     if out is None:
-        if spec.resume:
+        if spec.resume and spec.step.resume:
             yield _error(Exit.WORDS, "--resume", "needs output=PATH, the output of the run that goes on")
         yield from _space(seen.host.runs, spec, seen, seen.host.runs_free)
         return
     where = f"output={out.path}"
+    if kept := _kept(out.path, spec, seen):
+        yield _error(Exit.WORDS, where, kept, "name a folder of its own: output=PATH")
+        return
     if out.kind == "other":
         yield _error(Exit.CANNOT_WRITE, where, "is not a folder")
     elif not out.writable:
@@ -112,13 +117,80 @@ def _output(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     elif not out.empty and not spec.resume and not spec.makes:  # what is not whole in a cache goes aside first
         remedy = "continue that run with --resume, or name another folder"
         yield _error(Exit.CANNOT_WRITE, where, "is not empty: it holds an earlier run's output", remedy)
-    elif out.empty and spec.resume:
-        how = "is empty" if out.kind == "folder" else "is not there"
-        yield _warning(where, f"--resume: the folder {how}, so the run starts from the beginning")
+    elif spec.resume and spec.step.resume:
+        yield from _resumed(where, out, spec, seen)
     yield from _space(where, spec, seen, out.free)
     for name, found in seen.artifacts.items():
         if found.path == out.path or out.path.startswith(f"{found.path}/"):
             yield _error(Exit.WORDS, where, f"lies inside the input {name}={found.path}, which is mounted read-only")
+
+
+def _kept(path: str, spec: LaunchSpec, seen: Probed) -> str:
+    """Why no run may have that folder for its own; empty where one may."""
+    if what := seen.host.kept.get(path):
+        return f"is {what}"
+    for folder, what in seen.host.kept.items():
+        if PurePath(folder).is_relative_to(path):
+            return f"holds {what}, {folder}"
+    ours = PurePath(path).is_relative_to(seen.host.runs) and PurePath(path).relative_to(seen.host.runs).parts[0]
+    return f"is in {ours}/ of the folder of all runs, which is the launcher's" if _hidden_name(ours, spec) else ""
+
+
+def _hidden_name(name: str | bool, spec: LaunchSpec) -> bool:
+    return isinstance(name, str) and name.startswith(".") and not spec.makes
+
+
+def _resumed(where: str, out: OutputInfo, spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
+    """A run goes on from a checkpoint of its own kind, with what that was made of."""
+    differences = list(_differences(out.origin, spec, seen)) if out.origin else []
+    for what in differences:
+        said = f"--resume: run {out.origin.run if out.origin else ''} made what is there with another {what}"
+        if spec.allow_drift:
+            yield _warning(where, f"{said} (--allow-drift)")
+        else:
+            remedy = "go on with what it was made with, name another output, or accept it with --allow-drift"
+            yield _error(Exit.DATA, where, said, remedy)
+    if out.checkpoint:
+        return
+    wanted = spec.step.resume.where if spec.step.resume else ""
+    if out.origin and not differences and not out.near:
+        what = f"--resume: run {out.origin.run} has saved no checkpoint there, so the run starts from the beginning"
+        yield _warning(where, what)
+        return
+    how = "there is nothing there" if out.kind == "missing" else "is empty" if out.empty else "has no checkpoint"
+    remedy = "did you mean " + " or ".join(f"output={path}" for path in out.near) + "?" if out.near else ""
+    what = f"--resume: {how}; expected {wanted}, which {spec.step.id} leaves"
+    yield _error(Exit.NO_INPUT, where, what, remedy or "name the output of the run that goes on, or leave --resume out")
+
+
+def _differences(origin: Origin, spec: LaunchSpec, seen: Probed) -> Iterator[str]:
+    """What the run that made an output had, and this one has not."""
+    if origin.step != spec.step.id:
+        yield f"step: {origin.step}, this is {spec.step.id}"
+    made, entry = f"{origin.library}/{origin.release}-{origin.flavour}", spec.entry
+    if made != entry.name:
+        yield f"library: {made}, this is {entry.name}"
+    given = {name: found for name, found in seen.artifacts.items() if found.kind != "missing"}
+    for name in sorted({*origin.inputs, *given} - {n for n in seen.artifacts if n not in given}):
+        before, now = origin.inputs.get(name), given.get(name)
+        if before is None or now is None:
+            yield f"{name}: {before.path if before else 'none'}, this has {now.path if now else 'none'}"
+        elif before.fingerprint != now.fingerprint:
+            marks = f"{before.fingerprint[:12]}, this is {now.path}, {now.fingerprint[:12]}"
+            yield f"{name}: {before.path}, fingerprint {marks}"
+
+
+def notes(spec: LaunchSpec, seen: Probed) -> Iterator[str]:
+    """What a person should know of a checkpoint that the run goes on from."""
+    out = seen.output
+    if not (spec.resume and spec.step.resume and out and out.checkpoint):
+        return
+    if not out.origin:
+        why = out.unread or f"no run has left its name in {out.path}"
+        yield f"note: --resume: {why}: whether model, data and library are those of its checkpoint is not known"
+    elif out.origin.entry != spec.entry.checksum:
+        made = f"was made with entry {out.origin.entry[:12]}, this is {spec.entry.checksum[:12]}"
+        yield f"note: --resume: {out.path} {made}: the same release with other pins"
 
 
 def _space(where: str, spec: LaunchSpec, seen: Probed, free: int) -> Iterator[Finding]:
