@@ -8,7 +8,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Whoever runs make here obeys this file already: its owner's other files are no more.
 export SLIPWAY_TRUST ?= $(shell stat -c %u '$(CURDIR)')
 
-.PHONY: help quickstart check test test-long test-gpu images lock render engine clean-engine clean requirements
+# Tests that need no engine share nothing but this tree; those in tests/real share an engine, and run in one process.
+WORKERS ?= 2
+QUICK   := pytest --ignore=tests/real --numprocesses=$(WORKERS) --dist=worksteal
+
+.PHONY: help quickstart check test test-quick test-long test-gpu images lock render engine clean-engine clean requirements
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,11 +37,16 @@ check: $(VENV) ## formatting, lint, types, shell scripts, rendered files
 	hadolint images/*/*/Dockerfile
 	images render --check
 
-test: check engine ## everything once: checks, then all tests, the real ones too
-	pytest
+test-quick: $(VENV) ## all tests that need no engine, two at a time
+	$(QUICK)
+
+test: check engine ## everything once: checks, those tests, then the real ones
+	$(QUICK)
+	pytest tests/real
 
 test-long: check engine ## repeats and faults at every stage, too: takes hours
-	pytest -m "long or not long"
+	$(QUICK) -m "long or not long"
+	pytest -m "long or not long" tests/real
 
 WHEELS  ?=
 OPTIONS ?=

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from helpers import (
     Project,
     Refused,
     SpecOf,
+    Template,
     entry_of,
     record_image,
     relock,
@@ -55,19 +57,25 @@ PROJECT = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "te
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """What the projects of all tests are made of: their files are links to those here."""
+    return Template(tmp_path_factory.mktemp("template") / "project", PROJECT)
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A project of this test's own, on a machine where no engine answers and no program is installed."""
+def project(tmp_path: Path, _template: Template) -> Iterator[Project]:
+    """A project of this test's own, on a machine where no engine answers and no program is installed.
+
+    A file of it that is to be written in place, or given another mode or owner, is made the test's own first: `own`.
+    """
     copy = tmp_path / "project"
-    for name in PROJECT:
-        if (REPO / name).is_dir():
-            shutil.copytree(REPO / name, copy / name, ignore=shutil.ignore_patterns("*.py[co]", "__pycache__"))
-        else:
-            copy.mkdir()
-            shutil.copy(REPO / name, copy)
+    shutil.copytree(_template.folder, copy, copy_function=os.link)
     (tmp_path / "bin").mkdir()
     env = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path / "home"), "DOCKER_HOST": f"unix://{tmp_path}/dead"}
-    return Project(copy, env)
+    yield Project(copy, env)
+    changed = _template.restored()
+    assert not changed, f"changed in place, which other tests' projects would see: {changed}; see Project.own"
 
 
 @pytest.fixture

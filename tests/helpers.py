@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shutil
 import struct
 import subprocess
 import sys
@@ -41,6 +42,35 @@ def script(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts"), name))
 
 
+class Template:
+    """A copy of the repository's data, of which projects are made as links: written in place, it changes in all."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in names:
+            ignored = shutil.ignore_patterns("__pycache__", *(("*.py",) if name == "images" else ()))
+            if (REPO / name).is_dir():
+                shutil.copytree(REPO / name, folder / name, ignore=ignored)
+            else:
+                shutil.copy2(REPO / name, folder / name)
+        self.as_made = self._stamps()
+
+    def _stamps(self) -> dict[str, tuple[int, int, int, int]]:
+        """Of every file: mode, owner, size, and when it was last written, in nanoseconds."""
+        found = {p.relative_to(self.folder): p.lstat() for p in self.folder.rglob("*") if not p.is_dir()}
+        return {str(name): (s.st_mode, s.st_uid, s.st_size, s.st_mtime_ns) for name, s in found.items()}
+
+    def restored(self) -> list[str]:
+        """The files that a test has changed, after each was copied anew."""
+        seen = self._stamps()
+        changed = [name for name, stamp in self.as_made.items() if seen.get(name) != stamp]
+        for name in changed:
+            (self.folder / name).unlink(missing_ok=True)
+            shutil.copy2(REPO / name, self.folder / name)
+        return changed
+
+
 @dataclass(frozen=True)
 class Done:
     """A program that has ended."""
@@ -69,7 +99,7 @@ class Project:
 
     def edit(self, name: str, before: str, after: str) -> Path:
         """Replaces the first `before` in a file of the project, which has to hold it."""
-        path = self.path / name
+        path = self.own(name)
         text = path.read_text()
         assert before in text, f"{name} has no {before!r}"
         path.write_text(text.replace(before, after, 1))
@@ -78,7 +108,17 @@ class Project:
     def write(self, name: str, text: str) -> Path:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         path.write_text(text)
+        return path
+
+    def own(self, name: str) -> Path:
+        """A file, or all below a folder, no longer shared with other tests' projects."""
+        path = self.path / name
+        for file in [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]:
+            copy = file.with_name(f"{file.name}.own")
+            shutil.copy2(file, copy)
+            copy.replace(file)
         return path
 
     def program(self, name: str, script: str) -> Path:

@@ -367,7 +367,7 @@ def test_an_image_that_only_has_the_right_name(refused: Refused, inputs: Inputs,
 def test_a_program_that_was_checked_out_with_carriage_returns(
     refused: Refused, project: Project, inputs: Inputs, name: str
 ) -> None:
-    file = project.path / "entrypoints" / name
+    file = project.own(f"entrypoints/{name}")
     file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
     assert errors(refused(65, STEP, *inputs.words)) == (
         f"error: T/project/entrypoints/{name}: its lines end with CRLF, expected LF\n"

@@ -369,7 +369,7 @@ def harbour(project: Project, built: Engine) -> Project:  # noqa: ARG001
     changed = msgspec.structs.replace(entry, repositories=ENTRY.repositories)
     changed_lock = msgspec.structs.replace(lock, entries=lock.entries | {entry.name: changed})
     changed_lock = msgspec.structs.replace(changed_lock, checksum=changed_lock.contents)
-    project.root.lock.write_text(locks.lock_text(changed_lock))
+    project.write("versions.lock", locks.lock_text(changed_lock))
     record_image(project.root, changed)
     project.env["PATH"] += f":{os.environ['PATH']}"  # for git
     return project

@@ -80,7 +80,7 @@ def test_new_wishes_are_resolved_and_the_files_are_hashed(boats: Project) -> Non
 
 
 def test_a_changed_requirements_file_is_resolved_again(boats: Project) -> None:
-    (boats.path / "images/boats/1.0-cpu/requirements-torch.txt").write_text("torch==0\n")
+    boats.write("images/boats/1.0-cpu/requirements-torch.txt", "torch==0\n")
     resolver = Known()
     relock(boats.root, resolver)
     assert resolver.asked[0] == "pins torch boats"

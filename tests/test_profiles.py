@@ -44,6 +44,7 @@ def test_the_docker_profile_is_whole_and_knows_its_name(project: Project) -> Non
 def test_a_users_own_profile_wins(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
+    project.own(PROFILE_FILE)
     places = [project.path / "launcher", tmp_path / "config" / "slipway", tmp_path / "slipway.d"]
     for place in places:
         (place / "profiles").mkdir(parents=True, exist_ok=True)

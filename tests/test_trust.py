@@ -237,7 +237,7 @@ def planted(project: Project, tmp_path: Path) -> Project:
     (tmp_path / "asked").chmod(0o666)
     for name in ("sbatch", "squeue", "scontrol", "sinfo", "docker"):
         project.program(name, f"echo {name} $* >> {tmp_path}/asked")
-    give(project.path, MALLORY)
+    give(project.own("."), MALLORY)
     return project
 
 

@@ -36,7 +36,8 @@ CACHE = Path(__file__).parent / "cache"
 
 @pytest.fixture(scope="session")
 def address() -> str:
-    """The engine's; `make test` has seen to it that one answers."""
+    """The engine's; `make test` has seen to it that one answers. Docker's command, which tests call, is there too."""
+    packages.need(Root(PROJECT), print, "docker", "buildx")
     found = dockerhost.find(Root(PROJECT))
     assert dockerhost.answers(found.url), f"no engine answers at {found.url}; run: images engine up"
     return found.url

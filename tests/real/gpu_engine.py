@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from images import engine
+from images import debian, engine
 from images.engine import Places
+from slipway.project import Root
 
 from .support import PROJECT
 
@@ -34,6 +35,7 @@ class GpuEngine:
 
     @classmethod
     def prepare(cls, folder: Path) -> GpuEngine:
+        debian.need(Root(PROJECT), print, *engine.TOOLS)  # where DOCKER_HOST names an engine, there may be no dockerd
         run = Path("/run") / f"slipway-gpus-{os.getpid()}"  # a socket's path has to be short
         made = cls(Places(folder / "engine", run, folder / "engine.json"), folder / "machine")
         for name in ("bin", "toolkit"):

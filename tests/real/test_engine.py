@@ -20,22 +20,30 @@ from pathlib import Path
 import pytest
 
 from images import dockerhost, engine
-from images.debian import missing
+from images.debian import need
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
+
+from .support import PROJECT
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can start an engine"),
-    pytest.mark.skipif(
-        bool(missing("dockerd", "docker", "buildx")), reason="no dockerd, docker or buildx: images engine up"
-    ),
 ]
 NewRoot = Callable[[], Root]
 
 
 def quiet(_: str) -> None:
     """A `say` for which nobody listens."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> None:
+    """What an engine is made of; looked for when the tests run, since others may install it after they were found."""
+    try:
+        need(Root(PROJECT), quiet, *engine.TOOLS)
+    except SlipwayError as e:
+        pytest.skip(str(e))
 
 
 @pytest.fixture(autouse=True)

@@ -350,6 +350,15 @@ def slurm() -> Iterator[Cluster]:
             yield cluster
 
 
+@pytest.fixture(scope="session")
+def accounted() -> Iterator[Cluster]:
+    """One with accounting, whose controller forgets a job two seconds after its end; for all tests of this session."""
+    with tempfile.TemporaryDirectory(prefix="slipway-slurm-") as name:
+        Path(name).chmod(0o755)
+        with running(Path(name) / "slurm", accounting=True, lines=("MinJobAge=2",)) as cluster:
+            yield cluster
+
+
 def _install(accounting: bool) -> None:
     tools = (*TOOLS, *(() if os.environ.get(PYXIS) else BUILDING), *(ACCOUNTING if accounting else ()))
     if not debian.missing(*tools):

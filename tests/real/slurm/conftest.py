@@ -11,6 +11,7 @@ import pytest
 
 from ..support import Done, Run, Tree, until
 from .cluster import Cluster
+from .cluster import accounted as accounted
 from .cluster import slurm as slurm
 from .image import tiny as tiny
 
@@ -75,16 +76,36 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def _lab(slurm: Cluster, project: Tree, squashed: Path, ground: Path) -> Lab:
+def _profiled(project: Tree, squashed: Path, ground: Path) -> Tree:
+    """The project with the profile `lab` and the .sqsh that its jobs start."""
     assert squashed.is_file()
     shared = f"shared: [{ground}]\nhf_home: {ground}/huggingface\n"
     (project.path / "launcher" / "profiles" / "lab.yaml").write_text(PROFILE + shared)
-    return Lab(slurm, dataclasses.replace(project, env=project.env | slurm.env))
+    return project
+
+
+def lab_of(slurm: Cluster, tree: Tree) -> Lab:
+    return Lab(slurm, dataclasses.replace(tree, env=tree.env | slurm.env))
+
+
+@pytest.fixture(scope="session")
+def _lab(slurm: Cluster, _profiled: Tree) -> Lab:
+    return lab_of(slurm, _profiled)
 
 
 @pytest.fixture
 def lab(_lab: Lab) -> Iterator[Lab]:
     """For one test: its jobs end with it."""
-    yield _lab
-    _lab.slurm.call("scancel", "--user=root")
-    _lab.tree.end_all()
+    yield from until_its_end(_lab)
+
+
+@pytest.fixture
+def accounted_lab(accounted: Cluster, _profiled: Tree) -> Iterator[Lab]:
+    """The same where the site keeps accounts."""
+    yield from until_its_end(lab_of(accounted, _profiled))
+
+
+def until_its_end(lab: Lab) -> Iterator[Lab]:
+    yield lab
+    lab.slurm.call("scancel", "--user=root")
+    lab.tree.end_all()

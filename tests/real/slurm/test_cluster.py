@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..support import PROJECT, Done, until
-from .cluster import Cluster, interrupt_removal, running, stand_in
+from .cluster import Cluster, interrupt_removal, stand_in
 
 pytestmark = [
     pytest.mark.real,
@@ -371,12 +371,10 @@ def test_without_accounting_only_the_controller_answers(site: Site) -> None:
     assert site.slurm.wait_for_state(job, "FAILED")["ExitCode"] == "3:0"
 
 
-def test_with_accounting_sacct_answers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with running(tmp_path_factory.mktemp("s") / "a", accounting=True, nodes=1) as cluster:
-        job = cluster.submit("srun false; exit 3")
-        cluster.wait_for_state(job, "FAILED")
-        told = ("sacct", "-nPX", "-j", job, "-o", "State,ExitCode")
-        until("what sacct tells", lambda: cluster.call(*told).out == "FAILED|3:0\n")
+def test_with_accounting_sacct_answers(accounted: Cluster) -> None:
+    job = accounted.submit("srun false; exit 3")
+    told = ("sacct", "-nPX", "-j", job, "-o", "State,ExitCode")
+    until("what sacct tells", lambda: accounted.call(*told).out == "FAILED|3:0\n")
 
 
 SERVER = """

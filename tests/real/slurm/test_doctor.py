@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +177,6 @@ def test_what_a_sites_settings_do_to_saving_is_said_and_true(tmp_path: Path, tin
         job = site.submit("exit 7", "--no-requeue")
         until("put back", lambda: site.job(job).get("Restarts") == "1")
         assert site.call("scancel", job).code == 0
-
-
-@pytest.fixture
-def accounted(tmp_path: Path) -> Iterator[Cluster]:
-    with running(tmp_path / "slurm", accounting=True, nodes=1) as cluster:
-        yield cluster
 
 
 def test_accounts_and_qos_are_those_of_the_sites_database(accounted: Cluster) -> None:
