@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from images import debian, instructions, rootfs
+from images.configurations import Inside
+from images.identity import BaseFile
 from images.instructions import NOBODY, Instruction, Run, Set
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
@@ -35,13 +37,19 @@ _ELSEWHERE = "build it where an engine is (images build) and squash it there; or
 @dataclass(frozen=True)
 class Addition:
     """What is added to a base. `context`: writes the files that the instructions name into a folder; `trees` the tree
-    of a repository. `name` is the entry's; `made`: when, in UTC."""
+    of a repository. `name` is the entry's; `made`: when, in UTC. `configurations`: what the files in the image say that
+    steps start from, given what runs a program there."""
 
     name: str
     dockerfile: str
     made: str
     context: Callable[[Path], None]
     trees: Callable[[str, Path], None]
+    configurations: Callable[[Inside], dict[str, BaseFile]]
+
+    def read(self, root: Path, image: dict[str, Any]) -> dict[str, BaseFile]:
+        """Those, in the base at `root`, which has got what is added, whose OCI configuration is `image`."""
+        return self.configurations(functools.partial(self.ask, root, image))
 
     def put(self, root: Path, image: dict[str, Any], work: Path) -> dict[str, Any]:
         """Adds it to the base unpacked at `root`, whose OCI configuration is `image`; returns the new configuration.
@@ -81,6 +89,22 @@ class Addition:
             self._run(root, config, copy, {_BROUGHT: folder / what.file})
         return config
 
+    def ask(self, root: Path, image: dict[str, Any], words: list[str]) -> subprocess.CompletedProcess[bytes]:
+        """What a program, which has to write nothing, says in the base at `root`, whose OCI configuration is `image`:
+        as somebody whom that does not know, without a network."""
+        config = image.get("config") or {}
+        command = self._command(root, {**_variables(config), "HOME": "/nonexistent"}, [], False)
+        become = (_OWNER if _mapped() == _ALONE else NOBODY).split()
+        return subprocess.run([*command, *become, *words], env=_env(), stdin=subprocess.DEVNULL, capture_output=True)
+
+    def _command(self, root: Path, variables: dict[str, str], words: list[str], network: bool) -> list[str]:
+        """What runs another command with `root` for its root; `words`: FILE PLACE of what is brought."""
+        clean = ["/usr/bin/env", "-i", *(f"{n}={v}" for n, v in variables.items())]
+        # As words, not as a file: who has become somebody else may not be let into the folder where that is.
+        script = ["sh", "-c", _INSIDE.read_text(), _INSIDE.name]
+        apart = ["setpriv", "--pdeathsig", "KILL", *_unshare(network)]
+        return [*apart, *script, str(root), *words, "--", *clean]
+
     def _run(
         self, root: Path, config: dict[str, Any], line: str, brought: dict[str, Path], network: bool = False
     ) -> None:
@@ -91,14 +115,9 @@ class Addition:
         words = [word for target, source in brought.items() for word in (str(source), target)]
         line = line.replace(NOBODY, _OWNER) if _mapped() == _ALONE else line
         there = ["/bin/sh", "-c", 'cd "$0" && exec /bin/sh -c "$1"', config.get("WorkingDir") or "/", line]
-        clean = ["/usr/bin/env", "-i", *(f"{n}={v}" for n, v in variables.items())]
-        # As words, not as a file: who has become somebody else may not be let into the folder where that is.
-        script = ["sh", "-c", _INSIDE.read_text(), _INSIDE.name]
-        command = [*_unshare(network), *script, str(root), *words, "--", *clean, *there]
+        command = [*self._command(root, variables, words, network), *there]
         try:
-            done = subprocess.run(
-                ["setpriv", "--pdeathsig", "KILL", *command], env=_env(), stdin=subprocess.DEVNULL, stdout=2
-            )
+            done = subprocess.run(command, env=_env(), stdin=subprocess.DEVNULL, stdout=2)
         finally:
             for place in places:
                 place.rmdir() if place.is_dir() else place.unlink()

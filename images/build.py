@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 
 from images import base as bases
-from images import debian, dockerhost, identity, mirrors, pipconf, platforms, render, sources
+from images import configurations, debian, dockerhost, identity, mirrors, pipconf, platforms, render, sources, workspace
 from images.lock import REPAIRS
 from images.model import Entry, Lock
 from images.resolve import TORCH_CPU_INDEX
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import sha256_file
+from slipway.files import cannot_write, make_folders, sha256_file
 from slipway.project import Root
 
 _LEAST_SPACE = 1 << 30  # bytes; of an image that was never built here
@@ -71,13 +71,16 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
     buildx, or the build failed: BuildKit's own output stands above), 73.
     """
     check(request)
+    workspace.sweep(root)
     chosen = sources.choose(request.entry, request.sources)
     address = dockerhost.find(root)
     with dockerhost.engine_client(address) as client:
         own = platforms.of_engine(client)
         platform = request.platform or own
         platforms.check_locked(request.entry, platform)
-        stand_ins = {ref: _image_id(client, image, platform) for ref, image in request.substitutions.items()}
+        stand_ins = {
+            ref: _image_id(root, lock, client, image, platform) for ref, image in request.substitutions.items()
+        }
         context = gather(root, lock, request.entry, chosen, say)
         inputs = context.checksum(stand_ins)
         if not request.no_cache:
@@ -85,7 +88,8 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             same = [r for r in known if (r.platform or own) == platform]
             if found := identity.present(same, client):
                 say(f"{request.entry.tag}: unchanged ({found[1]})")
-                return found[0]
+                inside = configurations.in_engine(address.url, found[1])
+                return configurations.remember(root, request.entry, found[0], inside, say)
         reproducible = request.entry.flavour == "cpu" and _containerd_store(client)
         if request.entry.flavour == "cpu" and not reproducible:
             say("this engine has no containerd image store: the digest is not reproducible here")
@@ -108,6 +112,9 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             base_tar=context.base.facts.sha256 if context.base else "",
             debian_packages=context.base.facts.packages if context.base else {},
             layers=_layers(client, ids[-1]),
+            configurations=configurations.read(
+                root, request.entry, configurations.in_engine(address.url, ids[-1]), say
+            ),
             seconds=round(time.monotonic() - started, 1),
             built=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -192,11 +199,17 @@ def check(request: Request) -> None:
         )
 
 
-def _image_id(client: Any, image: str, platform: str) -> str:
-    found = identity.tagged(image, client)
+def _image_id(root: Root, lock: Lock, client: Any, image: str, platform: str) -> str:
+    """The id, on the engine, of what stands in: named by that, by a tag, or by any id that a record of ours has."""
+    name = image
+    if not (found := identity.tagged(name, client)):
+        # One with the containerd image store knows no image by the digest of its configuration, which a build prints.
+        ours = (r for entry in lock.entries.values() for r in identity.records(root, entry) if image in r.ids)
+        known = identity.present(ours, client)
+        name = found = known[1] if known else ""
     if not found:
         raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", where="--base")
-    has, wanted = client.images.get(image).attrs.get("Architecture"), platform.removeprefix("linux/")
+    has, wanted = client.images.get(name).attrs.get("Architecture"), platform.removeprefix("linux/")
     if has and wanted and has != wanted:
         what = f"the image is for {has}, what is built is for {wanted}"
         raise SlipwayError(
@@ -210,16 +223,45 @@ def _check_space(root: Root, entry: Entry, client: Any) -> None:
     known = [sum(layer.bytes for layer in r.layers) for r in identity.records(root, entry) if r.layers]
     need = known[0] if known else _LEAST_SPACE
     engine_root = Path(client.info().get("DockerRootDir") or "/nowhere")  # of another machine, where it is not there
-    for folder, remedy in ((Path(tempfile.gettempdir()), "set TMPDIR"), (engine_root, "docker system prune")):
+    for folder, remedy in ((_nearest(workspace.contexts(root)), "set TMPDIR"), (engine_root, "docker system prune")):
         free = shutil.disk_usage(folder).free if folder.is_dir() else need
         if free < need:
             what = f"an image of about {need >> 20} MiB is to be written, {free >> 20} MiB are free"
             raise SlipwayError(Exit.CANNOT_WRITE, what, where=str(folder), remedy=f"free space there, or: {remedy}")
 
 
-def _named(image: str) -> str:
-    """BuildKit takes a local image by a tag alone: what is named by its id gets this one for the time of the build."""
-    return f"slipway/stand-in:{image.removeprefix('sha256:')[:12]}" if image.startswith("sha256:") else image
+def _nearest(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.parents) if p.is_dir())
+
+
+def _named(image: str, digest: str) -> str:
+    """BuildKit takes a local image by a tag alone: what is named by an id gets this one, of the engine's `digest`."""
+    return f"slipway/stand-in:{digest.removeprefix('sha256:')[:12]}" if image.startswith("sha256:") else image
+
+
+@contextlib.contextmanager
+def _nameable(client: Any, request: Request, stand_ins: dict[str, str], say: Callable[[str], None]) -> Iterator[None]:
+    """Names for what stands in and is named by an id, for the time of the build.
+
+    One that has no other name keeps it: an engine drops an image with its last name.
+    """
+    lent = []
+    for reference, image in request.substitutions.items():
+        digest = stand_ins[reference]
+        name = _named(image, digest)
+        if name == image:
+            continue
+        found = client.images.get(digest)
+        if any(tag != name for tag in found.tags):
+            lent.append(name)
+        elif not found.tags:
+            say(f"{digest} has no name, and is called {name} from now on")
+        found.tag(name)
+    try:
+        yield
+    finally:
+        for name in lent:
+            client.images.remove(name, noprune=True)
 
 
 def _containerd_store(client: Any) -> bool:
@@ -239,20 +281,21 @@ def _buildx(
     say: Callable[[str], None],
 ) -> list[str]:
     """Runs BuildKit; returns the image's ids, the config's first, the engine's last."""
-    with tempfile.TemporaryDirectory(prefix="slipway-build-") as tmp:
-        folder, out = Path(tmp) / "context", Path(tmp) / "image.tar"
+    place = workspace.contexts(root)
+    if place.is_relative_to(root.state):
+        with cannot_write(place):
+            make_folders(place)
+    with workspace.make(place, "build") as (tmp, fd):
+        folder, out = tmp / "context", tmp / "image.tar"
         write_context(folder, context)
         for name, source in context.sources.items():
             # One folder deeper: BuildKit obeys a .dockerignore at the top of a context.
-            sources.export(root, source, Path(tmp) / "sources" / name / "tree", say)
+            sources.export(root, source, tmp / "sources" / name / "tree", say)
         secrets = pipconf.read()
-        (Path(tmp) / "pip.conf").write_text(secrets.file())
-        metadata = Path(tmp) / "metadata.json"
-        command = _command(request, context, secrets, stand_ins, Path(tmp))
+        (tmp / "pip.conf").write_text(secrets.file())
+        metadata = tmp / "metadata.json"
+        command = _command(request, context, secrets, stand_ins, tmp)
         command += _mirrored(request, mirrors.load(root))
-        nameless = [image for image in request.substitutions.values() if _named(image) != image]
-        for image in nameless:
-            client.images.get(image).tag(_named(image))
         if repro:  # facts: rewrite-timestamp needs an exporter that does not unpack; hence a tar, loaded afterwards
             export = f"type=oci,dest={out},name=docker.io/{request.entry.tag},rewrite-timestamp=true"
             # Level 1: rewriting takes as long at any level, and an uncompressed tar is slower to write and load.
@@ -262,12 +305,10 @@ def _buildx(
         command += ["--metadata-file", str(metadata), str(folder)]
         env = {**os.environ, "DOCKER_HOST": address.url, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
         try:
-            code = subprocess.run(command, env=env, stdout=2, check=False).returncode
+            with _nameable(client, request, stand_ins, say):
+                code = subprocess.run(command, env=env, stdout=2, check=False, pass_fds=(fd,)).returncode
         except FileNotFoundError as e:
             raise SlipwayError(Exit.UNAVAILABLE, "there is no docker command", remedy="images engine up") from e
-        finally:
-            for image in nameless:
-                client.images.remove(_named(image), noprune=True)
         if code:
             raise SlipwayError(Exit.UNAVAILABLE, f"the build of {request.entry.name} failed (buildx exited {code})")
         if repro:
@@ -304,7 +345,7 @@ def _command(
             else:
                 command += ["--build-arg", f"INDEX_{name.upper().replace('-', '_')}={TORCH_CPU_INDEX}"]
     for reference, image in request.substitutions.items():
-        command += ["--build-context", f"{reference}=docker-image://{_named(image)}"]
+        command += ["--build-context", f"{reference}=docker-image://{_named(image, stand_ins[reference])}"]
         command += ["--label", f"slipway.substituted={reference}={stand_ins[reference]}"]
     for name in context.sources:
         command += ["--build-context", f"source-{name}={tmp / 'sources' / name}"]

@@ -25,12 +25,23 @@ class Layer(Noun, frozen=True, kw_only=True):
     made_by: str
 
 
+class BaseFile(Noun, frozen=True, kw_only=True):
+    """What a configuration file in the image says, with all that it inherits. `values` is None where that is not known,
+    and `why` says so. `sha256` (hex) of the file; `inherits`: of each other file that was read for it."""
+
+    sha256: str = ""
+    inherits: dict[str, str] = {}
+    values: dict[str, Any] | None = None
+    why: str = ""
+
+
 class ImageRecord(Noun, frozen=True, kw_only=True):
     """One build. `ids`: every config and manifest digest under which the image is stored, the config's first.
 
     `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
     `sources`: what the build was given of each git repository. `pushed`: REGISTRY/NAME@sha256:MANIFEST, the last first.
-    `platform`: such as linux/amd64; empty where that is not known.
+    `platform`: such as linux/amd64; empty where that is not known. `configurations`: the files in the image that steps
+    start from, by path; a record that was written before they were read has none.
     """
 
     schema: int = 1
@@ -47,6 +58,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     base_tar: str = ""
     debian_packages: dict[str, str] = {}
     layers: list[Layer] = []
+    configurations: dict[str, BaseFile] = {}
     seconds: float
     built: str
 

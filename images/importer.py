@@ -8,7 +8,7 @@ import shutil
 import struct
 import subprocess
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Imported:
-    """What `part` holds: the image's configuration (the OCI one's keys), its platform, and what has made it."""
+    """What `part` holds: the image's configuration (the OCI one's keys), its platform, and what has made it.
+
+    `files`: what the configuration files say that steps start from, where something was added here.
+    """
 
     config: dict[str, Any]
     platform: str
     tool: str
+    files: dict[str, identity.BaseFile] = field(default_factory=dict)
 
 
 def enroot_takes(source: Source) -> bool:
@@ -138,10 +142,11 @@ def through_enroot_with_addition(job: Job, addition: apply.Addition) -> Imported
     job.run("unsquashfs", "-no-progress", "-quiet", "-no-xattrs", "-d", str(root), str(base))
     base.unlink()
     image = addition.put(root, {"config": rootfs.read(root)}, job.work)
+    files = addition.read(root, image)
     with cannot_write(root):
         rootfs.amend(root, image["config"])
     _pack(job, root, image)
-    return Imported(image["config"], job.source.record.platform, _enroot_version(job))
+    return Imported(image["config"], job.source.record.platform, _enroot_version(job), files)
 
 
 def _enroot_import(job: Job, target: Path, **variables: str) -> None:
@@ -173,13 +178,15 @@ def through_umoci(job: Job) -> Imported:
     rootless = ["--rootless"] if os.geteuid() else []
     job.run("umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(root))
     shutil.rmtree(layout)
+    files: dict[str, identity.BaseFile] = {}
     if job.source.addition:
         image = job.source.addition.put(root, image, job.work)
+        files = job.source.addition.read(root, image)
     config = image.get("config") or {}
     with cannot_write(root):
         rootfs.configure(root, config, job.source.uri)
     _pack(job, root, image)
-    return Imported(config, f"{image['os']}/{image['architecture']}", _versions(job))
+    return Imported(config, f"{image['os']}/{image['architecture']}", _versions(job), files)
 
 
 def _pack(job: Job, root: Path, image: dict[str, Any]) -> None:

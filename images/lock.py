@@ -88,6 +88,10 @@ def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntr
         _check_repository(root, (*at, "repositories", name), repository)
     for number, repair in enumerate(wish.repair):
         _check_repair(root, (*at, "repair", number), repair, wish)
+    said = wish.configurations
+    for path in (*said.paths, *filter(None, [said.loader])) if said else ():
+        if not path.startswith("/"):
+            raise _wrong(root, (*at, "configurations"), f"{path!r} is no absolute path")
 
 
 def _check_repair(root: Root, at: tuple[str | int, ...], repair: Repair, wish: MatrixEntry) -> None:
@@ -210,6 +214,7 @@ def build_lock(
                 repair=wish.repair,
                 known_as=wish.known_as,
                 holds=wish.holds,
+                configurations=wish.configurations,
                 user=wish.user,
                 workdir=wish.workdir,
                 driver=wish.driver,

@@ -156,6 +156,16 @@ class Repair(Struct, frozen=True, kw_only=True):
     environment: str = "main"
 
 
+class Configurations(Struct, frozen=True, kw_only=True):
+    """Configuration files in the image that steps start from; what they say goes into the image record.
+
+    `loader`: a Python file of the library whose load_config reads them, where they inherit from one another.
+    """
+
+    paths: list[str]
+    loader: str = ""
+
+
 class MatrixEntry(Struct, frozen=True, kw_only=True):
     """One release. `env`: set in an image of ours, expected of an official base.
 
@@ -172,6 +182,7 @@ class MatrixEntry(Struct, frozen=True, kw_only=True):
     repair: list[Repair] = []
     known_as: dict[str, str] = {}
     holds: list[str] = []
+    configurations: Configurations | None = None
     user: str = "root"
     workdir: str = "/"
     driver: str = "unknown"
@@ -214,6 +225,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     repair: list[Repair] = []
     known_as: dict[str, str] = {}
     holds: list[str] = []
+    configurations: Configurations | None = None
     user: str = "root"
     workdir: str = "/"
     driver: str = "unknown"
@@ -255,9 +267,10 @@ class Entry(Struct, frozen=True, kw_only=True):
 
     @property
     def checksum(self) -> str:
-        """sha256 (hex) of what the image is made from: neither where claims come from nor what was seen since."""
+        """sha256 (hex) of what the image is made from: neither where claims come from, nor what was seen since, nor
+        what of it is read."""
         body: dict[str, Any] = msgspec.to_builtins(self)
-        for key in ("image", "tested", "sources", "notes", "known_as", "holds"):
+        for key in ("image", "tested", "sources", "notes", "known_as", "holds", "configurations"):
             body.pop(key, None)
         for repair in body.get("repair", []):
             repair.pop("why")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from images import apply, identity, mirrors, platforms, sources
+from images import apply, configurations, identity, mirrors, platforms, sources
 from images import build as builder
 from images.importer import Source
 from images.model import Entry, Lock
@@ -48,6 +48,7 @@ def source(root: Root, lock: Lock, entry: Entry, words: tuple[str, ...], say: Sa
         sources.export(root, chosen[name], folder, say)
 
     write = functools.partial(builder.write_context, context=context)
-    addition = apply.Addition(entry.name, context.texts["Dockerfile"], made, write, tree)
+    read = functools.partial(configurations.read, root, entry, say=say)
+    addition = apply.Addition(entry.name, context.texts["Dockerfile"], made, write, tree, read)
     uri = f"docker://{mirrors.load(root).of(str(entry.base.image))}@{entry.base.digest}"
     return Source(record, uri, str(entry.base.digest), addition=addition)

@@ -12,14 +12,13 @@ import fcntl
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from images import apply, debian, dockerhost, identity, importer, mirrors, pulled, rootfs, sidecar
+from images import apply, configurations, debian, dockerhost, identity, importer, mirrors, pulled, sidecar, workspace
 from images.importer import Source
 from images.model import Entry, Lock
 from images.sidecar import Sidecar
@@ -29,7 +28,6 @@ from slipway.files import cannot_write, make_folders, sha256_file, write_atomic
 from slipway.project import Root
 
 Say = Callable[[str], None]
-_WORK = "slipway-squash-"  # how folders for unpacking are called, in the temporary folder
 _IN_REGISTRY = re.compile(r"docker://[^/@]+/[^@]+@(sha256:[0-9a-f]{64})")
 
 
@@ -43,14 +41,15 @@ def squash(root: Root, lock: Lock, image: str, folder: Path | None, say: Say, br
     registry or a program fails), 73 (no space), 77 (the registry wants a login) or 78 (unresolved).
     """
     started = time.monotonic()
+    workspace.sweep(root)
     with _source(root, lock, image, brought, say) as source:
         target = (folder or sidecar.folder(root)).absolute() / sidecar.file_name(source.record)
+        files: dict[str, identity.BaseFile] = {}
         if not _whole(target, say):
             with _importer(target, say) as held:
                 if not _whole(target, say):
-                    _import(root, source, target, held, say)
-        if source.addition and source.record.ids[0] not in _recorded(root, lock.entries[source.record.name]):
-            identity.save(root, msgspec.structs.replace(source.record, seconds=round(time.monotonic() - started, 1)))
+                    files = _import(root, source, target, held, say)
+        _record(root, lock.entries[source.record.name], source, files, round(time.monotonic() - started, 1), say)
     return target
 
 
@@ -105,8 +104,20 @@ def _in_registry(root: Root, lock: Lock, image: str) -> Source:
     raise SlipwayError(Exit.DATA, "no image record names this digest", where=image, remedy=remedy)
 
 
-def _recorded(root: Root, entry: Entry) -> set[str]:
-    return {digest for record in identity.records(root, entry) for digest in record.ids}
+def _record(
+    root: Root, entry: Entry, source: Source, files: dict[str, identity.BaseFile], seconds: float, say: Say
+) -> None:
+    """Of an image that nobody has recorded yet; and what its configuration files say, where a record lacks that."""
+    if source.client is not None:
+        configurations.remember(root, entry, source.record, configurations.in_engine(source.engine, source.digest), say)
+        return
+    if not source.addition:
+        return
+    known = configurations.of_ids(root, entry, {source.record.ids[0]})
+    if known is None:
+        identity.save(root, msgspec.structs.replace(source.record, configurations=files, seconds=seconds))
+    elif files and configurations.wanted(entry, known):
+        identity.save(root, msgspec.structs.replace(known, configurations=files))
 
 
 def _whole(target: Path, say: Say) -> bool:
@@ -139,19 +150,17 @@ def _importer(target: Path, say: Say) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> None:
+def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> dict[str, identity.BaseFile]:
     enroot = importer.enroot_takes(source)
     debian.need(root, say, *(("mksquashfs",) if enroot else importer.TOOLS))
-    # Not tempfile.gettempdir(): it tries the folder with a file of its own, which one that is killed would leave.
-    base = Path(os.environ.get("ENROOT_TEMP_PATH") or os.environ.get("TMPDIR") or "/tmp")
-    _sweep(base)
+    base = workspace.unpacking()
     if source.addition:
         with cannot_write(base):
             apply.check_possible(source.record.name, base)
     check_space(target.parent, base, *space_needed(source.record, importer.packed_bytes(source), enroot))
     say(f"{target.name}: importing {source.uri}")
     part = target.with_name(f".{target.name}.part")
-    with _workspace(base) as (work, fd):
+    with workspace.make(base, "squash") as (work, fd):
         job = importer.Job(source, work, part, (held, fd))
         try:
             if enroot and source.addition:
@@ -164,6 +173,7 @@ def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> No
         finally:
             part.unlink(missing_ok=True)
     say(f"{target.name}: {made.size / 1e6:.1f} MB, by {made.tool}")
+    return imported.files
 
 
 def _describe(source: Source, imported: importer.Imported, part: Path) -> Sidecar:
@@ -198,34 +208,3 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def _workspace(base: Path) -> Iterator[tuple[Path, int]]:
-    """A folder in `base`, locked while we or our programs live, and gone afterwards."""
-    while True:
-        with cannot_write(base):
-            work = Path(tempfile.mkdtemp(prefix=_WORK, dir=base))
-        fd = os.open(work, os.O_RDONLY)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if work.exists():  # before it was locked, another's sweep may have taken it for one that was left
-            break
-        os.close(fd)
-    try:
-        yield work, fd
-    finally:
-        rootfs.remove(work)
-        os.close(fd)
-
-
-def _sweep(base: Path) -> None:
-    """Removes our folders in `base` that nobody holds any more."""
-    for left in base.glob(f"{_WORK}*"):
-        with contextlib.suppress(OSError):  # another user's, still held, or just removed by another sweep
-            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                if os.fstat(fd).st_uid == os.geteuid():
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    rootfs.remove(left)
-            finally:
-                os.close(fd)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-from images import debian, dockerhost, identity, render, rootfs, sidecar, squash
+from images import configurations, debian, dockerhost, identity, render, rootfs, sidecar, squash, workspace
+from images.configurations import USER
 from images.model import Entry, Lock
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import sha256_file
 from slipway.project import Root
 
-USER = 12345  # chroot.sh has it too
 BROUGHT = "/tmp/slipway"  # where program and entry are, inside
 _OWN = "/etc/slipway/entry.json"
 # Not the image's own start script, whose entrypoint may print or do anything. Code 1 is enroot's own, too, where it
@@ -31,21 +30,24 @@ def verify(root: Root, lock: Lock, image: str, say: squash.Say) -> None:
     """Prints a table of what was expected and found in `image`: LIBRARY/RELEASE-FLAVOUR, a tag, an id, or FILE.sqsh.
 
     Raises SlipwayError 65 (differences, each on stderr; or a file that is not what its sidecar says), 66 (not there)
-    or 69 (no engine, or nothing here can look into a .sqsh).
+    or 69 (no engine, or nothing here can look into a .sqsh). A record of it that does not say what its configurations
+    are gets them.
     """
-    with tempfile.TemporaryDirectory(prefix="slipway-verify-") as name:
-        folder = Path(name)
+    workspace.sweep(root)
+    with workspace.make(workspace.unpacking(), "verify") as (folder, _):
         brought = folder / "brought"
         if image.endswith(sidecar.SUFFIX):
             entry = check_file(lock, Path(image))
+            ids = set(sidecar.read(Path(image)).ids)
             command, env = _in_file(root, entry, Path(image).resolve(), folder, say)
         else:
-            entry, command, env = _in_engine(root, lock, image, brought)
+            entry, command, env, digest = _in_engine(root, lock, image, brought)
+            ids = {digest}
         _bring(root, entry, brought)
-        try:
-            code = subprocess.run(command, env=env, check=False).returncode
-        finally:
-            rootfs.remove(folder / "data")
+        # Without the folder's lock: what is in an image gets nothing of this machine to hold.
+        code = subprocess.run([*command, *_words()], env=env, check=False).returncode
+        if not code and (record := configurations.of_ids(root, entry, ids)):
+            configurations.remember(root, entry, record, lambda w: configurations.run([*command, *w[1:]], env), say)
     if code == 125:  # docker, chroot, and what is around enroot: it could not be started; they have said why
         raise SlipwayError(Exit.UNAVAILABLE, "the image cannot be run here", where=image)
     if code:
@@ -74,7 +76,8 @@ def check_file(lock: Lock, file: Path) -> Entry:
     return entry
 
 
-def _in_engine(root: Root, lock: Lock, image: str, brought: Path) -> tuple[Entry, list[str], dict[str, str]]:
+def _in_engine(root: Root, lock: Lock, image: str, brought: Path) -> tuple[Entry, list[str], dict[str, str], str]:
+    """The entry, its Python in the image as a command, that one's environment, and the image's id."""
     address = dockerhost.find(root)
     with dockerhost.engine_client(address) as client:
         digest = identity.find(root, lock, image, client)[1] if image in lock.entries else ""
@@ -90,17 +93,18 @@ def _in_engine(root: Root, lock: Lock, image: str, brought: Path) -> tuple[Entry
     entry = lock.entries[name]
     command = [debian.which("docker") or "docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"]
     command += ["--user", f"{USER}:{USER}", "--volume", f"{brought}:{BROUGHT}:ro", "--entrypoint", _python(entry)]
-    return entry, [*command, digest, *_words()], {**os.environ, "DOCKER_HOST": address.url}
+    return entry, [*command, digest], {**os.environ, "DOCKER_HOST": address.url}, digest
 
 
 def _in_file(root: Root, entry: Entry, file: Path, folder: Path, say: squash.Say) -> tuple[list[str], dict[str, str]]:
-    python, words, brought = _python(entry), _words(), folder / "brought"
+    """The entry's Python in the file as a command, and that one's environment."""
+    brought = folder / "brought"
     if enroot := debian.which("enroot"):
         start, env = folder / "rc", os.environ | _NO_GPU
         start.write_text(_START)
         container = str(file) if _can_mount() else _unpack(enroot, file, folder / "data", env, say)
         mount = f"{brought}:{BROUGHT}:none:x-create=dir,bind,ro:0:0"
-        return [*_AROUND, enroot, "start", "--rc", str(start), "--mount", mount, container, python, *words], env
+        return [*_AROUND, enroot, "start", "--rc", str(start), "--mount", mount, container, _python(entry)], env
     if os.geteuid():
         remedy = "install enroot, or let root do it, who mounts the file"
         raise SlipwayError(Exit.UNAVAILABLE, "nothing here runs a program in a .sqsh", where=str(file), remedy=remedy)
@@ -111,7 +115,7 @@ def _in_file(root: Root, entry: Entry, file: Path, folder: Path, say: squash.Say
     script = [str(Path(__file__).with_name("chroot.sh")), str(file), str(mountpoint), str(brought)]
     clean = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in variables.items())]
     apart = ["unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-    return [*apart, *script, *clean, python, *words], {"PATH": debian.search_path()}
+    return [*apart, *script, *clean, _python(entry)], {"PATH": debian.search_path()}
 
 
 def _can_mount() -> bool:

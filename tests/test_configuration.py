@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import sys
 from functools import cache
@@ -12,21 +13,25 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import REPO, Engine, Inputs, Project, SpecOf
+from helpers import REPO, Engine, Inputs, Project, SpecOf, record_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_code import repository
 
 from images import lock as locks
+from images.identity import BaseFile
 from images.model import Entry
 from launcher.catalog import commands, definitions, releases
 from launcher.catalog.definitions import Step
-from launcher.core import arguments
+from launcher.core import arguments as typed
 from launcher.core.arguments import Arguments
+from launcher.core.plan import LaunchSpec
 from launcher.planning import configuration
+from launcher.planning.checks import parallelism
 from slipway import resolver
 from slipway.errors import SlipwayError
 from slipway.project import Root
-from slipway.resolver import ABSENT
+from slipway.resolver import ABSENT, UNKNOWN, Configuration
 
 sys.path.insert(0, str(REPO / "entrypoints" / "steps"))
 
@@ -82,6 +87,8 @@ def launches(draw: Any) -> dict[str, Any]:
     said = Arguments(inputs=inputs, parameters=parameters, overrides=overrides)
     true = base.get("values", {root: draw(VALUES) for root in draw(lists_of(step.config_roots, 4))})
     spec = {"step": step, "entry": entry, "base": base, "overlays": layers, "words": said}
+    if "path" in base and draw(st.booleans()):  # the record of the image has read it
+        return {"spec": spec | {"in_image": BaseFile(values=true)}, "true": true}
     return {"spec": spec, "true": stated(step, true) if "path" in base else true}
 
 
@@ -92,7 +99,7 @@ def owned(step: Step, key: str) -> bool:
 def stated(step: Step, values: dict[str, Any]) -> dict[str, Any]:
     """The file in the image, which has what step.yaml states of it."""
     config = copy.deepcopy(values)
-    for key, value in step.presets.items():
+    for key, value in (step.unsaid | step.presets).items():
         *parents, last = key.split(".")
         node = config
         for name in parents:
@@ -112,15 +119,19 @@ def test_what_is_foreseen_is_what_the_step_program_merges(spec_of: SpecOf, launc
     try:
         written = slipway_step.merge_config(without_resume(plan))
     except slipway_step.ConfigError:
-        assert spec.config.impossible or "path" in spec.base
+        assert spec.config.impossible or unread(spec)
         return
     assert not spec.config.impossible
     for key, leaf in resolver.leaves(spec.config.root):
         assert at(written, key) == leaf.value, key
-    if "values" in spec.base:
+    if not unread(spec):
         assert resolver.plain(spec.config.root) == written
     for key in spec.step.roles.values():
         assert spec.config.value(key) is not ABSENT or at(written, key) is ABSENT
+
+
+def unread(spec: LaunchSpec) -> bool:
+    return "path" in spec.base and spec.in_image is None
 
 
 def without_resume(config: dict[str, Any]) -> dict[str, Any]:
@@ -219,8 +230,118 @@ def test_what_the_container_would_refuse_is_refused_when_planning(spec_of: SpecO
     step = definitions.find_step(Root(REPO), "sft/megatron_bridge")
     entry = next(e for s, e in runnable() if s.id == step.id and e.flavour == "cuda")
     base = commands.base_config(step, entry)
-    spec = spec_of(step=step, entry=entry, base=base, words=arguments.parse(step, (*INPUTS, word)))
+    spec = spec_of(step=step, entry=entry, base=base, words=typed.parse(step, (*INPUTS, word)))
     (finding,) = configuration.check(spec)
     with pytest.raises(slipway_step.ConfigError, match=r"cannot be set, since .* and not a mapping"):
         slipway_step.merge_config(without_resume(configuration.planned(spec, {})))
     assert (finding.code, finding.where) == (64, word) and "and not a mapping (base)" in finding.what
+
+
+# Of a base in the image.
+
+GRPO = "/opt/nemo-rl/examples/configs/grpo_math_1B.yaml"
+SAYS: dict[str, Any] = {
+    "policy": {
+        "dtensor_cfg": {"enabled": True, "_v2": True, "tensor_parallel_size": 1, "context_parallel_size": 1},
+        "megatron_cfg": {"enabled": False, "tensor_model_parallel_size": 1},
+        "train_global_batch_size": 512, "train_micro_batch_size": 4, "precision": "bfloat16",
+        "max_total_sequence_length": 512, "logprob_batch_size": "${policy.train_micro_batch_size}",
+        "generation": {
+            "backend": "vllm", "colocated": {"enabled": True}, "max_new_tokens": "${policy.max_total_sequence_length}",
+            "vllm_cfg": {"gpu_memory_utilization": 0.6, "tensor_parallel_size": 1, "pipeline_parallel_size": 1,
+                         "max_model_len": "${policy.max_total_sequence_length}", "precision": "${policy.precision}"},
+        },
+    },
+    "grpo": {"num_prompts_per_step": 32, "num_generations_per_prompt": 16},
+    "checkpointing": {"model_save_format": "safetensors"}, "nobody_stated": {"this": "at all"},
+}  # fmt: skip
+
+
+def record_base(project: Project, base: BaseFile | None) -> None:
+    """The record of NeMo RL's image says this of the file that rl/grpo starts from, or nothing of any."""
+    entry = locks.select(locks.load_lock(project.root), "nemo-rl", "cuda")
+    record_image(project.root, entry, configurations={GRPO: base} if base else {})
+
+
+def config(project: Project, words: tuple[str, ...], *more: str) -> dict[str, dict[str, Any]]:
+    done = project.launch("config", "--profile", "slurm-pyxis", *words, *more, "--json")
+    assert done.code == 0, done
+    return {row["key"]: row for row in json.loads(done.stdout)}
+
+
+def test_what_the_record_says_of_the_base_is_known(project: Project, words: tuple[str, ...]) -> None:
+    record_base(project, BaseFile(values=SAYS))
+    found = config(project, words)
+    by = f"the image's {GRPO}"
+    assert found["nobody_stated.this"] == {"key": "nobody_stated.this", "value": "at all", "by": by}
+    assert "policy.sequence_packing.enabled" not in found  # which step.yaml states, and this image does not say
+    text = project.launch("config", "--profile", "slurm-pyxis", *words).stdout
+    assert "# and whatever else" not in text and "# where nothing says it" not in text
+
+
+def test_what_nothing_says_is_what_the_library_takes(project: Project, words: tuple[str, ...]) -> None:
+    """DTensor's first worker, which does not write safetensors."""
+    dtensor = {"enabled": True, "tensor_parallel_size": 1}
+    record_base(project, BaseFile(values=SAYS | {"policy": SAYS["policy"] | {"dtensor_cfg": dtensor}}))
+    text = project.launch("config", "--profile", "slurm-pyxis", *words).stdout
+    assert text.endswith("# where nothing says it, the library takes policy.dtensor_cfg._v2: false\n")
+    done = project.launch("--profile", "slurm-pyxis", *words, "--dry-run")
+    assert done.code == 78 and "error: checkpointing.model_save_format=safetensors: DTensor" in done.stderr, done
+    assert "policy.dtensor_cfg._v2: true; in this image it is false\n" in done.stderr
+
+
+@pytest.mark.parametrize("base", [None, BaseFile(why="it is not in the image")])
+def test_without_it_counts_what_the_step_states(
+    project: Project, words: tuple[str, ...], base: BaseFile | None
+) -> None:
+    record_base(project, base)
+    found = config(project, words)
+    assert found["policy.sequence_packing.enabled"]["value"] is True
+    text = project.launch("config", "--profile", "slurm-pyxis", *words).stdout
+    assert f"# and whatever else the image's {GRPO} says\n" in text
+
+
+def test_an_image_that_is_other_than_stated_is_warned_of(project: Project, words: tuple[str, ...]) -> None:
+    record_base(
+        project, BaseFile(values=SAYS | {"grpo": {"num_prompts_per_step": 32, "num_generations_per_prompt": 8}})
+    )
+    said = project.launch("--profile", "slurm-pyxis", *words, "--dry-run").stderr
+    where = f"warning: {project.path}/launcher/steps/rl/nemo_rl/grpo/step.yaml: presets: says that {GRPO} has "
+    assert f"{where}grpo.num_generations_per_prompt: 16; in this image it is 8\n" in said
+    assert f"{where}policy.sequence_packing.enabled: true; in this image it does not\n" in said
+    assert said.count(": presets: says that") == 5, said
+
+
+def test_rules_know_what_the_record_says(project: Project, words: tuple[str, ...]) -> None:
+    """Of a batch that cannot be shared out, and of a value that is another key's."""
+    policy = SAYS["policy"] | {"train_global_batch_size": 7}
+    record_base(project, BaseFile(values=SAYS | {"policy": policy}))
+    done = project.launch("--profile", "slurm-pyxis", *words, "--dry-run")
+    assert done.code == 64 and "policy.train_global_batch_size" in done.stderr, done
+    generation = SAYS["policy"]["generation"] | {"max_new_tokens": "${policy.train_global_batch_size}"}
+    record_base(project, BaseFile(values=SAYS | {"policy": SAYS["policy"] | {"generation": generation}}))
+    done = project.launch("--profile", "slurm-pyxis", *words, "policy.train_global_batch_size=1024", "--dry-run")
+    assert "max_new_tokens=1024" in done.stderr and "more than a whole sequence may have" in done.stderr, done
+
+
+def test_of_a_tree_of_the_users_own_nothing_is_known(project: Project, words: tuple[str, ...], tmp_path: Path) -> None:
+    project.env["PATH"] = os.environ["PATH"]
+    tree = repository(tmp_path / "tree", {"examples/configs/grpo_math_1B.yaml": "policy: {}"})
+    record_base(project, BaseFile(values=SAYS))
+    found = config(project, words, "--code", f"nemo-rl={tree}")
+    assert not {"nobody_stated.this", "policy.sequence_packing.enabled"} & found.keys()
+    done = project.launch("--profile", "slurm-pyxis", *words, "--code", f"nemo-rl={tree}", "--dry-run")
+    assert f"note: not checked, only {GRPO} of --code nemo-rl may say it: policy.train_global_batch_size" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("a.b.c", 2), ("a.d", 2), ("y", 2), ("z.c", 2), ("f", UNKNOWN), ("g", UNKNOWN), ("h", ABSENT), ("z.none", ABSENT)],
+)
+def test_a_value_that_is_another_keys(key: str, value: Any) -> None:
+    known = Configuration()
+    known.merge(
+        {"a": {"b": {"c": "${..e}"}, "d": "${.e}", "e": 2}, "y": "${a.b.c}", "z": "${a.b}", "f": "${mul:2,3}",
+         "g": "${g}"}, "base"
+    )  # fmt: skip
+    assert resolver.plain(parallelism.said_of(known, key)) == value

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from helpers import BOOTSTRAP, REGISTRY, entry_of
 
-from images.model import Base, Entry, Environment, FromSource, Group, Identity, Repair, Repository
+from images.model import Base, Configurations, Entry, Environment, FromSource, Group, Identity, Repair, Repository
 
 REPOSITORY = Repository(url="https://example.org/a", tag="v1", path="/opt/a")
 GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a.txt", sha256="0" * 64)
@@ -23,6 +23,7 @@ GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a
         ("notes", ["a note"]),
         ("known_as", {"boats": "2.0"}),
         ("holds", ["/root/.cache"]),
+        ("configurations", Configurations(paths=["/opt/base.yaml"])),
         ("base", msgspec.structs.replace(REGISTRY, reported="somebody says so")),
     ],
 )
@@ -65,7 +66,7 @@ def test_every_field_of_an_entry_is_decided_on() -> None:
     assert set(Entry.__struct_fields__) == {
         "library", "release", "flavour", "base", "python", "environments", "groups", "repositories", "env", "user",
         "workdir", "driver", "repair",
-        "image", "tested", "sources", "notes", "known_as", "holds",
+        "image", "tested", "sources", "notes", "known_as", "holds", "configurations",
     }  # fmt: skip
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import IMAGE, Refused, entry_of, record_image
@@ -85,37 +81,6 @@ def test_what_is_no_sidecar(tmp_path: Path, text: str | None) -> None:
 )
 def test_what_cannot_be_squashed(refused: Refused, image: str, code: int, words: str) -> None:
     assert words in refused(code, "squash", image, program="images")
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from images import squash
-with squash._workspace(Path(sys.argv[1])) as (work, fd):
-    print(work, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_only_folders_whose_owners_are_gone_are_swept(tmp_path: Path) -> None:
-    """One owner lives, one was killed, one was killed while a program of its still has the folder."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as living, subprocess.Popen(command, **pipes) as killed:
-        works = [Path(p.stdout.readline().strip()) for p in (living, killed) if p.stdout]
-        (works[1] / "rootfs").mkdir()
-        squash._sweep(tmp_path)
-        assert all(w.is_dir() for w in works)
-        killed.kill()
-        killed.wait()
-        fd = os.open(works[1], os.O_RDONLY)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        squash._sweep(tmp_path)
-        assert works[1].is_dir()
-        os.close(fd)
-        squash._sweep(tmp_path)
-        assert [w.is_dir() for w in works] == [True, False]
-    assert not works[0].exists()
 
 
 def test_what_a_killed_importer_has_left_goes(tmp_path: Path) -> None:

@@ -159,15 +159,16 @@ class InputChange(Noun, frozen=True, kw_only=True):
 class Release(Noun, frozen=True, kw_only=True):
     """What is another way in some releases, or in one flavour; all that match apply, in their order.
 
-    `script`: the library's own program that the step program runs. `presets`: what the base in the image says, for
-    rules: key -> value. `parameters`: name -> its keys, or what each of its values sets. `refuses`: why -> keys that
-    cannot be taken, with what is below them; KEY=VALUE where it is one value of it.
+    `script`: the library's own program. `presets`: what the base in the image says where its record does not: key ->
+    value; `unsaid`: what the library takes where nothing says a key. `parameters`: name -> its keys, or what each of
+    its values sets. `refuses`: why -> keys that cannot be taken, with what is below them; or KEY=VALUE.
     """
 
     when: dict[str, str] = {}
     flavour: Flavour | None = None
     script: str = ""
     presets: dict[str, Any] = {}
+    unsaid: dict[str, Any] = {}
     inputs: dict[str, InputChange] = {}
     parameters: dict[str, list[str] | dict[str, dict[str, Any]]] = {}
     roles: dict[Role, str] = {}
@@ -243,7 +244,8 @@ class Step(Noun, frozen=True, kw_only=True):
     backends: dict[str, Backend] = {}
     sample: Sample = Sample()
     wires: list[Wire] = []
-    presets: dict[str, Any] = {}  # what the base in the image says, key by key
+    presets: dict[str, Any] = {}  # what the base in the image says, key by key, where the image's record does not
+    unsaid: dict[str, Any] = {}  # what the library takes for a key that nothing says
     misnamed: dict[str, str] = {}  # a name that old documentation has -> the part of a key that it means
     refuses: dict[str, list[str]] = {}  # why -> configuration keys that no release can take
     releases: list[Release] = []

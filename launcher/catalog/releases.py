@@ -30,10 +30,12 @@ def at_release(step: Step, entry: Entry) -> Step:
     changes: dict[str, Any] = {"releases": [], "wires": [*step.wires, *(w for r in held for w in r.wires)]}
     changes["script"] = next((r.script for r in reversed(held) if r.script), step.script)
     changes["presets"], changes["roles"] = dict(step.presets), dict(step.roles)
+    changes["unsaid"] = dict(step.unsaid)
     changes["inputs"], changes["parameters"] = dict(step.inputs), dict(step.parameters)
     changes["refuses"] = dict(step.refuses)
     for release in held:
         changes["presets"] |= release.presets
+        changes["unsaid"] |= release.unsaid
         changes["roles"] |= release.roles
         changes["refuses"] |= {why: [*changes["refuses"].get(why, []), *keys] for why, keys in release.refuses.items()}
         changes["inputs"] |= {n: _changed(changes["inputs"][n], c) for n, c in release.inputs.items()}

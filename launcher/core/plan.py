@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from images.identity import BaseFile
 from images.model import Entry, Flavour
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.cache_location import Converted, MegatronCache
@@ -136,7 +137,8 @@ class ImageInfo(Noun, frozen=True, kw_only=True):
 
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
-    repositories it does without. `platform`: what it was made for, empty = unknown. `unpack`: bytes that have to be
+    repositories it does without. `configurations`: path in the image -> what its record says of that file, which a step
+    may start from. `platform`: what it was made for, empty = unknown. `unpack`: bytes that have to be
     written before it can start; `unpack_free`: that can be.
     """
 
@@ -148,6 +150,7 @@ class ImageInfo(Noun, frozen=True, kw_only=True):
     tagged: str = ""
     drift: dict[str, str] = {}
     left_out: list[str] = []
+    configurations: dict[str, BaseFile] = {}
     platform: str = ""
     unpack: int = 0
     unpack_free: int = 0
@@ -244,6 +247,8 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     words: Arguments
     overlays: list[tuple[str, dict[str, Any]]]
     base: dict[str, Any]
+    in_image: BaseFile | None = None
+    hidden: str = ""
     program: str
     nodes: int
     gpus: int

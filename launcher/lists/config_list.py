@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from launcher.core.plan import LaunchSpec
 from launcher.planning import configuration
+from launcher.planning.checks.parallelism import base_unknown
 from slipway import canonical, resolver, yamldoc
 from slipway.errors import visible
 from slipway.resolver import ABSENT, Leaf, Mark, Node, Section
@@ -39,8 +40,13 @@ def changes(spec: LaunchSpec, paths: Mapping[str, str]) -> str:
 
 
 def _beyond(spec: LaunchSpec) -> Iterator[str]:
-    if "path" in spec.base:
-        yield f"and whatever else the image's {spec.base['path']} says"
+    if base_unknown(spec):
+        where = spec.hidden or f"the image's {spec.base['path']}"
+        yield f"and whatever else {where} says"
+    silent = {k: v for k, v in spec.step.unsaid.items() if spec.config.at(k) is ABSENT}
+    if silent:
+        said = ", ".join(f"{key}: {yamldoc.flow(value)}" for key, value in silent.items())
+        yield f"where nothing says it, the library takes {said}"
 
 
 def _lines(section: Section, depth: int) -> Iterator[tuple[str, str]]:

@@ -4,28 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec
-from launcher.planning.checks.parallelism import setting, value_of
+from launcher.planning.checks.parallelism import said_of, setting, value_of
 from slipway import resolver
 from slipway.errors import Exit
-from slipway.resolver import Assignment, Configuration, Impossible, Lost
+from slipway.resolver import ABSENT, UNKNOWN, Assignment, Configuration, Impossible, Lost, Mark, Section
 
 OUTPUT = "/output"
 
 
 def resolved(spec: LaunchSpec, paths: Mapping[str, str]) -> LaunchSpec:
     """The spec with its configuration, as the step program will merge it. `paths`: input -> where it is mounted."""
-    base = spec.base.get("values")
-    if "path" in spec.base:
-        base = resolver.in_image(spec.step.presets, f"the image's {spec.base['path']}")
     layers = [(name if n == 0 else f"-c {name}", values) for n, (name, values) in enumerate(spec.overlays)]
-    found = resolver.resolve(base, layers, removed(spec), [*_resumed(spec), *assignments(spec, paths)])
+    found = resolver.resolve(_base(spec), layers, removed(spec), [*_resumed(spec), *assignments(spec, paths)])
     return msgspec.structs.replace(spec, config=found)
+
+
+def _base(spec: LaunchSpec) -> Any:
+    """What it starts from: values of ours; or those of a file in the image, or what is known of that file.
+
+    What its record says is so in the container, where nothing else is mounted there. What step.yaml says of it counts
+    where there is no such record; nothing is known of what `--code` or a mount puts there.
+    """
+    if "path" not in spec.base:
+        return spec.base.get("values")
+    if spec.hidden:
+        return resolver.in_image({}, spec.hidden)
+    return _recorded(spec) or resolver.in_image(spec.step.unsaid | spec.step.presets, _by(spec))
+
+
+def hidden_by(spec: LaunchSpec, path: str) -> str:
+    """What stands in the container where the image has `path`: a tree of --code, a mount of the profile; else nothing.
+
+    A tree of the user's own is not read here: its configurations inherit from one another by a loader of its own.
+    """
+    for name, code in spec.code.items():
+        if PurePosixPath(path).is_relative_to(code.path):
+            return f"{path} of --code {name}"
+    for mount in spec.profile.mounts:
+        if PurePosixPath(path).is_relative_to(mount.target):
+            return f"{path} of {mount.source}, a mount of the profile {spec.profile.name},"
+    return ""
+
+
+def _recorded(spec: LaunchSpec) -> Section | None:
+    if spec.in_image is None or spec.in_image.values is None:
+        return None
+    base = Configuration()
+    base.merge(spec.in_image.values, _by(spec))
+    return base.root
+
+
+def _by(spec: LaunchSpec) -> str:
+    return f"the image's {spec.base.get('path')}"
 
 
 def planned(spec: LaunchSpec, paths: Mapping[str, str]) -> dict[str, Any]:
@@ -97,6 +134,23 @@ def check(spec: LaunchSpec) -> Iterator[Finding]:
         yield _twice(said[loss.by], loss)
     yield from _refused(spec)
     yield from _overruled(spec)
+    yield from _otherwise(spec)
+
+
+def _otherwise(spec: LaunchSpec) -> Iterator[Finding]:
+    """What step.yaml says of the file in the image, and that says otherwise: what is in the image counts."""
+    base = None if spec.hidden else _recorded(spec)
+    if base is None:
+        return
+    stated = resolver.in_image(spec.step.presets, "")
+    for key in spec.step.presets:
+        here, there = (resolver.plain(said_of(Configuration(root), key)) for root in (base, stated))
+        here = spec.step.unsaid.get(key, here) if here is ABSENT else here
+        if isinstance(there, Mark) or here == there:  # of another key, which is not stated
+            continue
+        what = f"says that {spec.base['path']} has {key}: {_text(there)}; in this image it "
+        what += "does not" if here is ABSENT else "does not say what" if here is UNKNOWN else f"is {_text(here)}"
+        yield warning(f"{spec.step.folder}/step.yaml: presets", what, "what is in the image counts")
 
 
 def _impossible(wrong: Impossible) -> Finding:
@@ -119,7 +173,7 @@ def _refused(spec: LaunchSpec) -> Iterator[Finding]:
                     yield error(Exit.WORDS, setting(spec, key), f"{spec.entry.name} cannot take it: {why}")
                 continue
             below = next((name for name in said if f"{name}.".startswith(f"{key}.")), "")
-            if below or value_of(spec, key) not in (None, msgspec.UNSET):
+            if below or _set_over_base(spec, key):
                 yield error(Exit.WORDS, below or key, f"{spec.entry.name} cannot take it: {why}")
 
 
@@ -148,3 +202,8 @@ def _said(values: Any, key: str) -> Any:
     for name in key.split("."):
         values = values.get(name) if isinstance(values, dict) else None
     return values
+
+
+def _set_over_base(spec: LaunchSpec, key: str) -> bool:
+    """Whether somebody sets the key, or one below it: what the image's own base has, its library can take."""
+    return any(f.by != _by(spec) and f.value is not None for _, f in resolver.leaves(spec.config.at(key)))

@@ -148,6 +148,9 @@ def prepare(root: Root, options: Options) -> Prepared:
         wired=releases.wired(step, seen.artifacts),
         makes=options.makes,
     )
+    if path := spec.base.get("path"):
+        hidden = configuration.hidden_by(spec, path)
+        spec = msgspec.structs.replace(spec, in_image=seen.image.configurations.get(path), hidden=hidden)
     spec = parallelism.with_backend(configuration.resolved(spec, container_paths(seen.artifacts)))
     engine = engines.of(profile.kind)
     files = _files(root, step, program, engine)

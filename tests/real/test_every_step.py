@@ -218,13 +218,17 @@ def test_a_step_runs_to_its_end_with_what_was_planned(
     site: Tree, inputs: dict[str, Path], place: Path, step: str
 ) -> None:
     case = CASES[step]
-    done = site.launch(step, *case.words.format(**inputs).split(), f"output={place}/out")
+    words = (step, *case.words.format(**inputs).split(), f"output={place}/out")
+    listed = site.launch("config", *words, "--json")
+    done = site.launch(*words)
     assert done.code == 0, done.out + done.err
     run = site.run_of(done)
     plan, processes = run.record["plan"], processes_of(place / "out")
     assert_promised(plan, run)
     assert_given(plan, run, processes)
     merged = yaml.safe_load((run.path / "container" / "config.yaml").read_text())
+    if not (case.moved or case.arguments):  # what the step's program writes is what it was planned with
+        assert_foreseen(json.loads(listed.out), merged, plan["config"]["base"])
     received = processes[case.entry][0]["config"] if case.entry else merged
     assert_as_planned(planned(plan["config"]), received, merged, case)
     text = canonical.pretty(told(site, run, processes) or {"config": merged})
@@ -276,6 +280,16 @@ def planned(config: dict[str, Any]) -> dict[str, Any]:
     for key, value in config["set"]:
         known = without(known, key) | dict(leaves({key: value}))
     return known
+
+
+def assert_foreseen(listed: list[dict[str, Any]], merged: dict[str, Any], base: dict[str, Any]) -> None:
+    """`launch config` lists every key that the step's program has written, with its value: also those of a base in the
+    image, which the image's record has."""
+    ours = "deadline."  # which the step's program takes for itself
+    known = {row["key"]: row["value"] for row in listed if not row["key"].startswith(ours) and row["value"] != {}}
+    assert known == dict(leaves(merged))
+    if "path" in base:
+        assert f"the image's {base['path']}" in {row["by"] for row in listed}
 
 
 def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from images import identity
@@ -16,6 +18,7 @@ from images.model import Entry
 from slipway.errors import Exit
 from slipway.project import Root
 
+from .conftest import link_tar
 from .official import BUILT, RELEASES, Shelf, another, checkout, image_of
 from .support import Done, Tree
 
@@ -200,6 +203,40 @@ def test_a_sqsh_of_it_is_the_same(gpu_project: Tree) -> None:
     assert done.code == 0, done
     verified = gpu_project.images("verify", done.out.strip())
     assert verified.code == 0 and "vllm: imports" in verified.out, verified
+
+
+def test_what_steps_start_from_is_read_inside_by_every_command_that_has_the_image(
+    gpu_project: Tree, place: Path
+) -> None:
+    """NeMo RL's by its own loader, since they inherit from one another. Each command finds an older record, without."""
+    shutil.copytree(gpu_project.path, place / "project", copy_function=link_tar)
+    tree, name = dataclasses.replace(gpu_project, path=place / "project"), name_of("nemo-rl")
+    root, entry = Root(tree.path), entry_of(tree, "nemo-rl")
+    (record,) = (r for r in identity.records(root, entry) if r.inputs)
+    found = record.configurations
+    assert entry.configurations is not None and [*found] == entry.configurations.paths
+    dapo, grpo = (next(f for f in found if name in f) for name in ("dapo", "grpo_math"))
+    assert found[dapo].inherits == {grpo: found[grpo].sha256}
+    below, above = found[grpo].values, found[dapo].values
+    assert below and above and above == below | {"grpo": below["grpo"] | {"seed": 43}}
+    file = tree.images("squash", name).out.strip()
+    for words in (("verify", name), ("verify", file), ("squash", name), ("build", "nemo-rl", "--flavour", "cuda")):
+        identity.save(root, msgspec.structs.replace(record, configurations={}))
+        done = tree.images(*words)
+        assert done.code == 0, done
+        assert next(r for r in identity.records(root, entry) if r.ids == record.ids).configurations == found, words
+
+
+def test_what_cannot_be_read_of_them_is_said_and_stops_no_build(over: Callable[..., Tree]) -> None:
+    folder = "/opt/Automodel/examples/llm_finetune/llama3_2"
+    one, other = f"{folder}/llama3_2_1b_squad.yaml", f"{folder}/llama3_2_1b_squad_peft.yaml"
+    tree = over("automodel", f"rm {one} && rm {other} && mkfifo {other}")
+    done = build(tree, "automodel")
+    assert done.code == 0, done
+    said = "not known when planning, since it is"
+    assert f"{said} not in the image: {one}" in done.err and f"{said} no regular file: {other}" in done.err
+    record = identity.records(Root(tree.path), entry_of(tree, "automodel"))[0]
+    assert [bool(f.values) for f in record.configurations.values()] == [False, False, True]
 
 
 def test_another_commit_than_the_one_that_was_read_is_named(over: Callable[..., Tree]) -> None:

@@ -147,6 +147,8 @@ def test_the_file_is_the_one_that_docker_gives(
     entry = locks.load_lock(Root(login.path)).entries[name_of(library)]
     assert second[0] == f"# enroot-provenance: docker://{entry.base.image}@{entry.base.digest}"
     assert login.images("verify", str(file)).code == 0
+    known = [identity.records(Root(p), entry)[0].configurations for p in (gpu_project.path, file.parents[2])]
+    assert known[0] == known[1] and all(f.values for f in known[0].values())
 
 
 @AS_ROOT

@@ -370,7 +370,7 @@ def test_through_enroot(yard: Yard) -> None:
     assert variables["ENROOT_SQUASH_OPTIONS"] == "-comp zstd -Xcompression-level 3 -b 1M"
     assert variables["DOCKER_HOST"] == yard.tree.env["DOCKER_HOST"]
     assert call["there"] == {"ENROOT_TEMP_PATH": True, "ENROOT_CACHE_PATH": True}
-    assert variables["ENROOT_TEMP_PATH"].startswith(f"{yard.temporary}/slipway-squash-")
+    assert variables["ENROOT_TEMP_PATH"].startswith(f"{yard.temporary}/slipway-held-squash-")
     assert json.loads(Path(f"{file}.json").read_text())["tool"] == "enroot 4.1.2"
     assert yard.names == {file.name, f"{file.name}.json"} and yard.left == []
     first = file.read_bytes()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from slipway.project import Root
 
 from .conftest import Variant, installed, link_tar, toy
 from .registry import registry
-from .support import PROJECT, Done, Tree, docker_with_memory
+from .support import PROJECT, Done, Tree, docker_with_memory, until
 
 pytestmark = pytest.mark.real
 
@@ -162,6 +165,117 @@ def test_another_stand_in_is_another_image(checkout: Tree, substituted: Built, c
     absent = f"environment main: transformer-engine: not installed, expected {expected['transformer-engine']}"
     assert absent in done.err
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("named", ["tagged", "nameless"])
+def test_a_stand_in_may_be_named_by_its_id(
+    docker: Any, address: str, checkout: Tree, substituted: Built, cuda: Entry, stand_in: str, place: Path, named: str
+) -> None:
+    """Of which BuildKit knows no name. The engine has it afterwards, too, where nothing else names it."""
+    assert substituted.done.code == 0
+    shutil.copytree(checkout.path, place / "project", copy_function=link_tar)
+    tree = dataclasses.replace(checkout, path=place / "project")
+    digest = docker.images.get(stand_in).id if named == "tagged" else without_name(docker, address, place, stand_in)
+    before = all_tags(docker)
+    try:
+        for _ in range(2):
+            shutil.rmtree(tree.path / ".slipway" / "images" / cuda.checksum, ignore_errors=True)
+            done = tree.images("build", "automodel", "--flavour", "cuda", "--base", f"{cuda.base.reference}={digest}")
+            assert done.code == 0 and ": built in " in done.err, done
+            assert docker.images.get(digest).id == digest
+        (record,) = identity.records(Root(tree.path), cuda)
+        assert record.substitutions == {cuda.base.reference: digest}
+        added = {t for t in all_tags(docker) - before if not t.startswith(cuda.tag)}
+        called = f"slipway/stand-in:{digest.removeprefix('sha256:')[:12]}"
+        assert added == ({called} if named == "nameless" else set())
+    finally:
+        if named == "nameless":
+            docker.images.remove(digest, force=True)
+
+
+def without_name(docker: Any, address: str, place: Path, image: str) -> str:
+    """An image like this one, as a build without a tag leaves it."""
+    (place / "context").mkdir()
+    (place / "context" / "Dockerfile").write_text(f"FROM {image}\nRUN touch /nameless\n")
+    build = [
+        "docker",
+        "buildx",
+        "build",
+        "--quiet",
+        "--load",
+        "--network=host",
+        "--provenance=false",
+        str(place / "context"),
+    ]
+    before = {image.id for image in docker.images.list()}
+    subprocess.run(build, env=os.environ | {"DOCKER_HOST": address}, check=True)
+    (made,) = {image.id for image in docker.images.list() if not image.tags} - before
+    return str(made)
+
+
+def all_tags(docker: Any) -> set[str]:
+    return {tag for image in docker.images.list() for tag in image.tags}
+
+
+def test_a_stand_in_may_be_named_by_what_images_build_has_printed(
+    docker: Any, checkout: Tree, substituted: Built, cuda: Entry
+) -> None:
+    """The digest of the configuration, by which an engine with the containerd image store does not know it."""
+    printed = substituted.done.out.strip()
+    words = ("build", "automodel", "--flavour", "cuda", "--base", f"{cuda.base.reference}={printed}")
+    before = identity.records(Root(checkout.path), cuda)
+    done = checkout.images(*words)
+    assert done.code == 0, done
+    new = next(r for r in identity.records(Root(checkout.path), cuda) if r not in before)
+    assert new.substitutions[cuda.base.reference] in before[0].ids
+    identity.folder(Root(checkout.path), cuda.checksum).joinpath(f"{done.out.strip()[7:]}.json").unlink()
+    for tag in docker.images.get(new.ids[-1]).tags:
+        if tag != cuda.tag:
+            docker.images.remove(tag)
+
+
+def hangs_at(place: Path, words: str) -> tuple[str, Path]:
+    """A PATH whose docker hangs when these are its first words, and the file that then has its process's id."""
+    pid = place / "pid"
+    (place / "programs").mkdir()
+    program = place / "programs" / "docker"
+    hang = f'case "$*" in "{words}"*) echo $$ >{pid}.part; mv {pid}.part {pid}; exec sleep 1000000 ;; esac'
+    program.write_text(f'#!/bin/sh\n{hang}\nexec {shutil.which("docker")} "$@"\n')
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}", pid
+
+
+def test_what_a_killed_build_has_left_goes_with_the_next_command(
+    checkout: Tree, substituted: Built, place: Path
+) -> None:
+    """Once its programs have ended, too, which still read there."""
+    path, pid = hangs_at(place, "buildx build")
+    running = checkout.start("images", *substituted.words, "--no-cache", PATH=path)
+    program = int(until("the build", lambda: pid.read_text() if pid.exists() else ""))
+    (left,) = (checkout.path / ".slipway" / "tmp").iterdir()
+    assert (left / "context" / "Dockerfile").is_file()
+    running.kill()
+    assert checkout.images(*substituted.words).code == 0
+    assert left.is_dir()
+    os.kill(program, signal.SIGKILL)
+    until("its end", lambda: checkout.images(*substituted.words).code == 0 and not left.exists())
+    assert not any(left.parent.iterdir())
+
+
+def test_what_a_killed_verify_has_left_goes_with_the_next_command(
+    checkout: Tree, substituted: Built, place: Path, cuda: Entry
+) -> None:
+    assert substituted.done.code == 0
+    path, pid = hangs_at(place, "run --rm")
+    temporary = place / "temporary"
+    temporary.mkdir()
+    running = checkout.start("images", "verify", cuda.name, PATH=path, TMPDIR=str(temporary))
+    program = int(until("the run", lambda: pid.read_text() if pid.exists() else ""))
+    (left,) = temporary.iterdir()
+    running.kill()
+    os.kill(program, signal.SIGKILL)
+    done = checkout.images("verify", cuda.name, TMPDIR=str(temporary))
+    assert (done.code, [*temporary.iterdir()]) == (0, []), (done, left)
 
 
 def test_an_unresolved_base_names_who_could_resolve_it(checkout: Tree) -> None:

@@ -148,7 +148,7 @@ def run_of(spec: LaunchSpec, seen: Probed) -> Run | None:
     model, layout = memory.model_of(spec, seen, known), _layout(spec, known, on[0])
     if model is None or layout is None:
         return None
-    logprob_batch = _resolved(spec, known.get("logprob_micro"))
+    logprob_batch = known.get("logprob_micro")
     return Run(
         model=model, layout=layout, logprob_batch=logprob_batch if type(logprob_batch) is int else 0,
         logits=spec.step.sample.logits, engine=_engine(spec, known), teacher=_teacher(seen, known, layout),
@@ -171,20 +171,14 @@ def _layout(spec: LaunchSpec, known: Known, backend: Backend) -> Layout | None:
     )  # fmt: skip
 
 
-def _resolved(spec: LaunchSpec, value: Any) -> Any:
-    """A value, also where it is another key's."""
-    whole = isinstance(value, str) and value.startswith("${") and value.endswith("}") and value.count("{") == 1
-    return value_of(spec, value[2:-1]) if whole else value
-
-
 def _engine(spec: LaunchSpec, known: Known) -> Engine | None:
     """None where nothing generates, or not the engine whose keys the step names, or one of them is unknown."""
     backend, key = known.get("generation_backend"), spec.step.roles.get("generation_memory", "")
     if f".{backend}_cfg." not in key:
         return None
     names: dict[str, Any] = {"share": "memory", "tensor": "tensor", "pipeline": "pipeline", "sequence": "sequence"}
-    found = {field: _resolved(spec, known.get(f"generation_{role}")) for field, role in names.items()}  # type: ignore[call-overload]
-    precision = str(_resolved(spec, known.get("generation_precision")))
+    found = {field: known.get(f"generation_{role}") for field, role in names.items()}  # type: ignore[call-overload]
+    precision = str(known.get("generation_precision"))
     width = 1 if "8" in precision else 4 if "32" in precision else 2
     try:
         return msgspec.convert(found | {"width": width, "colocated": known.get("colocated") is not False}, Engine)
@@ -209,7 +203,7 @@ def reward_of(spec: LaunchSpec, seen: Probed) -> Reward | None:
     known, found = settings(spec), seen.artifacts.get("reward_model")
     model, width = _sizes(found) if found else None, WIDTHS.get(str(known.get("reward_precision")))
     roles: tuple[Role, ...] = ("reward_gpus", "reward_nodes", "reward_tensor", "reward_context", "sequence_length")
-    counts: list[Any] = [*(known.get(role) for role in roles), _resolved(spec, known.get("reward_micro"))]
+    counts: list[Any] = [*(known.get(role) for role in roles), known.get("reward_micro")]
     if model is None or width is None or any(type(n) is not int or n < 1 for n in counts):
         return None
     gpus, nodes, tensor, context, sequence, micro = counts

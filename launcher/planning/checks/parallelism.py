@@ -1,7 +1,7 @@
 """Whether inputs, configuration and shape fit each other, before anything runs. Pure.
 
-A value counts where the launcher sees it: overlays, parameters, overrides, and a base configuration of ours. What a
-base in the image says is unknown here and never guessed.
+A value counts where the launcher sees it: overlays, parameters, overrides, and the base: ours, or that of the image as
+its record says. What a base in an image says that has no such record is unknown here and never guessed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from launcher.catalog.definitions import ArtifactType, Parameter, Role, Step
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
 from slipway.errors import Exit
-from slipway.resolver import ABSENT, Mark
+from slipway.resolver import ABSENT, UNKNOWN, Configuration, Leaf, Mark, Node, Section, plain
 
 # https://developer.nvidia.com/cuda-gpus
 CAPABILITY = {
@@ -39,6 +39,8 @@ COUNTS: tuple[Role, ...] = (
 )  # fmt: skip
 SIZES: tuple[Role, ...] = (*COUNTS[4:9], "sequence_parallel")
 PARALLEL: tuple[Role, ...] = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+
+REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 
 Known = dict[Role, Any]  # role -> value; absent where it is unknown
 
@@ -76,7 +78,7 @@ def settings(spec: LaunchSpec) -> Known:
     A parallel size that is known not to be named is 1.
     """
     merged = _merged(spec)
-    ones = {r: 1 for r in PARALLEL if r in spec.step.roles and spec.config.value(spec.step.roles[r]) is ABSENT}
+    ones = {r: 1 for r in PARALLEL if r in spec.step.roles and said_of(spec.config, spec.step.roles[r]) is ABSENT}
     return ones | {r: v for r, v in merged.items() if v is not None and (r not in COUNTS or (type(v) is int and v > 0))}
 
 
@@ -87,9 +89,33 @@ def _merged(spec: LaunchSpec) -> Known:
 
 
 def value_of(spec: LaunchSpec, key: str) -> Any:
-    """What a configuration key will be, as the step program merges it; UNSET where nothing here says it."""
-    value = spec.config.value(key)
-    return msgspec.UNSET if isinstance(value, Mark) else value
+    """What a configuration key will be, as the step program merges it; UNSET where nothing here says it.
+
+    Where it is known that nothing at all says it, it is what the library takes then, as far as step.yaml states that.
+    """
+    node = said_of(spec.config, key)
+    if node is ABSENT:
+        return spec.step.unsaid.get(key, msgspec.UNSET)
+    return msgspec.UNSET if isinstance(node, Mark) else plain(node)
+
+
+def said_of(config: Configuration, key: str, hops: int = 8) -> Node:
+    """What stands at a dotted key, or at that other one which it, or a mapping above it, is said to be.
+
+    `${a.b}` is the key a.b, `${.b}` one beside it, `${..b}` one above (OmegaConf's grammar); what else is in ${} is
+    unknown.
+    """
+    node: Node = config.root
+    parts = key.split(".")
+    for depth, name in enumerate(parts):
+        node = node.get(name) if isinstance(node, Section) else node if isinstance(node, Mark) else ABSENT
+        if isinstance(node, Leaf) and isinstance(node.value, str) and "${" in node.value:
+            found = REFERENCE.fullmatch(node.value)
+            if not found or not hops:
+                return UNKNOWN
+            above = parts[: depth + 1 - len(found[1])] if found[1] else []
+            return said_of(config, ".".join([*above, found[2], *parts[depth + 1 :]]), hops - 1)
+    return node
 
 
 def notes(spec: LaunchSpec) -> list[str]:
@@ -97,9 +123,15 @@ def notes(spec: LaunchSpec) -> list[str]:
     known = settings(spec)
     said = [_shape_note(spec, known)] if world_size(spec) > 1 else []
     unknown = [key for role, key in spec.step.roles.items() if role in COUNTS and role not in known]
-    if "path" in spec.base and unknown:
-        said.append(f"note: not checked, only the image's {spec.base['path']} may say it: {', '.join(unknown)}")
+    if base_unknown(spec) and unknown:
+        where = spec.hidden or f"the image's {spec.base['path']}"
+        said.append(f"note: not checked, only {where} may say it: {', '.join(unknown)}")
     return said
+
+
+def base_unknown(spec: LaunchSpec) -> bool:
+    """Whether the base is a file that is not known here."""
+    return "path" in spec.base and (bool(spec.hidden) or spec.in_image is None or spec.in_image.values is None)
 
 
 def _shape_note(spec: LaunchSpec, known: Known) -> str:

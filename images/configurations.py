@@ -1,0 +1,96 @@
+"""What the configuration files in an image say, that steps start from: read inside it, kept in its record.
+
+Which files these are is data: `configurations:` of the entry. What cannot be read is unknown, and said; it stops
+nothing. Inside runs entrypoints/read_configurations.py, whose text is an argument: an engine on another machine, and a
+file that is mounted read-only, need nothing brought in.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+
+import msgspec
+
+from images import debian, identity, render
+from images.identity import BaseFile, ImageRecord
+from images.model import Entry
+from slipway.files import read_text
+from slipway.project import Root
+
+USER = 12345  # whom no image knows; chroot.sh has it too
+_MOST = 16 << 20  # bytes of what the program prints
+Done = subprocess.CompletedProcess[bytes]
+# Runs the image's main Python with these words, as nobody and without a network.
+Inside = Callable[[list[str]], Done]
+Say = Callable[[str], None]
+
+
+def wanted(entry: Entry, record: ImageRecord) -> bool:
+    """Whether the entry names files that the record says nothing of; what the lock carries of an image is no record."""
+    said = entry.configurations
+    return bool(said and record.inputs and not set(said.paths) <= record.configurations.keys())
+
+
+def words(root: Root, entry: Entry) -> list[str]:
+    """The image's main interpreter, and what it has to be told; `entry` names files."""
+    assert entry.configurations is not None
+    program = read_text(root.file("entrypoints/read_configurations.py"))
+    python = render.main_environment(entry).python
+    return [python, "-I", "-B", "-c", program, entry.configurations.loader, *entry.configurations.paths]
+
+
+def read(root: Root, entry: Entry, inside: Inside, say: Say) -> dict[str, BaseFile]:
+    """Every file that the entry names, by its path; `say` gets what is not known, and why."""
+    if entry.configurations is None:
+        return {}
+    done = inside(words(root, entry))
+    try:
+        if done.returncode or len(done.stdout) > _MOST:
+            last = (done.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
+            raise ValueError(f"its Python ended with {done.returncode}: {' '.join(last)}")
+        found = msgspec.json.decode(done.stdout, type=dict[str, BaseFile])
+    except (ValueError, RecursionError) as e:
+        found = {path: BaseFile(why=f"it could not be read: {e}") for path in entry.configurations.paths}
+    found = {path: found.get(path, BaseFile(why="it was not told")) for path in entry.configurations.paths}
+    unknown: dict[str, list[str]] = {}
+    for path, file in found.items():
+        if file.values is None:
+            unknown.setdefault(file.why.replace(path, "it"), []).append(path)
+    for why, paths in unknown.items():
+        say(f"{entry.name}: not known when planning, since {why}: {', '.join(paths)}")
+    return found
+
+
+def remember(root: Root, entry: Entry, record: ImageRecord, inside: Inside, say: Say) -> ImageRecord:
+    """The record with what its files say, read and saved where it lacks that. Raises SlipwayError 73."""
+    if not wanted(entry, record):
+        return record
+    record = msgspec.structs.replace(record, configurations=read(root, entry, inside, say))
+    identity.save(root, record)
+    return record
+
+
+def in_engine(address: str, image: str) -> Inside:
+    """By an engine, of an image that it has."""
+
+    def inside(command: list[str]) -> Done:
+        docker = [debian.which("docker") or "docker", "run", "--rm", "--network", "none", "--read-only"]
+        docker += ["--tmpfs", "/tmp", "--env", "HOME=/tmp", "--user", f"{USER}:{USER}", "--entrypoint", command[0]]
+        return run([*docker, image, *command[1:]], {**os.environ, "DOCKER_HOST": address})
+
+    return inside
+
+
+def run(command: list[str], env: dict[str, str]) -> Done:
+    """A command and what it prints; one that is not there ends with 127."""
+    try:
+        return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as e:
+        return subprocess.CompletedProcess(command, 127, b"", str(e).encode())
+
+
+def of_ids(root: Root, entry: Entry, ids: set[str]) -> ImageRecord | None:
+    """The record of an image that is known by one of these ids; None where there is none. Raises SlipwayError 65."""
+    return next((r for r in identity.records(root, entry) if ids & set(r.ids)), None)
