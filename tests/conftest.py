@@ -35,8 +35,8 @@ from helpers import (
     render_all,
     squash,
     tree,
+    write_chat_model,
     write_chats,
-    write_checkpoint,
 )
 from slurm_job import Job
 
@@ -93,7 +93,7 @@ def boats(project: Project) -> Project:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    return Inputs(write_chats(tmp_path / "chats.jsonl"), write_checkpoint(tmp_path / "llama"))
+    return Inputs(write_chats(tmp_path / "chats.jsonl"), write_chat_model(tmp_path / "llama"))
 
 
 @pytest.fixture

@@ -218,6 +218,13 @@ def write_chats(path: Path, *extra: str) -> Path:
     return path
 
 
+def write_chat_model(folder: Path) -> Path:
+    """A checkpoint that can render conversations, and tools."""
+    write_checkpoint(folder)
+    (folder / "chat_template.jinja").write_text("{{ tools }}{{ messages }}")
+    return folder
+
+
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
 

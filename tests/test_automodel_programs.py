@@ -25,6 +25,7 @@ import automodel_finetune  # noqa: E402
 import automodel_indices  # noqa: E402
 import automodel_pretrain  # noqa: E402
 import slipway_documents  # noqa: E402
+import slipway_inputs  # noqa: E402
 import slipway_step  # noqa: E402
 
 STEPS = PROJECT / "launcher" / "steps"
@@ -176,6 +177,29 @@ def test_conversations_become_the_one_plain_file_that_the_library_reads(tmp_path
     assert read(tmp_path / "rows.txt") == ("dataset.jsonl", "4\n")
     assert read(shards / "a.jsonl") == ("a.jsonl", "1\n2"), "which stays where it is"
     assert automodel_finetune.one_file_each({"validation_dataset": None}, tmp_path) == {"validation_dataset": None}
+
+
+@pytest.mark.parametrize("break_", ["\u2028", "\u2029", "\u0085", "\u00e9"])
+@pytest.mark.parametrize("before", [0, (1 << 22) - 20, (1 << 22) - 19])
+def test_a_character_that_the_library_takes_for_the_end_of_a_line_is_escaped(
+    tmp_path: Path, break_: str, before: int
+) -> None:
+    """It reads a file's text by splitlines(); also where a piece of the file ends inside the character."""
+    rows = [{"text": "x" * before}, {"text": f"a{break_}b"}, {"text": "c"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    made = automodel_finetune.one_file_each({"dataset": {"path_or_dataset_id": str(file)}}, tmp_path / "made")
+    read = Path(made["dataset"]["path_or_dataset_id"])
+    assert [json.loads(line) for line in read.read_text(encoding="utf-8").splitlines()] == rows
+    assert (read == file) == (break_ == "\u00e9"), "what needs nothing stays where it is"
+
+
+@pytest.mark.parametrize(("end", "same"), [("\n", True), ("\r\n", True), ("", True), ("\n\n", False), ("\n \n", False)])
+def test_an_empty_line_at_the_end_is_left_out(tmp_path: Path, end: str, same: bool) -> None:
+    (tmp_path / "a.jsonl").write_bytes(f'{{"a": 1}}\n{{"a": 2}}{end}'.encode())
+    made = slipway_inputs.one_jsonl(tmp_path / "a.jsonl", tmp_path / "made" / "b.jsonl")
+    assert [json.loads(line) for line in made.read_text().splitlines()] == [{"a": 1}, {"a": 2}]
+    assert made.is_symlink() == same and (same or made.read_text().count("\n") == 2)
 
 
 class Library:

@@ -47,6 +47,7 @@ def test_a_whole_hugging_face_checkpoint_and_its_facts(tmp_path: Path) -> None:
     assert (found.type, found.faults, found.parameters) == ("checkpoint_hf", [], 10)
     assert {k: v for k, v in found.facts.items() if k != "tokenizer"} == {
         "architecture": "LlamaForCausalLM", "layers": 2, "hidden": 64, "vocab": 384,
+        "weight_bytes": sum((folder / s).stat().st_size for s in SHARDS),
         "template": hashlib.sha256(TEMPLATE.encode()).hexdigest(),
     }  # fmt: skip
 
@@ -233,7 +234,7 @@ def test_what_is_wrong_with_a_megatron_checkpoint(tmp_path: Path, break_it: Brea
 
 
 def write_adapter(folder: Path) -> Path:
-    config = {"base_model_name_or_path": "/ckpt/llama", "peft_type": "LORA", "r": 8}
+    config = {"base_model_name_or_path": "/ckpt/llama", "peft_type": "LORA", "r": 8, "lora_alpha": 16}
     weights = safetensors({"a.lora_A.weight": [8, 4], "a.lora_B.weight": [4, 8]})
     return files(folder, adapter_config_dot_json=json.dumps(config), adapter_model_dot_safetensors=weights)
 

@@ -394,6 +394,41 @@ def test_a_launch_plans_mounts_and_writes_it_and_notices_a_change(
     assert f"error: {tmp_path}/with/code/boats: was changed since it was written" in done.stderr
 
 
+NEEDED = [
+    ("rl/grpo", "nemo-rl", "examples/run_grpo.py", "runs", ["policy={model}", "train={prompts}"]),
+    ("rl/sft", "nemo-rl", "examples/configs/sft.yaml", "starts from", ["policy={model}", "train={chats}"]),
+    ("sft/automodel", "automodel", "examples/llm_finetune/llama3_2/llama3_2_1b_squad.yaml", "starts from",
+     ["model={model}", "train={chats}"]),
+    ("optimize/modelopt/prune", "modelopt", "examples/megatron_bridge/prune_minitron.py", "runs",
+     ["model={model}", "calibration={chats}"]),
+    ("convert/nemo_rl_to_hf", "nemo-rl", "examples/converters/convert_dcp_to_hf.py", "runs",
+     ["model={model}", "config={model}"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "name", "file", "why", "words"), NEEDED, ids=[n[0] for n in NEEDED])
+def test_a_tree_without_what_the_step_needs_is_refused(
+    project: Project, inputs: Inputs, tmp_path: Path, step: str, name: str, file: str, why: str, words: list[str]
+) -> None:
+    project.env["PATH"] += f":{os.environ['PATH']}"  # for git
+    (tmp_path / "prompts.jsonl").write_text('{"input": "1+1", "output": "2"}\n')
+    given = {"model": inputs.model, "chats": inputs.train, "prompts": tmp_path / "prompts.jsonl"}
+    said = ["check", step, "--flavour", "cuda", *(w.format(**given) for w in words)]
+    folder = repository(tmp_path / "mine", {"README.md": "mine"})
+    done = project.launch(*said, "--code", f"{name}={tmp_path}/mine")
+    what = f"error: --code {name}={tmp_path}/mine: has no {file}, which "
+    line = next(line for line in done.stderr.splitlines() if line.startswith(what))
+    assert f" {why} at " in line and done.code
+    for needed in ("run_grpo.py", "run_sft.py", "convert_megatron_to_hf.py"):
+        write(folder, {f"examples/{'converters/' if 'convert' in needed else ''}{needed}": "x"})
+    write(folder, {file: "x"})
+    commit(folder)
+    assert f"has no {file}" not in project.launch(*said, "--code", f"{name}={tmp_path}/mine").stderr
+    (folder / file).unlink()
+    dirty = project.launch(*said, "--code", f"{name}={tmp_path}/mine", "--allow-dirty")
+    assert f"has no {file}" in dirty.stderr, "what is deleted is not packed"
+
+
 def test_a_launch_that_is_refused_writes_nothing(harbour: Project, inputs: Inputs, boats: Path, tmp_path: Path) -> None:
     write(boats, {"hull.py": "HULL = 2\n"})
     before = tree(tmp_path)

@@ -26,7 +26,7 @@ def faults(found: Found) -> list[tuple[str, str]]:
 
 def test_a_short_file_is_checked_whole_and_a_long_one_at_its_beginning(tmp_path: Path) -> None:
     path = write_chats(tmp_path / "a.jsonl", "{}")
-    assert datasets.look([path]).facts == {"checked": "whole"}
+    assert datasets.look([path]).facts == {"checked": "whole", "rows": 3}
     with path.open("a") as f:
         f.writelines([LINE] * (datasets.HEAD // len(LINE)))
         f.write("{}\n")
@@ -57,7 +57,7 @@ def test_shards_are_checked_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "3.jsonl").touch()
     (tmp_path / "4.jsonl.gz").write_bytes(gzip.compress(f"{LINE}[]\n".encode()))
     found = datasets.look([*files, tmp_path / "3.jsonl", tmp_path / "4.jsonl.gz"])
-    assert found.facts == {"files": 5, "checked": "whole"}
+    assert found.facts == {"files": 5, "checked": "whole", "rows": 11}
     assert [where for where, _ in faults(found)] == ["1.jsonl:3", "2.jsonl:3", "2.jsonl:4", "3.jsonl", "4.jsonl.gz:2"]
     assert datasets.data_files(tmp_path) == [*files, tmp_path / "3.jsonl", tmp_path / "4.jsonl.gz"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from slipway.files import sha256_file
 BIG, CHUNK = "model.safetensors", 10 * 1024 * 1024  # the library writes as much at a time
 TOKEN = "hf_right"
 MODEL = "hf://org/tiny"
+TEMPLATE = "dataset.chat_template=x"  # the model has none
 
 
 @pytest.fixture
@@ -228,7 +230,7 @@ def test_a_token_reaches_the_hub_and_nobody_else(project: Project, hub: Hub, tmp
 
 def plan_of(project: Project, tmp_path: Path, *words: str) -> tuple[Any, Done]:
     out = tmp_path / f"planned-{len(list(tmp_path.glob('planned-*')))}"
-    done = project.launch("-o", str(out), "sft/automodel", f"train={tmp_path}/chats.jsonl", *words)
+    done = project.launch("-o", str(out), "sft/automodel", TEMPLATE, f"train={tmp_path}/chats.jsonl", *words)
     assert done.code == 0, done
     return json.loads((out / "plan.json").read_text()), done
 
@@ -273,7 +275,7 @@ def test_data_of_the_hub_keeps_its_name(project: Project, hub: Hub, tmp_path: Pa
     for below, kind in (("data/a.jsonl", "file"), ("data/*.jsonl", "glob"), ("data", "folder")):
         out = tmp_path / kind
         words = (f"train=hf://datasets/org/chats/{below}", f"model={tmp_path}/llama")
-        done = project.launch("-o", str(out), "sft/automodel", *words)
+        done = project.launch("-o", str(out), "sft/automodel", TEMPLATE, *words)
         assert done.code == 0, done
         plan = json.loads((out / "plan.json").read_text())
         train = plan["inputs"]["train"]
@@ -314,7 +316,7 @@ def test_a_launch_fetches_what_is_missing_and_a_dry_run_says_so(
     project: Project, hub: Hub, built: Engine, tmp_path: Path
 ) -> None:
     commit, before = commit_of(hub), tree(tmp_path / "project")
-    words = ("sft/automodel", f"train={tmp_path}/chats.jsonl", f"model={MODEL}")
+    words = ("sft/automodel", TEMPLATE, f"train={tmp_path}/chats.jsonl", f"model={MODEL}")
     dry = project.launch(*words, "--dry-run", "--json")
     assert dry.code == 66
     assert errors(dry.stderr) == (
@@ -338,7 +340,7 @@ def test_a_launch_fetches_what_is_missing_and_a_dry_run_says_so(
 @pytest.mark.usefixtures("built", "chats")
 def test_a_dry_run_without_the_hub_says_what_it_can(project: Project, hub: Hub, tmp_path: Path) -> None:
     project.env["HF_ENDPOINT"] = "http://127.0.0.1:1"
-    words = ("--dry-run", "sft/automodel", f"train={tmp_path}/chats.jsonl")
+    words = ("--dry-run", "sft/automodel", TEMPLATE, f"train={tmp_path}/chats.jsonl")
     commit = commit_of(hub)
     done = project.launch(*words, f"model={MODEL}@{commit}")
     assert (done.code, f"model={MODEL}@{commit}: is not whole in {tmp_path}/hf\n" in done.stderr) == (66, True), done
@@ -351,7 +353,7 @@ def test_a_dry_run_without_the_hub_says_what_it_can(project: Project, hub: Hub, 
 def test_what_stops_a_launch_anyway_stops_it_before_anything_is_fetched(
     project: Project, hub: Hub, tmp_path: Path
 ) -> None:
-    done = project.launch("sft/automodel", "train=missing.jsonl", f"model={MODEL}")
+    done = project.launch("sft/automodel", TEMPLATE, "train=missing.jsonl", f"model={MODEL}")
     assert (done.code, done.stderr.count("error: ")) == (66, 2), done
     assert not (tmp_path / "hf").exists() and not any("/resolve/" in line for line in hub.asked)
 
@@ -360,7 +362,7 @@ def test_what_stops_a_launch_anyway_stops_it_before_anything_is_fetched(
 @pytest.mark.parametrize("by", ["profile", "variable"])
 def test_offline_takes_what_is_there_and_asks_nobody(project: Project, hub: Hub, tmp_path: Path, by: str) -> None:
     commit, home = commit_of(hub), tmp_path / "hf"
-    words = ["--dry-run", "sft/automodel", f"train={tmp_path}/chats.jsonl"]
+    words = ["--dry-run", "sft/automodel", TEMPLATE, f"train={tmp_path}/chats.jsonl"]
     if by == "profile":
         project.write("slipway.d/profiles/site.yaml", "schema: 1\nextends: docker\nkind: docker\noffline: true\n")
         words += ["--profile", "site"]
@@ -393,9 +395,53 @@ def test_a_blob_elsewhere_is_not_in_the_mount(project: Project, hub: Hub, tmp_pa
     blob = (snapshot / "config.json").resolve()
     blob.rename(tmp_path / "elsewhere")
     blob.symlink_to(tmp_path / "elsewhere")
-    words = ("--dry-run", "sft/automodel", f"train={tmp_path}/chats.jsonl", f"model={MODEL}@{commit_of(hub)}")
+    words = ("--dry-run", "sft/automodel", TEMPLATE, f"train={tmp_path}/chats.jsonl", f"model={MODEL}@{commit_of(hub)}")
     done = project.launch(*words)
     assert done.code == 65 and f"error: {snapshot}/config.json: a link that leaves the input" in done.stderr
+
+
+@pytest.mark.usefixtures("built", "chats")
+def test_blobs_that_repositories_share_are_mounted_beside_theirs(project: Project, hub: Hub, tmp_path: Path) -> None:
+    """As `hf download` of today leaves a cache: moved there by the library's own function."""
+    from huggingface_hub.utils import _shared_blobs
+
+    snapshot = Path(project.launch("fetch", MODEL).stdout.strip())
+    words = ("--dry-run", "sft/automodel", TEMPLATE, f"train={tmp_path}/chats.jsonl", f"model={MODEL}@{commit_of(hub)}")
+    cache = tmp_path / "hf" / "hub"
+    for name in SHARDS:
+        blob = repository(tmp_path) / "blobs" / (snapshot / name).readlink().name
+        size = blob.stat().st_size
+        assert _shared_blobs.publish_blob_to_shared_store(
+            blob_path=str(blob), xet_hash=sha256_file(blob), cache_dir=cache, expected_size=size
+        )
+        assert blob.is_symlink()
+    done = project.launch(*words, "--json")
+    assert (done.code, errors(done.stderr)) == (0, "")
+    mounts = {m["Target"]: m["Source"] for m in json.loads(done.stdout)["HostConfig"]["Mounts"]}
+    folder = next(t.removesuffix("/blobs") for t, source in mounts.items() if source == str(cache / "blobs"))
+    assert mounts[f"{folder}/repository"] == str(repository(tmp_path))
+    inside = tmp_path / "inside"  # what the container would see there
+    inside.mkdir()
+    for target, source in mounts.items():
+        if target.startswith(f"{folder}/"):
+            shutil.copytree(source, inside / target.removeprefix(f"{folder}/"), symlinks=True)
+    for name in SHARDS:
+        seen = inside / "repository" / snapshot.relative_to(repository(tmp_path)) / name
+        assert seen.read_bytes() == (tmp_path / "source" / name).read_bytes()
+        assert seen.resolve().is_relative_to(inside)
+    assert project.launch("check", "--full", str(snapshot)).code == 0
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_blob_in_another_store_is_not_in_the_mount(project: Project, tmp_path: Path) -> None:
+    snapshot = Path(project.launch("fetch", MODEL).stdout.strip())
+    blob = (snapshot / SHARDS[0]).resolve()
+    (tmp_path / "other" / "blobs").mkdir(parents=True)
+    blob.rename(tmp_path / "other" / "blobs" / "x")
+    blob.symlink_to(tmp_path / "other" / "blobs" / "x")
+    done = project.launch("check", str(snapshot))
+    what = f"error: {snapshot}/{SHARDS[0]}: a link that leaves the input, to {tmp_path}/other/blobs/x, which is not"
+    assert done.code == 65 and what in done.stdout and "cp -rL" in done.stdout
 
 
 def test_without_the_library_it_is_said_what_to_install(project: Project, hub: Hub) -> None:

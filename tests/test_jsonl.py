@@ -50,7 +50,6 @@ def test_a_good_line(shape: Shape, row: Any) -> None:
 @pytest.mark.parametrize(
     ("shape", "row", "what"),
     [
-        (CHAT, b"\n", "an empty line"),
         (CHAT, b'{"messages": [\n', "not a conversation: Input data was truncated"),
         (CHAT, b"\xef\xbb\xbf" + json.dumps(turns("user", "assistant")).encode(),
          "starts with a byte order mark (BOM), which JSON does not have: remove its three bytes"),
@@ -161,7 +160,7 @@ LINES = b'{"input": "x", "output": "y"}\n' * 3 + b"{}\n" + b'{"input": "x", "out
         (LINES[:30] * 40 + LINES[:29], []),
         (LINES[:29] * 2 + b"\n" + LINES[:30] + b"\n" + LINES[:30], [1, 3]),
         (b"\n" + LINES[:29] * 2 + b"\n", [1, 2]),
-        (LINES[:29] * 2 + b"\n\n", [1, 2]),
+        (LINES[:29] * 2 + b"\n\n", [1]),
         (LINES[:30] + LINES[:29] * 2 + b"\n" + LINES[:30].replace(b", ", b",\n"), [2, 3, 4]),
         (LINES[:30].replace(b"\n", b"\r\n") * 3, []),
         (LINES[:30].replace(b"{", b" {") * 3, []),

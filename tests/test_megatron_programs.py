@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from images import lock as locks
-from launcher.artifacts import checkpoints
+from launcher.artifacts import checkpoints, huggingface
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import commands, definitions, releases
 from slipway.project import Root
@@ -712,9 +712,13 @@ def test_packing_before_0_6_refuses_what_it_would_do_otherwise(
 def test_hashes_are_those_of_the_launcher(tmp_path: Path, template: Any, own: bool) -> None:
     folder = tokenizer(tmp_path / "tokenizer", template=template)
     (folder / "merges.txt").write_text("a b")
+    (folder / "qwen.tiktoken").write_text("a 1")
+    for name in huggingface.VOCABULARY[6:]:
+        (folder / name).write_text(name)
     if own:
         (folder / "chat_template.jinja").write_text("own")
     assert slipway_inputs.tokenizer_record(folder) == checkpoints.tokenizer_facts(folder)
+    assert slipway_inputs.VOCABULARY == huggingface.VOCABULARY
 
 
 T, P, E = megatron_convert.SIZES

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from helpers import REPO, safetensors, write_chats, write_checkpoint
 
+from launcher.artifacts import huggingface
 from launcher.catalog import definitions
 from slipway.project import Root
 
@@ -406,6 +407,12 @@ def test_the_scale_is_alpha_by_rank(options: dict[str, Any], scale: float) -> No
 def test_what_is_more_than_a_plain_lora_is_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(reason)):
         peft_merge.scale_of(PLAIN | options, Path("/a"))
+    assert huggingface.beyond_lora(PLAIN | options), "the launcher knows it before"
+
+
+def test_the_launcher_and_the_program_call_the_same_adapters_plain() -> None:
+    assert huggingface.LORA == peft_merge.PLAIN
+    assert not huggingface.beyond_lora(PLAIN)
 
 
 def merging(model: Path, base: str | None = None, **options: Any) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def test_an_entry_that_the_step_does_not_run_in_says_why() -> None:
     assert "megatron-bridge/25.11-cuda: no: sft/megatron_bridge has no command for megatron-bridge/25.11-cuda (" in said
     assert "megatron-bridge/0.6.2-cpu: megatron_train.py\n" in said
     said = step_list.details(ROOT, "optimize/modelopt/prune")
-    assert "modelopt/26.06.01-cuda: modelopt_minitron.py\n" in said and "0.47.0-cpu: modelopt_prune.py\n" in said
+    assert "modelopt/26.06.01-cuda: modelopt_minitron.py (/opt/Model-Optimizer/" in said
+    assert "0.47.0-cpu: modelopt_prune.py\n" in said
 
 
 def test_a_step_is_found_by_its_alias(project: Project) -> None:

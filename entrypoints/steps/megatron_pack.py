@@ -65,17 +65,20 @@ def gather(config: dict[str, Any], folder: Path) -> tuple[dict[str, Path], dict[
 
 def check_chats(path: Path) -> int:
     """The number of conversations. Raises ConfigError with the line of one that the library cannot learn from."""
-    count = 0
+    chats = 0
     for count, line in enumerate(slipway_inputs.lines([path]), 1):
+        if not line.strip():
+            continue  # at the end of a file; the launcher refuses others
+        chats += 1
         try:
             roles = [message["role"] for message in json.loads(line)["messages"]]
         except (ValueError, KeyError, TypeError) as e:
             raise ConfigError(f"{path}:{count}: not a conversation: {type(e).__name__}: {e}") from e
         if "assistant" not in roles:
             raise ConfigError(f"{path}:{count}: no assistant's message to learn from")
-    if not count:
+    if not chats:
         raise ConfigError(f"{path}: is empty")
-    return count
+    return chats
 
 
 def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], output: Path) -> Path:

@@ -129,7 +129,7 @@ def refuse_less_than_a_batch(key: str, file: Path, batch: int) -> None:
         rows = parquet.read_metadata(file).num_rows
     else:
         with file.open("rb") as f:
-            rows = sum(1 for _ in f)
+            rows = sum(1 for line in f if line.strip())
     if rows < batch:
         what = "global_batch_size"
         if key == "data.validation":
@@ -164,10 +164,7 @@ def link(train: Path, validation: Path | None, folder: Path) -> Path:
     """Gives the data the two names that the library wants in a folder."""
     for split, source in (("training", train), ("validation", validation)):
         if source is not None:
-            part = folder / f".{split}.{slipway_step.rank()}"
-            part.unlink(missing_ok=True)
-            part.symlink_to(source)
-            part.replace(folder / f"{split}.jsonl")  # every rank does so
+            slipway_inputs.one_jsonl(source, folder / f"{split}.jsonl")  # every rank does so
     return folder
 
 

@@ -14,8 +14,14 @@ from typing import Any
 from slipway_step import ConfigError
 
 RECORD = "slipway.json"
+# What str.splitlines(), by which AutoModel reads, takes for the end of a line beside what JSON itself forbids in one:
+# U+0085, U+2028, U+2029 -> as JSON escapes them.
+BREAKS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
 DTYPES = ("bfloat16", "float16", "float32")
-VOCABULARY = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "merges.txt")
+VOCABULARY = (
+    "tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
+    "sentencepiece.bpe.model", "tiktoken.model", "source.spm", "target.spm", "bpe.codes",
+)  # fmt: skip
 
 
 def path_of(config: Mapping[str, Any], dotted: str) -> Path:
@@ -53,6 +59,7 @@ def tokenizer_record(folder: Path) -> dict[str, str]:
     """
     digest = hashlib.sha256()
     found = [folder / n for n in VOCABULARY if (folder / n).is_file()]
+    found += sorted(p for p in folder.glob("*.tiktoken") if p.is_file())
     for path in found:
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
@@ -85,18 +92,35 @@ def jsonl_files(source: Path) -> list[Path]:
 
 
 def one_jsonl(source: Path, target: Path) -> Path:
-    """`target`, made of an input's files: a link where that is one plain file, since it may be large."""
+    """`target`, made of an input's files: a link where that is one plain file, since it may be large.
+
+    What every reader takes alike: no empty line, and no character in a line that some take for its end.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     files = jsonl_files(source)
-    if len(files) == 1 and not _packed(files[0]):
-        target.unlink(missing_ok=True)
-        target.symlink_to(files[0])
-        return target
     part = target.with_name(f".{target.name}.{os.getpid()}")
+    if len(files) == 1 and not _packed(files[0]) and not _uneven(files[0]):
+        part.unlink(missing_ok=True)
+        part.symlink_to(files[0])
+        return part.replace(target)
     with part.open("wb") as out:
         for line in lines(files):
-            out.write(line if line.endswith(b"\n") else line + b"\n")
+            for raw, escaped in BREAKS.items():
+                line = line.replace(raw, escaped)
+            if line.strip():
+                out.write(line if line.endswith(b"\n") else line + b"\n")
     return part.replace(target)
+
+
+def _uneven(file: Path) -> bool:
+    """Whether a file ends with an empty line, or has one of BREAKS."""
+    seen = b""
+    with file.open("rb") as f:
+        while piece := f.read(1 << 22):
+            seen = seen[-(1 << 10) :] + piece  # none is cut in two, and more of the end than an empty line has
+            if not seen.isascii() and any(raw in seen for raw in BREAKS):
+                return True
+    return seen[len(seen.rstrip()) :] not in (b"", b"\n", b"\r\n")
 
 
 def lines(files: list[Path]) -> Iterator[bytes]:

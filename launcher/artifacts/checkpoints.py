@@ -11,16 +11,15 @@ from typing import Any
 
 import msgspec
 
+from launcher.artifacts import huggingface
 from launcher.artifacts.faults import Fault, Found, fault
+from launcher.artifacts.huggingface import lfs
 from slipway import yamldoc
 from slipway.errors import SlipwayError
 
 MAX_HEADER = 100_000_000  # bytes of a safetensors header; the library itself refuses more
 MAX_METADATA = 64 * 1024 * 1024  # bytes of a Megatron .metadata that are searched for names of shards
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-VOCABULARY = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "merges.txt")
 LATEST = "latest_checkpointed_iteration.txt"
-INDEX = "model.safetensors.index.json"
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # config.json's names of one number
 MEGATRON = {
     "layers": "num_layers", "hidden": "hidden_size", "vocab": "vocab_size", "heads": "num_attention_heads",
@@ -30,17 +29,17 @@ MEGATRON = {
     "per_token_loss": "calculate_per_token_loss",
 }  # fmt: skip
 NEW_CLASS = "TokenizersBackend"  # what transformers calls a tokenizer from 5.0 on, and does not know before
+TOOLS = re.compile(r"\btools?\b")  # in a chat template: it renders tools, or their calls
 GENERATION = re.compile(r"{%-?\s+generation\s")  # in a chat template: what follows is learned
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_EPOCH = re.compile(r"epoch_(\d+)_step_(\d+)")
+_OF_TRAINER = {"config.json", ADAPTER[0]}
+PREFIX = "base_model.model."  # of the names in an adapter of PEFT's
 
 
 class _Tensor(msgspec.Struct):
     shape: list[int]
     data_offsets: tuple[int, int]
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
 
 
 def look(folder: Path) -> Found | None:
@@ -56,9 +55,35 @@ def look(folder: Path) -> Found | None:
         return _megatron(folder)
     if "training_info.json" in names or _numbered(folder, "step_"):
         return _nemo_rl(folder)
-    if names & set(TOKENIZER):
-        return Found(type="tokenizer_hf", facts=tokenizer_facts(folder))
+    if huggingface.has_tokenizer(names):
+        return Found(type="tokenizer_hf", faults=_tokenizer(folder), facts=tokenizer_facts(folder))
     return None
+
+
+def last(folder: Path) -> Path | None:
+    """The last whole checkpoint of a library's output, or of a run directory; None where the folder is none of these.
+
+    AutoModel writes epoch_E_step_S with LATEST, a link or a file, beside them; in each is model/, an adapter or shards,
+    and of shards model/consolidated is what others read. transformers' Trainer writes checkpoint-N.
+    """
+    names = {p.name for p in folder.iterdir()}
+    if "plan.json" in names and (folder / "output").is_dir():
+        return last(folder / "output") or folder / "output"
+    if names & _OF_TRAINER:
+        return None
+    if (folder / "consolidated" / "config.json").is_file():
+        return folder / "consolidated"
+    saved = [(tuple(map(int, m.groups())), p) for p in folder.iterdir() if (m := _EPOCH.fullmatch(p.name))]
+    whole = [p for _, p in sorted(saved) if not (p / ".incomplete").exists()]
+    latest = folder / "LATEST"
+    chosen = [latest] if latest.is_dir() and not (latest / ".incomplete").exists() else whole[-1:]
+    for found in (*chosen, folder):
+        if (found / "model" / ADAPTER[0]).is_file():
+            return found / "model"
+        if (found / "model" / "consolidated" / "config.json").is_file():
+            return found / "model" / "consolidated"
+    trained = [p for _, p in _numbered(folder, "checkpoint-") if {n.name for n in p.iterdir()} & _OF_TRAINER]
+    return trained[-1] if trained else None
 
 
 def tokenizer_facts(folder: Path) -> dict[str, str | int]:
@@ -69,13 +94,15 @@ def tokenizer_facts(folder: Path) -> dict[str, str | int]:
     tokenizer_config.json is left out: every save_pretrained() adds to it, while the vocabulary stays the same bytes.
     """
     digest = hashlib.sha256()
-    found = [folder / n for n in VOCABULARY if (folder / n).is_file()]
+    found = huggingface.vocabulary(folder)
     for path in found:
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
     template = _template(folder)
     facts: dict[str, str | int] = {"tokenizer": digest.hexdigest() if found else ""}
     facts["template"] = hashlib.sha256(template.encode()).hexdigest() if template else ""
+    facts["template_tools"] = int(bool(TOOLS.search(template)))
+    facts["tekken"] = int((folder / "tekken.json").is_file())
     facts["generation"] = int(bool(GENERATION.search(template)))
     named = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
     facts["tokenizer_class"] = named if named == NEW_CLASS else ""
@@ -107,18 +134,25 @@ def _check_json(path: Path) -> list[Fault]:
     try:
         value = msgspec.json.decode(path.read_bytes())
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
-        return [fault(path, f"not JSON: {e}")]
+        return lfs(path) or [fault(path, f"not JSON: {e}")]
     return [] if isinstance(value, dict) else [fault(path, "not a JSON object")]
 
 
 def _hugging_face(folder: Path) -> Found:
-    faults = _check_json(folder / "config.json")
-    if not any((folder / n).is_file() for n in TOKENIZER):
-        faults.append(fault(folder, "there is no tokenizer (tokenizer.json, tokenizer_config.json)"))
-    shards, more = _shards(folder)
+    shards, faults = huggingface.shards(folder)
     parameters, wrong = _weights(shards)
     facts = _config_facts(folder) | tokenizer_facts(folder)
-    return Found(type="checkpoint_hf", faults=faults + more + wrong, facts=facts, parameters=parameters)
+    facts |= {"weight_bytes": size} if (size := sum(p.stat().st_size for p in shards)) else {}
+    if method := huggingface.quantized(_json(folder / "config.json") or {}, folder):
+        facts["quantized"] = method
+        parameters = parameters if method in huggingface.PLAIN_METHODS else 0  # packed: no number of weights
+    faults = [*_check_json(folder / "config.json"), *_tokenizer(folder), *faults, *wrong]
+    return Found(type="checkpoint_hf", faults=faults, facts=facts, parameters=parameters)
+
+
+def _tokenizer(folder: Path) -> list[Fault]:
+    named = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
+    return huggingface.tokenizer_faults(folder, named)
 
 
 def _config_facts(folder: Path) -> dict[str, str | int]:
@@ -139,6 +173,7 @@ def _config_facts(folder: Path) -> dict[str, str | int]:
         "experts_per_token": sizes.get("num_experts_per_tok"),
         "expert_intermediate": sizes.get("moe_intermediate_size"),
         "tied": int(bool(config.get("tie_word_embeddings"))),
+        "positions": sizes.get("max_position_embeddings"),
         "dtype": sizes.get("dtype") or sizes.get("torch_dtype") or config.get("torch_dtype"),
     }
     return {k: v for k, v in facts.items() if v and isinstance(v, str if k in ("architecture", "dtype") else int)}
@@ -152,50 +187,67 @@ def megatron_facts(model: dict[str, Any]) -> dict[str, str | int]:
     return {k: int(v) for k, v in facts.items() if v and isinstance(v, int)}
 
 
-def _shards(folder: Path) -> tuple[list[Path], list[Fault]]:
-    """The weight files that the index names (all of them without an index), and those that are missing."""
-    index = folder / INDEX
-    if not index.is_file():
-        found = sorted(folder.glob("*.safetensors"))
-        return found, [] if found else [fault(folder, "there are no *.safetensors weights")]
-    try:
-        names = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return [], [fault(index, "no index of weights (`weight_map`)")]
-    missing = [n for n in names if ".." in Path(n).parts or not (folder / n).is_file()]
-    return [folder / n for n in names if n not in missing], [
-        fault(folder / n, "a shard of the index is missing") for n in missing
-    ]
-
-
 def _weights(shards: list[Path]) -> tuple[int, list[Fault]]:
     parameters, faults = 0, []
     for shard in shards:
         count, problem = _safetensors(shard)
         parameters += count
         if problem:
-            faults.append(fault(shard, problem))
+            faults += lfs(shard) or [fault(shard, problem)]
     return parameters, faults
 
 
 def _safetensors(path: Path) -> tuple[int, str]:
     """Number of weights, and what is wrong with the file: its length must be what its header says."""
     size = path.stat().st_size
-    with path.open("rb") as f:
-        head = f.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if length > size - 8:
-            return 0, "not a whole safetensors file: its header is cut off"
-        try:
-            header = msgspec.json.decode(f.read(min(length, MAX_HEADER)), type=dict[str, Any])
-            header.pop("__metadata__", None)
-            tensors = msgspec.convert(header, dict[str, _Tensor])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return 0, "not a safetensors file: its header lists no tensors"
+    try:
+        length, tensors = _header(path)
+    except ValueError as e:
+        return 0, str(e)
     end = max((t.data_offsets[1] for t in tensors.values()), default=0)
     count = sum(math.prod(t.shape) for t in tensors.values())
     expected = 8 + length + end
     return count, "" if expected == size else f"{size} bytes, its header says {expected}: the file is cut off"
+
+
+def _header(path: Path) -> tuple[int, dict[str, _Tensor]]:
+    """Length of a safetensors header, and its tensors. Raises ValueError in words, where it has none."""
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        head = f.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        if length > size - 8:
+            raise ValueError("not a whole safetensors file: its header is cut off")
+        try:
+            header = msgspec.json.decode(f.read(min(length, MAX_HEADER)), type=dict[str, Any])
+            header.pop("__metadata__", None)
+            return length, msgspec.convert(header, dict[str, _Tensor])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise ValueError("not a safetensors file: its header lists no tensors") from None
+
+
+def misfit(adapter: Path, base: Path) -> str:
+    """Why an adapter in PEFT's layout does not fit the weights of a base, by names and shapes; empty where it does.
+
+    The same comparison as entrypoints/steps/peft_merge.py makes. Raises OSError; ValueError for a broken file.
+    """
+    halves: dict[str, dict[str, list[int]]] = {}
+    for name, tensor in _header(adapter / ADAPTER[1])[1].items():
+        module, dot, half = name.removeprefix(PREFIX).rpartition(".lora_")
+        if not dot or half not in ("A.weight", "B.weight") or not name.startswith(PREFIX) or len(tensor.shape) != 2:
+            return f"holds {name}, which is no {PREFIX}….lora_A or lora_B weight"
+        halves.setdefault(f"{module}.weight", {})[half[0]] = tensor.shape
+    there = {n: t.shape for shard in huggingface.shards(base)[0] for n, t in _header(shard)[1].items()}
+    if not halves:
+        return "holds no tensors"
+    for name, found in halves.items():
+        if len(found) < 2:
+            return f"holds one half of {name} alone"
+        changes = [found["B"][0], found["A"][1]]
+        if there.get(name) != changes:
+            has = " x ".join(map(str, there[name])) if name in there else "not there"
+            return f"changes {name} as {changes[0]} x {changes[1]}, which is {has} in {base}"
+    return ""
 
 
 def _peft(folder: Path) -> Found:
@@ -211,6 +263,8 @@ def _peft(folder: Path) -> Found:
         facts["base"] = base
     if isinstance(known.get("r"), int):
         facts["rank"] = known["r"]
+    if known and (more := huggingface.beyond_lora(known)):
+        facts["adapter"] = more
     return Found(type="checkpoint_lora", faults=faults + wrong, facts=facts, parameters=parameters)
 
 
@@ -258,6 +312,9 @@ def _iteration(folder: Path, faults: list[Fault]) -> Found:
         facts["base"] = base
     if isinstance(run["peft"], dict) and isinstance(run["peft"].get("dim"), int):
         facts["rank"] = run["peft"]["dim"]
+    target = str(run["peft"].get("_target_", "")) if isinstance(run["peft"], dict) else str(run["peft"])
+    if not target.endswith(".LoRA"):
+        facts["adapter"] = f"it is {target.rpartition('.')[2] or 'of no known kind'}"
     return Found(type="checkpoint_lora", faults=faults + more, facts=facts)
 
 

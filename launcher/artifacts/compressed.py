@@ -39,6 +39,12 @@ def packed(path: Path) -> bool:
         return f.read(4).startswith((GZIP, ZSTD))
 
 
+def zstd(path: Path) -> bool:
+    """Whether the file is zstd's, which no image can unpack."""
+    with path.open("rb") as f:
+        return f.read(4) == ZSTD
+
+
 @contextlib.contextmanager
 def _broken(path: Path) -> Iterator[None]:
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from launcher.artifacts import compressed, jsonl, parquet
+from launcher.artifacts import compressed, forms, huggingface, jsonl, parquet
 from launcher.artifacts.faults import Fault, Found, fault
 
 HEAD, HEADS = 4 * 1024 * 1024, 32 * 1024 * 1024  # bytes read of one file's beginning; of all files together
 MAX_HEADS, MAX_PACKED = 256, 32  # files whose beginning is read; of packed ones, each of which may start a program
+TO_LINES = 'python -c \'import sys, datasets; datasets.load_dataset("parquet", data_files=sys.argv[1])["train"].'
+TO_LINES += "to_json(sys.argv[2])' IN.parquet OUT.jsonl"
 SAMPLE = 64  # lines that tell the type and the keys
 PACKED = ("input_ids", "loss_mask", "seq_start_id")
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
@@ -70,6 +73,8 @@ def beside(file: Path) -> list[Path]:
 def look(files: Sequence[Path], rows: Rows = USUAL) -> Found:
     """What some files are together; the first one tells the type. Raises OSError for what cannot be read."""
     first = files[0]
+    if wrong := huggingface.lfs(first):
+        return Found(faults=wrong)
     with first.open("rb") as f:
         magic = f.read(len(INDEX_MAGIC))
     if magic.startswith(parquet.MAGIC):
@@ -101,6 +106,7 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
     if shape is None:
         return Found(note=note)
     faults: list[Fault] = []
+    counted = 0
     most = MAX_PACKED if compressed.packed(files[0]) else MAX_HEADS
     whole = len(files) <= most
     for number, file in enumerate(files[:most]):
@@ -111,9 +117,17 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
             continue
         whole &= all_of_it
         found = jsonl.scan(io.BytesIO(head), jsonl.checker(shape))
-        faults += found.faults(file) if found.lines else [fault(file, "the file is empty")]
+        counted += found.lines - found.blank
+        faults += found.faults(file) if found.lines > found.blank else [fault(file, "the file is empty")]
+        faults += _dropped(file, head) if shape.type == "chat_jsonl" else []
     facts: dict[str, str | int] = {"files": len(files)} if len(files) > 1 else {}
     facts["checked"] = "whole" if whole else "beginning"
+    if whole and counted and shape.type == "chat_jsonl":
+        facts["rows"] = counted
+    if any(compressed.zstd(f) for f in files[:MAX_HEADS]):
+        facts["zstd"] = 1
+    if shape.type == "chat_jsonl" and ("tools" in shape.keys or "tool_calls" in shape.inner):
+        facts["tools"] = 1
     if shape.type != "chat_jsonl":
         facts["columns"] = ",".join(shape.keys)
     if rows.columns:
@@ -121,6 +135,17 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
     if rows.grammar:
         facts["grammar"] = rows.grammar
     return Found(type=shape.type, faults=faults, facts=facts)
+
+
+def _dropped(file: Path, head: bytes) -> list[Fault]:
+    """What the first rows say that is not read: once of a file, at the first row that says it."""
+    first: dict[str, int] = {}
+    for number, line in zip(range(1, SAMPLE + 1), io.BytesIO(head), strict=False):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            row = msgspec.json.decode(line, type=dict[str, Any])
+            for what in forms.dropped(row):
+                first.setdefault(what, number)
+    return [fault(f"{file}:{number}", what, "warning") for what, number in first.items()]
 
 
 def unreadable(file: Path, e: OSError) -> Fault:
@@ -151,6 +176,8 @@ def _packed(files: Sequence[Path]) -> Found:
             faults.append(fault(file, str(e)))
             continue
         missing = [c for c in PACKED if c not in footer.columns]
+        if missing and number == 0 and "messages" in footer.columns:
+            return Found(note=f"Parquet with `messages`, neither packed nor JSON Lines; this makes those: {TO_LINES}")
         if missing and number == 0:
             has = ", ".join(footer.columns)
             return Found(note=f"Parquet without the columns {', '.join(missing)} of packed data (it has {has})")

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from launcher.artifacts import blobs, checkpoints, datasets, hub_cache
+from launcher.artifacts import blobs, checkpoints, datasets, hub_cache, huggingface
 from launcher.artifacts.checkpoints import MAX_HEADER
 from launcher.artifacts.datasets import USUAL, Rows
 from launcher.artifacts.faults import MAX_FAULTS, Fault, Found, fault, kept
@@ -26,6 +26,7 @@ SAMPLED = 1024  # blocks in all: more than 64 files get fewer blocks each, more 
 _ACL = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
 OF_RUNS = ".slipway-run"  # in an output: what launchers know of the runs that write there, and no part of it
 MAX_FILES = 100_000  # of a folder that are listed
+KEPT_ASIDE = (".git", ".cache/huggingface")  # below an input: what git and `hf download --local-dir` know of it
 
 
 class Artifact(Noun, frozen=True, kw_only=True):
@@ -34,12 +35,15 @@ class Artifact(Noun, frozen=True, kw_only=True):
     `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed
     Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`:
     number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs;
-    `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `checked` (`whole` or
-    `beginning`), `files`, `rows`, `sequences`, `pack_size`, `padded_to` (a multiple, of packed
-    conversations), `tokenizer` and `template` (sha256), `tokenizer_class`, `generation` (1: the template marks what
-    is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`, `intermediate`,
-    `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1), `per_token_loss` (1), `iteration`, `layout`,
-    `base`, `rank`, `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
+    `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `blobs` (the cache's shared store,
+    where its files are there), `checked` (`whole` or `beginning`), `files`, `rows`, `sequences`, `pack_size`,
+    `padded_to` (a multiple, of packed conversations), `tools` (1: rows have some), `zstd` (1), `tokenizer` and
+    `template` (sha256), `tokenizer_class`, `tekken` (1), `template_tools` (1: it renders tools), `generation` (1: the
+    template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`,
+    `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1), `positions`, `taken` (the last
+    checkpoint of an output, as it was found), `weight_bytes` (of the files that a loader reads), `quantized` (the
+    method), `per_token_loss` (1), `iteration`, `layout`, `base`, `rank`, `adapter` (what it is beyond a plain LoRA),
+    `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
     """
 
     name: str
@@ -94,8 +98,13 @@ def _inspect(name: str, real: Path, rows: Rows) -> Artifact:
         return _artifact(name, real, "file", found, files, files if len(files) > 1 else [])
     if not real.is_dir():
         return Artifact(name=name, path=str(real), kind="file", note="neither a file nor a folder")
-    files, faults = _below(real)
-    return _artifact(name, real, "folder", _look(real, rows), files, [], faults)
+    taken = checkpoints.last(real)
+    inside = (taken or real).resolve()
+    files, faults = _below(inside)
+    found = _look(inside, rows)
+    if taken:
+        found = msgspec.structs.replace(found, facts=found.facts | {"taken": str(taken)})
+    return _artifact(name, inside, "folder", found, files, [], faults)
 
 
 def _there(path: Path) -> bool:
@@ -145,11 +154,16 @@ def _artifact(
     place, facts = hub_cache.place(path), dict(found.facts)
     if place:
         facts["hub"] = str(place.id)
-        faults = [*faults, *_leaving(files, place.repository.resolve())] if kind != "folder" else faults
+        faults = [*faults, *_leaving(files, _mounted(place))] if kind != "folder" else faults
+        store = place.store.resolve()
+        facts |= {"blobs": str(store)} if any(_inside(f, store) for f in files) else {}
         faults = [*faults, *blobs.faults(place, files)]
+    unread = [*huggingface.pointers(files)]
+    gone = {f.where for f in unread}  # what else is said of such a file is said of the pointer
+    said = [f for f in found.faults if f.where.rpartition(":")[0] not in gone and f.where not in gone]
     return Artifact(
         name=name, path=str(path), kind=kind, type=found.type, note=found.note, parameters=found.parameters,
-        faults=kept([*faults, *found.faults]),
+        faults=kept([*faults, *unread, *said]),
         facts=facts, files=[str(p) for p in (files if listed is None else listed)],
         bytes=sum(p.stat().st_size for p in files),
         fingerprint=_of_hub(place, files, root) if place else fingerprint(files, root),
@@ -176,22 +190,35 @@ def _below(root: Path) -> tuple[list[Path], list[Fault]]:
     """Every file of a folder, sorted, and the links that leave it. Raises OSError for a folder that cannot be read."""
     paths: list[Path] = []
     for folder, folders, names in os.walk(root, onerror=_raise):
-        if folder == str(root) and OF_RUNS in folders:
-            folders.remove(OF_RUNS)
+        aside = {OF_RUNS, *KEPT_ASIDE}
+        folders[:] = [n for n in folders if Path(folder, n).relative_to(root).as_posix() not in aside]
         links = [n for n in folders if Path(folder, n).is_symlink()]
         paths += [Path(folder, n) for n in [*names, *links]]
         if len(paths) > MAX_FILES:
             raise OSError(0, f"has more than {MAX_FILES:,} files", str(root))
     paths.sort()
     place = hub_cache.place(root)
-    faults = _leaving(paths, place.repository if place else root)
+    faults = _leaving(paths, _mounted(place) if place else [root])
     gone = {f.where for f in faults}
     return [p for p in paths if str(p) not in gone and p.is_file()], faults
 
 
-def _leaving(paths: Sequence[Path], root: Path) -> list[Fault]:
-    """The links that lead out of `root`, which is what is mounted."""
-    return [fault(p, "a link that leaves the input") for p in paths if p.is_symlink() and not _inside(p, root)]
+def _mounted(place: hub_cache.Place) -> list[Path]:
+    """What a snapshot's links may lead to."""
+    return [place.repository.resolve(), place.store.resolve()]
+
+
+def _leaving(paths: Sequence[Path], roots: Sequence[Path]) -> list[Fault]:
+    """The links that lead out of `roots`, which are what is mounted; or nowhere."""
+    out = [p for p in paths if p.is_symlink() and not any(_inside(p, r) for r in roots)]
+    return [fault(p, _left(p)) for p in out]
+
+
+def _left(link: Path) -> str:
+    if not link.exists():
+        return f"a link that leads nowhere ({link.readlink()})"
+    what = f"a link that leaves the input, to {link.resolve()}, which is not mounted"
+    return f"{what}: copy the input with what its links lead to (cp -rL), or name the folder that it leads to"
 
 
 def files_of_others(folder: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ import msgspec
 
 from launcher.artifacts import blobs, compressed, datasets, detection, hub_cache, jsonl
 from launcher.artifacts.detection import Artifact
-from launcher.artifacts.faults import Fault, fault, kept
+from launcher.artifacts.faults import MAX_FAULTS, Fault, fault, kept
 from slipway.errors import Exit, SlipwayError, visible
 from slipway.yamldoc import Noun
 
@@ -220,14 +220,22 @@ def _scanned(artifact: Artifact, scanned: Sequence[tuple[_Piece, _Result]]) -> C
     faults: list[Fault] = [f for f in artifact.faults if not _of_data(f, plan)]
     errors, warnings = len(faults), 0
     before: dict[Path, int] = dict.fromkeys((p.file for p in plan), 0)
+    blank: dict[Path, int] = {}  # at the end of what has been read of a file
     for piece, result in scanned:
+        if result.scan.lines > result.scan.blank:
+            numbers = range(before[piece.file] - blank.get(piece.file, 0), before[piece.file])
+            faults += [fault(f"{piece.file}:{n + 1}", jsonl.EMPTY[1]) for n in numbers[:MAX_FAULTS]]
+            errors += len(numbers)
+            blank[piece.file] = 0
+        blank[piece.file] = blank.get(piece.file, 0) + result.scan.blank
         faults += result.scan.faults(piece.file, before[piece.file])
         before[piece.file] += result.scan.lines
         errors += result.scan.counts.get("error", 0) + bool(result.broken)
         warnings += result.scan.counts.get("warning", 0)
         faults += [fault(piece.file, result.broken)] if result.broken else []
     broken = {p.file for p, r in scanned if r.broken}
-    empty = [fault(f, "the file is empty") for f, lines in before.items() if not lines and f not in broken]
+    full = {f for f, lines in before.items() if lines > blank.get(f, 0)}
+    empty = [fault(f, "the file is empty") for f in before if f not in full | broken]
     whole = msgspec.structs.replace(
         artifact, faults=kept([*faults, *empty]), facts=artifact.facts | {"checked": "whole"}
     )

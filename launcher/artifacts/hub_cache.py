@@ -69,6 +69,11 @@ class Place(NamedTuple):
     repository: Path
     id: HubId
 
+    @property
+    def store(self) -> Path:
+        """Where huggingface_hub from 2.0 on keeps blobs that repositories share: what is in blobs/ links to it."""
+        return self.repository.parent / "blobs"
+
 
 def parse(text: str, revision: str = "") -> HubId:
     """`hf://[datasets/]org/name[@revision][/path]`; `revision`: where `text` has none. Raises SlipwayError 64."""

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from launcher.artifacts import forms
 from launcher.artifacts.faults import MAX_FAULTS, Fault, Severity, fault
 
 MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is a fault, and is never held in memory
@@ -41,6 +42,7 @@ _COLUMNS = {
 Grammar = Literal["", "roles", "texts", "last"]
 _TEXTS = ("texts", "last")
 Problem = tuple[Severity, str]
+EMPTY: Problem = ("error", "an empty line")
 _UNDECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -60,11 +62,15 @@ class Shape(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """What was found in some lines: how many they were, the first problems (by line, from 1), and how many in all."""
+    """What was found in some lines: how many they were, the first problems (by line, from 1), and how many in all.
+
+    `blank`: empty lines at the end, which are no problem where nothing follows.
+    """
 
     lines: int
     problems: list[tuple[int, Severity, str]]
     counts: dict[Severity, int]
+    blank: int = 0
 
     def faults(self, path: Path, before: int = 0) -> list[Fault]:
         """The problems as faults of `path`; `before`: lines of the file that stand before these."""
@@ -75,8 +81,13 @@ def detect(lines: Iterable[bytes], name: str, named: Mapping[str, str] | None = 
     """The shape that the first lines show, else None and what they look like. A file's name decides only in doubt."""
     rows = [_parsed(line.removeprefix(_BOM)) for line in lines]
     row = next((r for r in rows if isinstance(r, dict | list)), None)
-    if isinstance(row, list) or (row is None and next(iter(lines), b"").removeprefix(_BOM).startswith(b"[")):
+    begins = next(iter(lines), b"").removeprefix(_BOM).strip()
+    if isinstance(row, list) or begins == b"[" or (row is None and begins.startswith(b"[")):
         return None, "a JSON array, not one object a line; this makes lines of it: jq -c '.[]'"
+    if row is not None and not row.keys() & {*(named or {}).values()} and (form := forms.other(row)):
+        return None, f"JSON lines of {form}"
+    if row is None and begins == b"{":
+        return None, "JSON over several lines, not one object a line; this makes lines of it: jq -c ."
     if row is None:
         return (Shape("chat_jsonl"), "") if name.endswith(SUFFIXES) else (None, "no JSON on its first line")
     type_ = _type_of(_usual(row, named or {}), name)
@@ -133,20 +144,21 @@ def scan(stream: BufferedIOBase, check: Checker, size: float = float("inf")) -> 
         space[:begun] = space[at : at + begun]
     if begun:
         found.rest(stream, bytes(space[:begun]))
-    return Scan(found.lines, found.problems, found.counts)
+    return Scan(found.lines, found.problems, found.counts, found.blank)
 
 
 class _Found:
     """What a scan has found until now."""
 
     def __init__(self, check: Checker) -> None:
-        self.check, self.lines = check, 0
+        self.check, self.lines, self.blank = check, 0, 0
         self.problems: list[tuple[int, Severity, str]] = []
         self.counts: dict[Severity, int] = {"error": 0, "warning": 0}
 
     def block(self, buffer: bytearray, start: int, end: int) -> None:
         """Checks whole lines."""
         if usual := self.check.usual(buffer, start, end):
+            self.follow()
             self.lines += usual
         else:
             for line in BytesIO(memoryview(buffer)[start:end]):
@@ -160,13 +172,27 @@ class _Found:
 
     def line(self, line: bytes) -> None:
         """Checks a line."""
+        if not line.strip():
+            self.lines, self.blank = self.lines + 1, self.blank + 1
+            return
+        self.follow()
         cut: Problem = ("error", f"a line of more than {MAX_LINE >> 20} MiB")
         problem = cut if _cut(line) else self.check(line)
         self.lines += 1
+        self.note(self.lines, problem)
+
+    def follow(self) -> None:
+        """What follows empty lines makes each of them a problem."""
+        for number in range(self.lines - self.blank, self.lines):
+            self.note(number + 1, EMPTY)
+        self.blank = 0
+
+    def note(self, number: int, problem: Problem | None) -> None:
+        """Keeps a problem of a line, if there is one."""
         if problem:
             self.counts[problem[0]] += 1
             if self.counts[problem[0]] <= MAX_FAULTS:
-                self.problems.append((self.lines, *problem))
+                self.problems.append((number, *problem))
 
 
 def _cut(line: bytes) -> bool:
@@ -239,22 +265,32 @@ class _Orders(dict[tuple[str, ...], bool]):
 
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
-_Four = Literal["system", "user", "assistant", "tool"]
+_Three = Literal["system", "user", "assistant"]
+_Four = _Three | Literal["tool"]
+_CALLS = ("tools", "tool_calls", "tool_call_id", "reasoning_content")
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    type: Literal["text"]
+    text: str
+
+
 _Role = _Four | Literal["developer", "function"]
 
 
 def _strict(shape: Shape) -> type[msgspec.Struct]:
     """What the usual good line is. Rarer good ones (tool calls without text) are for the careful look."""
-    role = _Four if shape.grammar else _Role
-    content = _Text if shape.grammar in _TEXTS else _Text | Annotated[list[Any], msgspec.Meta(min_length=1)]
-    message = _struct({"role": role, "content": content}, shape.inner)
+    role = _Three if shape.grammar == "roles" else _Four if shape.grammar else _Role
+    content = _Text if shape.grammar in _TEXTS else _Text | Annotated[list[_Part], msgspec.Meta(min_length=1)]
+    looked_at = _CALLS if shape.grammar == "roles" else ()  # with care, where the library does so
+    message = _struct({"role": role, "content": content}, tuple(k for k in shape.inner if k not in looked_at))
     messages = Annotated[list[message], msgspec.Meta(min_length=1)]  # type: ignore[valid-type]
     fields: dict[str, dict[str, Any]] = {
         "chat_jsonl": {"messages": messages},
         "preference_jsonl": {"prompt": _Text | messages, "chosen": _Text, "rejected": _Text},
         "prompt_jsonl": {"input": _Text, "output": _Text},
     }
-    return _struct(fields[shape.type], shape.keys, shape.named)
+    return _struct(fields[shape.type], tuple(k for k in shape.keys if k not in looked_at), shape.named)
 
 
 def _struct(
@@ -285,8 +321,6 @@ def _roles(roles: tuple[str, ...], grammar: Grammar) -> Problem | None:
 
 def _carefully(shape: Shape, line: bytes) -> Problem | None:
     type_, named = shape.type, dict(shape.named)
-    if not line.strip():
-        return "error", "an empty line"
     if line.startswith(_BOM):
         return "error", "starts with a byte order mark (BOM), which JSON does not have: remove its three bytes"
     if line.startswith(_UTF16):
@@ -296,12 +330,14 @@ def _carefully(shape: Shape, line: bytes) -> Problem | None:
     except UnicodeDecodeError as e:
         return "error", f"{_NOT[type_]}: invalid UTF-8 (byte 0x{e.object[e.start]:02x})"
     except (msgspec.DecodeError, RecursionError) as e:
+        if name := forms.constant(line):
+            return "error", f"{name}, which JSON does not have: write null, or leave its key out"
         return "error", f"{_NOT[type_]}: {e}"
     if not isinstance(row, dict):
         return "error", f"{_NOT[type_]}: {_kind(row)}, not an object"
     if type_ == "chat_jsonl":
         messages = named.get("messages", "messages")
-        wrong = _turns(row, messages, shape.grammar)
+        wrong = _turns(row, messages, shape.grammar) or (forms.tools(row) if shape.grammar == "roles" else "")
         return ("error", wrong) if wrong else _roles(tuple(m["role"] for m in row[messages]), shape.grammar)
     wrong = _prompt(_usual(row, named)) if type_ == "prompt_jsonl" else _preference(_usual(row, named))
     for column, name in named.items():
@@ -338,6 +374,10 @@ def _turn(name: str, message: Any, grammar: Grammar) -> str:
         return f"{name} has {_kind(content)} as content; this release takes text alone{also}"
     if not isinstance(content, str | list | None):
         return f"{name} has {_kind(content)} as content"
+    if part := forms.modality(content):
+        return f"{name} has a part of type {part}; the steps for conversations read text alone"
+    if grammar == "roles" and (wrong := forms.calls(name, message)):
+        return wrong
     if role == "assistant" and not content and not (message.get("tool_calls") or message.get("function_call")):
         return "an empty assistant message"
     return ""

@@ -43,6 +43,7 @@ class Input(Noun, frozen=True, kw_only=True):
 
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
+    `plain`: of an adapter, LoRA alone. `quantized`: method of quantized weights that it takes -> what is said of it.
     `one_file`: nothing packed, no folder, no pattern. `grammar`: what a conversation may be (`jsonl.Grammar`). `why`:
     said where the type is wrong. `frozen`: a model that every process holds whole, and none trains.
     """
@@ -55,6 +56,8 @@ class Input(Noun, frozen=True, kw_only=True):
     layouts: list[Literal["hf_peft", "megatron_bridge"]] = []
     columns: dict[str, str] = {}
     needs_columns: list[str] = []
+    plain: bool = False
+    quantized: dict[str, str] = {}
     one_file: bool = False
     grammar: Grammar = ""
     why: str = ""
@@ -241,6 +244,8 @@ class Step(Noun, frozen=True, kw_only=True):
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs
+    template: str = ""  # the input by whose chat template conversations are rendered
+    template_keys: list[str] = []  # configuration keys that name another template
     backends: dict[str, Backend] = {}
     sample: Sample = Sample()
     wires: list[Wire] = []

@@ -64,6 +64,15 @@ class Checkout:
     untracked: list[str]
     empty: list[str]
 
+    def has(self, path: str) -> bool:
+        """Whether a file of the image's repository is in what is packed; one of a submodule is not looked for."""
+        inside = path.removeprefix(f"{self.code.path}/")
+        if any(inside.startswith(f"{s}/") for s in self.code.submodules):
+            return True
+        if self.code.diff and not (self.folder / inside).is_file():
+            return False
+        return bool(self.code.diff or Git(self.folder)("ls-tree", "--name-only", self.code.commit, "--", inside))
+
     def write(self, folder: Path) -> None:
         """Packs into `folder`, the diff beside it as .diff. Raises SlipwayError 73, 75 (changed meanwhile)."""
         with cannot_write(folder), _packed(self.folder, self.code.commit, bool(self.code.diff)) as packed:
@@ -226,9 +235,10 @@ def copy(code: Code, source: Path, folder: Path) -> None:
 
 
 def check(spec: LaunchSpec, checkouts: dict[str, Checkout], rows: list[Hidden]) -> Iterator[Finding]:
-    """What does not come along, and what in the image notices or misses something. Pure."""
+    """What does not come along, what the step misses, and what in the image notices or misses something."""
     variables = {**spec.entry.env, **spec.step.env, **spec.profile.env, **spec.env}
     for name, found in checkouts.items():
+        yield from _without(spec, name, found)
         said = [(f"untracked, left behind: {_some(found.untracked)}", "")] if found.untracked else []
         if found.code.diff:
             said.append((f"packed with its changes (sha256 of the diff {found.code.diff[:12]})", ""))
@@ -238,6 +248,19 @@ def check(spec: LaunchSpec, checkouts: dict[str, Checkout], rows: list[Hidden]) 
         said += [(r.says, r.remedy) for r in rows if r.name == name and not variables.get(r.silenced_by)]
         for what, remedy in said:
             yield Finding(severity="warning", where=f"--code {name}={found.folder}", what=what, remedy=remedy)
+
+
+def _without(spec: LaunchSpec, name: str, found: Checkout) -> Iterator[Finding]:
+    """The files of the repository that the step runs or starts its configuration from, and that are not in the tree."""
+    named = {"runs": [spec.step.script], "starts from": [spec.base.get("path", "")]}
+    values = spec.base.get("values", {}).get("scripts")
+    named["runs"] += [str(v) for v in values.values()] if isinstance(values, dict) else []
+    for why, paths in named.items():
+        for path in (p for p in paths if p.startswith(f"{found.code.path}/") and not found.has(p)):
+            what = f"has no {path.removeprefix(found.code.path + '/')}, which {spec.step.id} {why} at {spec.entry.name}"
+            remedy = f"name a tree that is made of {spec.entry.name}'s, or a --release that this one is made of"
+            where = f"--code {name}={found.folder}"
+            yield Finding(severity="error", where=where, what=what, remedy=remedy, code=int(Exit.DATA))
 
 
 def _some(names: list[str]) -> str:

@@ -30,6 +30,7 @@ from launcher.planning import configuration
 from launcher.planning.checks import parallelism
 
 UNRESOLVED = "UNRESOLVED"
+REPOSITORY = "repository"  # of a snapshot, beside the blobs that it shares
 ENTRYPOINT = "/slipway/entrypoint.sh"
 HF_HOME, HUB, DATASETS = "/cache/hf", "/cache/hub", "/cache/datasets"
 
@@ -129,11 +130,13 @@ def container_path(artifact: Artifact) -> str:
 
     Several files stand side by side, under the pattern that named them; a .bin and its .idx under what both begin with,
     as Megatron names them, and several such pairs under their folder. Of a snapshot the repository is mounted, since
-    its files are links into blobs/, and the path goes on inside.
+    its files are links into blobs/, and the path goes on inside; where those lead to the cache's shared store,
+    repository and store are mounted side by side, as they lie in the cache.
     """
     path, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
     if place:
-        path = posixpath.join(path, Path(artifact.path).relative_to(place.repository))
+        below = REPOSITORY if "blobs" in artifact.facts else ""
+        path = posixpath.join(path, below, Path(artifact.path).relative_to(place.repository))
     elif artifact.kind != "folder":
         path = posixpath.join(path, Path(artifact.path).name)
     if artifact.type != "binidx" or artifact.kind == "folder":
@@ -149,6 +152,9 @@ def container_paths(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
 
 def _input_mounts(artifact: Artifact) -> list[Mount]:
     folder, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
+    if place and (store := artifact.facts.get("blobs")):  # its links lead to ../../blobs
+        both = {REPOSITORY: str(place.repository), "blobs": str(store)}
+        return [Mount(source=s, target=posixpath.join(folder, n), readonly=True) for n, s in both.items()]
     if place:
         return [Mount(source=str(place.repository), target=folder, readonly=True)]
     if not artifact.files:

@@ -167,6 +167,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         *([f"{cache_location.NAME}: {c.path} ({c.rule})"] if (c := spec.megatron_cache) else []),
         *_unpacked(profile, seen.image.unpack),
         *preflight.notes(spec, seen),
+        *parallelism.taken(seen),
         *parallelism.notes(spec),
         *memory.notes(spec, seen),
         *memory_rl.notes(spec, seen),

@@ -14,9 +14,10 @@ import msgspec
 
 from images.model import Entry
 from launcher import engines
-from launcher.artifacts import detection, hub, hub_cache
+from launcher.artifacts import checkpoints, detection, hub, hub_cache
 from launcher.artifacts.datasets import USUAL, Rows
 from launcher.artifacts.detection import Artifact, Reader
+from launcher.artifacts.faults import fault
 from launcher.catalog import definitions
 from launcher.catalog.definitions import Resume, Step
 from launcher.catalog.profiles import Profile
@@ -102,7 +103,22 @@ def _inputs(
             rows = rows._replace(grammar="texts")
         of_hub = text.startswith("hf://")
         found[name] = _hub(name, text, profile, rows) if of_hub else (detection.inspect(name, Path(text), rows), None)
-    return found
+    return {name: (_fitting(one, found), of_hub) for name, (one, of_hub) in found.items()}
+
+
+def _fitting(found: Artifact, others: Mapping[str, tuple[Artifact, HubInfo | None]]) -> Artifact:
+    """An adapter with the fault that it does not fit its base, where both are of Hugging Face and whole."""
+    base = others["base"][0] if "base" in others else None
+    if not base or found.facts.get("layout") != "hf_peft" or base.type != "checkpoint_hf":
+        return found
+    if base.faults or found.faults or {"adapter", "quantized"} & (found.facts.keys() | base.facts.keys()):
+        return found
+    try:
+        wrong = checkpoints.misfit(Path(found.path), Path(base.path))
+    except (OSError, ValueError):
+        return found  # what cannot be read is a fault of its own
+    faults = [fault(found.path, f"does not fit base=: it {wrong}")] if wrong else []
+    return msgspec.structs.replace(found, faults=faults)
 
 
 def hf_home(profile: Profile) -> Path:

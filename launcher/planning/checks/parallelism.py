@@ -134,6 +134,16 @@ def base_unknown(spec: LaunchSpec) -> bool:
     return "path" in spec.base and (bool(spec.hidden) or spec.in_image is None or spec.in_image.values is None)
 
 
+def taken(seen: Probed) -> list[str]:
+    """Which checkpoint stands for an output that was named."""
+    found = [a for a in seen.artifacts.values() if "taken" in a.facts]
+    return [f"note: {a.name}: the last checkpoint is taken: {a.facts['taken']}{_real(a)}" for a in found]
+
+
+def _real(found: Artifact) -> str:
+    return f" ({found.path})" if found.path != found.facts["taken"] else ""
+
+
 def _shape_note(spec: LaunchSpec, known: Known) -> str:
     """The shape as torchrun's arguments and as the library's keys, and what is left for data parallelism."""
     world, shape = world_size(spec), sizes(spec, known)

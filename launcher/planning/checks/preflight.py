@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath, PurePosixPath
 
 from launcher.artifacts.detection import Artifact
-from launcher.catalog.definitions import Input, Step
+from launcher.catalog.definitions import Step
 from launcher.catalog.profiles import RESERVED_ENV, SlurmProfile
 from launcher.core import gpus
 from launcher.core.findings import Finding
@@ -16,10 +16,15 @@ from launcher.core.findings import error as _error
 from launcher.core.findings import warning as _warning
 from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadable
 from launcher.planning import configuration
-from launcher.planning.checks import memory, memory_rl, nemo_rl, parallelism
+from launcher.planning.checks import input_rules, memory, memory_rl, nemo_rl, parallelism
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
+# `org/name`, `org/name@revision`, and what a browser shows
+HUB = re.compile(
+    r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/)?(?P<data>datasets/)?(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(?:@(?P<revision>[\w.-]+)|/tree/(?P<tree>[\w.-]+))?/?"
+)
 ADAPTER_BYTES = 4  # of a weight, at most
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
@@ -41,12 +46,8 @@ def check(spec: LaunchSpec, seen: Probed, steps: Sequence[Step] = ()) -> list[Fi
     `steps`: among which one that converts a wrong input is looked for.
     """
     findings = [*_inputs(spec, seen, steps), *_output(spec, seen), *_environment(spec), *_mounts(spec, seen)]
-    findings += [
-        *configuration.check(spec),
-        *_shape(spec, seen),
-        *parallelism.check(spec, seen),
-        *nemo_rl.check(spec, seen),
-    ]
+    findings += [*configuration.check(spec), *_shape(spec, seen), *parallelism.check(spec, seen)]
+    findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen)]
     findings += [*memory.check(spec, seen), *memory_rl.check(spec, seen)]
     return [*findings, *_engine(spec, seen), *_image(spec, seen)]
 
@@ -61,16 +62,18 @@ def _inputs(spec: LaunchSpec, seen: Probed, steps: Sequence[Step]) -> Iterator[F
         if name in seen.hub and (absent := seen.hub[name].finding):
             yield absent
             continue
-        yield from _input(name, spec.step.inputs[name], found, steps)
+        yield from _input(spec, name, found, steps)
         if name in seen.unreadable:
             yield _unreadable(found, seen.unreadable[name])
 
 
-def _input(name: str, asked: Input, found: Artifact, steps: Sequence[Step]) -> Iterator[Finding]:
+def _input(spec: LaunchSpec, name: str, found: Artifact, steps: Sequence[Step]) -> Iterator[Finding]:
+    asked = spec.step.inputs[name]
     types = asked.types
     where, wanted = f"{name}={found.path}", " or ".join(types)
     if found.kind == "missing":
-        yield _error(Exit.NO_INPUT, where, "there is nothing there", f"expected: {wanted}")
+        remedy = _on_the_hub(spec, name, types) or f"expected: {wanted}"
+        yield _error(Exit.NO_INPUT, where, "there is nothing there", remedy)
     elif found.type not in types and (found.type or found.note):
         what = found.type or found.note
         remedy = parallelism.converter(steps, found, types) or f"expected: {_shape_of(types)}"
@@ -87,6 +90,15 @@ def _unreadable(found: Artifact, wrong: Unreadable) -> Finding:
     what += f" in the container, which runs as uid {wrong.uid}: it is {wrong.owner}'s, with mode {wrong.mode}"
     remedy = f"as its owner: chmod {'a+r' if wrong.top == wrong.path else '-R a+rX'} {shlex.quote(wrong.top)}"
     return _error(Exit.NOT_PERMITTED, f"{found.name}: {wrong.path}", what, remedy)
+
+
+def _on_the_hub(spec: LaunchSpec, name: str, types: Sequence[str]) -> str:
+    """The question where a word looks like a name on the hub, or is its address."""
+    if not (match := HUB.fullmatch(spec.words.inputs.get(name, ""))):
+        return ""
+    data = match["data"] or not any(t.startswith(("checkpoint_", "tokenizer_")) for t in types)
+    revision = "".join(f"@{r}" for r in (match["revision"], match["tree"]) if r)
+    return f"did you mean {name}=hf://{'datasets/' if data else ''}{match['repo']}{revision}?"
 
 
 def _shape_of(types: Sequence[str]) -> str:
@@ -215,7 +227,8 @@ def checkpoint_bytes(spec: LaunchSpec, seen: Probed) -> int:
         model, rank = memory.model_of(spec, seen, {}), parallelism.settings(spec).get("adapter_rank", 0)
         return int((ADAPTER_BYTES + ADAM_BYTES) * memory.adapter_weights(model, rank)) if model else 0
     saves_all = spec.step.resume is not None and "micro_batch" in spec.step.roles
-    return 2 * start.bytes + ADAM_BYTES * start.parameters if saves_all else start.bytes
+    size = int(start.facts.get("weight_bytes", start.bytes))
+    return 2 * size + ADAM_BYTES * start.parameters if saves_all else size
 
 
 def _environment(spec: LaunchSpec) -> Iterator[Finding]:

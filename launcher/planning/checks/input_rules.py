@@ -1,0 +1,145 @@
+"""What an input holds against what the step, at its release, can take of it: quantized weights, adapters. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from msgspec import UNSET
+
+from launcher.artifacts.detection import Artifact
+from launcher.catalog.definitions import Input
+from launcher.core.findings import Finding, error, warning
+from launcher.core.plan import LaunchSpec, Probed
+from launcher.planning.checks import parallelism
+from launcher.planning.checks.parallelism import Known
+from slipway.errors import Exit
+from slipway.resolver import ABSENT
+
+COUNTED = ("max_steps", "epochs", "checkpoint_every", "validate_every", "lora_rank", "pack_size", "calibration_samples")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
+    """Every finding."""
+    known = parallelism.settings(spec)
+    found = [*_quantized(spec, seen), *_adapters(spec, seen), *_templates(spec, seen)]
+    return [*found, *_packed(seen), *_numbers(spec, seen, known)]
+
+
+def loads_weights(name: str, asked: Input) -> bool:
+    """Whether the step loads the weights of an input, and not its configuration and tokenizer alone."""
+    return name != "config" and "tokenizer_hf" not in asked.types
+
+
+def _quantized(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
+    for found in (a for a in seen.artifacts.values() if "quantized" in a.facts and a.name in spec.step.inputs):
+        asked, method = spec.step.inputs[found.name], str(found.facts["quantized"])
+        where = f"{found.name}={found.path}"
+        if "tokenizer_hf" in asked.types:
+            continue
+        if not loads_weights(found.name, asked):
+            what = f"its config.json says that weights are quantized ({method}); those that are written are not"
+            yield warning(where, what, "name the unquantized model, or take quantization_config out of what is written")
+        elif method in asked.quantized:
+            yield warning(where, f"its weights are quantized ({method}): {asked.quantized[method]}")
+        else:
+            what = f"its weights are quantized ({method}), which {spec.step.id} cannot start from"
+            yield error(Exit.DATA, where, what, "name the model that it was made of, in bfloat16 or float32")
+
+
+def _packed(seen: Probed) -> Iterator[Finding]:
+    """The step programs unpack gzip alone: Python in the images has no module for zstd (slipway_inputs)."""
+    for found in (a for a in seen.artifacts.values() if "zstd" in a.facts):
+        what = "is packed with zstd, which no image can read"
+        yield error(Exit.DATA, f"{found.name}={found.path}", what, "unpack it (zstd -d), or pack it with gzip")
+
+
+def _templates(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
+    """Conversations are rendered by the tokenizer's chat template; Mistral's own tokenizer (tekken.json) has none."""
+    chats = [a for a in seen.artifacts.values() if a.type == "chat_jsonl"]
+    named = spec.step.template
+    found = seen.artifacts.get(named)
+    if not chats or not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or "tekken" in found.facts:
+        return
+    where = f"{named}={found.path}"
+    said = [parallelism.value_of(spec, key) for key in spec.step.template_keys]
+    if any(value is not None and value is not ABSENT and value not in (UNSET, "default") for value in said):
+        return
+    if "template" not in found.facts and "tokenizer" in found.facts:
+        what = f"has no chat template, by which {spec.step.id} renders conversations: a base model has none"
+        more = f", or say {spec.step.template_keys[0]}=TEMPLATE" if spec.step.template_keys else ""
+        yield error(Exit.DATA, where, what, f"name an instruct model, put a chat_template.jinja into its folder{more}")
+    for rows in chats:
+        if "template" in found.facts and "tools" in rows.facts and "template_tools" not in found.facts:
+            what = f"its chat template does not name `tools`, which {rows.name}={rows.path} has: they are left out"
+            yield warning(where, what, "take a model for tool calls, or a template that renders them")
+
+
+def _numbers(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
+    """What was asked for against what there is."""
+    start = parallelism.model(spec, seen)
+    length, most = known.get("sequence_length"), int(start.facts.get("positions", 0)) if start else 0
+    if start and length and most and length > most:
+        what = f"is beyond the {most} positions of {start.name}={start.path} (max_position_embeddings)"
+        word = parallelism.word(spec.step, "sequence_length")
+        yield error(Exit.DATA, f"{word}={length}", what, f"{word}={most}, or a model for longer texts")
+    yield from _signs(spec)
+    yield from _rows(spec, seen, known)
+
+
+def _signs(spec: LaunchSpec) -> Iterator[Finding]:
+    """Numbers that no step takes, and a learning rate that nobody has meant."""
+    for name, value in spec.words.parameters.items():
+        if name in COUNTED and type(value) is int and value < 1:
+            yield error(Exit.WORDS, f"{name}={value}", "is no whole number from 1 on")
+        if name == "learning_rate" and isinstance(value, int | float):
+            if value <= 0:
+                yield error(Exit.WORDS, f"{name}={value}", "is no number above 0")
+            elif value >= 1:
+                what = "is 1 or more: usual are 1e-6 to 1e-3, and nothing is learned with this"
+                yield error(Exit.WORDS, f"{name}={value}", what, f"such as {name}=1e-5")
+
+
+def _rows(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
+    """Rows of the training data against batch and steps, where all of them were counted."""
+    rows = seen.artifacts.get("train")
+    batch = known.get("global_batch")
+    if not rows or not batch or "rows" not in rows.facts:
+        return
+    count, where = int(rows.facts["rows"]), f"{rows.name}={rows.path}"
+    word = parallelism.word(spec.step, "global_batch")
+    if batch > count:
+        what = f"has {count:,} rows, fewer than one batch of {batch:,}, which is never full: {word}={count} at most"
+        yield warning(where, what)
+        return
+    steps, epochs = spec.words.parameters.get("max_steps"), _epochs(spec)
+    if isinstance(steps, int) and epochs and steps > (possible := epochs * -(-count // batch)):
+        what = f"{steps:,} steps asked for, {possible:,} possible: {epochs} x {count:,} rows / {batch:,} a batch"
+        yield warning(where, f"{what}; epochs={-(-steps * batch // count)} for as many")
+
+
+def _epochs(spec: LaunchSpec) -> int:
+    """Passes over the data after which the step ends whatever max_steps says; 0 where nothing says so."""
+    if "epochs" not in spec.step.parameters:
+        return 0
+    said = [parallelism.value_of(spec, key) for key in spec.step.parameters["epochs"].keys]
+    return next((v for v in said if type(v) is int and v > 0), 0)
+
+
+def _adapters(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
+    base = seen.artifacts.get("base")
+    for adapter in (a for a in seen.artifacts.values() if a.type == "checkpoint_lora" and a.name in spec.step.inputs):
+        where = f"{adapter.name}={adapter.path}"
+        if spec.step.inputs[adapter.name].plain and (more := adapter.facts.get("adapter")):
+            what = f"is more than a plain LoRA: {more}; {spec.step.id} merges nothing else"
+            yield error(Exit.DATA, where, what, "merge it with the program that trained it: merge_and_unload()")
+        yield from _other_base(where, adapter, base)
+
+
+def _other_base(where: str, adapter: Artifact, base: Artifact | None) -> Iterator[Finding]:
+    """Of two names on the hub; fingerprints are compared by fit."""
+    named = str(adapter.facts.get("base", ""))
+    given = str(base.facts.get("hub", "")).removeprefix("hf://").partition("@")[0] if base else ""
+    if given and HUB_NAME.fullmatch(named) and named.lower() != given.lower():
+        yield warning(where, f"names {named} as the model that it was trained on; base= is {given}")
