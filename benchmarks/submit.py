@@ -33,7 +33,7 @@ from real.slurm.cluster import running  # noqa: E402
 from images import lock as locks  # noqa: E402
 from images import sidecar  # noqa: E402
 from launcher.engines import slurmjobs  # noqa: E402
-from launcher.planning import preparation  # noqa: E402
+from launcher.planning import preparation, run_files  # noqa: E402
 from launcher.records.run_directory import Run  # noqa: E402
 from launcher.runs import lifecycle  # noqa: E402
 from slipway import canonical  # noqa: E402
@@ -82,7 +82,7 @@ def project(folder: Path) -> tuple[Root, list[str]]:
     return root, ["sft/automodel", f"train={train}", f"model={model}"]
 
 
-def prepare(root: Root, words: list[str], nodes: int) -> preparation.Prepared:
+def prepare(root: Root, words: list[str], nodes: int) -> run_files.Prepared:
     return preparation.prepare(
         root, preparation.Options(step=words[0], words=tuple(words[1:]), profile="site", nodes=nodes)
     )
@@ -115,7 +115,7 @@ def site(folder: Path) -> Iterator[None]:
 def submissions(root: Root, words: list[str], rounds: int) -> None:
     prepared = prepare(root, words, nodes=1)
     assert "UNRESOLVED" not in prepared.request["script"]
-    preparation.write_directory(prepared, root.path / "written")
+    run_files.write_directory(prepared, root.path / "written")
     launch = [str(Path(sysconfig.get_path("scripts"), "launch")), "--profile", "site", *words]
 
     def ours() -> None:

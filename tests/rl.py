@@ -12,7 +12,7 @@ from launcher.catalog import commands, definitions, releases
 from launcher.core import arguments
 from launcher.core.findings import Finding
 from launcher.core.plan import LaunchSpec, Plan, Probed
-from launcher.planning.checks import parallelism, preflight
+from launcher.planning.checks import config_values, preflight
 from launcher.planning.planner import make_plan
 from slipway.project import Root
 
@@ -85,6 +85,6 @@ def launch(
         step=step, entry=entry, program=program, base=base, overlays=over, words=asked,
         wired=releases.wired(step, artifacts), **(shape | changes),
     )  # fmt: skip
-    spec = parallelism.with_backend(spec)
+    spec = config_values.with_backend(spec)
     seen = seen_of(artifacts=artifacts, output=output_of(), engine=engine_of(gpus=8, nodes=True))
     return Launch(spec, seen, make_plan(spec, seen, {}))

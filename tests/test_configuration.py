@@ -27,7 +27,7 @@ from launcher.core import arguments as typed
 from launcher.core.arguments import Arguments
 from launcher.core.plan import LaunchSpec
 from launcher.planning import configuration
-from launcher.planning.checks import parallelism
+from launcher.planning.checks import config_values
 from slipway import resolver
 from slipway.errors import SlipwayError
 from slipway.project import Root
@@ -344,4 +344,4 @@ def test_a_value_that_is_another_keys(key: str, value: Any) -> None:
         {"a": {"b": {"c": "${..e}"}, "d": "${.e}", "e": 2}, "y": "${a.b.c}", "z": "${a.b}", "f": "${mul:2,3}",
          "g": "${g}"}, "base"
     )  # fmt: skip
-    assert resolver.plain(parallelism.said_of(known, key)) == value
+    assert resolver.plain(config_values.said_of(known, key)) == value

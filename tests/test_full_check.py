@@ -20,6 +20,7 @@ from helpers import CHAT, REPO, Project, script, write_chats, write_checkpoint
 
 from launcher.artifacts import detection, full_check, jsonl
 from launcher.artifacts.full_check import PIECE, Report
+from launcher.artifacts.rows import Shape
 
 GOOD = json.dumps(CHAT) + "\n"
 TWICE = json.dumps({"messages": [*CHAT["messages"][:1], *CHAT["messages"]]}) + "\n"
@@ -48,7 +49,7 @@ def test_a_file_in_pieces_has_the_faults_of_the_file_as_a_whole(tmp_path: Path, 
     lines = [GOOD, *chance.choices([GOOD, GOOD.replace("\n", "\r\n"), "{}\n", "\n", TWICE, long], k=60)]
     path.write_text("".join(lines).removesuffix("\n" * chance.choice([0, 1])), newline="")
     with path.open("rb") as f:
-        whole = jsonl.scan(f, jsonl.checker(jsonl.Shape("chat_jsonl")))
+        whole = jsonl.scan(f, jsonl.checker(Shape("chat_jsonl")))
     (found,) = check(path).checked
     assert (found.errors, found.warnings, found.lines) == (whole.counts["error"], whole.counts["warning"], whole.lines)
     assert {f.where for f in found.artifact.faults} == {f.where for f in whole.faults(path)}

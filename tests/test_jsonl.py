@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from launcher.artifacts import jsonl
-from launcher.artifacts.jsonl import MAX_LINE, Shape
+from launcher.artifacts.jsonl import MAX_LINE
+from launcher.artifacts.rows import Shape, carefully
 
 CHAT, PREFERENCE, PROMPT = Shape("chat_jsonl"), Shape("preference_jsonl"), Shape("prompt_jsonl")
 USER, ASSISTANT = {"role": "user", "content": "Where to?"}, {"role": "assistant", "content": "Out to sea."}
@@ -113,7 +114,7 @@ def test_the_fast_look_lets_nothing_pass_that_the_careful_one_refuses() -> None:
         line = bytearray(json.dumps(row, ensure_ascii=False).encode())
         for _ in range(chance.choice([0, 1, 2])):
             line[chance.randrange(len(line))] = chance.choice([*b'\xff\xe2"{}[]: \n', chance.getrandbits(8)])
-        told = jsonl._carefully(shape, bytes(line))
+        told = carefully(shape, bytes(line))
         assert jsonl.checker(shape)(bytes(line)) == told
         differ += told is not None
     assert 1000 < differ < 4000

@@ -11,7 +11,7 @@ from test_parallelism import BASE, SFT, SIZES, Found, artifact
 
 from launcher.catalog import definitions
 from launcher.catalog.profiles import Gpu, Profile
-from launcher.planning.checks import memory, parallelism, preflight
+from launcher.planning.checks import config_values, memory, preflight
 from launcher.planning.checks.memory import BYTES, GIB, Layout, Model
 from slipway.project import Root
 
@@ -272,7 +272,7 @@ def test_a_precision_that_is_left_to_the_checkpoint_is_its(
     given = [msgspec.structs.replace(LARGE, type="checkpoint_hf", facts=sizes | ({"dtype": dtype} if dtype else {}))]
     found = Found(spec_of, "sft/automodel", given=given, over=[("mine", {"model": {"torch_dtype": "auto"}})])
     known: Any = memory.settings(found.spec) | {"micro_batch": 1, "sharding": "fsdp2"}
-    spread = memory.layout_of(found.spec, found.seen, known | dict.fromkeys(parallelism.PARALLEL, 1))
+    spread = memory.layout_of(found.spec, found.seen, known | dict.fromkeys(config_values.PARALLEL, 1))
     assert (spread and spread.bytes) == width
 
 

@@ -15,7 +15,7 @@ from launcher.catalog.releases import Wired
 from launcher.core import arguments
 from launcher.core.findings import Finding
 from launcher.core.plan import LaunchSpec
-from launcher.planning.checks import parallelism, preflight
+from launcher.planning.checks import config_values, parallelism, preflight
 from slipway.project import Root
 
 ROOT = Root(REPO)
@@ -345,9 +345,9 @@ def test_automodels_batches_are_shared_by_what_the_parallel_sizes_leave(spec_of:
 def test_a_mapping_for_another_target_replaces_the_one_below(spec_of: SpecOf) -> None:
     other = [("mine", {"dataset": {"_target_": "my.Dataset"}})]
     found = Found(spec_of, SFT, over=other)
-    assert "sequence_length" not in parallelism.settings(found.spec)
+    assert "sequence_length" not in config_values.settings(found.spec)
     assert (
-        parallelism.settings(Found(spec_of, SFT, over=[("mine", {"dataset": {"seed": 1}})]).spec)["sequence_length"]
+        config_values.settings(Found(spec_of, SFT, over=[("mine", {"dataset": {"seed": 1}})]).spec)["sequence_length"]
         == 2048
     )
 
@@ -418,9 +418,9 @@ def test_of_a_model_without_known_sizes_nothing_is_said(spec_of: SpecOf) -> None
 def test_the_shipped_starts_fit_one_node_of_eight(spec_of: SpecOf, name: str, tensor: int, data: int) -> None:
     over = [(name, definitions.overlay(definitions.find_step(ROOT, SFT), name))]
     found = Found(spec_of, SFT, over=over)
-    shape = parallelism.sizes(found.spec, parallelism.settings(found.spec))
+    shape = config_values.sizes(found.spec, config_values.settings(found.spec))
     assert shape == {"tensor": tensor, "pipeline": 1, "context": 1}
-    assert parallelism.world_size(found.spec) // tensor == data and found.findings == []
+    assert config_values.world_size(found.spec) // tensor == data and found.findings == []
 
 
 def test_a_step_without_inputs_converts_nothing() -> None:

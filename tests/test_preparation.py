@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import Engine, Inputs, Project, errors, tree, write_chats
 
-from launcher.planning import preparation
+from launcher.planning import preparation, run_files
 
 Change = Callable[[Path], object]
 
@@ -21,7 +21,7 @@ def written(project: Project, inputs: Inputs, built: Engine, tmp_path: Path, mon
     monkeypatch.setenv("DOCKER_HOST", built.address)
     monkeypatch.setenv("HOME", project.env["HOME"])
     options = preparation.Options(step="sft/automodel", words=(*inputs.words, f"output={tmp_path}/out"))
-    preparation.write_directory(preparation.prepare(project.root, options), tmp_path / "written")
+    run_files.write_directory(preparation.prepare(project.root, options), tmp_path / "written")
     return tmp_path / "written"
 
 

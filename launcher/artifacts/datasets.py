@@ -14,6 +14,7 @@ import msgspec
 
 from launcher.artifacts import compressed, forms, huggingface, jsonl, parquet
 from launcher.artifacts.faults import Fault, Found, fault
+from launcher.artifacts.rows import Grammar, Shape
 
 HEAD, HEADS = 4 * 1024 * 1024, 32 * 1024 * 1024  # bytes read of one file's beginning; of all files together
 MAX_HEADS, MAX_PACKED = 256, 32  # files whose beginning is read; of packed ones, each of which may start a program
@@ -33,7 +34,7 @@ class Rows(NamedTuple):
     """How rows are read: `columns`, a column's usual name -> its name here; `grammar`, of conversations."""
 
     columns: Mapping[str, str] = {}
-    grammar: jsonl.Grammar = ""
+    grammar: Grammar = ""
 
 
 USUAL = Rows()
@@ -84,12 +85,12 @@ def look(files: Sequence[Path], rows: Rows = USUAL) -> Found:
     return _lines(files, rows)
 
 
-def shape_of(file: Path) -> tuple[jsonl.Shape | None, str]:
+def shape_of(file: Path) -> tuple[Shape | None, str]:
     """The shape of a JSON Lines file by its beginning, or what it is instead."""
     return _shape(file, _head(file, HEAD)[0], USUAL)
 
 
-def _shape(file: Path, head: bytes, rows: Rows) -> tuple[jsonl.Shape | None, str]:
+def _shape(file: Path, head: bytes, rows: Rows) -> tuple[Shape | None, str]:
     lines = io.BytesIO(head)
     first = [line for _, line in zip(range(SAMPLE), lines, strict=False)]
     shape, note = jsonl.detect(first, file.name, rows.columns)

@@ -19,6 +19,7 @@ import msgspec
 from launcher.artifacts import blobs, compressed, datasets, detection, hub_cache, jsonl
 from launcher.artifacts.detection import Artifact
 from launcher.artifacts.faults import MAX_FAULTS, Fault, fault, kept
+from launcher.artifacts.rows import Shape
 from slipway.errors import Exit, SlipwayError, visible
 from slipway.yamldoc import Noun
 
@@ -65,7 +66,7 @@ class _Piece(NamedTuple):
     """
 
     file: Path
-    shape: jsonl.Shape | None
+    shape: Shape | None
     start: int
     size: int  # of this part of the file on disk
     whole: bool

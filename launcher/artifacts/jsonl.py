@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from io import BufferedIOBase, BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -18,6 +17,7 @@ import msgspec
 
 from launcher.artifacts import forms
 from launcher.artifacts.faults import MAX_FAULTS, Fault, Severity, fault
+from launcher.artifacts.rows import BOM, TEXTS, Grammar, Problem, Shape, carefully, order, usual
 
 MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is a fault, and is never held in memory
 BUFFER = 256 * 1024  # bytes per read: more no longer fits the processor's cache and is slower
@@ -25,40 +25,14 @@ BLOCK = 64 * 1024  # bytes that are decoded at once, about, for the same reason
 MAX_ORDERS = 1024
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
 _OPEN, _CLOSED = b"{}"
-_BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
-_FOUR = frozenset({"system", "user", "assistant", "tool"})
-_ROLES = _FOUR | {"developer", "function"}
-_NOT = {
-    "chat_jsonl": "not a conversation", "preference_jsonl": "not a preference", "prompt_jsonl": "not a prompt",
-}  # fmt: skip
 
 _COLUMNS = {
     "chat_jsonl": ("messages",), "preference_jsonl": ("prompt", "chosen", "rejected", "context", "completions"),
     "prompt_jsonl": ("input", "output"),
 }  # fmt: skip
 
-# What a conversation may be: `roles`, of system, user, assistant and tool alone; `texts`, of those, each with text as
-# its content; `last`, of such, with a last word of the assistant's. Every one includes the one before.
-Grammar = Literal["", "roles", "texts", "last"]
-_TEXTS = ("texts", "last")
-Problem = tuple[Severity, str]
 EMPTY: Problem = ("error", "an empty line")
 _UNDECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-
-class Shape(NamedTuple):
-    """What a file's lines should be. `keys`, `inner`: further keys of a row and of a message, as first seen.
-
-    `named`: a column's usual name and its name here, where that is another.
-
-    Keys are declared to the decoder because it does not look for invalid UTF-8 in what it was not told of.
-    """
-
-    type: str
-    keys: tuple[str, ...] = ()
-    inner: tuple[str, ...] = ()
-    named: tuple[tuple[str, str], ...] = ()
-    grammar: Grammar = ""
 
 
 class Scan(NamedTuple):
@@ -79,9 +53,9 @@ class Scan(NamedTuple):
 
 def detect(lines: Iterable[bytes], name: str, named: Mapping[str, str] | None = None) -> tuple[Shape | None, str]:
     """The shape that the first lines show, else None and what they look like. A file's name decides only in doubt."""
-    rows = [_parsed(line.removeprefix(_BOM)) for line in lines]
+    rows = [_parsed(line.removeprefix(BOM)) for line in lines]
     row = next((r for r in rows if isinstance(r, dict | list)), None)
-    begins = next(iter(lines), b"").removeprefix(_BOM).strip()
+    begins = next(iter(lines), b"").removeprefix(BOM).strip()
     if isinstance(row, list) or begins == b"[" or (row is None and begins.startswith(b"[")):
         return None, "a JSON array, not one object a line; this makes lines of it: jq -c '.[]'"
     if row is not None and not row.keys() & {*(named or {}).values()} and (form := forms.other(row)):
@@ -90,18 +64,13 @@ def detect(lines: Iterable[bytes], name: str, named: Mapping[str, str] | None = 
         return None, "JSON over several lines, not one object a line; this makes lines of it: jq -c ."
     if row is None:
         return (Shape("chat_jsonl"), "") if name.endswith(SUFFIXES) else (None, "no JSON on its first line")
-    type_ = _type_of(_usual(row, named or {}), name)
+    type_ = _type_of(usual(row, named or {}), name)
     if not type_:
         return None, f"JSON lines with {', '.join(sorted(row))}"
     dicts = [r for r in rows if isinstance(r, dict)]
     messages = [m for r in dicts for v in r.values() if isinstance(v, list) for m in v if isinstance(m, dict)]
     other = {c: n for c, n in (named or {}).items() if n in row and c in _COLUMNS.get(type_, ())}
     return Shape(type_, _keys(dicts), _keys(messages), tuple(other.items())), ""
-
-
-def _usual(row: dict[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
-    """The row with its columns under their usual names."""
-    return row | {column: row[name] for column, name in named.items() if name in row}
 
 
 def _type_of(row: dict[str, Any], name: str) -> str:
@@ -226,7 +195,7 @@ class Checker:
                 return None
         except _UNDECODED:
             pass
-        return _carefully(self._shape, line)
+        return carefully(self._shape, line)
 
     def usual(self, buffer: bytearray, start: int, end: int) -> int:
         """How many lines the range of the buffer has, which ends with one; 0 where one may not be the usual good line.
@@ -254,7 +223,7 @@ class _Orders(dict[tuple[str, ...], bool]):
         self.grammar = grammar
 
     def __missing__(self, roles: tuple[str, ...]) -> bool:
-        good = _roles(roles, self.grammar) is None
+        good = order(roles, self.grammar) is None
         if len(self) < MAX_ORDERS:
             self[roles] = good
         return good
@@ -281,7 +250,7 @@ _Role = _Four | Literal["developer", "function"]
 def _strict(shape: Shape) -> type[msgspec.Struct]:
     """What the usual good line is. Rarer good ones (tool calls without text) are for the careful look."""
     role = _Three if shape.grammar == "roles" else _Four if shape.grammar else _Role
-    content = _Text if shape.grammar in _TEXTS else _Text | Annotated[list[_Part], msgspec.Meta(min_length=1)]
+    content = _Text if shape.grammar in TEXTS else _Text | Annotated[list[_Part], msgspec.Meta(min_length=1)]
     looked_at = _CALLS if shape.grammar == "roles" else ()  # with care, where the library does so
     message = _struct({"role": role, "content": content}, tuple(k for k in shape.inner if k not in looked_at))
     messages = Annotated[list[message], msgspec.Meta(min_length=1)]  # type: ignore[valid-type]
@@ -304,128 +273,3 @@ def _struct(
 
 def _differ(rows: list[Any]) -> bool:
     return all(row.chosen != row.rejected for row in rows)
-
-
-def _roles(roles: tuple[str, ...], grammar: Grammar) -> Problem | None:
-    if "assistant" not in roles:
-        return "error", "no assistant message: nothing to learn from"
-    if grammar == "last" and roles[-1] != "assistant":
-        return "error", (
-            "the last message is not the assistant's, which is what this release learns from unless the model's chat "
-            "template marks what to learn ({% generation %})"
-        )
-    if any(a == b == "user" for a, b in pairwise(roles)):
-        return "warning", "two user messages in a row"
-    return None
-
-
-def _carefully(shape: Shape, line: bytes) -> Problem | None:
-    type_, named = shape.type, dict(shape.named)
-    if line.startswith(_BOM):
-        return "error", "starts with a byte order mark (BOM), which JSON does not have: remove its three bytes"
-    if line.startswith(_UTF16):
-        return "error", "is UTF-16; JSON lines are UTF-8"
-    try:
-        row = msgspec.json.decode(line)
-    except UnicodeDecodeError as e:
-        return "error", f"{_NOT[type_]}: invalid UTF-8 (byte 0x{e.object[e.start]:02x})"
-    except (msgspec.DecodeError, RecursionError) as e:
-        if name := forms.constant(line):
-            return "error", f"{name}, which JSON does not have: write null, or leave its key out"
-        return "error", f"{_NOT[type_]}: {e}"
-    if not isinstance(row, dict):
-        return "error", f"{_NOT[type_]}: {_kind(row)}, not an object"
-    if type_ == "chat_jsonl":
-        messages = named.get("messages", "messages")
-        wrong = _turns(row, messages, shape.grammar) or (forms.tools(row) if shape.grammar == "roles" else "")
-        return ("error", wrong) if wrong else _roles(tuple(m["role"] for m in row[messages]), shape.grammar)
-    wrong = _prompt(_usual(row, named)) if type_ == "prompt_jsonl" else _preference(_usual(row, named))
-    for column, name in named.items():
-        wrong = wrong.replace(f"`{column}`", f"`{name}`")
-    return ("error", wrong) if wrong else None
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
-    return names.get(type(value), "a number")
-
-
-def _turns(row: dict[str, Any], key: str, grammar: Grammar = "") -> str:
-    """What is wrong with a list of messages."""
-    if key not in row:
-        return f"`{key}` is missing"
-    if not isinstance(row[key], list):
-        return f"`{key}` is {_kind(row[key])}, not a list"
-    if not row[key]:
-        return f"`{key}` is empty"
-    return next(filter(None, (_turn(f"`{key}[{n}]`", m, grammar) for n, m in enumerate(row[key]))), "")
-
-
-def _turn(name: str, message: Any, grammar: Grammar) -> str:
-    if not isinstance(message, dict):
-        return f"{name} is {_kind(message)}, not an object"
-    role, content = message.get("role"), message.get("content")
-    known = _FOUR if grammar else _ROLES
-    if role not in known if isinstance(role, str) else True:
-        what = f"unknown role {role!r}" if "role" in message else f"{name} has no role"
-        return f"{what}; expected one of {', '.join(sorted(known))}"
-    if grammar in _TEXTS and not isinstance(content, str):
-        also = ', and would read the word None: write ""' if content is None else ": join the texts of its parts"
-        return f"{name} has {_kind(content)} as content; this release takes text alone{also}"
-    if not isinstance(content, str | list | None):
-        return f"{name} has {_kind(content)} as content"
-    if part := forms.modality(content):
-        return f"{name} has a part of type {part}; the steps for conversations read text alone"
-    if grammar == "roles" and (wrong := forms.calls(name, message)):
-        return wrong
-    if role == "assistant" and not content and not (message.get("tool_calls") or message.get("function_call")):
-        return "an empty assistant message"
-    return ""
-
-
-def _prompt(row: dict[str, Any]) -> str:
-    for key in ("input", "output"):
-        if key not in row:
-            return f"`{key}` is missing"
-        if row[key] in ("", None, [], {}):
-            return f"`{key}` is empty"
-    return "" if isinstance(row["input"], str) else _turns(row, "input")
-
-
-def _preference(row: dict[str, Any]) -> str:
-    if row.keys() & {"context", "completions"}:
-        return _completions(row)
-    for key in ("prompt", "chosen", "rejected"):
-        if wrong := _reply(row, key):
-            return wrong
-    return "`chosen` and `rejected` are equal" if row["chosen"] == row["rejected"] else ""
-
-
-def _reply(row: dict[str, Any], key: str) -> str:
-    """What is wrong with a text or a list of messages; an answer has a word of the assistant."""
-    if not isinstance(row.get(key), str):
-        wrong = _turns(row, key)
-        spoken = wrong or key == "prompt" or any(m["role"] == "assistant" for m in row[key])
-        return wrong if spoken else f"`{key}` has no assistant message"
-    return "" if row[key] else f"`{key}` is empty"
-
-
-def _completions(row: dict[str, Any]) -> str:
-    if wrong := _reply({"prompt": row.get("context")}, "prompt") if "context" in row else "`prompt` is missing":
-        return wrong.replace("`prompt", "`context")
-    found = row.get("completions")
-    if not isinstance(found, list) or len(found) < 2:
-        return "`completions` is no list of two or more"
-    for one in found:
-        if not isinstance(one, dict) or not isinstance(one.get("rank"), int):
-            return "a completion has no `rank` (a whole number)"
-        if wrong := _reply(one, "completion"):
-            return wrong
-    ranked = sorted(found, key=lambda c: int(c["rank"]))
-    if ranked[0]["rank"] == ranked[-1]["rank"]:
-        return "every completion has the same rank"
-    return "the best and the worst completion are equal" if _same(ranked[0], ranked[-1]) else ""
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return bool(one["completion"] == other["completion"])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from images.model import Flavour
-from launcher.artifacts.jsonl import Grammar
+from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
@@ -44,7 +44,7 @@ class Input(Noun, frozen=True, kw_only=True):
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
     `plain`: of an adapter, LoRA alone. `quantized`: method of quantized weights that it takes -> what is said of it.
-    `one_file`: nothing packed, no folder, no pattern. `grammar`: what a conversation may be (`jsonl.Grammar`). `why`:
+    `one_file`: nothing packed, no folder, no pattern. `grammar`: what a conversation may be (`rows.Grammar`). `why`:
     said where the type is wrong. `frozen`: a model that every process holds whole, and none trains.
     """
 

@@ -132,7 +132,7 @@ def report(prepared: Any) -> int:
 
 def report_conversions(root: Any, prepared: Any, quiet: bool = True) -> int:
     """Says what a launch would make first, for a cache; its request, too, unless `quiet`. The first error's code."""
-    from launcher.planning import preparation
+    from launcher.planning import run_files
     from launcher.prerequisites import conversions
 
     for need in conversions.missing(prepared.plan):
@@ -141,5 +141,5 @@ def report_conversions(root: Any, prepared: Any, quiet: bool = True) -> int:
         if code := report(first):
             return code
         if not quiet:
-            click.echo(preparation.request_as(first, False), nl=False)
+            click.echo(run_files.request_as(first, False), nl=False)
     return Exit.OK

@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
     from launcher.core import gpus
-    from launcher.planning import preparation
+    from launcher.planning import preparation, run_files
 
     root = find_root()
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
@@ -50,10 +50,10 @@ def run(
     if dry_run or directory:
         first = 0 if code else options.report_conversions(root, prepared, quiet=not dry_run)
         if directory and not code and not first:
-            preparation.write_directory(prepared, directory)
+            run_files.write_directory(prepared, directory)
             say(f"wrote {directory}; submit it with: launch submit {directory}")
         if dry_run:
-            click.echo(preparation.request_as(prepared, as_json, first), nl=False)
+            click.echo(run_files.request_as(prepared, as_json, first), nl=False)
         sys.exit(code or first)
     while not code:
         try:
@@ -73,10 +73,10 @@ def run(
 @options.runs_dir
 def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) -> None:
     """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
-    from launcher.planning import preparation
+    from launcher.planning import run_files
 
     root = find_root()
-    _go(root, preparation.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
+    _go(root, run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
 
 
 @click.command()
@@ -115,7 +115,7 @@ def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
 
 def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
     """Runs the steps that convert inputs; the launch anew, with what they made. A dry run prints the first and ends."""
-    from launcher.planning import preparation
+    from launcher.planning import preparation, run_files
     from launcher.prerequisites import conversions, convert
 
     needed = convert.needed(root, asked, prepared)
@@ -128,7 +128,7 @@ def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
         if code := options.report(conversion.prepared):
             sys.exit(code)
         if dry:
-            click.echo(preparation.request_as(conversion.prepared, False), nl=False)
+            click.echo(run_files.request_as(conversion.prepared, False), nl=False)
             say("what follows is planned once that has run: its inputs do not exist yet")
             sys.exit(Exit.OK)
         conversion.make_room()

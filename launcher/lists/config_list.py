@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from launcher.core.plan import LaunchSpec
 from launcher.planning import configuration
-from launcher.planning.checks.parallelism import base_unknown
+from launcher.planning.checks.config_values import base_unknown
 from slipway import canonical, resolver, yamldoc
 from slipway.errors import visible
 from slipway.resolver import ABSENT, Leaf, Mark, Node, Section

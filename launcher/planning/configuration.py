@@ -11,7 +11,7 @@ import msgspec
 
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec
-from launcher.planning.checks.parallelism import said_of, setting, value_of
+from launcher.planning.checks.config_values import said_of, setting, value_of
 from slipway import resolver
 from slipway.errors import Exit
 from slipway.resolver import ABSENT, UNKNOWN, Assignment, Configuration, Impossible, Lost, Mark, Section

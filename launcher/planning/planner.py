@@ -27,7 +27,7 @@ from launcher.core.plan import (
     Variable,
 )
 from launcher.planning import configuration
-from launcher.planning.checks import parallelism
+from launcher.planning.checks import config_values
 
 UNRESOLVED = "UNRESOLVED"
 REPOSITORY = "repository"  # of a snapshot, beside the blobs that it shares
@@ -87,7 +87,7 @@ def needs(spec: LaunchSpec, seen: Probed) -> list[Converted]:
     found = []
     for name, cache in spec.step.caches.items() if spec.megatron_cache else ():
         backend = spec.step.backends.get(name)
-        if backend and parallelism.value_of(spec, backend.enabled) is not True:
+        if backend and config_values.value_of(spec, backend.enabled) is not True:
             continue
         for given in (seen.artifacts[i] for i in cache.inputs if i in seen.artifacts):
             if given.type == "checkpoint_hf":
@@ -106,7 +106,7 @@ def needs(spec: LaunchSpec, seen: Probed) -> list[Converted]:
 
 def _parts(spec: LaunchSpec) -> dict[str, int]:
     """How many processes share the model while it is converted: as in training, where it fits."""
-    known = parallelism.settings(spec)
+    known = config_values.settings(spec)
     return {r: known[r] for r in ("tensor_parallel", "pipeline_parallel", "expert_parallel") if known.get(r, 1) > 1}
 
 

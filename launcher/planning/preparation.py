@@ -5,46 +5,35 @@ What follows is in runs/lifecycle.py.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from images import lock as locks
 from images.model import Entry, Flavour
 from launcher import engines
-from launcher.artifacts import detection, hub, hub_cache
+from launcher.artifacts import hub, hub_cache
 from launcher.catalog import cache_location, commands, definitions, profiles, releases
 from launcher.catalog.cache_location import Converted, MegatronCache
 from launcher.core import gpus
 from launcher.core.arguments import parse
 from launcher.core.findings import Finding
-from launcher.core.plan import LaunchSpec, Plan
-from launcher.engines.shell import refusing
+from launcher.core.plan import LaunchSpec
 from launcher.planning import code as codes
 from launcher.planning import configuration, probe
-from launcher.planning.checks import memory, memory_rl, parallelism, preflight
+from launcher.planning.checks import config_values, memory, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
-from launcher.records import outputs, run_directory
-from slipway import canonical, resolver, yamldoc
+from launcher.planning.run_files import Prepared
+from launcher.records import run_directory
+from slipway import resolver, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import (
-    PRIVATE,
-    cannot_write,
-    keep_private,
-    make_folders,
-    make_private,
-    private,
     read_text,
     sha256_file,
-    write_atomic,
 )
 from slipway.project import Root
 
@@ -73,32 +62,6 @@ class Options:
     runs_dir: str | None = None
     argv: tuple[str, ...] = ()
     makes: Converted | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A plan, what the rules found, and the request that would be (and will be) submitted.
-
-    `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
-    of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before. `spec`:
-    what was asked for; None of what `-o` wrote.
-    """
-
-    plan: Plan
-    findings: list[Finding]
-    request: dict[str, Any]
-    runs: Path
-    notes: list[str]
-    address: str
-    argv: tuple[str, ...]
-    files: dict[str, Path]
-    code: Mapping[str, Callable[[Path], None]]
-    hub: Mapping[str, str] = field(default_factory=dict)
-    spec: LaunchSpec | None = None
-
-    @property
-    def engine(self) -> engines.Engine:
-        return engines.of(self.plan.profile.kind)
 
 
 def prepare(root: Root, options: Options) -> Prepared:
@@ -151,7 +114,7 @@ def prepare(root: Root, options: Options) -> Prepared:
     if path := spec.base.get("path"):
         hidden = configuration.hidden_by(spec, path)
         spec = msgspec.structs.replace(spec, in_image=seen.image.configurations.get(path), hidden=hidden)
-    spec = parallelism.with_backend(configuration.resolved(spec, container_paths(seen.artifacts)))
+    spec = config_values.with_backend(configuration.resolved(spec, container_paths(seen.artifacts)))
     engine = engines.of(profile.kind)
     files = _files(root, step, program, engine)
     plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
@@ -324,84 +287,3 @@ def _imported(there: Mapping[str, Path], name: str) -> set[str]:
         found |= new
         to_read += new
     return found
-
-
-def write_run_files(prepared: Prepared, path: Path) -> None:
-    """plan.json, the request and slipway/ into a run directory, which others cannot enter; raises SlipwayError 73."""
-    for name, source in prepared.files.items():
-        target = path / "slipway" / name
-        with cannot_write(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-    for name, write in prepared.code.items():
-        write(path / "code" / name)
-    engine = prepared.engine
-    write_atomic(path / "plan.json", canonical.pretty(prepared.plan), PRIVATE)
-    write_atomic(path / engine.REQUEST, engine.request_text(prepared.request), PRIVATE)
-    with cannot_write(path):
-        shutil.copyfile(path / "plan.json", path / "slipway" / "plan.json")
-        (path / "logs").mkdir(exist_ok=True)
-        for name in engine.LOGS:
-            open(path / "logs" / name, "ab", opener=private).close()
-        keep_private(path)
-
-
-def request_as(prepared: Prepared, as_json: bool, first: int = 0) -> str:
-    """What a dry run prints: the very request that would be submitted; with errors, one that refuses to run.
-
-    `first`: the exit code of what has to come first and is refused.
-    """
-    engine, request = prepared.engine, prepared.request
-    wrong = [str(f).removeprefix("error: ") for f in prepared.findings if f.severity == "error"]
-    wrong += [f"what has to be made first is refused ({first}): the dry run says why"] if first else []
-    if wrong and "script" in request:
-        request = request | {"script": refusing(request["script"], wrong)}
-    if as_json:
-        return canonical.pretty(request)
-    text = engine.as_text(request)
-    return text if not wrong or "script" in request else refusing(text, wrong)
-
-
-def write_directory(prepared: Prepared, path: Path) -> None:
-    """`-o DIR`: a complete run directory, for `launch submit DIR`. Raises SlipwayError 73 where DIR is not empty."""
-    with cannot_write(path):
-        make_folders(path.parent)
-        with contextlib.suppress(FileExistsError):
-            make_private(path)
-        if not path.is_dir() or any(path.iterdir()):
-            raise SlipwayError(Exit.CANNOT_WRITE, "is not an empty folder", where=f"-o {path}")
-        keep_private(path)  # an empty folder that was there: before anything is written into it
-    write_run_files(prepared, path)
-
-
-def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str, ...]) -> Prepared:
-    """What `-o` wrote, ready to submit. Raises SlipwayError 65 where the files are not those that were written."""
-    try:
-        plan = msgspec.json.decode(read_text(path / "plan.json"), type=Plan)
-    except msgspec.DecodeError as e:
-        raise SlipwayError(Exit.DATA, f"not a run directory: {e}", where=str(path)) from e
-    for name in {*plan.secrets, *plan.profile.secrets}:
-        if why := profiles.secret_fault(name):
-            raise SlipwayError(Exit.DATA, f"secret {name!r}: {why}", where=str(path / "plan.json"))
-    engine = engines.of(plan.profile.kind)
-    request = engine.render(plan)
-    if read_text(path / engine.REQUEST) != engine.request_text(request):
-        raise SlipwayError(Exit.DATA, f"{engine.REQUEST} is not what plan.json says", where=str(path))
-    files = {name: path / "slipway" / name for name in plan.files}
-    for name, source in files.items():
-        if not source.is_file() or sha256_file(source) != plan.files[name]:
-            raise SlipwayError(Exit.DATA, "was changed since it was written", where=str(source))
-    for name, tree in plan.code.items():
-        codes.check_written(tree, path / "code" / name, Exit.DATA, "was changed since it was written")
-    for name, planned in plan.inputs.items():
-        if detection.inspect(name, Path(planned.path), planned.rows) != planned:
-            raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
-    output = Path(plan.output)
-    if output.is_dir() and not plan.resume and not outputs.is_empty(output):
-        raise SlipwayError(Exit.CANNOT_WRITE, "is not empty any more", where=f"output={output}")
-    found = probe.engine(root, plan.profile)
-    if found.error:
-        raise SlipwayError(Exit.UNAVAILABLE, found.error, where=found.address, remedy=found.remedy)
-    runs = run_directory.runs_dir(root, runs_dir, plan.profile.runs)
-    writers = {name: partial(codes.copy, tree, path / "code" / name) for name, tree in plan.code.items()}
-    return Prepared(plan, [], request, runs, [], found.address, argv, files, writers)

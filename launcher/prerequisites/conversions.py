@@ -13,7 +13,8 @@ from launcher.catalog.cache_location import Converted
 from launcher.core.plan import Plan
 from launcher.engines import slurmjobs
 from launcher.planning import preparation
-from launcher.planning.preparation import Options, Prepared
+from launcher.planning.preparation import Options
+from launcher.planning.run_files import Prepared
 from launcher.records import store
 from launcher.records.leases import Taken
 from launcher.records.run_directory import Run

@@ -18,7 +18,8 @@ from launcher.catalog import definitions, releases
 from launcher.catalog.cache_location import Converted
 from launcher.planning import preparation
 from launcher.planning.checks import parallelism
-from launcher.planning.preparation import Options, Prepared
+from launcher.planning.preparation import Options
+from launcher.planning.run_files import Prepared
 from launcher.records import store
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, check_own, make_folders, own_folder

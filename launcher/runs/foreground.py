@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.engines import Connection
-from launcher.planning.preparation import Prepared
+from launcher.planning.run_files import Prepared
 from launcher.records.run_directory import Record, Run
 from launcher.runs import lifecycle
 from slipway.console import say_now

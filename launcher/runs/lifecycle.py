@@ -17,7 +17,7 @@ import msgspec
 from launcher import engines
 from launcher.core.plan import RUN_DIR, Plan
 from launcher.engines import Connection, Status, logfiles
-from launcher.planning.preparation import Prepared, write_run_files
+from launcher.planning.run_files import Prepared, write_run_files
 from launcher.records import container_reports, outcome, outputs, run_directory, run_secrets, store
 from launcher.records.container_reports import Reports
 from launcher.records.leases import Holder

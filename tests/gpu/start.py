@@ -21,7 +21,7 @@ from gpu import machine
 
 from images import render
 from launcher.core.plan import RUN_DIR, RUN_ID
-from launcher.planning import preparation
+from launcher.planning import preparation, run_files
 from slipway.project import Root
 
 LIMIT = 240  # seconds that a run may take before it is told to stop
@@ -60,7 +60,7 @@ class Run:
 React = Callable[[str, Run, "subprocess.Popen[str]"], None]
 
 
-def prepared(root: Root, step: str, words: tuple[str, ...], **options: Any) -> preparation.Prepared:
+def prepared(root: Root, step: str, words: tuple[str, ...], **options: Any) -> run_files.Prepared:
     """The launch, planned. Raises Failed where the launcher would refuse it on a machine with an engine, too."""
     asked = preparation.Options(step, words, profile=machine.PROFILE, runs_dir=str(root.path / "runs"), **options)
     found = preparation.prepare(root, asked)
@@ -75,7 +75,7 @@ def start(root: Root, name: str, step: str, words: tuple[str, ...], react: React
     found = prepared(root, step, words, **options)
     plan, folder = found.plan, root.path / "runs" / name
     folder.mkdir(parents=True)
-    preparation.write_run_files(found, folder)
+    run_files.write_run_files(found, folder)
     entry = machine.entry_of(root, plan.library)
     (folder / "entry.json").write_text(render.entry_json(entry))
 

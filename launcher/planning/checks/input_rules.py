@@ -11,8 +11,8 @@ from launcher.artifacts.detection import Artifact
 from launcher.catalog.definitions import Input
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
-from launcher.planning.checks import parallelism
-from launcher.planning.checks.parallelism import Known
+from launcher.planning.checks import config_values, parallelism
+from launcher.planning.checks.config_values import Known
 from slipway.errors import Exit
 from slipway.resolver import ABSENT
 
@@ -22,7 +22,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
     """Every finding."""
-    known = parallelism.settings(spec)
+    known = config_values.settings(spec)
     found = [*_quantized(spec, seen), *_adapters(spec, seen), *_templates(spec, seen)]
     return [*found, *_packed(seen), *_numbers(spec, seen, known)]
 
@@ -63,7 +63,7 @@ def _templates(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     if not chats or not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or "tekken" in found.facts:
         return
     where = f"{named}={found.path}"
-    said = [parallelism.value_of(spec, key) for key in spec.step.template_keys]
+    said = [config_values.value_of(spec, key) for key in spec.step.template_keys]
     if any(value is not None and value is not ABSENT and value not in (UNSET, "default") for value in said):
         return
     if "template" not in found.facts and "tokenizer" in found.facts:
@@ -82,7 +82,7 @@ def _numbers(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
     length, most = known.get("sequence_length"), int(start.facts.get("positions", 0)) if start else 0
     if start and length and most and length > most:
         what = f"is beyond the {most} positions of {start.name}={start.path} (max_position_embeddings)"
-        word = parallelism.word(spec.step, "sequence_length")
+        word = config_values.word(spec.step, "sequence_length")
         yield error(Exit.DATA, f"{word}={length}", what, f"{word}={most}, or a model for longer texts")
     yield from _signs(spec)
     yield from _rows(spec, seen, known)
@@ -108,7 +108,7 @@ def _rows(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
     if not rows or not batch or "rows" not in rows.facts:
         return
     count, where = int(rows.facts["rows"]), f"{rows.name}={rows.path}"
-    word = parallelism.word(spec.step, "global_batch")
+    word = config_values.word(spec.step, "global_batch")
     if batch > count:
         what = f"has {count:,} rows, fewer than one batch of {batch:,}, which is never full: {word}={count} at most"
         yield warning(where, what)
@@ -123,7 +123,7 @@ def _epochs(spec: LaunchSpec) -> int:
     """Passes over the data after which the step ends whatever max_steps says; 0 where nothing says so."""
     if "epochs" not in spec.step.parameters:
         return 0
-    said = [parallelism.value_of(spec, key) for key in spec.step.parameters["epochs"].keys]
+    said = [config_values.value_of(spec, key) for key in spec.step.parameters["epochs"].keys]
     return next((v for v in said if type(v) is int and v > 0), 0)
 
 

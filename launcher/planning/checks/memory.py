@@ -19,8 +19,8 @@ from launcher.artifacts.checkpoints import megatron_facts
 from launcher.catalog.definitions import Role
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
-from launcher.planning.checks import parallelism
-from launcher.planning.checks.parallelism import Known, settings, sizes, word, world_size
+from launcher.planning.checks import config_values, parallelism
+from launcher.planning.checks.config_values import Known, settings, sizes, word, world_size
 from slipway.errors import Exit
 from slipway.yamldoc import Noun
 
@@ -304,7 +304,7 @@ def notes(spec: LaunchSpec, seen: Probed) -> list[str]:
 def _missing(spec: LaunchSpec, seen: Probed) -> list[str]:
     """What of an estimate is not known, as the user would say it; empty where it is the shape that is wrong."""
     known, roles = settings(spec), spec.step.roles
-    wanted = sorted(_needed(spec) | (set(parallelism.PARALLEL) & roles.keys()))
+    wanted = sorted(_needed(spec) | (set(config_values.PARALLEL) & roles.keys()))
     said = [] if gpu_bytes(spec, seen) else [unsized(spec, seen)]
     said += [roles[role] for role in wanted if role not in known]
     if "precision" in known and _bytes(_precision(spec, seen, known)) is None:

@@ -33,9 +33,9 @@ from launcher.artifacts.detection import Artifact
 from launcher.catalog.definitions import Backend, Role
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
-from launcher.planning.checks import memory, nemo_rl, parallelism
+from launcher.planning.checks import config_values, memory, nemo_rl
+from launcher.planning.checks.config_values import Known, settings, sizes, value_of
 from launcher.planning.checks.memory import GIB, REFUSE, WARN, Layout, Model
-from launcher.planning.checks.parallelism import Known, settings, sizes, value_of
 from slipway.errors import Exit
 from slipway.yamldoc import Noun
 
@@ -270,7 +270,7 @@ def _starts(spec: LaunchSpec, run: Run, size: int) -> list[Finding]:
         return []
     key, tensor = spec.step.roles["generation_memory"], spec.step.roles["generation_tensor"]
     what = f"leaves generation {share / GIB:.1f} GiB a GPU; it needs {_terms(needs)}"
-    return [error(Exit.CONFIG, parallelism.setting(spec, key), what, f"raise it, or {tensor}")]
+    return [error(Exit.CONFIG, config_values.setting(spec, key), what, f"raise it, or {tensor}")]
 
 
 def notes(spec: LaunchSpec, seen: Probed) -> list[str]:
@@ -293,7 +293,7 @@ def _missing(spec: LaunchSpec, seen: Probed) -> list[str]:
     if len(on) != 1:
         return [b.enabled for b in spec.step.backends.values()]
     known, roles = settings(spec), spec.step.roles
-    wanted: list[Role] = ["micro_batch", "sequence_length", *parallelism.PARALLEL]
+    wanted: list[Role] = ["micro_batch", "sequence_length", *config_values.PARALLEL]
     said = [roles[role] for role in wanted if role in roles and role not in known]
     return said if memory.model_of(spec, seen, known) else [*said, "the model's sizes"]
 
@@ -301,7 +301,7 @@ def _missing(spec: LaunchSpec, seen: Probed) -> list[str]:
 def _beyond(spec: LaunchSpec) -> list[str]:
     """The settings with which what trains is not estimated."""
     known, roles = settings(spec), spec.step.roles
-    return [parallelism.setting(spec, roles[r]) for r in BEYOND if known.get(r) is True]
+    return [config_values.setting(spec, roles[r]) for r in BEYOND if known.get(r) is True]
 
 
 def line(run: Run, size: int) -> str:

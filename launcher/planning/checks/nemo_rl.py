@@ -16,8 +16,8 @@ from launcher.catalog import releases
 from launcher.catalog.definitions import Cache
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
-from launcher.planning.checks import parallelism
-from launcher.planning.checks.parallelism import Known, setting, value_of, word
+from launcher.planning.checks import config_values
+from launcher.planning.checks.config_values import Known, setting, value_of, word
 from slipway.errors import Exit
 
 
@@ -26,7 +26,7 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
     findings = [*_missing(spec), *_columns(spec, seen), *_misnamed(spec), *_library_data(spec)]
     if spec.step.launcher != "ray":
         return findings
-    known = parallelism.settings(spec)
+    known = config_values.settings(spec)
     training, wrong = _training_shape(spec, known)
     findings += [*_backends(spec, seen), *wrong, *_formats(spec, known), *_lengths(spec, known)]
     findings += [*_template(spec, seen), *_logprobs(spec, known), *_vocabularies(seen)]
@@ -168,7 +168,7 @@ def _resources(spec: LaunchSpec, role: Any, what: str) -> Finding:
 
 
 def _parallel(spec: LaunchSpec, known: Known, training: int) -> Iterator[Finding]:
-    shape = parallelism.sizes(spec, known)
+    shape = config_values.sizes(spec, known)
     if shape and training % (share := math.prod(shape.values())):
         names = " x ".join(f"{n} {s}" for n, s in shape.items())
         what = f"{training} GPUs that train cannot be shared by {names} = {share}"
@@ -225,7 +225,7 @@ def _logprobs(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
 
 def _batches(spec: LaunchSpec, known: Known, training: int) -> Iterator[Finding]:
     """A step's rows are cut into training batches, each of which is shared by the data parallel processes."""
-    batch, shape = known.get("global_batch"), parallelism.sizes(spec, known)
+    batch, shape = known.get("global_batch"), config_values.sizes(spec, known)
     if not batch:
         return
     where = f"{word(spec.step, 'global_batch')}={batch}"

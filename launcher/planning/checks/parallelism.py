@@ -1,8 +1,4 @@
-"""Whether inputs, configuration and shape fit each other, before anything runs. Pure.
-
-A value counts where the launcher sees it: overlays, parameters, overrides, and the base: ours, or that of the image as
-its record says. What a base in an image says that has no such record is unknown here and never guessed.
-"""
+"""Whether inputs, configuration and shape fit each other, before anything runs. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +7,23 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.commands import matches
-from launcher.catalog.definitions import ArtifactType, Parameter, Role, Step
+from launcher.catalog.definitions import ArtifactType, Role, Step
 from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
+from launcher.planning.checks.config_values import (
+    COUNTS,
+    SIZES,
+    Known,
+    base_unknown,
+    merged,
+    settings,
+    sizes,
+    word,
+    world_size,
+)
 from slipway.errors import Exit
-from slipway.resolver import ABSENT, UNKNOWN, Configuration, Leaf, Mark, Node, Section, plain
 
 # https://developer.nvidia.com/cuda-gpus
 CAPABILITY = {
@@ -32,17 +36,6 @@ FORMATS = {"mxfp8": (10.0, "Blackwell"), "fp4": (10.0, "Blackwell"), "fp8": (8.9
 LAYOUT_OF = {"checkpoint_hf": "hf_peft", "checkpoint_megatron": "megatron_bridge"}
 # How an adapter names its base: by the mount, whose name ends in the fingerprint, or by the whole fingerprint.
 BASE = re.compile(r"(?:/inputs/[^/]+-(?=[0-9a-f]{8}(?:/|$))|(?=(?:[0-9a-f]{40}|[0-9a-f]{64})$))([0-9a-f]{8})")
-COUNTS: tuple[Role, ...] = (
-    "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
-    "context_parallel", "expert_parallel", "expert_tensor_parallel", "adapter_rank", "reward_gpus", "reward_nodes",
-    "generation_gpus", "generation_nodes", "prompts", "generations",
-)  # fmt: skip
-SIZES: tuple[Role, ...] = (*COUNTS[4:9], "sequence_parallel")
-PARALLEL: tuple[Role, ...] = ("tensor_parallel", "pipeline_parallel", "context_parallel")
-
-REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
-
-Known = dict[Role, Any]  # role -> value; absent where it is unknown
 
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
@@ -63,61 +56,6 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
     return [*findings, *_hardware(spec, known)]
 
 
-def with_backend(spec: LaunchSpec) -> LaunchSpec:
-    """The spec with the roles of the one backend that is switched on, so that rules know them."""
-    on = [b for b in spec.step.backends.values() if value_of(spec, b.enabled) is True]
-    if len(on) != 1:
-        return spec
-    step = msgspec.structs.replace(spec.step, roles=spec.step.roles | on[0].roles)
-    return msgspec.structs.replace(spec, step=step)
-
-
-def settings(spec: LaunchSpec) -> Known:
-    """The values of the step's roles. What is null, or no number where one has to be, is as good as unknown.
-
-    A parallel size that is known not to be named is 1.
-    """
-    merged = _merged(spec)
-    ones = {r: 1 for r in PARALLEL if r in spec.step.roles and said_of(spec.config, spec.step.roles[r]) is ABSENT}
-    return ones | {r: v for r, v in merged.items() if v is not None and (r not in COUNTS or (type(v) is int and v > 0))}
-
-
-def _merged(spec: LaunchSpec) -> Known:
-    """The values of the step's roles, merged as the step program merges them; absent where nothing says it."""
-    found = {role: value_of(spec, key) for role, key in spec.step.roles.items()}
-    return {role: value for role, value in found.items() if value is not msgspec.UNSET}
-
-
-def value_of(spec: LaunchSpec, key: str) -> Any:
-    """What a configuration key will be, as the step program merges it; UNSET where nothing here says it.
-
-    Where it is known that nothing at all says it, it is what the library takes then, as far as step.yaml states that.
-    """
-    node = said_of(spec.config, key)
-    if node is ABSENT:
-        return spec.step.unsaid.get(key, msgspec.UNSET)
-    return msgspec.UNSET if isinstance(node, Mark) else plain(node)
-
-
-def said_of(config: Configuration, key: str, hops: int = 8) -> Node:
-    """What stands at a dotted key, or at that other one which it, or a mapping above it, is said to be.
-
-    `${a.b}` is the key a.b, `${.b}` one beside it, `${..b}` one above (OmegaConf's grammar); what else is in ${} is
-    unknown.
-    """
-    node: Node = config.root
-    parts = key.split(".")
-    for depth, name in enumerate(parts):
-        node = node.get(name) if isinstance(node, Section) else node if isinstance(node, Mark) else ABSENT
-        if isinstance(node, Leaf) and isinstance(node.value, str) and "${" in node.value:
-            found = REFERENCE.fullmatch(node.value)
-            if not found or not hops:
-                return UNKNOWN
-            above = parts[: depth + 1 - len(found[1])] if found[1] else []
-            return said_of(config, ".".join([*above, found[2], *parts[depth + 1 :]]), hops - 1)
-    return node
-
-
 def notes(spec: LaunchSpec) -> list[str]:
     """What became of the shape, and what could not be looked at: it stands in a base configuration in the image."""
     known = settings(spec)
@@ -127,11 +65,6 @@ def notes(spec: LaunchSpec) -> list[str]:
         where = spec.hidden or f"the image's {spec.base['path']}"
         said.append(f"note: not checked, only {where} may say it: {', '.join(unknown)}")
     return said
-
-
-def base_unknown(spec: LaunchSpec) -> bool:
-    """Whether the base is a file that is not known here."""
-    return "path" in spec.base and (bool(spec.hidden) or spec.in_image is None or spec.in_image.values is None)
 
 
 def taken(seen: Probed) -> list[str]:
@@ -160,24 +93,6 @@ def _shape_note(spec: LaunchSpec, known: Known) -> str:
         if batch and micro and batch % (data * micro) == 0:
             text += f"; a batch of {batch} is {data} x {micro} x {batch // (data * micro)} accumulated"
     return text
-
-
-def word(step: Step, role: Role) -> str:
-    """What sets a role on the command line: the parameter, else the key."""
-    key = step.roles[role]
-    return next((n for n, p in step.parameters.items() if key in p.keys), key)
-
-
-def setting(spec: LaunchSpec, key: str) -> str:
-    """`parameter=value` or `key=value`, whichever words say it."""
-    names = [n for n, p in spec.step.parameters.items() if n in spec.words.parameters and key in {*p.keys, *_of(p)}]
-    if names:
-        return f"{names[0]}={str(spec.words.parameters[names[0]]).lower()}"
-    return f"{key}={str(value_of(spec, key)).lower()}"
-
-
-def _of(parameter: Parameter) -> set[str]:
-    return {key for sets in parameter.values.values() for key in sets}
 
 
 def converting(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> tuple[Step, str] | None:
@@ -214,19 +129,8 @@ def model(spec: LaunchSpec, seen: Probed) -> Artifact | None:
     return next((a for a in given if "layers" in a.facts), None)
 
 
-def world_size(spec: LaunchSpec) -> int:
-    """Processes of the run."""
-    return spec.nodes * spec.procs if spec.step.launcher != "python" else 1
-
-
-def sizes(spec: LaunchSpec, known: Known) -> dict[str, int] | None:
-    """Tensor, pipeline and context parallel size; 1 where the step knows no such thing, None where one is unknown."""
-    found = {r.partition("_")[0]: known.get(r) if r in spec.step.roles else 1 for r in PARALLEL}
-    return None if None in found.values() else found  # type: ignore[return-value]
-
-
 def _counts(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
-    for role, value in _merged(spec).items():
+    for role, value in merged(spec).items():
         if role not in known and value is not None:
             yield _wrong(spec, role, value, "is no whole number from 1 on")
 

@@ -16,7 +16,7 @@ from launcher.core.findings import error as _error
 from launcher.core.findings import warning as _warning
 from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadable
 from launcher.planning import configuration
-from launcher.planning.checks import input_rules, memory, memory_rl, nemo_rl, parallelism
+from launcher.planning.checks import config_values, input_rules, memory, memory_rl, nemo_rl, parallelism
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
@@ -224,7 +224,7 @@ def checkpoint_bytes(spec: LaunchSpec, seen: Probed) -> int:
     if start is None:
         return 0
     if spec.step.output.type == "checkpoint_lora":
-        model, rank = memory.model_of(spec, seen, {}), parallelism.settings(spec).get("adapter_rank", 0)
+        model, rank = memory.model_of(spec, seen, {}), config_values.settings(spec).get("adapter_rank", 0)
         return int((ADAPTER_BYTES + ADAM_BYTES) * memory.adapter_weights(model, rank)) if model else 0
     saves_all = spec.step.resume is not None and "micro_batch" in spec.step.roles
     size = int(start.facts.get("weight_bytes", start.bytes))
