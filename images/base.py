@@ -15,7 +15,7 @@ import msgspec
 from images import debian
 from images.model import Bootstrap
 from slipway import canonical
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, quoted
 from slipway.files import cannot_write, make_folders, read_text, sha256_file, write_atomic
 from slipway.project import Root
 from slipway.yamldoc import Noun
@@ -68,7 +68,7 @@ def _bootstrap(folder: Path, wish: Bootstrap, root: Root, say: Callable[[str], N
     if done.returncode:
         part.unlink(missing_ok=True)
         tail = "\n".join(done.stderr.strip().splitlines()[-8:])
-        raise SlipwayError(Exit.UNAVAILABLE, f"mmdebstrap failed ({done.returncode}):\n{tail}")
+        raise SlipwayError(Exit.UNAVAILABLE, f"mmdebstrap failed ({done.returncode}):{quoted(tail)}")
     facts = BaseFacts(sha256=sha256_file(part), packages=_packages(part))
     part.replace(tar)
     write_atomic(folder / "base.json", canonical.pretty(facts))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, quoted
 
 # What BuildKit takes as build arguments without keeping them in the image's history or in a cache key. In the order in
 # which they count for https, as package indexes are.
@@ -52,7 +52,7 @@ def read() -> PipConfig:
     command = [sys.executable, "-P", "-m", "pip", "config", "list"]  # -P: no pip.py of the folder one stands in
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SlipwayError(Exit.UNAVAILABLE, f"`pip config list` failed: {done.stderr.strip()[-400:]}")
+        raise SlipwayError(Exit.UNAVAILABLE, f"`pip config list` failed:{quoted(done.stderr.strip()[-400:])}")
     values: dict[str, str] = {}
     lines = sorted(done.stdout.splitlines(), key=lambda line: line.startswith(":env:"))
     for line in lines:

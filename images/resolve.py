@@ -14,7 +14,7 @@ import msgspec
 from images import mirrors, pipconf, registry, sources
 from images.lock import pins_of
 from images.model import Base, MatrixGroup, Repository
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, quoted
 from slipway.files import sha256_file
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -87,7 +87,7 @@ class Outside:
         if "No module named uv" in done.stderr:
             raise SlipwayError(Exit.UNAVAILABLE, "uv is not installed", remedy="pip install -r requirements-dev.txt")
         if done.returncode:
-            raise SlipwayError(Exit.DATA, f"cannot resolve {' '.join(group.packages)}:\n{done.stderr.strip()}")
+            raise SlipwayError(Exit.DATA, f"cannot resolve {' '.join(group.packages)}:{quoted(done.stderr)}")
         return self._hash_local(done.stdout) if hashes else done.stdout
 
     def _places(self, group: MatrixGroup) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from images import clients
 from images.model import Entry, Repository
 from slipway import canonical
-from slipway.errors import Exit, SlipwayError, nearest
+from slipway.errors import Exit, SlipwayError, nearest, quoted
 from slipway.files import cannot_write, make_folders
 from slipway.project import Root
 from slipway.yamldoc import Noun
@@ -200,7 +200,7 @@ class Git:
     def __call__(self, *words: str) -> str:
         done = self._run(*words)
         if done.returncode:
-            what = f"git {words[0]} failed: {done.stderr.strip()[-400:]}"
+            what = f"git {words[0]} failed:{quoted(done.stderr.strip()[-400:])}"
             raise SlipwayError(Exit.DATA, what, where=str(self.folder))
         return done.stdout.strip()
 

@@ -40,6 +40,11 @@ def message(head: str, remedy: str = "") -> str:
     return "\n".join(visible(line) for line in lines)
 
 
+def quoted(said: str) -> str:
+    """What a program has said, for the end of a message: as lines of their own, which `message` keeps."""
+    return "".join(f"\n  {line}" for line in said.strip().splitlines())
+
+
 class SlipwayError(Exception):
     """An error for the user: what was found, where, and what to do.
 

@@ -1,4 +1,4 @@
-"""launcher/words.py: the words behind a step, sorted and typed, or refused with the nearest word."""
+"""launcher/core/arguments.py: the words behind a step, sorted and typed, or refused with the nearest word."""
 
 from __future__ import annotations
 

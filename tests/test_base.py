@@ -76,7 +76,7 @@ def test_another_wish_is_another_base(tmp_path: Path) -> None:
 
 def test_a_failure_is_said_in_its_own_last_words_and_leaves_no_tar(project: Project, mmdebstrap: Path) -> None:
     project.program("mmdebstrap", "echo 'E: unable to download' >&2; exit 25")
-    with pytest.raises(SlipwayError, match=r"mmdebstrap failed \(25\):\nE: unable to download") as e:
+    with pytest.raises(SlipwayError, match=r"mmdebstrap failed \(25\):\n  E: unable to download") as e:
         base.ensure(project.root, WISH, quiet)
     assert e.value.code == Exit.UNAVAILABLE
     assert not list(project.root.state.rglob("*.tar")) and not mmdebstrap.exists()

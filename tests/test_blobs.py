@@ -1,4 +1,4 @@
-"""launcher/blobs.py: whether a snapshot of the hub, fetched from a hub on loopback, is what its commit has."""
+"""artifacts/blobs.py: whether a snapshot of the hub, fetched from a hub on loopback, is what its commit has."""
 
 from __future__ import annotations
 

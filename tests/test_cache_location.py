@@ -1,4 +1,4 @@
-"""launcher/megatroncache.py: which folder it is, which rule chose it, and that libraries have one each."""
+"""launcher/catalog/cache_location.py: which folder it is, which rule chose it, and that libraries have one each."""
 
 from __future__ import annotations
 

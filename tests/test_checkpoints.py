@@ -1,4 +1,4 @@
-"""launcher/checkpoints.py: checkpoint folders of every kind, whole and broken. Layouts as the libraries wrote them."""
+"""artifacts/checkpoints.py: checkpoint folders of every kind, whole and broken. Layouts as the libraries wrote them."""
 
 from __future__ import annotations
 

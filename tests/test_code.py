@@ -1,4 +1,4 @@
-"""launcher/code.py: trees of real git repositories, and what a launch says and writes of them."""
+"""launcher/planning/code.py: trees of real git repositories, and what a launch says and writes of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/compressed.py: packed files are known by their magic, and give their bytes or an error."""
+"""launcher/artifacts/compressed.py: packed files are known by their magic, and give their bytes or an error."""
 
 from __future__ import annotations
 

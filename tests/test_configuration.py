@@ -1,4 +1,4 @@
-"""launcher/configuration.py and `launch config`: what a launch sets, foreseen as the step program merges it."""
+"""planning/configuration.py and `launch config`: what a launch sets, foreseen as the step program merges it."""
 
 from __future__ import annotations
 

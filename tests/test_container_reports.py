@@ -1,4 +1,4 @@
-"""launcher/reports.py, as a user meets it: `runs`, `show`, `logs` and `cancel` on what a container left."""
+"""records/container_reports.py, as a user meets it: `runs`, `show`, `logs` and `cancel` on what a container left."""
 
 from __future__ import annotations
 

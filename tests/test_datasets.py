@@ -1,4 +1,4 @@
-"""launcher/datasets.py: JSON Lines by their beginning, packed Parquet, Megatron's tokens and index."""
+"""launcher/artifacts/datasets.py: JSON Lines by their beginning, packed Parquet, Megatron's tokens and index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/catalogue.py: steps, their configurations, and which command fits which image."""
+"""launcher/catalog/definitions.py: steps, their configurations, and which command fits which image."""
 
 from __future__ import annotations
 

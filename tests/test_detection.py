@@ -1,4 +1,4 @@
-"""launcher/artifacts.py: what a path really is, whether it is whole, and its fingerprint."""
+"""launcher/artifacts/detection.py: what a path really is, whether it is whole, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_folder_of_data_files_is_one_artifact(tmp_path: Path) -> None:
         write_chats(tmp_path / f"{number}.jsonl")
     found = detection.inspect("train", tmp_path)
     assert (found.kind, found.type, found.files) == ("folder", "chat_jsonl", [])
-    assert found.facts == {"files": 2, "checked": "whole"}
+    assert found.facts == {"files": 2, "checked": "whole", "rows": 4}
 
 
 def test_packed_parquet_brings_its_metadata(tmp_path: Path) -> None:

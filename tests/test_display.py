@@ -1,4 +1,4 @@
-"""launcher/show.py on runs that have ended: no engine is needed to look at them."""
+"""launcher/runs/display.py on runs that have ended: no engine is needed to look at them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/fullcheck.py and `launch check`: every line of every file, in parallel, with its number."""
+"""launcher/artifacts/full_check.py and `launch check`: every line of every file, in parallel, with its number."""
 
 from __future__ import annotations
 

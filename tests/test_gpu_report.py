@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from gpu import check, machine, report, start
 from gpu.report import Memory, Part, Report, Shape
-from helpers import REPO, SHARDS, write_chats, write_checkpoint
+from helpers import REPO, SHARDS, write_chat_model, write_chats
 from test_memory import LLAMA_1B, layout
 
 from images import lock as locks
@@ -149,7 +149,7 @@ def test_the_machine_is_an_entry_of_a_lock_that_the_entrypoint_compares(yard: Ro
 
 def inputs(folder: Path, name: str) -> tuple[str, str]:
     """Arguments for conversations and a model of that name's sizes, whose weights are a hole in a file."""
-    train, model = write_chats(folder / "chats.jsonl"), write_checkpoint(folder / name)
+    train, model = write_chats(folder / "chats.jsonl"), write_chat_model(folder / name)
     sizes = check.MODELS[name]
     (model / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]} | sizes))
     weights = sizes["num_hidden_layers"] * 12 * sizes["hidden_size"] ** 2

@@ -1,4 +1,4 @@
-"""launcher/gpus.py: names of GPUs, and the choice among them. Whole launches are in test_gpu_launch.py."""
+"""launcher/core/gpus.py: names of GPUs, and the choice among them. Whole launches are in test_gpu_launch.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/hub.py: `launch fetch` and inputs of the hub, with the real library against a hub on loopback."""
+"""launcher/artifacts/hub.py: `launch fetch` and inputs of the hub, with the real library against a hub on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/hubcache.py: names on the hub, and which files of a cache they are."""
+"""launcher/artifacts/hub_cache.py: names on the hub, and which files of a cache they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/jsonl.py: what a line must hold, and the way through a file's lines, packed or not."""
+"""launcher/artifacts/jsonl.py: what a line must hold, and the way through a file's lines, packed or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/memory.py: the estimate against what others count, and what a launch says of it."""
+"""launcher/planning/checks/memory.py: the estimate against what others count, and what a launch says of it."""
 
 from __future__ import annotations
 

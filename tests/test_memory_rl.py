@@ -1,4 +1,4 @@
-"""launcher/memory_rl.py: phases of reinforcement learning, what generation needs, and what a launch says of both."""
+"""memory_rl.py: phases of reinforcement learning, what generation needs, and what a launch says of both."""
 
 from __future__ import annotations
 

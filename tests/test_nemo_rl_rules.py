@@ -1,4 +1,4 @@
-"""launcher/rlrules.py: what NeMo RL asserts minutes into the job, said before it. Pure, on the catalogue's steps."""
+"""nemo_rl.py: what NeMo RL asserts minutes into the job, said before it. Pure, on the catalogue's steps."""
 
 from __future__ import annotations
 

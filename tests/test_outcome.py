@@ -1,4 +1,4 @@
-"""launcher/outcome.py: what is made of what engine, entrypoint and user say of an end. Whole runs are in tests/real."""
+"""records/outcome.py: what is made of what engine, entrypoint and user say of an end. Whole runs are in tests/real."""
 
 from __future__ import annotations
 

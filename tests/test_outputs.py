@@ -1,4 +1,4 @@
-"""launcher/outputs.py and what is made of it: going on from a checkpoint, and one run at a time in a folder."""
+"""launcher/records/outputs.py and what is made of it: going on from a checkpoint, and one run at a time in a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from helpers import CHAT, Engine, Inputs, Project, Refused, errors, record_of, write_checkpoint
+from helpers import CHAT, Engine, Inputs, Project, Refused, errors, record_of, write_chat_model
 
 from launcher.artifacts import detection
 from launcher.artifacts.detection import OF_RUNS
@@ -72,7 +72,7 @@ def test_with_other_inputs_it_is_refused_and_each_difference_is_named(
         with inputs.train.open("a") as f:
             f.write(json.dumps(CHAT) + "\n")
     elif what == "model":
-        words[1] = f"model={write_checkpoint(tmp_path / 'other')}"
+        words[1] = f"model={write_chat_model(tmp_path / 'other')}"
         (tmp_path / "other" / "config.json").write_text('{"architectures": ["MistralForCausalLM"]}')
     elif what == "validation":
         words.append(f"validation={inputs.train}")
@@ -90,7 +90,7 @@ def test_with_other_inputs_it_is_refused_and_each_difference_is_named(
 
 
 def test_two_differences_are_two_lines(project: Project, inputs: Inputs, made: Path, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "other")
+    write_chat_model(tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text('{"architectures": ["MistralForCausalLM"]}')
     words = [f"train={inputs.train}", f"model={tmp_path}/other", f"output={made}", "--resume"]
     done = project.launch("check", "peft/automodel", *words)
@@ -256,7 +256,7 @@ def test_of_two_jobs_of_slurm_into_one_output_the_second_is_refused_until_the_fi
     third = project.launch(*launch, "--runs-dir", str(tmp_path / "elsewhere"))
     assert third.code == 0, third
     held = leases.holder(outputs.lease(tmp_path / "out"))
-    assert held and held.run == third.stdout.strip() != first.stdout.strip() and held.kind == "slurm"
+    assert held and held.directory == str(tmp_path / "elsewhere" / third.stdout.strip()) and held.kind == "slurm"
 
 
 def controller(project: Project, state: str, *facts: str) -> None:

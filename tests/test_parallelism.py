@@ -1,4 +1,4 @@
-"""launcher/fit.py: whether inputs, configuration and shape fit each other. Pure, on the catalogue's own steps."""
+"""parallelism.py: whether inputs, configuration and shape fit each other. Pure, on the catalogue's own steps."""
 
 from __future__ import annotations
 

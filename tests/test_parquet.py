@@ -1,4 +1,4 @@
-"""launcher/parquet.py: columns and rows by a Parquet file's footer. data/packed.parquet is Megatron-Bridge's own."""
+"""artifacts/parquet.py: columns and rows by a Parquet file's footer. data/packed.parquet is Megatron-Bridge's own."""
 
 from __future__ import annotations
 

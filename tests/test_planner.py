@@ -1,4 +1,4 @@
-"""launcher/planner.py: from what was wished and seen to a plan. Pure, so every test is a table."""
+"""launcher/planning/planner.py: from what was wished and seen to a plan. Pure, so every test is a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/rules.py: what must hold before anything is submitted. Pure: a spec and a sight in, findings out."""
+"""preflight.py: what must hold before anything is submitted. Pure: a spec and a sight in, findings out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/flow.py: a directory that `-o` wrote is submitted as it was written, or not at all."""
+"""launcher/planning/preparation.py: a directory that `-o` wrote is submitted as it was written, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/observe.py: looking at the output, the host and the image, and leaving everything as it is."""
+"""launcher/planning/probe.py: looking at the output, the host and the image, and leaving everything as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/profilelist.py and `launch profiles`: which there are, and what each says and where."""
+"""launcher/lists/profile_list.py and `launch profiles`: which there are, and what each says and where."""
 
 from __future__ import annotations
 

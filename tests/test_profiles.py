@@ -1,4 +1,4 @@
-"""launcher/profiles.py: finding a profile and reading it."""
+"""launcher/catalog/profiles.py: finding a profile and reading it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launcher/releases.py on the steps of NeMo RL: what each release gets, trap by trap of the table in the facts."""
+"""catalog/releases.py on the steps of NeMo RL: what each release gets, trap by trap of the table in the facts."""
 
 from __future__ import annotations
 

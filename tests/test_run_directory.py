@@ -1,4 +1,4 @@
-"""launcher/records.py: run directories, and finding a run again."""
+"""launcher/records/run_directory.py: run directories, and finding a run again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""launcher/steplist.py: `launch steps` and `launch schema`.
+"""launcher/lists/step_list.py: `launch steps` and `launch schema`.
 
-A change of a schema that is wanted is accepted with: SLIPWAY_ACCEPT=1 pytest tests/test_steplist.py
+A change of a schema that is wanted is accepted with: SLIPWAY_ACCEPT=1 pytest tests/test_step_list.py
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def test_the_shipped_schemas_are_those_of_the_nouns(project: Project, kind: str)
     text, path = project.launch("schema", kind).stdout, Path(REPO, "docs", "schemas", f"{kind}.json")
     if os.environ.get("SLIPWAY_ACCEPT"):
         path.write_text(text)
-    accept = "SLIPWAY_ACCEPT=1 pytest tests/test_steplist.py"
+    accept = "SLIPWAY_ACCEPT=1 pytest tests/test_step_list.py"
     assert path.is_file() and path.read_text() == text, f"{path} is stale; accept with: {accept}"
 
 

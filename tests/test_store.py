@@ -1,4 +1,4 @@
-"""launcher/cachefolders.py: one lease at a time, only its holder gives it back, and what is not whole goes aside."""
+"""launcher/records/store.py: one lease at a time, only its holder gives it back, and what is not whole goes aside."""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ def gpu_model(name: str) -> str:
     """What the launcher calls a GPU. Raises ValueError for one that it does not know."""
     known = [m for m in get_args(GpuModel) if f" {m} " in f" {name.replace('-', ' ')} "]
     if not known:
-        raise ValueError(f"{name!r}: expected one of {', '.join(get_args(GpuModel))} (launcher/profiles.py: GpuModel)")
+        raise ValueError(
+            f"{name!r}: expected one of {', '.join(get_args(GpuModel))} (launcher/catalog/profiles.py: GpuModel)"
+        )
     return max(known, key=len)
 
 

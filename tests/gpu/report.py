@@ -12,7 +12,7 @@ from typing import Any
 OFF = 0.20  # of what was measured: an estimate that is further off has to be mended
 LEAST = 6  # shapes
 BEGIN, END = "<!-- results: `make test-gpu` writes them -->", "<!-- end of results -->"
-# launcher/memory.py, line(): `about 24.8 of 80 GiB a GPU: weights 3.7, gradients 7.5, … (estimated; …)`.
+# planning/checks/memory.py, line(): `about 24.8 of 80 GiB a GPU: weights 3.7, gradients 7.5, … (estimated; …)`.
 LINE = re.compile(r"about ([0-9.]+) of [0-9]+ GiB a GPU: ([a-z]+ [0-9.]+(?:, [a-z]+ [0-9.]+)*) \(estimated")
 MEMORY = re.compile(r"\| mem ([0-9.]+) GiB")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import write_chats, write_checkpoint
+from helpers import write_chat_model, write_chats
 
 from .gpu_engine import NUMBER, STAND_INS, UUIDS
 from .slurm.cluster import DEVICES
@@ -77,7 +77,7 @@ def site(machine: Tree) -> Iterator[Tree]:
 
 def test_a_run_has_the_gpus_of_the_machine(site: Tree, place: Path) -> None:
     """Eight processes, each with what the hook gave; the configuration is the plan's, the UUIDs are in the record."""
-    model = write_checkpoint(place / "model")
+    model = write_chat_model(place / "model")
     (model / "chat_template.jinja").write_text(TEMPLATE)
     words = (f"train={write_chats(place / 'chats.jsonl')}", f"model={model}", f"output={place}/out", "max_steps=2")
     done = site.launch("--profile", "site-enroot", "sft/automodel", *words, "--gpus", "8")
@@ -94,7 +94,7 @@ def test_a_run_has_the_gpus_of_the_machine(site: Tree, place: Path) -> None:
 
 
 def test_more_than_there_are_is_refused(site: Tree, place: Path) -> None:
-    words = (f"train={write_chats(place / 'chats.jsonl')}", f"model={write_checkpoint(place / 'model')}")
+    words = (f"train={write_chats(place / 'chats.jsonl')}", f"model={write_chat_model(place / 'model')}")
     done = site.launch("--profile", "site-enroot", "sft/automodel", *words, f"output={place}/out", "--gpus", "9")
     assert done.code == 64 and "--gpus: 9 asked for, the machine has 8" in done.err, done
     assert not (place / "out").exists()

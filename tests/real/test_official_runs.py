@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import write_chats, write_checkpoint
+from helpers import write_chat_model, write_chats
 
 from .support import Planned, Proxy, Run, Tree
 from .test_any_user import BECOME, GID, ROOT, UID
@@ -58,7 +58,7 @@ class Caller:
 def caller(gpu_project: Tree, place: Path, proxy: Proxy) -> Iterator[Caller]:
     home = place / "home"
     home.mkdir()
-    model = write_checkpoint(place / "inputs" / "model")
+    model = write_chat_model(place / "inputs" / "model")
     (model / "chat_template.jinja").write_text(TEMPLATE)
     write_chats(place / "inputs" / "chats.jsonl")
     rows = [json.dumps({"input": f"{n} + 2", "output": str(n + 2)}) for n in range(64)]

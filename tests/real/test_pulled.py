@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import write_chats, write_checkpoint
+from helpers import write_chat_model, write_chats
 
 from images import identity
 from images import lock as locks
@@ -194,7 +194,7 @@ def test_it_is_recorded_and_made_once(login: Tree) -> None:
 def test_a_launch_takes_it_as_it_takes_a_built_one(login: Tree, place: Path) -> None:
     """The stand-in of enroot mounts as root."""
     name = name_of("automodel")
-    write_checkpoint(place / "model")
+    write_chat_model(place / "model")
     write_chats(place / "chats.jsonl")
     enroot(place / "enroot", place / "enroot")
     env = {"PATH": f"{place}/enroot:{login.env['PATH']}", "SLIPWAY_RUNS": str(place / "runs")}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CHAT, write_checkpoint
+from helpers import CHAT, write_chat_model
 
 from ..official import BUILT, RELEASES
 from ..support import Run, Tree
@@ -82,7 +82,7 @@ class Inputs:
 @pytest.fixture
 def given(place: Path) -> Inputs:
     made = Inputs(place)
-    write_checkpoint(made.model)
+    write_chat_model(made.model)
     (made.model / "chat_template.jinja").write_text(TEMPLATE)
     return made
 
