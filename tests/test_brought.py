@@ -688,6 +688,7 @@ def test_a_template_that_knows_no_tools(project: Project, inputs: Inputs, row: d
         (["max_steps=-5"], "max_steps=-5: is no whole number from 1 on"),
         (["epochs=0"], "epochs=0: is no whole number from 1 on"),
         (["checkpoint_every=-1"], "checkpoint_every=-1: is no whole number from 1 on"),
+        (["validate_every=-1"], "validate_every=-1: is no whole number from 0 on"),
         (["learning_rate=1e3"], "learning_rate=1000.0: is 1 or more: usual are 1e-6 to 1e-3"),
         (["learning_rate=-1e-5"], "learning_rate=-1e-05: is no number above 0"),
         (["seq_length=4096"], "seq_length=4096: is beyond the 2048 positions of model=T/llama (max_position_emb"),
@@ -699,7 +700,9 @@ def test_a_number_that_cannot_be_meant(said: Any, inputs: Inputs, words: list[st
     assert code and f"error: {what}" in text
 
 
-@pytest.mark.parametrize("words", [["max_steps=1"], ["learning_rate=0.5"], ["seq_length=2048"], ["seq_length=128"]])
+@pytest.mark.parametrize(
+    "words", [["max_steps=1"], ["validate_every=0"], ["learning_rate=0.5"], ["seq_length=2048"], ["seq_length=128"]]
+)
 def test_a_number_that_can(said: Any, inputs: Inputs, words: list[str]) -> None:
     configured(inputs.model, num_hidden_layers=2, max_position_embeddings=2048)
     assert said(STEP, *inputs.words, *words) == FINE

@@ -16,7 +16,9 @@ from launcher.planning.checks.config_values import Known
 from slipway.errors import Exit
 from slipway.resolver import ABSENT
 
-COUNTED = ("max_steps", "epochs", "checkpoint_every", "validate_every", "lora_rank", "pack_size", "calibration_samples")
+# The least that a library takes; NeMo RL and Megatron-Bridge never validate with 0.
+LEAST = dict.fromkeys(("max_steps", "epochs", "checkpoint_every", "lora_rank", "pack_size", "calibration_samples"), 1)
+LEAST["validate_every"] = 0
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -91,8 +93,8 @@ def _numbers(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
 def _signs(spec: LaunchSpec) -> Iterator[Finding]:
     """Numbers that no step takes, and a learning rate that nobody has meant."""
     for name, value in spec.words.parameters.items():
-        if name in COUNTED and type(value) is int and value < 1:
-            yield error(Exit.WORDS, f"{name}={value}", "is no whole number from 1 on")
+        if type(value) is int and value < LEAST.get(name, value):
+            yield error(Exit.WORDS, f"{name}={value}", f"is no whole number from {LEAST[name]} on")
         if name == "learning_rate" and isinstance(value, int | float):
             if value <= 0:
                 yield error(Exit.WORDS, f"{name}={value}", "is no number above 0")
