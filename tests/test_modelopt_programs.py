@@ -16,7 +16,7 @@ import pytest
 import yaml
 from helpers import REPO, safetensors, write_chats, write_checkpoint
 
-from launcher.artifacts import huggingface
+from launcher.artifacts import detection, huggingface
 from launcher.catalog import definitions
 from slipway.project import Root
 
@@ -29,6 +29,7 @@ import modelopt_distill  # noqa: E402
 import modelopt_prune  # noqa: E402
 import modelopt_quantize  # noqa: E402
 import peft_merge  # noqa: E402
+import slipway_inputs  # noqa: E402
 import slipway_step  # noqa: E402
 from slipway_step import ConfigError  # noqa: E402
 
@@ -110,6 +111,12 @@ def test_an_unknown_format_and_an_unknown_type_are_named(refused: Refused, model
 def test_an_output_that_holds_something_is_refused(model: Path) -> None:
     with pytest.raises(ConfigError, match=r"output\.path: .*model already holds config\.json"):
         modelopt_common.refuse_filled(model, "output.path")
+
+
+def test_what_launchers_leave_in_an_output_is_no_part_of_it(tmp_path: Path) -> None:
+    assert slipway_inputs.OF_RUNS == detection.OF_RUNS
+    (tmp_path / detection.OF_RUNS).mkdir()
+    modelopt_common.refuse_filled(tmp_path, "output.path")
 
 
 @pytest.mark.parametrize(

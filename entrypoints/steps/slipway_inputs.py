@@ -14,6 +14,7 @@ from typing import Any
 from slipway_step import ConfigError
 
 RECORD = "slipway.json"
+OF_RUNS = ".slipway-run"  # in an output: what launchers know of the runs that write there, and no part of it
 # What str.splitlines(), by which AutoModel reads, takes for the end of a line beside what JSON itself forbids in one:
 # U+0085, U+2028, U+2029 -> as JSON escapes them.
 BREAKS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
@@ -47,7 +48,7 @@ def dtype_of(config: Mapping[str, Any], section: str) -> str | None:
 
 def refuse_filled(folder: Path, key: str) -> None:
     """Raises ConfigError where an output already holds something; our own programs never mix two results."""
-    found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    found = sorted(p.name for p in folder.iterdir() if p.name != OF_RUNS) if folder.is_dir() else []
     if found:
         raise ConfigError(f"{key}: {folder} already holds {found[0]}; name another output")
 

@@ -253,7 +253,7 @@ def test_nodes_without_shared_storage_are_named(lab: Lab, work: Work) -> None:
     lab.profile("unsure", "shared: []", "mount_wait: 2")
     for node in lab.slurm.nodes:
         lab.slurm.write_local(node, "out/.keep", "")
-    done = lab.launch("--profile", "unsure", *words, "--resume", "--follow")
+    done = lab.launch("--profile", "unsure", *words, "--follow")
     run = Run(lab.tree.runs / done.out.splitlines()[0])
     assert (done.code, run.ended[0]) == (78, 78), done
     assert re.search(r"node n[23] does not see in /output what n1 wrote there", run.outcome["reason"])
