@@ -690,7 +690,7 @@ def test_a_template_that_knows_no_tools(project: Project, inputs: Inputs, row: d
         (["checkpoint_every=-1"], "checkpoint_every=-1: is no whole number from 1 on"),
         (["validate_every=-1"], "validate_every=-1: is no whole number from 0 on"),
         (["learning_rate=1e3"], "learning_rate=1000.0: is 1 or more: usual are 1e-6 to 1e-3"),
-        (["learning_rate=-1e-5"], "learning_rate=-1e-05: is no number above 0"),
+        (["learning_rate=-1e-5"], "learning_rate=-1e-05: is below 0"),
         (["seq_length=4096"], "seq_length=4096: is beyond the 2048 positions of model=T/llama (max_position_emb"),
     ],
 )

@@ -96,8 +96,10 @@ def _signs(spec: LaunchSpec) -> Iterator[Finding]:
         if type(value) is int and value < LEAST.get(name, value):
             yield error(Exit.WORDS, f"{name}={value}", f"is no whole number from {LEAST[name]} on")
         if name == "learning_rate" and isinstance(value, int | float):
-            if value <= 0:
-                yield error(Exit.WORDS, f"{name}={value}", "is no number above 0")
+            if value < 0:
+                yield error(Exit.WORDS, f"{name}={value}", "is below 0")
+            elif value == 0:  # as a check that nothing else changes weights
+                yield warning(f"{name}={value}", "nothing is learned with it")
             elif value >= 1:
                 what = "is 1 or more: usual are 1e-6 to 1e-3, and nothing is learned with this"
                 yield error(Exit.WORDS, f"{name}={value}", what, f"such as {name}=1e-5")
