@@ -700,6 +700,13 @@ def test_a_number_that_cannot_be_meant(said: Any, inputs: Inputs, words: list[st
     assert code and f"error: {what}" in text
 
 
+def test_a_default_length_beyond_the_model_is_a_warning(project: Project, inputs: Inputs) -> None:
+    """Texts may be as short as the model; what somebody asks for is another matter."""
+    configured(inputs.model, num_hidden_layers=2, max_position_embeddings=512)
+    done = project.launch("check", STEP, *inputs.words)
+    assert done.code == 0 and "warning: seq_length=" in done.stderr and "is the step's own default" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words", [["max_steps=1"], ["validate_every=0"], ["learning_rate=0.5"], ["seq_length=2048"], ["seq_length=128"]]
 )

@@ -14,7 +14,7 @@ from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, parallelism
 from launcher.planning.checks.config_values import Known
 from slipway.errors import Exit
-from slipway.resolver import ABSENT
+from slipway.resolver import ABSENT, Leaf
 
 # The least that a library takes; NeMo RL and Megatron-Bridge never validate with 0.
 LEAST = dict.fromkeys(("max_steps", "epochs", "checkpoint_every", "lora_rank", "pack_size", "calibration_samples"), 1)
@@ -85,9 +85,19 @@ def _numbers(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
     if start and length and most and length > most:
         what = f"is beyond the {most} positions of {start.name}={start.path} (max_position_embeddings)"
         word = config_values.word(spec.step, "sequence_length")
-        yield error(Exit.DATA, f"{word}={length}", what, f"{word}={most}, or a model for longer texts")
+        remedy = f"{word}={most}, or a model for longer texts"
+        if _asked_for(spec, spec.step.roles["sequence_length"]):
+            yield error(Exit.DATA, f"{word}={length}", what, remedy)
+        else:  # texts may be as short as the model
+            yield warning(f"{word}={length}", f"{what}, and is the step's own default", remedy)
     yield from _signs(spec)
     yield from _rows(spec, seen, known)
+
+
+def _asked_for(spec: LaunchSpec, key: str) -> bool:
+    """Whether a word or a `-c` of this launch has set the key, and not the step's default or its base."""
+    node = spec.config.at(key)
+    return isinstance(node, Leaf) and (node.by.startswith("-c ") or node.by.endswith("="))
 
 
 def _signs(spec: LaunchSpec) -> Iterator[Finding]:
