@@ -204,6 +204,13 @@ def test_the_one_line_of_everything_else(log: str, cause: str) -> None:
     assert slurmwords.cause(log) == cause
 
 
+def test_what_a_node_says_that_was_ended_is_the_cause_only_where_nothing_else_is() -> None:
+    ended = NOISE.format("[ERROR] Invalid argument: .enroot_config_Zd81Hk")
+    own = "[ERROR] source path does not exist: /disk"
+    assert slurmwords.cause(f"{ended}\n{NOISE.format(own)}") == own
+    assert slurmwords.cause(ended) == "[ERROR] Invalid argument: .enroot_config_Zd81Hk"
+
+
 def test_what_scontrol_says_of_one_thing() -> None:
     """The first of a name counts."""
     assert slurmwords.record("A=1 B=two words C=\n") == {"A": "1", "B": "two words", "C": ""}

@@ -50,12 +50,16 @@ _REASONS = {
 }
 # Where in pyxis's noise the cause is: one of enroot's own errors, or pyxis's; last what a node says whose container was
 # ended half-made, since another's did not start.
+# Where one node's container does not start, srun ends the others: what is said of a shell that was ended (enroot's own
+# temporary file of mounts) is the cause only where nothing else is.
 _CAUSES = (
-    re.compile(r"pyxis: {5}((?:\[ERROR\] (?!Command failed)|curl:|enroot-\w+:|mktemp:).*)"),
+    re.compile(
+        r"pyxis: {5}((?:\[ERROR\] (?!Command failed|Invalid argument: \.enroot_config_)|curl:|enroot-\w+:|mktemp:).*)"
+    ),
     re.compile(r"pyxis: (--container-mounts: .*|couldn't chdir.*|failed to .*|error: .*|couldn't (?!start)\w+.*)"),
     re.compile(r"slurmstepd[\w-]*: error: (execve\(\).*|TaskProlog failed.*)"),
     re.compile(r"slipway: (refused: .*)"),
-    re.compile(r"pyxis: {5}(\[ERROR\] Command failed.*)"),
+    re.compile(r"pyxis: {5}(\[ERROR\] (?:Command failed|Invalid argument: \.enroot_config_).*)"),
     re.compile(r"pyxis: (couldn't start .*)"),
 )
 _REFUSALS = (
