@@ -2,7 +2,7 @@
 
 What was converted stays in `<runs>/.converted/<plan hash>`, whose name says of what, with what and how it was made, and
 is taken again by the next launch that needs it. It is made as what lies in a cache is: by a run, under its lease, and
-whole once the marker is there (cachefolders).
+whole once the marker is there (records/store.py).
 """
 
 from __future__ import annotations

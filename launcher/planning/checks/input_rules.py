@@ -152,7 +152,7 @@ def _adapters(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
 
 
 def _other_base(where: str, adapter: Artifact, base: Artifact | None) -> Iterator[Finding]:
-    """Of two names on the hub; fingerprints are compared by fit."""
+    """Of two names on the hub; fingerprints are compared in parallelism.py."""
     named = str(adapter.facts.get("base", ""))
     given = str(base.facts.get("hub", "")).removeprefix("hf://").partition("@")[0] if base else ""
     if given and HUB_NAME.fullmatch(named) and named.lower() != given.lower():
