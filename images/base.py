@@ -34,17 +34,18 @@ class BaseTar:
     facts: BaseFacts
 
 
-def ensure(root: Root, wish: Bootstrap, say: Callable[[str], None]) -> BaseTar:
-    """The tar for `wish`, bootstrapped where it is not there yet.
+def ensure(root: Root, wish: Bootstrap, platform: str, say: Callable[[str], None]) -> BaseTar:
+    """The tar for `wish` and a processor (linux/amd64), bootstrapped where it is not there yet.
 
     Raises SlipwayError 69 (no mmdebstrap, archive unreachable) or 73.
     """
-    folder = root.kept(Path("base", canonical.sha256(wish)[:12]))
+    own = "" if platform == "linux/amd64" else f"-{platform.removeprefix('linux/')}"
+    folder = root.kept(Path("base", canonical.sha256(wish)[:12] + own))
     with cannot_write(folder):
         make_folders(folder)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one bootstrap at a time; the second finds the first one's tar
-            return _found(root, folder) or _bootstrap(folder, wish, root, say)
+            return _found(root, folder) or _bootstrap(folder, wish, platform, root, say)
 
 
 def _found(root: Root, folder: Path) -> BaseTar | None:
@@ -54,12 +55,13 @@ def _found(root: Root, folder: Path) -> BaseTar | None:
     return BaseTar(tar, msgspec.json.decode(read_text(facts), type=BaseFacts))
 
 
-def _bootstrap(folder: Path, wish: Bootstrap, root: Root, say: Callable[[str], None]) -> BaseTar:
-    say(f"base: Debian {wish.suite} from its packages ({wish.variant} + {', '.join(wish.packages)})")
+def _bootstrap(folder: Path, wish: Bootstrap, platform: str, root: Root, say: Callable[[str], None]) -> BaseTar:
+    say(f"base: Debian {wish.suite} for {platform} from its packages ({wish.variant} + {', '.join(wish.packages)})")
     debian.need(root, say, "mmdebstrap")
     tar = folder / "base.tar"
     part = folder / "part.tar"
     command = ["mmdebstrap", "--quiet", f"--variant={wish.variant}", f"--include={','.join(wish.packages)}"]
+    command.append(f"--architectures={platform.removeprefix('linux/')}")
     for pattern in ("man", "doc", "locale", "info"):
         command.append(f"--dpkgopt=path-exclude=/usr/share/{pattern}/*")
     command += ["--aptopt=Acquire::Languages none", wish.suite, str(part), *_mirror()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import shutil
@@ -77,11 +78,15 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
     with dockerhost.engine_client(address) as client:
         own = platforms.of_engine(client)
         platform = request.platform or own
+        request = dataclasses.replace(request, entry=lock.on(platform, request.entry))
         platforms.check_locked(request.entry, platform)
+        if platform != own:
+            debian.need(root, say, "docker", "buildx")
+            platforms.check_runs(address.url, platform)
         stand_ins = {
             ref: _image_id(root, lock, client, image, platform) for ref, image in request.substitutions.items()
         }
-        context = gather(root, lock, request.entry, chosen, say)
+        context = gather(root, lock, request.entry, chosen, platform, say)
         inputs = context.checksum(stand_ins)
         if not request.no_cache:
             known = [r for r in identity.records(root, request.entry) if r.inputs == inputs]
@@ -94,8 +99,6 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
         if request.entry.flavour == "cpu" and not reproducible:
             say("this engine has no containerd image store: the digest is not reproducible here")
         debian.need(root, say, "docker", "buildx")
-        if platform != own:
-            platforms.check_runs(address.url, platform)
         _check_space(root, request.entry, client)
         started = time.monotonic()
         ids = _buildx(root, address, client, request, context, stand_ins, reproducible, say)
@@ -124,7 +127,12 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
 
 
 def gather(
-    root: Root, lock: Lock, entry: Entry, chosen: dict[str, sources.Source], say: Callable[[str], None]
+    root: Root,
+    lock: Lock,
+    entry: Entry,
+    chosen: dict[str, sources.Source],
+    platform: str,
+    say: Callable[[str], None],
 ) -> Context:
     """The context of `entry`: rendered texts, requirements, the verify program, CUDA's substitutes, the base tar."""
     entrypoints = root.file("entrypoints")
@@ -137,7 +145,7 @@ def gather(
     files |= {f"repair/{r.program}": root.path / REPAIRS / r.program for r in entry.repair if r.program}
     tar = None
     if entry.base.bootstrap:
-        tar = bases.ensure(root, entry.base.bootstrap, say)
+        tar = bases.ensure(root, entry.base.bootstrap, platform or platforms.named(os.uname().machine), say)
         folder = entrypoints / "cpu" / entry.library
         hooks = [p for p in sorted(folder.glob("*")) if p.is_file()]
         files |= {f"cpu/{p.name}": p for p in [*hooks, *(folder.parent.glob("*.py") if hooks else ())]}
@@ -159,7 +167,7 @@ def substitutions(words: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def run(root: Root, entry: Entry, command: tuple[str, ...], mounts: tuple[str, ...]) -> int:
+def run(root: Root, lock: Lock, entry: Entry, command: tuple[str, ...], mounts: tuple[str, ...]) -> int:
     """Runs `command` in the recorded image as the calling user, without a network; returns its exit code.
 
     `mounts`: folders that the container sees at their own paths, the first is its working directory. For examples and
@@ -167,6 +175,7 @@ def run(root: Root, entry: Entry, command: tuple[str, ...], mounts: tuple[str, .
     """
     address = dockerhost.find(root)
     with dockerhost.engine_client(address) as client:
+        entry = lock.on(platforms.of_engine(client), entry)
         found = identity.present(identity.records(root, entry), client)
     if found is None:
         what = f"the engine has no image of {entry.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,11 @@ def base() -> None:
     """Make the bases of the cpu images from Debian's packages."""
     from images import base as maker
     from images import lock as locks
+    from images import platforms
 
     root = find_root()
     for name, wish in locks.load_matrix(root).bootstrap.items():
-        tar = maker.ensure(root, wish, say)
+        tar = maker.ensure(root, wish, platforms.named(os.uname().machine), say)
         click.echo(f"{name} {tar.path} sha256:{tar.facts.sha256}")
 
 
@@ -149,8 +151,8 @@ def run(library: str, command: tuple[str, ...], release: str | None, flavour: An
     from images import lock as locks
 
     root = find_root()
-    entry = locks.select(locks.load_lock(root), library, flavour, release)
-    sys.exit(builder.run(root, entry, command, mounts))
+    lock = locks.load_lock(root)
+    sys.exit(builder.run(root, lock, locks.select(lock, library, flavour, release), command, mounts))
 
 
 @main.command()

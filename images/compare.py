@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from images import render
-from images.model import Entry, Lock
+from images.model import Entry, Lock, named
 from slipway.errors import Exit, SlipwayError, nearest
 
 # Of an entry: what an image is not made from, and what only says its name in another way.
-_SILENT = {("image",), ("tested",), ("sources",), ("notes",), ("library",), ("release",), ("flavour",)}
+_SILENT = {("image",), ("tested",), ("sources",), ("notes",), ("library",), ("release",), ("flavour",), ("platform",)}
 _SILENT_IN = {("base", "reported"), ("groups", "file"), ("repositories", "reported")}  # section, key
 SAID = "/etc/slipway/entry.json"  # in an image: what it is made from
 BASE_LABEL = "org.opencontainers.image.base"
@@ -61,7 +61,7 @@ def image(entry_json: str, labels: dict[str, str]) -> Image:
     reference, _, tag = labels.get(f"{BASE_LABEL}.name", "").rpartition(":")
     said["base"] = {"image": reference or None, "tag": tag or None, "digest": labels.get(f"{BASE_LABEL}.digest")}
     said |= {what: labels.get(label) for what, label in _STAND_INS.items()}
-    return Image(f"{said['library']}/{said['release']}-{said['flavour']}", said)
+    return Image(named(said["library"], said["release"], said["flavour"], said.get("platform", "")), said)
 
 
 def diff(a: Side, b: Side) -> list[Difference]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from images import platforms
 from images.model import Entry, Lock
 from images.sources import Brought
 from slipway import canonical
@@ -120,6 +121,7 @@ def find(root: Root, lock: Lock, image: str, client: Any) -> tuple[ImageRecord, 
     Raises SlipwayError 66 where the engine has no such image, 65 where no record is of it.
     """
     if entry := lock.entries.get(image):
+        entry = entry if entry.platform else lock.on(platforms.of_engine(client), entry)
         if found := present(records(root, entry), client):
             return found
         what = f"the engine has no recorded image of {entry.name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +26,9 @@ from images.model import (
     MatrixRepository,
     Repair,
     Repository,
+    named,
 )
+from images.platforms import OTHERS
 from slipway import canonical, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text, sha256_file
@@ -58,7 +60,7 @@ def load_matrix(root: Root) -> Matrix:
             if release not in releases:
                 at, what = ("libraries", name, "default", flavour), f"there is no release {release!r}"
                 raise _wrong(root, at, what, nearest(release, releases))
-        for flavour, release, wish in _rows(library):
+        for flavour, release, wish in _releases(library):
             _check_row(root, matrix, ("libraries", name, flavour, release), wish)
     return matrix
 
@@ -84,6 +86,11 @@ def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntr
         raise _wrong(root, at_tools, f"unknown group {group!r}", nearest(group, wish.groups))
     for group in sorted(set(wish.groups) - set(used) - set(tools)):
         raise _wrong(root, (*at, "groups", group), "is in no environment, and builds nothing")
+    for platform, own in wish.platforms.items():
+        if platform not in OTHERS:
+            raise _wrong(root, (*at, "platforms", platform), "unknown platform", f"expected {', '.join(OTHERS)}")
+        for group in sorted(set(own) - set(wish.groups)):
+            raise _wrong(root, (*at, "platforms", platform, group), "unknown group", nearest(group, wish.groups))
     for name, repository in wish.repositories.items():
         _check_repository(root, (*at, "repositories", name), repository)
     for number, repair in enumerate(wish.repair):
@@ -159,11 +166,15 @@ def previous(root: Root, say: Callable[[str], None]) -> Lock | None:
 
 
 def select(lock: Lock, library: str, flavour: Flavour, release: str | None = None) -> Entry:
-    """The entry of `library`; its default release for `flavour` unless named. Raises SlipwayError 64."""
+    """The entry of `library`; its default release for `flavour` unless named. Raises SlipwayError 64.
+
+    A processor's own entry is asked for by `Lock.on`.
+    """
     if library not in lock.libraries:
         raise SlipwayError(Exit.WORDS, f"unknown library {library!r}", remedy=nearest(library, lock.libraries))
     wanted = release or lock.libraries[library].default.get(flavour)
-    releases = {e.release: e for e in lock.entries.values() if e.library == library and e.flavour == flavour}
+    usual = [e for e in lock.entries.values() if e.library == library and not e.platform]
+    releases = {e.release: e for e in usual if e.flavour == flavour}
     if wanted not in releases:
         what = f"release {wanted!r}" if wanted else "default release"
         raise SlipwayError(
@@ -191,8 +202,8 @@ def build_lock(
     entries: dict[str, Entry] = {}
     files: dict[Path, str] = {}
     for name, library in sorted(matrix.libraries.items()):
-        for flavour, release, wish in _rows(library):
-            key = f"{name}/{release}-{flavour}"
+        for flavour, release, platform, wish in _rows(library):
+            key = named(name, release, flavour, platform)
             before = old.entries.get(key) if old else None
             kept = None if name in upgrade else before
             asked = resolver if not ask or name in ask else None
@@ -202,6 +213,7 @@ def build_lock(
                 library=name,
                 release=release,
                 flavour=flavour,
+                platform=platform,
                 base=_base(matrix, wish.base, before, asked, anew=kept is None),
                 python=wish.python,
                 environments=_environments(root, wish, groups, texts),
@@ -259,9 +271,25 @@ def pins_of(text: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
-def _rows(library: Library) -> list[tuple[Flavour, str, MatrixEntry]]:
+def _releases(library: Library) -> list[tuple[Flavour, str, MatrixEntry]]:
     rows: list[tuple[Flavour, str, MatrixEntry]] = [("cpu", r, e) for r, e in sorted(library.cpu.items())]
     return rows + [("cuda", r, e) for r, e in sorted(library.cuda.items())]
+
+
+def _rows(library: Library) -> Iterator[tuple[Flavour, str, str, MatrixEntry]]:
+    """What gets an entry: every release, and every release on each processor that has packages of its own."""
+    for flavour, release, wish in _releases(library):
+        yield flavour, release, "", wish
+        for platform, packages in sorted(wish.platforms.items()):
+            groups = {
+                name: msgspec.structs.replace(
+                    group,
+                    packages=packages.get(name, group.packages),
+                    platform=f"{OTHERS[platform]}-{group.platform.partition('-')[2]}",
+                )
+                for name, group in wish.groups.items()
+            }
+            yield flavour, release, platform, msgspec.structs.replace(wish, groups=groups)
 
 
 def _base(matrix: Matrix, wish: MatrixBase, before: Entry | None, resolver: Resolver | None, anew: bool) -> Base:

@@ -170,13 +170,15 @@ class MatrixEntry(Struct, frozen=True, kw_only=True):
     """One release. `env`: set in an image of ours, expected of an official base.
 
     `known_as`: component -> version for `when:`, where what is installed gives another, or none. `holds`: folders where
-    users mount things, and where this base has what it runs with: no mount may hide them.
+    users mount things, and where this base has what it runs with: no mount may hide them. `platforms`: other processors
+    (linux/arm64) that get an entry of their own: the packages of each group that has others there.
     """
 
     base: MatrixBase
     python: str
     environments: dict[str, MatrixEnvironment]
     groups: dict[str, MatrixGroup] = {}
+    platforms: dict[str, dict[str, list[str]]] = {}
     repositories: dict[str, MatrixRepository] = {}
     env: dict[str, str] = {}
     repair: list[Repair] = []
@@ -211,11 +213,15 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One row of the lock: everything that an image of `library`, `release` and `flavour` is made from."""
+    """One row of the lock: everything that an image of `library`, `release` and `flavour` is made from.
+
+    `platform`: the processor (linux/arm64) whose own entry this is; empty in the one that all others take.
+    """
 
     library: str
     release: str
     flavour: Flavour
+    platform: str = ""
     base: Base
     python: str
     environments: dict[str, Environment]
@@ -236,18 +242,19 @@ class Entry(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """`automodel/0.7.0-cpu`: the key in the lock and the folder of the rendered files."""
-        return f"{self.library}/{self.release}-{self.flavour}"
+        """`automodel/0.7.0-cpu`, or `automodel/0.7.0-cpu-arm64`: the key in the lock, and the folder of its files."""
+        return named(self.library, self.release, self.flavour, self.platform)
 
     @property
     def tag(self) -> str:
         """The image's name on an engine, for people; nothing is ever run by it."""
-        return f"slipway/{self.library}:{self.release}-{self.flavour}"
+        return "slipway/" + self.name.replace("/", ":")
 
     @property
     def build_command(self) -> str:
         """What builds the image; for remedies."""
-        return f"images build {self.library} --release {self.release} --flavour {self.flavour}"
+        platform = f" --platform {self.platform}" if self.platform else ""
+        return f"images build {self.library} --release {self.release} --flavour {self.flavour}{platform}"
 
     @property
     def layers(self) -> list[str]:
@@ -279,6 +286,12 @@ class Entry(Struct, frozen=True, kw_only=True):
         return canonical.sha256(body)
 
 
+def named(library: str, release: str, flavour: Flavour, platform: str = "") -> str:
+    """The name of an entry."""
+    own = "-" + platform.removeprefix("linux/") if platform else ""
+    return f"{library}/{release}-{flavour}{own}"
+
+
 class LockedLibrary(Struct, frozen=True, kw_only=True):
     title: str
     homepage: str
@@ -296,6 +309,10 @@ class Lock(Struct, frozen=True, kw_only=True):
     libraries: dict[str, LockedLibrary]
     entries: dict[str, Entry]
     checksum: str = ""
+
+    def on(self, platform: str, entry: Entry) -> Entry:
+        """The entry of the same release for `platform`: its own, else the one that all others take."""
+        return self.entries.get(named(entry.library, entry.release, entry.flavour, platform)) or entry
 
     @property
     def contents(self) -> str:

@@ -11,6 +11,7 @@ from images.model import Entry
 from slipway.errors import Exit, SlipwayError
 
 NAMES = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}  # of Python's platforms, and of `uname -m`
+OTHERS = {name: machine for machine, name in NAMES.items() if name != "linux/amd64"}  # that a release may name
 
 
 def named(machine: str) -> str:
@@ -28,8 +29,10 @@ def check_locked(entry: Entry, platform: str) -> None:
     """Raises SlipwayError 65 where the lock has other packages, or another base, than those of `platform`."""
     found = {NAMES.get(g.platform.partition("-")[0], platform): n for n, g in entry.groups.items()}
     for other in sorted(found.keys() - {platform} if platform else ()):
-        what = f"is locked for {other} alone, not for {platform}: its packages (group {found[other]}) are that one's"
-        remedy = f"build it where programs of {other} run; for {platform} the lock has the flavour cuda"
+        what = f"is locked for {other}, not for {platform}: its packages (group {found[other]}) are that one's"
+        remedy = (
+            f"build it where programs of {other} run, or lock it: `platforms:` of its release in images/matrix.yaml"
+        )
         raise SlipwayError(Exit.DATA, what, where=entry.name, remedy=remedy)
     if platform and entry.base.platforms and platform not in entry.base.platforms:
         what = f"its base {entry.base.image}:{entry.base.tag} is there for {', '.join(sorted(entry.base.platforms))}"

@@ -29,7 +29,7 @@ def source(root: Root, lock: Lock, entry: Entry, words: tuple[str, ...], say: Sa
     builder.check(builder.Request(entry, sources=words))
     chosen, platform = sources.choose(entry, words), platforms.named(os.uname().machine)
     platforms.check_locked(entry, platform)
-    context = builder.gather(root, lock, entry, chosen, say)
+    context = builder.gather(root, lock, entry, chosen, platform, say)
     inputs, made = context.checksum({}), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = identity.ImageRecord(
         name=entry.name,

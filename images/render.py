@@ -90,6 +90,7 @@ def entry_json(entry: Entry) -> str:
             "library": entry.library,
             "release": entry.release,
             "flavour": entry.flavour,
+            **({"platform": entry.platform} if entry.platform else {}),
             "entry": entry.checksum,
             "environments": {
                 name: {"python": env.python, "version": entry.python, "packages": env.packages}
@@ -139,10 +140,10 @@ def committed(root: Root, lock: Lock) -> dict[str, str]:
 
 
 def newest(lock: Lock) -> list[Entry]:
-    """The NEWEST releases of every library and flavour, oldest first."""
+    """The NEWEST releases of every library and flavour, and of each processor's own entries, oldest first."""
     from packaging.version import Version
 
-    rows: dict[tuple[str, str], list[Entry]] = {}
+    rows: dict[tuple[str, ...], list[Entry]] = {}
     for entry in lock.entries.values():
-        rows.setdefault((entry.library, entry.flavour), []).append(entry)
+        rows.setdefault((entry.library, entry.flavour, entry.platform), []).append(entry)
     return [e for group in rows.values() for e in sorted(group, key=lambda e: Version(e.release))[-NEWEST:]]

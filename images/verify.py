@@ -12,7 +12,7 @@ from pathlib import Path
 
 from images import configurations, debian, dockerhost, identity, render, rootfs, sidecar, squash, workspace
 from images.configurations import USER
-from images.model import Entry, Lock
+from images.model import Entry, Lock, named
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import sha256_file
 from slipway.project import Root
@@ -86,7 +86,8 @@ def _in_engine(root: Root, lock: Lock, image: str, brought: Path) -> tuple[Entry
     if not digest:
         remedy = f"{nearest(image, lock.entries)}, or the tag or id of an image, or FILE{sidecar.SUFFIX}"
         raise SlipwayError(Exit.NO_INPUT, f"the engine has no image {image!r}", remedy=remedy)
-    name = "{}/{}-{}".format(*(labels.get(f"slipway.{key}", "?") for key in ("library", "release", "flavour")))
+    parts = [labels.get(f"slipway.{key}", "?") for key in ("library", "release", "flavour")]
+    name = named(parts[0], parts[1], parts[2], labels.get("slipway.platform", ""))
     if name not in lock.entries:
         what = f"its labels say {name}, which is not in the lock" if labels else "it has no labels of `images build`"
         raise SlipwayError(Exit.DATA, what, where=image, remedy="build it: images build LIBRARY")

@@ -17,6 +17,7 @@ from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
 from slipway.project import Root
 
+AMD64 = "linux/amd64"
 WISH = Bootstrap(suite="bookworm", variant="minbase", packages=["ca-certificates", "python3"], source_date_epoch=1234)
 STATUS = """\
 Package: bash
@@ -53,40 +54,45 @@ def mmdebstrap(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_entry_s_packages_variant_suite_and_epoch_are_asked_for_once(mmdebstrap: Path, tmp_path: Path) -> None:
     root = Root(tmp_path / "project")
-    made = base.ensure(root, WISH, quiet)
-    assert base.ensure(root, WISH, quiet) == made
+    made = base.ensure(root, WISH, AMD64, quiet)
+    assert base.ensure(root, WISH, AMD64, quiet) == made
     (words,) = mmdebstrap.read_text().splitlines()
-    assert words.startswith("1234 --quiet --variant=minbase --include=ca-certificates,python3 ")
+    assert words.startswith("1234 --quiet --variant=minbase --include=ca-certificates,python3 --architectures=amd64 ")
     assert f" bookworm {root.state}/base/" in words
     assert made.facts.sha256 == sha256_file(made.path)
 
 
 def test_the_versions_of_what_is_in_it_are_kept(mmdebstrap: Path, tmp_path: Path) -> None:
-    made = base.ensure(Root(tmp_path), WISH, quiet)
+    made = base.ensure(Root(tmp_path), WISH, AMD64, quiet)
     assert mmdebstrap.exists()
     assert made.facts.packages == {"bash": "5.2.15-2+b7", "python3": "3.11.2-1+b1"}
     assert json.loads(made.path.with_name("base.json").read_text())["packages"] == made.facts.packages
 
 
-@pytest.mark.usefixtures("mmdebstrap")
-def test_another_wish_is_another_base(tmp_path: Path) -> None:
+def test_another_wish_and_another_processor_have_another_base(mmdebstrap: Path, tmp_path: Path) -> None:
     other = Bootstrap(suite="bookworm", variant="minbase", packages=["python3"], source_date_epoch=1234)
-    assert base.ensure(Root(tmp_path), WISH, quiet).path != base.ensure(Root(tmp_path), other, quiet).path
+    made = [
+        base.ensure(Root(tmp_path), *of, quiet).path for of in ((WISH, AMD64), (other, AMD64), (WISH, "linux/arm64"))
+    ]
+    assert len(set(made)) == 3
+    assert [w.split("--architectures=")[1].split()[0] for w in mmdebstrap.read_text().splitlines()] == [
+        "amd64", "amd64", "arm64"
+    ]  # fmt: skip
 
 
 def test_a_failure_is_said_in_its_own_last_words_and_leaves_no_tar(project: Project, mmdebstrap: Path) -> None:
     project.program("mmdebstrap", "echo 'E: unable to download' >&2; exit 25")
     with pytest.raises(SlipwayError, match=r"mmdebstrap failed \(25\):\n  E: unable to download") as e:
-        base.ensure(project.root, WISH, quiet)
+        base.ensure(project.root, WISH, AMD64, quiet)
     assert e.value.code == Exit.UNAVAILABLE
     assert not list(project.root.state.rglob("*.tar")) and not mmdebstrap.exists()
 
 
 @pytest.mark.parametrize("gone", ["base.tar", "base.json"])
 def test_half_a_base_is_made_again(mmdebstrap: Path, tmp_path: Path, gone: str) -> None:
-    made = base.ensure(Root(tmp_path), WISH, quiet)
+    made = base.ensure(Root(tmp_path), WISH, AMD64, quiet)
     made.path.with_name(gone).unlink()
-    assert base.ensure(Root(tmp_path), WISH, quiet) == made
+    assert base.ensure(Root(tmp_path), WISH, AMD64, quiet) == made
     assert len(mmdebstrap.read_text().splitlines()) == 2
 
 

@@ -154,8 +154,36 @@ def test_a_processor_is_refused_that_the_lock_or_the_engine_does_not_have(
     relock(boats.root, Known())
     done = boats.images("build", "boats", "--flavour", "cpu", "--platform", "linux/arm64")
     assert (done.code, done.stdout) == (65, "")
-    assert done.stderr.startswith("error: boats/1.0-cpu: is locked for linux/amd64 alone, not for linux/arm64: ")
+    assert done.stderr.startswith("error: boats/1.0-cpu: is locked for linux/amd64, not for linux/arm64: ")
     assert not any("build" in words[:2] for words in calls(docker))
+
+
+def test_another_processor_has_an_entry_of_its_own(
+    boats: Project, docker: Path, engine: Engine, bootstrapped: Path
+) -> None:
+    """Asked for by name, or because the engine is of that processor; its image is another one, and is run there."""
+    has = json.loads((engine.folder / "has.json").read_text())
+    has["images"]["slipway/boats:1.0-cpu-arm64"] = IMAGE
+    engine.holds(**has, version={"Arch": "amd64"})
+    (docker / "inspect").write_text("Platforms: linux/amd64, linux/arm64\n")
+    for _ in range(2):
+        boats.edit(MATRIX_FILE, "platform: linux}", "platform: x86_64-manylinux_2_36}")
+    boats.edit(
+        MATRIX_FILE, "  environments:\n", "  platforms: {linux/arm64: {torch: [torch==0.9]}}\n        environments:\n"
+    )
+    shutil.copytree(bootstrapped.parent, f"{bootstrapped.parent}-arm64")
+    lock = relock(boats.root, Known())
+    other = lock.entries["boats/1.0-cpu-arm64"]
+    assert boats.images("build", "boats", "--flavour", "cpu", "--platform", "linux/arm64").code == 0
+    context = docker / "context"
+    assert (context / "requirements-torch.txt").read_bytes() == (boats.path / other.groups["torch"].file).read_bytes()
+    assert json.loads((context / "entry.json").read_text())["platform"] == "linux/arm64"
+    assert 'slipway.platform="linux/arm64"' in (context / "Dockerfile").read_text()
+    (record,) = identity.records(boats.root, other)
+    assert (record.name, record.platform, record.tag) == (other.name, "linux/arm64", "slipway/boats:1.0-cpu-arm64")
+    assert identity.records(boats.root, lock.entries["boats/1.0-cpu"]) == []
+    engine.holds(**has, version={"Arch": "arm64"})
+    assert "unchanged" in boats.images("build", "boats", "--flavour", "cpu").stderr
 
 
 def test_an_image_that_is_gone_from_the_engine_is_built_again(boats: Project, docker: Path, engine: Engine) -> None:

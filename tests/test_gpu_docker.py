@@ -47,6 +47,23 @@ DIVIDED = [
 ]
 
 
+def test_an_engine_of_another_processor_gets_the_image_of_that_ones_entry(
+    project: Project, inputs: Inputs, engine: Engine, tmp_path: Path
+) -> None:
+    words = ("--flavour", "cpu", "sft/automodel", *inputs.words, f"output={tmp_path}/out", "--dry-run", "--json")
+    other = locks.load_lock(project.root).entries["automodel/0.7.0-cpu-arm64"]
+    engine.holds(images={IMAGE: IMAGE}, version={"Arch": "arm64", "Os": "linux"})
+    record_image(project.root, locks.load_lock(project.root).entries["automodel/0.7.0-cpu"])
+    refused = project.launch(*words)
+    assert refused.code == 66
+    remedy = "run: images build automodel --release 0.7.0 --flavour cpu --platform linux/arm64"
+    assert f"image of {other.name}: has not been built\n  {remedy}\n" in refused.stderr
+    record_image(project.root, other)
+    planned = project.launch(*words)
+    assert planned.code == 0, planned.stderr
+    assert json.loads(planned.stdout)["Labels"]["slipway.entry"] == other.checksum
+
+
 def running(run: str, gpus: str, state: str = "running") -> dict[str, Any]:
     return {"Id": run, "State": state, "Labels": {"slipway.run": run, "slipway.gpus": gpus}}
 

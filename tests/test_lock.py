@@ -86,6 +86,48 @@ def test_a_changed_requirements_file_is_resolved_again(boats: Project) -> None:
     assert resolver.asked[0] == "pins torch boats"
 
 
+OTHER = "platforms: {linux/arm64: {torch: [torch==0.9]}}"
+ENVIRONMENTS = "environments:\n          main: {python: /opt/venv/bin/python, groups: [torch, boats]}"
+
+
+def test_another_processor_has_an_entry_and_pins_of_its_own(boats: Project) -> None:
+    before = locks.load_lock(boats.root).entries["boats/1.0-cpu"]
+    boats.edit(MATRIX_FILE, ENVIRONMENTS, f"{OTHER}\n        {ENVIRONMENTS}")
+    for _ in range(2):
+        boats.edit(MATRIX_FILE, "platform: linux}", "platform: x86_64-manylinux_2_36}")
+    lock = relock(boats.root, Known())
+    usual, other = (lock.entries[name] for name in ("boats/1.0-cpu", "boats/1.0-cpu-arm64"))
+    assert [g.platform for g in usual.groups.values()] == ["x86_64-manylinux_2_36"] * 2
+    assert [g.platform for g in other.groups.values()] == ["aarch64-manylinux_2_36"] * 2
+    assert usual.groups["torch"].packages == before.groups["torch"].packages
+    assert other.groups["torch"].packages == ["torch==0.9"]
+    assert other.groups["boats"].packages == usual.groups["boats"].packages
+    assert other.groups["torch"].file == "images/boats/1.0-cpu-arm64/requirements-torch.txt"
+    assert usual.checksum != other.checksum
+    assert lock.on("linux/arm64", usual) == other
+    assert lock.on("linux/amd64", usual) == lock.on("", usual) == usual
+    assert locks.select(lock, "boats", "cpu") == locks.select(lock, "boats", "cpu", "1.0") == usual
+    cuda = lock.entries["boats/26.08-cuda"]
+    assert lock.on("linux/arm64", cuda) == cuda, "one manifest of an official image for each"
+
+
+@pytest.mark.parametrize(
+    ("platforms", "what"),
+    [
+        ("{linux/arm64: {troch: [torch==0.9]}}", "cpu.1.0.platforms.linux/arm64.troch: unknown group"),
+        ("{linux/amd64: {torch: [torch==0.9]}}", "cpu.1.0.platforms.linux/amd64: unknown platform"),
+        ("{arm64: {}}", "cpu.1.0.platforms.arm64: unknown platform"),
+    ],
+)
+def test_a_processor_that_cannot_be_locked_is_refused(boats: Project, platforms: str, what: str) -> None:
+    path = boats.edit(MATRIX_FILE, ENVIRONMENTS, f"platforms: {platforms}\n        {ENVIRONMENTS}")
+    with pytest.raises(SlipwayError) as e:
+        locks.load_matrix(boats.root)
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "platforms:" in text)
+    assert (e.value.code, e.value.what.endswith(what)) == (Exit.CONFIG, True), e.value.what
+    assert e.value.where.startswith(f"{path}:{line}:")
+
+
 def test_open_digests_are_asked_for_and_known_ones_are_not(boats: Project) -> None:
     resolver = Known(BOATS)
     new = relock(boats.root, resolver)

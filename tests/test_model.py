@@ -38,6 +38,7 @@ def test_what_was_seen_and_who_says_so_is_not_in_the_checksum(change: str, value
         ("library", "other"),
         ("release", "1.1"),
         ("flavour", "cpu"),
+        ("platform", "linux/arm64"),
         ("base", BOOTSTRAP),
         ("base", msgspec.structs.replace(REGISTRY, digest=f"sha256:{'3' * 64}")),
         ("base", msgspec.structs.replace(REGISTRY, platforms={"linux/amd64": "sha256:4"})),
@@ -65,7 +66,7 @@ def test_every_field_of_an_entry_is_decided_on() -> None:
     """A new field has to be put into one of the two tables above."""
     assert set(Entry.__struct_fields__) == {
         "library", "release", "flavour", "base", "python", "environments", "groups", "repositories", "env", "user",
-        "workdir", "driver", "repair",
+        "workdir", "driver", "repair", "platform",
         "image", "tested", "sources", "notes", "known_as", "holds", "configurations",
     }  # fmt: skip
 

@@ -38,7 +38,7 @@ def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageInf
         other = other or found
     if other:
         return other
-    what = f"there is no {entry.library}-{entry.release}-{entry.flavour}-*.sqsh of it in {folder}"
+    what = f"there is no {entry.name.replace('/', '-')}-*.sqsh of it in {folder}"
     if records:
         remedy = f"run: {_squash(entry, named)}"
     elif entry.base.image:  # it can be made without an engine; one that answers builds it

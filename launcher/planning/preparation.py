@@ -78,7 +78,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
     found = probe.engine(root, profile)
     flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
-    entry = locks.select(lock, step.library, flavour, options.release)
+    entry = lock.on(found.platform, locks.select(lock, step.library, flavour, options.release))
     program = commands.choose_command(step, entry).program
     step = releases.at_release(step, entry)
     words = parse(step, options.words)
