@@ -33,7 +33,7 @@ check: $(VENV) ## formatting, lint, types, shell scripts, rendered files
 	ruff format --check .
 	ruff check .
 	mypy
-	shellcheck -x entrypoints/*.sh images/*.sh examples/*.sh examples/*/*.sh tests/gpu/*.sh .ci/run
+	shellcheck -x entrypoints/*.sh images/*/*.sh examples/*.sh examples/*/*.sh tests/gpu/*.sh .ci/run
 	hadolint images/*/*/Dockerfile
 	images render --check
 

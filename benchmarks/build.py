@@ -22,10 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from images import compare, dockerhost, identity, resolve
-from images import lock as locks
-from images.identity import ImageRecord
-from images.model import Entry, Lock
+from images.building import identity
+from images.building.identity import ImageRecord
+from images.inspection import compare
+from images.locking import lock as locks
+from images.locking import resolve
+from images.locking.model import Entry, Lock
+from images.machine import dockerhost
 from slipway import yamldoc
 from slipway.console import say
 from slipway.files import write_atomic

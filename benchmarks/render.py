@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 REPO = Path(__file__).parents[1]
 OURS = """
-from images import lock, render
+from images.building import render
+from images.locking import lock
 from slipway.project import find_root
 root = find_root()
 pins = lock.load_lock(root)

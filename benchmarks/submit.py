@@ -30,8 +30,8 @@ sys.path.insert(0, str(REPO / "tests"))
 from helpers import record_image, write_chats, write_checkpoint  # noqa: E402
 from real.slurm.cluster import running  # noqa: E402
 
-from images import lock as locks  # noqa: E402
-from images import sidecar  # noqa: E402
+from images.locking import lock as locks  # noqa: E402
+from images.squashing import sidecar  # noqa: E402
 from launcher.engines import slurmjobs  # noqa: E402
 from launcher.planning import preparation, run_files  # noqa: E402
 from launcher.records.run_directory import Run  # noqa: E402

@@ -30,8 +30,9 @@ def lock(libraries: tuple[str, ...], check: bool, upgrades: tuple[str, ...], ima
 
     Base digests and commits that are open are asked from their servers: those of LIBRARIES, else all.
     """
-    from images import lock as locks
-    from images import mirrors, resolve
+    from images.locking import lock as locks
+    from images.locking import resolve
+    from images.machine import mirrors
 
     if check + bool(upgrades) + bool(image) > 1:
         raise click.UsageError("--check, --upgrade and --record exclude each other")
@@ -58,8 +59,8 @@ def lock(libraries: tuple[str, ...], check: bool, upgrades: tuple[str, ...], ima
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 with the difference where a file is stale.")
 def render(check: bool) -> None:
     """Render the committed Dockerfiles and entrypoints."""
-    from images import lock as locks
-    from images import render as renderer
+    from images.building import render as renderer
+    from images.locking import lock as locks
 
     root = find_root()
     stale = 0
@@ -109,8 +110,8 @@ def build(
     no_cache: bool,
 ) -> None:
     """Build the image of LIBRARY and record what it is."""
-    from images import build as builder
-    from images import lock as locks
+    from images.building import build as builder
+    from images.locking import lock as locks
 
     root = find_root()
     lock = locks.load_lock(root)
@@ -118,7 +119,7 @@ def build(
     request = builder.Request(entry, builder.substitutions(bases), sources, no_cache, platform or "")
     record = builder.build(root, lock, request, say)
     if reference:
-        from images import push
+        from images.building import push
 
         record = push.push(root, record, reference, say)
     click.echo(record.ids[0])
@@ -127,9 +128,9 @@ def build(
 @main.command()
 def base() -> None:
     """Make the bases of the cpu images from Debian's packages."""
-    from images import base as maker
-    from images import lock as locks
-    from images import platforms
+    from images.building import base as maker
+    from images.locking import lock as locks
+    from images.locking import platforms
 
     root = find_root()
     for name, wish in locks.load_matrix(root).bootstrap.items():
@@ -147,8 +148,8 @@ def base() -> None:
 )
 def run(library: str, command: tuple[str, ...], release: str | None, flavour: Any, mounts: tuple[str, ...]) -> None:
     """Run COMMAND in the recorded image of LIBRARY, as the caller, in the first mounted folder, without a network."""
-    from images import build as builder
-    from images import lock as locks
+    from images.building import build as builder
+    from images.locking import lock as locks
 
     root = find_root()
     lock = locks.load_lock(root)
@@ -171,8 +172,8 @@ def squash(image: str, folder: Path | None, sources: tuple[str, ...]) -> None:
     IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or docker://REGISTRY/IMAGE@sha256:DIGEST. Without a
     Docker engine, LIBRARY/RELEASE-cuda is the official container from its registry with what a build would add.
     """
-    from images import lock as locks
-    from images import squash as squasher
+    from images.locking import lock as locks
+    from images.squashing import squash as squasher
 
     root = find_root()
     click.echo(squasher.squash(root, locks.load_lock(root), image, folder, say, sources))
@@ -185,8 +186,8 @@ def verify(image: str) -> None:
 
     IMAGE is LIBRARY/RELEASE-FLAVOUR, a tag or id on the engine, or a .sqsh of `images squash`.
     """
-    from images import lock as locks
-    from images import verify as verifier
+    from images.inspection import verify as verifier
+    from images.locking import lock as locks
 
     root = find_root()
     verifier.verify(root, locks.load_lock(root), image, say)
@@ -204,7 +205,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     """
     import json
 
-    from images import compare, sides
+    from images.inspection import compare, sides
 
     root = find_root()
     found = compare.diff(sides.find(root, a), sides.find(root, b))
@@ -223,7 +224,7 @@ def engine() -> None:
 @engine.command()
 def up() -> None:
     """Find the engine that answers; install and start a private one where there is none."""
-    from images import engine as engines
+    from images.bootstrap import engine as engines
 
     address = engines.ensure(find_root(), say)
     click.echo(address.url)
@@ -232,7 +233,7 @@ def up() -> None:
 @engine.command()
 def down() -> None:
     """End the private engine and remove everything it had: processes, mounts, data."""
-    from images import engine as engines
+    from images.bootstrap import engine as engines
 
     engines.stop(find_root(), say)
 
@@ -240,7 +241,7 @@ def down() -> None:
 @engine.command()
 def status() -> None:
     """Say which engine commands talk to, and from where they know."""
-    from images import engine as engines
+    from images.bootstrap import engine as engines
 
     found = engines.status(find_root())
     word = "answers" if found.answers else "does not answer"
@@ -250,8 +251,9 @@ def status() -> None:
 
 def _check_lock(root: Root, libraries: tuple[str, ...]) -> int:
     """Prints every pin beside what its server says now; returns the exit code."""
-    from images import lock as locks
-    from images import mirrors, registry
+    from images.locking import lock as locks
+    from images.locking import registry
+    from images.machine import mirrors
 
     lock = locks.load_lock(root)
     locks.check_libraries(locks.load_matrix(root), libraries)
@@ -262,8 +264,9 @@ def _check_lock(root: Root, libraries: tuple[str, ...]) -> int:
 
 
 def _record(root: Root, image: str) -> None:
-    from images import dockerhost, identity
-    from images import lock as locks
+    from images.building import identity
+    from images.locking import lock as locks
+    from images.machine import dockerhost
 
     lock = locks.load_lock(root)
     with dockerhost.engine_client(dockerhost.find(root)) as client:

@@ -40,8 +40,8 @@ from helpers import (
 )
 from slurm_job import Job
 
-from images import lock as locks
-from images import sidecar
+from images.locking import lock as locks
+from images.squashing import sidecar
 from launcher.catalog import definitions, profiles
 from launcher.catalog.definitions import Step
 from launcher.catalog.profiles import Profile

@@ -18,9 +18,10 @@ from typing import Any
 
 import msgspec
 
-from images import identity, render, sidecar
-from images import lock as locks
-from images.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
+from images.building import identity, render
+from images.locking import lock as locks
+from images.locking.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
+from images.squashing import sidecar
 from launcher.artifacts.detection import Artifact
 from launcher.core.plan import EngineInfo, HostInfo, ImageInfo, LaunchSpec, OutputInfo, Plan, Probed
 from launcher.records import run_directory

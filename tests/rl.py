@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from helpers import REPO, SpecOf, engine_of, output_of, seen_of
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import commands, definitions, releases
 from launcher.core import arguments

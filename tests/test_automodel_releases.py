@@ -10,8 +10,8 @@ import pytest
 from helpers import Done, Inputs, Project, record_image, squash
 from test_datasets import write_tokens
 
-from images import lock as locks
-from images import sidecar
+from images.locking import lock as locks
+from images.squashing import sidecar
 
 RELEASES = ("25.11.00", "26.02", "26.04", "26.06", "26.08.00")
 BEFORE_0_4 = RELEASES[:2]

@@ -23,7 +23,7 @@ import yaml
 from helpers import REPO
 from test_automodel_releases import BASES, Containers, containers  # noqa: F401 - a fixture
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.catalog import definitions, releases
 from slipway.project import Root
 

@@ -26,7 +26,7 @@ from helpers import (
     tree,
 )
 
-from images import lock as locks
+from images.locking import lock as locks
 from slipway.project import Root
 
 STEP = "sft/automodel"

@@ -1,4 +1,4 @@
-"""images/base.py: a base is made once, by mmdebstrap; its stand-in on PATH makes a tar of what it was asked for."""
+"""images/building/base.py: a base is made once, by mmdebstrap, whose stand-in makes a tar of what it was asked for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import Project
 
-from images import base
-from images.model import Bootstrap
+from images.building import base
+from images.locking.model import Bootstrap
 from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
 from slipway.project import Root
@@ -69,7 +69,10 @@ def test_the_versions_of_what_is_in_it_are_kept(mmdebstrap: Path, tmp_path: Path
     assert json.loads(made.path.with_name("base.json").read_text())["packages"] == made.facts.packages
 
 
-def test_another_wish_and_another_processor_have_another_base(mmdebstrap: Path, tmp_path: Path) -> None:
+def test_another_wish_and_another_processor_have_another_base(
+    project: Project, mmdebstrap: Path, tmp_path: Path
+) -> None:
+    project.program("arch-test", "exit 0")
     other = Bootstrap(suite="bookworm", variant="minbase", packages=["python3"], source_date_epoch=1234)
     made = [
         base.ensure(Root(tmp_path), *of, quiet).path for of in ((WISH, AMD64), (other, AMD64), (WISH, "linux/arm64"))

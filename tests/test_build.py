@@ -1,4 +1,4 @@
-"""images/build.py: what goes into a build, what BuildKit is asked for, and what is refused before it.
+"""images/building/build.py: what goes into a build, what BuildKit is asked for, and what is refused before it.
 
 The engine and the docker command are stand-ins, which see what they are asked; images are built in tests/real.
 """
@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from helpers import IMAGE, MATRIX_FILE, Engine, Known, Project, relock, tree
 
-from images import base, build, identity
-from images import lock as locks
-from images.build import Context
+from images.building import base, build, identity
+from images.building.build import Context
+from images.locking import lock as locks
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import write_atomic

@@ -8,8 +8,8 @@ import pytest
 from helpers import REPO, Project, SpecOf, entry_of, seen_of
 from rl import launch, model, usual
 
-from images import lock as locks
-from images.model import Environment
+from images.locking import lock as locks
+from images.locking.model import Environment
 from launcher.catalog import cache_location, definitions
 from launcher.catalog.cache_location import NAME
 from launcher.planning import preparation

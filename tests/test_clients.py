@@ -1,11 +1,11 @@
-"""images/clients.py: what the words of docker and git mean."""
+"""images/machine/clients.py: what the words of docker and git mean."""
 
 from __future__ import annotations
 
 import pytest
 
-from images import clients
-from images.clients import DOCKER, GIT, Client
+from images.machine import clients
+from images.machine.clients import DOCKER, GIT, Client
 from slipway.errors import Exit
 
 HOST = "r.example:5000"

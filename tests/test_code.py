@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from helpers import REPO, Engine, Inputs, Project, SpecOf, entry_of, record_image, seen_of, tree
 
-from images import lock as locks
-from images.model import Environment, Repository
+from images.locking import lock as locks
+from images.locking.model import Environment, Repository
 from launcher.core.plan import ImageInfo
 from launcher.planning import code as codes
 from launcher.planning.checks import preflight

@@ -1,4 +1,4 @@
-"""images/compare.py: which pin moved."""
+"""images/inspection/compare.py: which pin moved."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from helpers import REGISTRY, entry_of
 
-from images import compare, render
-from images.compare import Difference, Image
-from images.model import Base, Entry, Environment, Group, Identity, Lock, LockedLibrary, Repository
+from images.building import render
+from images.inspection import compare
+from images.inspection.compare import Difference, Image
+from images.locking.model import Base, Entry, Environment, Group, Identity, Lock, LockedLibrary, Repository
 from slipway.errors import Exit, SlipwayError
 
 OLD, NEW = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"

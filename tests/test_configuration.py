@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_code import repository
 
-from images import lock as locks
-from images.identity import BaseFile
-from images.model import Entry
+from images.building.identity import BaseFile
+from images.locking import lock as locks
+from images.locking.model import Entry
 from launcher.catalog import commands, definitions, releases
 from launcher.catalog.definitions import Step
 from launcher.core import arguments as typed

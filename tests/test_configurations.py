@@ -1,4 +1,4 @@
-"""images/configurations.py and entrypoints/read_configurations.py: what files in an image say, by its own Python."""
+"""images/building/configurations.py, entrypoints/read_configurations.py: what files in an image say, by its Python."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from helpers import HERE, REPO, entry_of, record_image
 
-from images import configurations, identity
-from images import lock as locks
-from images.identity import BaseFile
-from images.model import Configurations, Entry, Environment
+from images.building import configurations, identity
+from images.building.identity import BaseFile
+from images.locking import lock as locks
+from images.locking.model import Configurations, Entry, Environment
 from launcher.catalog import commands, definitions
 from launcher.catalog.definitions import Step
 from slipway.errors import SlipwayError

@@ -1,4 +1,4 @@
-"""images/debian.py: what apt-get is asked for. Its stand-in on PATH records its words; the real one runs in `make`."""
+"""images/bootstrap/debian.py: what apt-get is asked for. A stand-in records its words; the real one runs in `make`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from images import debian
+from images.bootstrap import debian
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

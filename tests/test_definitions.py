@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from helpers import REPO, STEP_FILE, Project, entry_of
 
-from images import lock as locks
-from images.model import Environment
+from images.locking import lock as locks
+from images.locking.model import Environment
 from launcher.catalog import commands, definitions
 from launcher.catalog.definitions import BaseConfig, Command, Step
 from slipway import yamldoc

@@ -1,4 +1,4 @@
-"""images/dockerhost.py: which engine a command talks to. The engines here are HTTP servers that only know /_ping."""
+"""images/machine/dockerhost.py: which engine a command talks to. The engines here are servers that only know /_ping."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from images import dockerhost
-from images.dockerhost import Address
+from images.machine import dockerhost
+from images.machine.dockerhost import Address
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 
@@ -232,5 +232,7 @@ def test_the_process_behind_a_socket(engine: Engine, tmp_path: Path) -> None:
 
 def test_importing_it_is_cheap() -> None:
     """Every launch asks for the engine, also those that never talk to it."""
-    code = "import sys, images.dockerhost; print(*{'docker', 'http.client', 'msgspec', 'yaml'} & set(sys.modules))"
+    code = (
+        "import sys, images.machine.dockerhost; print(*{'docker', 'http.client', 'msgspec', 'yaml'} & set(sys.modules))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

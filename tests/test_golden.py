@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, SpecOf, engine_of, entry_of, output_of, seen_of
 
-from images.model import Environment, Repository
+from images.locking.model import Environment, Repository
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import cache_location, commands, definitions, profiles, releases
 from launcher.catalog.definitions import Step

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers import IMAGE, REPO, Engine, Inputs, Project, Refused, errors, record_image
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.catalog import definitions, releases
 from slipway.project import Root
 

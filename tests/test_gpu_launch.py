@@ -15,8 +15,9 @@ import pytest
 from helpers import HERE, REPO, Done, Inputs, Project, record_image, squash, write_checkpoint
 from test_checkpoints import write_megatron
 
-from images import lock as locks
-from images import platforms, sidecar
+from images.locking import lock as locks
+from images.locking import platforms
+from images.squashing import sidecar
 
 
 @pytest.mark.parametrize(

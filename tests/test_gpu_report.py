@@ -15,8 +15,8 @@ from gpu.report import Memory, Part, Report, Shape
 from helpers import REPO, SHARDS, write_chat_model, write_chats
 from test_memory import LLAMA_1B, layout
 
-from images import lock as locks
-from images.model import Lock
+from images.locking import lock as locks
+from images.locking.model import Lock
 from launcher.planning.checks import memory
 from slipway.project import Root
 

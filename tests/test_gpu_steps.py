@@ -12,9 +12,9 @@ from helpers import INDEX, SHARDS, Done, Inputs, Project, record_image, squash
 from test_checkpoints import write_megatron
 from test_datasets import write_tokens
 
-from images import lock as locks
-from images import sidecar
-from images.identity import Layer
+from images.building.identity import Layer
+from images.locking import lock as locks
+from images.squashing import sidecar
 from launcher.catalog import commands, definitions
 from launcher.catalog.definitions import Step
 from launcher.planning.checks.memory import Model

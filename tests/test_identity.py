@@ -1,4 +1,4 @@
-"""images/identity.py: image records, and which image of an engine is ours."""
+"""images/building/identity.py: image records, and which image of an engine is ours."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from helpers import IMAGE, Engine, entry_of, record_image
 
-from images import identity
-from images.dockerhost import Address, engine_client
-from images.model import Identity
+from images.building import identity
+from images.locking.model import Identity
+from images.machine.dockerhost import Address, engine_client
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import MATRIX_FILE, Project, tree
 
-from images import lock as locks
+from images.locking import lock as locks
 
 DOCKERFILE = "images/boats/1.0-cpu/Dockerfile"
 

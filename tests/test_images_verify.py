@@ -1,4 +1,4 @@
-"""images/verify.py: which files it looks into at all. What it finds in images is in tests/real/test_verify.py."""
+"""images/inspection/verify.py: which files it looks into. What it finds in images is in tests/real/test_verify.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from helpers import IMAGE, Refused, entry_of
 from msgspec.structs import replace
 
-from images import sidecar, verify
-from images.model import Lock
+from images.inspection import verify
+from images.locking.model import Lock
+from images.squashing import sidecar
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 

@@ -1,4 +1,4 @@
-"""images/instructions.py: every official Dockerfile that is rendered can be read, and nothing else."""
+"""images/building/instructions.py: every official Dockerfile that is rendered can be read, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import pytest
 from helpers import REPO
 
-from images import instructions, render
-from images import lock as locks
-from images.instructions import NOBODY, Copy, Run, Set
-from images.model import Entry
+from images.building import instructions, render
+from images.building.instructions import NOBODY, Copy, Run, Set
+from images.locking import lock as locks
+from images.locking.model import Entry
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

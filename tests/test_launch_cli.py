@@ -11,8 +11,8 @@ import click
 import pytest
 from helpers import IMAGE, Engine, Inputs, Project, errors, record_image, tree
 
-from images import lock as locks
-from images.model import Entry
+from images.locking import lock as locks
+from images.locking.model import Entry
 from launcher.catalog import commands
 from launcher.catalog.definitions import Step
 from launcher.cli import main, running

@@ -1,4 +1,4 @@
-"""images/lock.py: from the matrix to the lock, and what is carried over."""
+"""images/locking/lock.py: from the matrix to the lock, and what is carried over."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from helpers import BOATS, COMMIT, DIGEST, MATRIX_FILE, REPO, TREE, Known, Project, relock
 
-from images import lock as locks
-from images import render
-from images.model import Identity, Matrix
+from images.building import render
+from images.locking import lock as locks
+from images.locking.model import Identity, Matrix
 from slipway import canonical, yamldoc
 from slipway.errors import Exit, SlipwayError
 from slipway.files import write_atomic

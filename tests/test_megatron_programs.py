@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.artifacts import checkpoints, huggingface
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import commands, definitions, releases

@@ -1,4 +1,4 @@
-"""images/mirrors.py: the user's config.yaml, and the places that it gives."""
+"""images/machine/mirrors.py: the user's config.yaml, and the places that it gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from images import mirrors
+from images.machine import mirrors
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

@@ -1,4 +1,4 @@
-"""images/model.py: what an entry is called, and what its checksum covers."""
+"""images/locking/model.py: what an entry is called, and what its checksum covers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import msgspec
 import pytest
 from helpers import BOOTSTRAP, REGISTRY, entry_of
 
-from images.model import Base, Configurations, Entry, Environment, FromSource, Group, Identity, Repair, Repository
+from images.locking.model import (
+    Base,
+    Configurations,
+    Entry,
+    Environment,
+    FromSource,
+    Group,
+    Identity,
+    Repair,
+    Repository,
+)
 
 REPOSITORY = Repository(url="https://example.org/a", tag="v1", path="/opt/a")
 GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a.txt", sha256="0" * 64)

@@ -18,8 +18,8 @@ import pytest
 from helpers import REPO, write_checkpoint
 from packaging.specifiers import SpecifierSet
 
-from images import lock as locks
-from images.model import Entry
+from images.locking import lock as locks
+from images.locking.model import Entry
 from launcher.catalog import commands, definitions, releases
 from slipway.errors import SlipwayError
 from slipway.project import Root

@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 from helpers import REPO
 
-from images import lock as locks
-from images.model import Entry
+from images.locking import lock as locks
+from images.locking.model import Entry
 from slipway.project import Root
 
 LOCK = locks.load_lock(Root(REPO))

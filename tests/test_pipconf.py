@@ -1,4 +1,4 @@
-"""images/pipconf.py: what this machine's pip says about where packages are."""
+"""images/machine/pipconf.py: what this machine's pip says about where packages are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from images import pipconf
-from images.pipconf import PipConfig
+from images.machine import pipconf
+from images.machine.pipconf import PipConfig
 
 
 @pytest.fixture(autouse=True)

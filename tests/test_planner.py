@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from helpers import HOST, IMAGE, MODEL, TRAIN, SpecOf, engine_of, entry_of, output_of, seen_of
 
-from images.model import Environment
+from images.locking.model import Environment
 from launcher.catalog.definitions import Step
 from launcher.catalog.profiles import ExtraMount, Profile
 from launcher.core.arguments import Arguments

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from helpers import REPO
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.catalog import commands, definitions, releases
 from slipway.project import Root
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from helpers import IMAGE, Engine, Inputs, Project, engine_of, entry_of, record_image, tree
 
-from images.sources import Brought
+from images.locking.sources import Brought
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import definitions
 from launcher.catalog.profiles import Profile

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from helpers import IMAGE, SHARDS, Done, Engine, Inputs, Project, record_image, script, squash
 
-from images import lock as locks
-from images import sidecar
+from images.locking import lock as locks
+from images.squashing import sidecar
 from launcher.artifacts import detection
 from launcher.artifacts.detection import Reader
 

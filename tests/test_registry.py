@@ -1,4 +1,4 @@
-"""images/registry.py: rows and exit codes; git's part with repositories of this machine.
+"""images/locking/registry.py: rows and exit codes; git's part with repositories of this machine.
 
 What needs a server is in real/test_registry.py.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from helpers import entry_of
 
-from images import registry
-from images.model import Base, Lock, Repository
-from images.registry import Checked
+from images.locking import registry
+from images.locking.model import Base, Lock, Repository
+from images.locking.registry import Checked
 from slipway.errors import Exit, SlipwayError
 
 A, B, C = (f"sha256:{c * 64}" for c in "abc")

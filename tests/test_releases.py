@@ -8,7 +8,7 @@ import pytest
 from helpers import SpecOf
 from rl import FLAT, RELEASES, ROOT, SECTIONS, STEPS, launch, model, rows, usual
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import commands, definitions, releases
 from slipway.errors import Exit, SlipwayError

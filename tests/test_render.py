@@ -1,4 +1,4 @@
-"""images/render.py: pure and stable text. What it renders for the committed releases is images/<library>/… itself."""
+"""images/building/render.py: pure and stable text. What it renders of committed releases is images/<library>/…."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from helpers import REGISTRY, REPO, entry_of
 
-from images import lock as locks
-from images import render
-from images.model import Base, Entry, Environment, FromSource, Group, Lock, LockedLibrary, Repair, Repository
+from images.building import render
+from images.locking import lock as locks
+from images.locking.model import Base, Entry, Environment, FromSource, Group, Lock, LockedLibrary, Repair, Repository
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

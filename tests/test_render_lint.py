@@ -7,8 +7,8 @@ from pathlib import Path
 
 from helpers import REPO, Done, script
 
-from images import lock as locks
-from images import render
+from images.building import render
+from images.locking import lock as locks
 from slipway.project import Root
 
 

@@ -1,4 +1,4 @@
-"""images/resolve.py with the real uv and without a network: every package is a wheel in a folder of this machine."""
+"""images/locking/resolve.py with the real uv, without a network: every package is a wheel in a folder here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import REGISTRY, Project
 
-from images import resolve
-from images.lock import pins_of
-from images.model import Base, MatrixGroup
-from images.resolve import HEADER, Outside
+from images.locking import resolve
+from images.locking.lock import pins_of
+from images.locking.model import Base, MatrixGroup
+from images.locking.resolve import HEADER, Outside
 from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
 

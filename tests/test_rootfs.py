@@ -1,4 +1,4 @@
-"""images/rootfs.py: the files that enroot reads, as text, on disk and run by a shell."""
+"""images/building/rootfs.py: the files that enroot reads, as text, on disk and run by a shell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from images import rootfs
+from images.building import rootfs
 from slipway.errors import Exit, SlipwayError
 
 URI = "dockerd://sha256:1"

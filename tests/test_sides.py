@@ -1,4 +1,4 @@
-"""images/sides.py and `images diff`: which word is what. Images on an engine are in real/test_sides.py."""
+"""images/inspection/sides.py and `images diff`: which word is what. Images on an engine are in real/test_sides.py."""
 
 from __future__ import annotations
 

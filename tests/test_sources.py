@@ -1,4 +1,4 @@
-"""images/sources.py with the real git: checkouts, a server of this machine, and what is left out."""
+"""images/locking/sources.py with the real git: checkouts, a server of this machine, and what is left out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from helpers import entry_of
 
-from images import registry, sources
-from images.model import Entry, Repository
-from images.sources import Brought, Source
+from images.locking import registry, sources
+from images.locking.model import Entry, Repository
+from images.locking.sources import Brought, Source
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

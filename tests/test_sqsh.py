@@ -9,7 +9,7 @@ import pytest
 from helpers import IMAGE, entry_of, record_image, squash
 from helpers import SQSH_BYTES as SIZE
 
-from images import sidecar
+from images.squashing import sidecar
 from launcher.core.plan import ImageInfo
 from launcher.engines import sqsh
 from slipway.project import Root

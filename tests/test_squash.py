@@ -1,4 +1,4 @@
-"""images/squash.py without an image: names, space, sidecars, and who may import."""
+"""images/squashing/squash.py without an image: names, space, sidecars, and who may import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from helpers import IMAGE, Refused, entry_of, record_image
 
-from images import identity, sidecar, squash
+from images.building import identity
+from images.squashing import sidecar, squash
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from helpers import REPO, STEP_FILE, Inputs, Project, Refused
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.catalog import commands, definitions
 from launcher.core import arguments
 from launcher.lists import step_list

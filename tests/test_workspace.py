@@ -1,4 +1,4 @@
-"""images/workspace.py: temporary folders, and which of them the next command removes."""
+"""images/building/workspace.py: temporary folders, and which of them the next command removes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from helpers import REPO
 
-from images import workspace
+from images.building import workspace
 from slipway.project import Root
 
 HOLD = """
 import sys
 from pathlib import Path
-from images import workspace
+from images.building import workspace
 with workspace.make(Path(sys.argv[1]), "test") as (work, fd):
     print(work, flush=True)
     sys.stdin.read()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from images.model import Entry
+from images.locking.model import Entry
 from slipway.yamldoc import Noun
 
 NAME = "NRL_MEGATRON_CHECKPOINT_DIR"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from images.model import Entry
+from images.locking.model import Entry
 from launcher.catalog.definitions import Command, Step, beside
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError

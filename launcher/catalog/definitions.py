@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from images.model import Flavour
+from images.locking.model import Flavour
 from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
 from slipway import yamldoc

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from images.model import Entry
+from images.locking.model import Entry
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.commands import fits
 from launcher.catalog.definitions import Input, InputChange, Parameter, Release, Step, Wire

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from images.identity import BaseFile
-from images.model import Entry, Flavour
+from images.building.identity import BaseFile
+from images.locking.model import Entry, Flavour
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.cache_location import Converted, MegatronCache
 from launcher.catalog.definitions import Graceful, Step

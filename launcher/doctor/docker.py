@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from images import dockerhost
+from images.machine import dockerhost
 from launcher.doctor import Check, Result, Site, failed, ok, unknown, warning
 from launcher.doctor.machine import folder, runs
 from launcher.engines import docker

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from images import platforms
+from images.locking import platforms
 from launcher.catalog.profiles import SlurmProfile
 from launcher.doctor import Answer, Result, Site, failed, ok, unknown, warning
 from launcher.doctor.machine import Facts, facts, places

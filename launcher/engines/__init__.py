@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from images.model import Entry
+from images.locking.model import Entry
 from launcher.catalog.profiles import Profile
 from launcher.core.findings import Finding
 from launcher.core.plan import EngineInfo, ImageInfo, Plan, Probed

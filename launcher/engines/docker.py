@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from images import dockerhost, identity
-from images.model import Entry
+from images.building import identity
+from images.locking.model import Entry
+from images.machine import dockerhost
 from launcher.catalog.profiles import DockerProfile
 from launcher.core import gpus
 from launcher.core.findings import Finding, error

@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from images import identity, platforms
-from images.model import Entry
+from images.building import identity
+from images.locking import platforms
+from images.locking.model import Entry
 from launcher.catalog.profiles import EnrootProfile
 from launcher.core.findings import Finding
 from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed

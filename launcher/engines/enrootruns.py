@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from images import rootfs
+from images.building import rootfs
 from launcher.engines import Claimed, Status, logfiles, polling
 from launcher.records import container_reports
 from launcher.records.outcome import UNMADE, End, Ended, refused

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from images import identity
-from images.model import Entry
+from images.building import identity
+from images.locking.model import Entry
 from launcher.catalog.profiles import SlurmProfile
 from launcher.core.findings import Finding
 from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed

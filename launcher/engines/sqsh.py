@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from images import identity, sidecar
-from images.model import Entry
+from images.building import identity
+from images.locking.model import Entry
+from images.squashing import sidecar
 from launcher.core.plan import ImageInfo
 from slipway.errors import SlipwayError
 from slipway.project import Root

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from images import lock as locks
-from images.model import Entry, Flavour, Lock, Matrix
+from images.locking import lock as locks
+from images.locking.model import Entry, Flavour, Lock, Matrix
 from launcher.catalog import commands, definitions, releases
 from launcher.catalog.definitions import ArtifactType, Input, Step
 from launcher.catalog.profiles import Profile

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from images.model import Entry, Flavour
-from images.sources import Git, check_top, named, write_out
+from images.locking.model import Entry, Flavour
+from images.locking.sources import Git, check_top, named, write_out
 from launcher.catalog.commands import matches
 from launcher.core.findings import Finding
 from launcher.core.plan import Code, LaunchSpec

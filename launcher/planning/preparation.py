@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from images import lock as locks
-from images.model import Entry, Flavour
+from images.locking import lock as locks
+from images.locking.model import Entry, Flavour
 from launcher import engines
 from launcher.artifacts import hub, hub_cache
 from launcher.catalog import cache_location, commands, definitions, profiles, releases

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from images.model import Entry
+from images.locking.model import Entry
 from launcher import engines
 from launcher.artifacts import checkpoints, detection, hub, hub_cache
 from launcher.artifacts.datasets import USUAL, Rows

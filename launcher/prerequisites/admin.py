@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from images import lock as locks
-from images.model import Flavour
+from images.locking import lock as locks
+from images.locking.model import Flavour
 from launcher.artifacts import detection
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import cache_location, definitions, profiles

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from images import lock as locks
+from images.locking import lock as locks
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import definitions, releases
 from launcher.catalog.cache_location import Converted

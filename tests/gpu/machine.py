@@ -1,7 +1,7 @@
 """This machine in place of an image: what its interpreters have, and a project whose lock says so.
 
-The lock's entries are flavour `cuda`, made by `images.lock` from a matrix like any other: what AutoModel's and Model
-Optimizer's cpu images pin, but for torch and what came with it, which is the machine's own. The steps are the
+The lock's entries are flavour `cuda`, made by `images.locking.lock` from a matrix like any other: what AutoModel's and
+Model Optimizer's cpu images pin, but for torch and what came with it, which is the machine's own. The steps are the
 project's, starting from their cpu base: NVIDIA's containers, with their examples, are not here.
 """
 
@@ -16,9 +16,19 @@ from typing import Any, get_args
 
 import yaml
 
-from images import lock as locks
-from images import render
-from images.model import Base, Entry, Library, Lock, Matrix, MatrixBase, MatrixEntry, MatrixEnvironment, Repository
+from images.building import render
+from images.locking import lock as locks
+from images.locking.model import (
+    Base,
+    Entry,
+    Library,
+    Lock,
+    Matrix,
+    MatrixBase,
+    MatrixEntry,
+    MatrixEnvironment,
+    Repository,
+)
 from launcher.catalog.profiles import GpuModel
 from slipway import canonical
 from slipway.project import Root

@@ -19,7 +19,7 @@ from typing import Any
 
 from gpu import machine
 
-from images import render
+from images.building import render
 from launcher.core.plan import RUN_DIR, RUN_ID
 from launcher.planning import preparation, run_files
 from slipway.project import Root

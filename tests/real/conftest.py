@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from images import debian as packages
-from images import dockerhost, identity
-from images import lock as locks
-from images.dockerhost import engine_client
-from images.model import Entry
+from images.bootstrap import debian as packages
+from images.building import identity
+from images.locking import lock as locks
+from images.locking.model import Entry
+from images.machine import dockerhost
+from images.machine.dockerhost import engine_client
 from slipway.project import Root
 
 from .official import BUILT, Shelf, build, checkout, remove_images, shelf

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from images import debian, engine
-from images.engine import Places
+from images.bootstrap import debian, engine
+from images.bootstrap.engine import Places
 from slipway.project import Root
 
 from .support import PROJECT

@@ -20,8 +20,8 @@ import msgspec
 import packaging
 import yaml
 
-from images import identity
-from images import lock as locks
+from images.building import identity
+from images.locking import lock as locks
 from slipway.project import Root
 
 from .support import PROJECT, Tree

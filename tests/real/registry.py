@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from images import debian
+from images.bootstrap import debian
 from slipway.project import Root
 
 from .support import PROJECT, until

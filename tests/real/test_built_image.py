@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from images.model import Entry
+from images.locking.model import Entry
 
 from .support import PROJECT, Running, docker_with_memory
 

@@ -1,4 +1,4 @@
-"""images/engine.py against real engines: each test has its own, beside whatever else runs on this machine."""
+"""images/bootstrap/engine.py against real engines: each test has its own, beside whatever else runs on this machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from images import dockerhost, engine
-from images.debian import need
+from images.bootstrap import engine
+from images.bootstrap.debian import need
+from images.machine import dockerhost
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

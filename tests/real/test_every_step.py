@@ -24,7 +24,7 @@ from test_checkpoints import write_megatron, write_nemo_rl
 from test_datasets import write_tokens
 from test_golden import compare
 
-from images.dockerhost import Address, engine_client
+from images.machine.dockerhost import Address, engine_client
 from launcher.artifacts import detection
 from launcher.catalog import definitions
 from slipway import canonical

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from images.model import Entry
+from images.locking.model import Entry
 
 from .conftest import Work
 from .support import Done, Run, Tree

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from gpu import machine, start
 
-from images.model import Entry
+from images.locking.model import Entry
 
 from .conftest import Work
 from .support import PROJECT

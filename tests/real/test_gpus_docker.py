@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from images import lock as locks
-from images.dockerhost import Address, engine_client
-from images.model import Entry
+from images.locking import lock as locks
+from images.locking.model import Entry
+from images.machine.dockerhost import Address, engine_client
 from slipway.project import Root
 
 from .conftest import TOY, facts, installed, link_tar

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from images import identity
-from images import lock as locks
-from images.model import Entry
+from images.building import identity
+from images.locking import lock as locks
+from images.locking.model import Entry
 from slipway import canonical
 from slipway.project import Root
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from images import identity
-from images import lock as locks
-from images.model import Base
+from images.building import identity
+from images.locking import lock as locks
+from images.locking.model import Base
 from slipway.project import Root
 
 from .official import REGISTRY, RELEASES, Shelf, build, checkout

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from images.model import Entry
+from images.locking.model import Entry
 
 from .conftest import Variant, Work, toy
 from .support import Planned, Tree

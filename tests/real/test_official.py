@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from images import identity
-from images import lock as locks
-from images.model import Entry
+from images.building import identity
+from images.locking import lock as locks
+from images.locking.model import Entry
 from slipway.errors import Exit
 from slipway.project import Root
 

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from helpers import write_chat_model, write_chats
 
-from images import identity
-from images import lock as locks
+from images.building import identity
+from images.locking import lock as locks
 from slipway.errors import Exit
 from slipway.project import Root
 

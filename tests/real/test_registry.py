@@ -1,4 +1,4 @@
-"""images/registry.py against Debian's docker-registry, and beside it against servers that have trouble."""
+"""images/locking/registry.py against Debian's docker-registry, and beside it against servers that have trouble."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from images import registry as asked
-from images.model import Base, Entry, Environment, Lock, Repository
-from images.registry import Checked
+from images.locking import registry as asked
+from images.locking.model import Base, Entry, Environment, Lock, Repository
+from images.locking.registry import Checked
 from slipway.errors import Exit, SlipwayError
 
 from .registry import DOCKER, OCI, PASSWORD, USER, push_image, push_index, registry

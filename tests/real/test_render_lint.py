@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from images import lock as locks
-from images import render
+from images.building import render
+from images.locking import lock as locks
 from slipway.project import Root
 
 from .support import PROJECT

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from images import identity
-from images import lock as locks
+from images.building import identity
+from images.locking import lock as locks
 from slipway.project import Root
 
 from .conftest import link_tar

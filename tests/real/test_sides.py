@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from images import compare, identity, render
-from images.model import Entry
+from images.building import identity, render
+from images.inspection import compare
+from images.locking.model import Entry
 
 from .support import PROJECT, Done, Running
 

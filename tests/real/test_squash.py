@@ -20,10 +20,11 @@ from typing import Any
 
 import pytest
 
-from images import debian, identity
-from images import lock as locks
-from images.importer import TOOLS
-from images.model import Entry
+from images.bootstrap import debian
+from images.building import identity
+from images.locking import lock as locks
+from images.locking.model import Entry
+from images.squashing.importer import TOOLS
 from slipway.project import Root
 
 from .conftest import DATA

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from images.model import Entry
+from images.locking.model import Entry
 
 from .conftest import Variant
 from .support import PROJECT, Tree, until

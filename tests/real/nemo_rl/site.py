@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from images import identity
-from images import lock as locks
+from images.building import identity
+from images.locking import lock as locks
 from slipway.project import Root
 
 from ..support import PROJECT, Done, Run, Tree

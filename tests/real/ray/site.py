@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from images import identity
-from images import lock as locks
+from images.building import identity
+from images.locking import lock as locks
 from slipway.project import Root
 
 from ..support import PROJECT, Run, Tree

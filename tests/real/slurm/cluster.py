@@ -32,7 +32,7 @@ from typing import Any
 
 import pytest
 
-from images import debian
+from images.bootstrap import debian
 from slipway.project import Root
 
 from ..support import PROJECT, Done, Running, until

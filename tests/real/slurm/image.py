@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from images import debian, rootfs
+from images.bootstrap import debian
+from images.building import rootfs
 from slipway.project import Root
 
 from ..support import PROJECT

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from images import lock as locks
+from images.locking import lock as locks
 from slipway.project import Root
 
 from ..conftest import TOY, Variant, facts, installed, link_tar, toy

@@ -8,9 +8,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from images import compare, dockerhost
-from images.compare import SAID, Image, Side
-from images.model import Lock
+from images.inspection import compare
+from images.inspection.compare import SAID, Image, Side
+from images.locking.model import Lock
+from images.machine import dockerhost
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.project import Root

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from images import render
-from images.model import Entry, Lock, named
+from images.building import render
+from images.locking.model import Entry, Lock, named
 from slipway.errors import Exit, SlipwayError, nearest
 
 # Of an entry: what an image is not made from, and what only says its name in another way.

@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from images import mirrors, pipconf, registry, sources
-from images.lock import pins_of
-from images.model import Base, MatrixGroup, Repository
+from images.locking import registry, sources
+from images.locking.lock import pins_of
+from images.locking.model import Base, MatrixGroup, Repository
+from images.machine import mirrors, pipconf
 from slipway.errors import Exit, SlipwayError, quoted
 from slipway.files import sha256_file
 
@@ -32,7 +33,7 @@ class Outside:
         self._pip = pipconf.read()
 
     def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
-        """See `images.lock.Resolver`. Groups with dependencies are resolved as one set, then split in their order.
+        """See `lock.Resolver`. Groups with dependencies are resolved as one set, then split in their order.
 
         Raises SlipwayError 65 with uv's own words where nothing fits, 69 where uv is not installed.
         """
@@ -50,12 +51,12 @@ class Outside:
         return texts
 
     def base(self, base: Base) -> Base:
-        """See `images.lock.Resolver`."""
+        """See `lock.Resolver`."""
         found = self._ask(registry.resolve, self._mirrors.of(base.reference))
         return msgspec.structs.replace(base, digest=found.digest, platforms=found.platforms) if found else base
 
     def repository(self, repository: Repository) -> Repository:
-        """See `images.lock.Resolver`."""
+        """See `lock.Resolver`."""
         found = self._ask(sources.resolve, repository.url, repository.tag)
         return msgspec.structs.replace(repository, commit=found[0], tree=found[1]) if found else repository
 

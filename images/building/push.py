@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from images import debian, dockerhost, identity, skopeo
+from images.bootstrap import debian
+from images.building import identity
+from images.machine import dockerhost, skopeo
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root

@@ -10,9 +10,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from images import configurations, debian, dockerhost, identity, render, rootfs, sidecar, squash, workspace
-from images.configurations import USER
-from images.model import Entry, Lock, named
+from images.bootstrap import debian
+from images.building import configurations, identity, render, rootfs, workspace
+from images.building.configurations import USER
+from images.locking.model import Entry, Lock, named
+from images.machine import dockerhost
+from images.squashing import sidecar, squash
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import sha256_file
 from slipway.project import Root

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from images import platforms
-from images.model import Entry, Lock
-from images.sources import Brought
+from images.locking import platforms
+from images.locking.model import Entry, Lock
+from images.locking.sources import Brought
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text, write_atomic

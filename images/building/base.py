@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from images import debian
-from images.model import Bootstrap
+from images.bootstrap import debian
+from images.locking import platforms
+from images.locking.model import Bootstrap
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, quoted
 from slipway.files import cannot_write, make_folders, read_text, sha256_file, write_atomic
@@ -57,7 +58,8 @@ def _found(root: Root, folder: Path) -> BaseTar | None:
 
 def _bootstrap(folder: Path, wish: Bootstrap, platform: str, root: Root, say: Callable[[str], None]) -> BaseTar:
     say(f"base: Debian {wish.suite} for {platform} from its packages ({wish.variant} + {', '.join(wish.packages)})")
-    debian.need(root, say, "mmdebstrap")
+    foreign = platform != platforms.named(os.uname().machine)
+    debian.need(root, say, "mmdebstrap", *(["arch-test"] if foreign else []))
     tar = folder / "base.tar"
     part = folder / "part.tar"
     command = ["mmdebstrap", "--quiet", f"--variant={wish.variant}", f"--include={','.join(wish.packages)}"]

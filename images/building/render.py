@@ -9,8 +9,8 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
-from images.instructions import NOBODY
-from images.model import Entry, Environment, Lock
+from images.building.instructions import NOBODY
+from images.locking.model import Entry, Environment, Lock
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root

@@ -9,10 +9,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from images import apply, configurations, identity, mirrors, platforms, sources
-from images import build as builder
-from images.importer import Source
-from images.model import Entry, Lock
+from images.building import build as builder
+from images.building import configurations, identity
+from images.locking import platforms, sources
+from images.locking.model import Entry, Lock
+from images.machine import mirrors
+from images.squashing import apply
+from images.squashing.importer import Source
 from slipway import canonical
 from slipway.project import Root
 

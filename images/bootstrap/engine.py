@@ -22,9 +22,9 @@ from typing import Any
 
 import msgspec
 
-from images import dockerhost
-from images.debian import OLDEST_ENGINE, Say, dockerd_version, missing, need, search_path, which
-from images.dockerhost import Address
+from images.bootstrap.debian import OLDEST_ENGINE, Say, dockerd_version, missing, need, search_path, which
+from images.machine import dockerhost
+from images.machine.dockerhost import Address
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, make_folders, write_atomic

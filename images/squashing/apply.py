@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from images import debian, instructions, rootfs
-from images.configurations import Inside
-from images.identity import BaseFile
-from images.instructions import NOBODY, Instruction, Run, Set
+from images.bootstrap import debian
+from images.building import instructions, rootfs
+from images.building.configurations import Inside
+from images.building.identity import BaseFile
+from images.building.instructions import NOBODY, Instruction, Run, Set
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
 

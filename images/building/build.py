@@ -16,11 +16,14 @@ from typing import Any
 
 import msgspec
 
-from images import base as bases
-from images import configurations, debian, dockerhost, identity, mirrors, pipconf, platforms, render, sources, workspace
-from images.lock import REPAIRS
-from images.model import Entry, Lock
-from images.resolve import TORCH_CPU_INDEX
+from images.bootstrap import debian
+from images.building import base as bases
+from images.building import configurations, identity, render, workspace
+from images.locking import platforms, sources
+from images.locking.lock import REPAIRS
+from images.locking.model import Entry, Lock
+from images.locking.resolve import TORCH_CPU_INDEX
+from images.machine import dockerhost, mirrors, pipconf
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, make_folders, sha256_file

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from images import rootfs
+from images.building import rootfs
 from slipway.files import cannot_write
 from slipway.project import Root
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 from typing import Any
 
-from images.model import Entry
+from images.locking.model import Entry
 from slipway.errors import Exit, SlipwayError
 
 NAMES = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}  # of Python's platforms, and of `uname -m`

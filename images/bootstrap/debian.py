@@ -21,6 +21,7 @@ PACKAGES = {  # tool: the Debian packages that bring it
     "docker": ("docker-cli",),
     "buildx": ("docker-buildx",),
     "mmdebstrap": ("mmdebstrap",),
+    "arch-test": ("arch-test",),  # by which mmdebstrap asks what else this machine runs
     "skopeo": ("skopeo",),
     "umoci": ("umoci",),
     "mksquashfs": ("squashfs-tools",),

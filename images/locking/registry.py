@@ -13,10 +13,11 @@ import signal
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from images import debian, skopeo
-from images.clients import DOCKER, GIT, SKOPEO, Client, git_host, no_tag, trouble
-from images.mirrors import NONE, Mirrors
-from images.model import Entry, Lock
+from images.bootstrap import debian
+from images.locking.model import Entry, Lock
+from images.machine import skopeo
+from images.machine.clients import DOCKER, GIT, SKOPEO, Client, git_host, no_tag, trouble
+from images.machine.mirrors import NONE, Mirrors
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 

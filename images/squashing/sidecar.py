@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from images import identity
+from images.building import identity
 from slipway.errors import Exit, SlipwayError
 from slipway.files import read_text
 from slipway.project import Root

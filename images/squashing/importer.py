@@ -14,7 +14,10 @@ from typing import Any
 
 import msgspec
 
-from images import apply, debian, identity, rootfs, skopeo
+from images.bootstrap import debian
+from images.building import identity, rootfs
+from images.machine import skopeo
+from images.squashing import apply
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
 

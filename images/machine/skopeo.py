@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from images import clients
+from images.machine import clients
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from images.model import (
+from images.locking.model import (
     Base,
     Entry,
     Environment,
@@ -28,7 +28,7 @@ from images.model import (
     Repository,
     named,
 )
-from images.platforms import OTHERS
+from images.locking.platforms import OTHERS
 from slipway import canonical, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text, sha256_file

@@ -18,10 +18,13 @@ from pathlib import Path
 
 import msgspec
 
-from images import apply, configurations, debian, dockerhost, identity, importer, mirrors, pulled, sidecar, workspace
-from images.importer import Source
-from images.model import Entry, Lock
-from images.sidecar import Sidecar
+from images.bootstrap import debian
+from images.building import configurations, identity, workspace
+from images.locking.model import Entry, Lock
+from images.machine import dockerhost, mirrors
+from images.squashing import apply, importer, pulled, sidecar
+from images.squashing.importer import Source
+from images.squashing.sidecar import Sidecar
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write, make_folders, sha256_file, write_atomic

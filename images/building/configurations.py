@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from images import debian, identity, render
-from images.identity import BaseFile, ImageRecord
-from images.model import Entry
+from images.bootstrap import debian
+from images.building import identity, render
+from images.building.identity import BaseFile, ImageRecord
+from images.locking.model import Entry
 from slipway.files import read_text
 from slipway.project import Root
 

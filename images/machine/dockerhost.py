@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from images import sshway
+from images.machine import sshway
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
 

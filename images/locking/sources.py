@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import clients
-from images.model import Entry, Repository
+from images.locking.model import Entry, Repository
+from images.machine import clients
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest, quoted
 from slipway.files import cannot_write, make_folders
