@@ -849,16 +849,14 @@ OURS = ["data_prep/sft_packing", "convert/hf_to_megatron", "convert/megatron_to_
 @pytest.mark.parametrize("step", OURS)
 def test_what_a_step_names_is_in_its_configuration(step: str) -> None:
     names = [n for n in ("default", "tiny") if (FOLDERS / step / f"{n}.yaml").exists()]
-    config, described = merged(step, *names), yaml.safe_load((FOLDERS / step / "step.yaml").read_text())
-    assert set(config) <= set(described["config_roots"])
-    for name, parameter in described["parameters"].items():
-        for key in parameter["keys"]:
+    config, described = merged(step, *names), definitions.find_step(Root(ROOT), step)
+    assert set(config) <= set(described.config_roots)
+    for name, parameter in described.parameters.items():
+        for key in parameter.keys:
             node = config
             for part in key.split("."):
                 assert part in node, f"{name}: {key}"
                 node = node[part]
-    for base in described["base"]:
-        assert (FOLDERS / step / base["file"]).is_file()
 
 
 def test_both_flavours_start_from_the_same_sections() -> None:

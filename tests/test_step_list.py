@@ -126,7 +126,8 @@ def test_a_step_is_found_by_its_alias(project: Project) -> None:
 @pytest.mark.parametrize("alias", ["tune", "sft/automodel"])
 def test_one_name_for_two_steps_is_an_error_that_names_both_files(project: Project, alias: str) -> None:
     project.edit(STEP_FILE, "schema: 1", "schema: 1\naliases: [tune]")
-    other = project.edit("launcher/steps/sft/megatron_bridge/step.yaml", "schema: 1", f"schema: 1\naliases: [{alias}]")
+    extends = "extends: [common/megatron_bridge]"
+    other = project.edit("launcher/steps/sft/megatron_bridge/step.yaml", extends, f"{extends}\naliases: [{alias}]")
     with pytest.raises(SlipwayError, match=f"the alias '{alias}' is taken by ") as e:
         definitions.find_step(project.root, "tune")
     assert (e.value.code, e.value.where) == (78, f"{other}:2:1")
