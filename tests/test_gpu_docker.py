@@ -319,6 +319,26 @@ def test_every_step_gets_the_gpus_that_it_usually_has(project: Project, engine: 
     assert json.loads(done.stdout)["HostConfig"].get("DeviceRequests") == wanted
 
 
+@pytest.mark.parametrize(
+    ("release", "word", "said"),
+    [
+        ("26.04.01", "packing.loss=full", "cannot take it: Megatron-Bridge has it from 0.6 on"),
+        ("26.04.01", "loss=last_turn", "cannot take it: Megatron-Bridge has it from 0.6 on"),
+        ("26.04.01", "packing.loss=assistant", ""),
+        ("26.08.01", "packing.loss=full", ""),
+        ("26.04.01", "packing.writer=offline", "is wired by the launcher"),
+    ],
+)
+def test_what_packs_is_the_releases_own(
+    project: Project, engine: Engine, inputs: Inputs, release: str, word: str, said: str
+) -> None:
+    record_image(project.root, locks.load_lock(project.root).entries[f"megatron-bridge/{release}-cuda"])
+    engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT)
+    words = (inputs.words[0], f"tokenizer={inputs.model}", "output=packed", "--gpus", "0", "--dry-run")
+    done = project.launch("data_prep/sft_packing", "--flavour", "cuda", "--release", release, *words, word)
+    assert (done.code, said in done.stderr) == (64 if said else 0, True), done.stderr
+
+
 def test_a_conversion_is_the_same_one_on_whatever_gpus(project: Project, engine: Engine, inputs: Inputs) -> None:
     record_image(project.root, locks.select(locks.load_lock(project.root), "megatron-bridge", "cuda"))
     driver(project)

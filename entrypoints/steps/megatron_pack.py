@@ -101,20 +101,17 @@ def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], out
         "pad_seq_to_mult": packing["pad_to_multiple_of"],
         "num_tokenizer_workers": packing["workers"],
     }
-    try:
-        from megatron.bridge.data.builders.gpt_sft import build_gpt_sft_split
-        from megatron.bridge.data.packing.offline import prepare_gpt_sft_packed_data
-    except ModuleNotFoundError:
-        if packing["loss"] != "assistant":
-            what = f"{packing['loss']!r} needs Megatron-Bridge 0.6; before, there is only 'assistant'"
-            raise ConfigError(f"packing.loss: {what}") from None
+    if packing["writer"] == "packed_sequence":
         slipway_megatron.refuse_unmarked_template(tokenizer, "tokenizer.path")
         pack_before_0_6(source, {**options, "tokenizer": build_tokenizer(named), "dataset_kwargs": chat})
-    else:
-        chat["chat_loss_mode"] = packing["loss"]
-        prepare_gpt_sft_packed_data(
-            **options, tokenizer=build_tokenizer(named), dataset_builder=build_gpt_sft_split, dataset_kwargs=chat
-        )
+        return target
+    from megatron.bridge.data.builders.gpt_sft import build_gpt_sft_split
+    from megatron.bridge.data.packing.offline import prepare_gpt_sft_packed_data
+
+    chat["chat_loss_mode"] = packing["loss"]
+    prepare_gpt_sft_packed_data(
+        **options, tokenizer=build_tokenizer(named), dataset_builder=build_gpt_sft_split, dataset_kwargs=chat
+    )
     return target
 
 
