@@ -10,10 +10,10 @@ from images.locking import lock as locks
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import commands, definitions, releases
 from launcher.core import arguments
-from launcher.core.findings import Finding
 from launcher.core.plan import LaunchSpec, Plan, Probed
 from launcher.planning.checks import config_values, preflight
 from launcher.planning.planner import make_plan
+from slipway.findings import Finding
 from slipway.project import Root
 
 ROOT = Root(REPO)

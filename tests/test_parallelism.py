@@ -13,9 +13,9 @@ from launcher.catalog import commands, definitions
 from launcher.catalog.profiles import Gpu, GpuModel, Profile
 from launcher.catalog.releases import Wired
 from launcher.core import arguments
-from launcher.core.findings import Finding
 from launcher.core.plan import LaunchSpec
 from launcher.planning.checks import config_values, parallelism, preflight
+from slipway.findings import Finding
 from slipway.project import Root
 
 ROOT = Root(REPO)

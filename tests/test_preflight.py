@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from helpers import HOST, MODEL, REPO, TRAIN, SpecOf, engine_of, entry_of, output_of, seen_of
 
-from launcher.artifacts.detection import Artifact, Fault
+from launcher.artifacts.detection import Artifact
+from launcher.artifacts.faults import fault
 from launcher.catalog import definitions
 from launcher.catalog.definitions import Step
 from launcher.catalog.profiles import ExtraMount, Profile, SlurmProfile
@@ -42,11 +43,11 @@ def test_where_everything_is_as_it_should_be_nothing_is_found(spec_of: SpecOf) -
             65, "train=/d", "is no chat_jsonl: found no JSON on its first line",
         ),
         (
-            msgspec.structs.replace(TRAIN, faults=[Fault(where="/d:7", what="broken")]),
+            msgspec.structs.replace(TRAIN, faults=[fault("/d:7", "broken")]),
             65, "/d:7", "broken",
         ),
         (
-            Artifact(name="train", path="/d", kind="file", faults=[Fault(where="/d", what="cannot be read")]),
+            Artifact(name="train", path="/d", kind="file", faults=[fault("/d", "cannot be read")]),
             65, "/d", "cannot be read",
         ),
     ],
@@ -85,7 +86,7 @@ def test_nothing_is_mounted_over_what_an_image_runs_with(spec_of: SpecOf, keys: 
 
 
 def test_every_fault_of_every_input_is_found_at_once(spec_of: SpecOf) -> None:
-    broken = msgspec.structs.replace(TRAIN, faults=[Fault(where=f"/d:{n}", what="broken") for n in (1, 2)])
+    broken = msgspec.structs.replace(TRAIN, faults=[fault(f"/d:{n}", "broken") for n in (1, 2)])
     missing = Artifact(name="model", path="/m", kind="missing")
     findings = preflight.check(spec_of(), seen_of(artifacts={"train": broken, "model": missing}))
     assert [f.where for f in findings] == ["/d:1", "/d:2", "model=/m"]

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launcher.artifacts import hub_cache
-from launcher.artifacts.faults import Fault, fault
+from launcher.artifacts.faults import fault
 from launcher.artifacts.hub_cache import Place
+from slipway.findings import Finding
 
 SMALL, IN_ALL = 1 << 20, 64 << 20  # bytes of a file, and of all files of an input, that are hashed before a launch
 _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -53,7 +54,7 @@ def content(file: Path, like: str) -> str:
     return digest.hexdigest()
 
 
-def changed(file: Path, blob: str, found: str) -> list[Fault]:
+def changed(file: Path, blob: str, found: str) -> list[Finding]:
     """The fault of a file whose content is the blob `found`, where it has to be `blob`."""
     what = f"the content is not that of this blob of the hub's but of {found}: remove both, and fetch it again"
     return [_fault(file, blob, what)] if found != blob else []
@@ -73,10 +74,10 @@ def fingerprint(place: Place, files: Sequence[Path], others: str) -> str:
     return digest.hexdigest()
 
 
-def faults(place: Place, files: Sequence[Path]) -> list[Fault]:
+def faults(place: Place, files: Sequence[Path]) -> list[Finding]:
     """Where files are not those of their commit, as far as links, sizes and small files tell. Raises OSError."""
     listed, blobs, left = _listed(place), expected(place, files), IN_ALL
-    found: list[Fault] = []
+    found: list[Finding] = []
     for file in files:
         size = file.stat().st_size
         wrong = _unlisted(file, size, listed) if listed else []
@@ -87,7 +88,7 @@ def faults(place: Place, files: Sequence[Path]) -> list[Fault]:
     return found
 
 
-def _unlisted(file: Path, size: int, listed: dict[str, _Listed]) -> list[Fault]:
+def _unlisted(file: Path, size: int, listed: dict[str, _Listed]) -> list[Finding]:
     said, blob = listed.get(_name(file)), linked(file)
     if not said:
         return [_fault(file, blob, "the commit has no such file: remove it")]
@@ -99,7 +100,7 @@ def _unlisted(file: Path, size: int, listed: dict[str, _Listed]) -> list[Fault]:
     return []
 
 
-def _fault(file: Path, blob: str, what: str) -> Fault:
+def _fault(file: Path, blob: str, what: str) -> Finding:
     """At both: what is said of a file alone, reading all of its rows says again."""
     return fault(f"{file} -> {blob or 'no blob'}", what)
 

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from launcher.artifacts import huggingface
-from launcher.artifacts.faults import Fault, Found, fault
+from launcher.artifacts.faults import Found, fault
 from launcher.artifacts.huggingface import lfs
 from slipway import yamldoc
 from slipway.errors import SlipwayError
+from slipway.findings import Finding
 
 MAX_HEADER = 100_000_000  # bytes of a safetensors header; the library itself refuses more
 MAX_METADATA = 64 * 1024 * 1024  # bytes of a Megatron .metadata that are searched for names of shards
@@ -128,7 +129,7 @@ def _json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _check_json(path: Path) -> list[Fault]:
+def _check_json(path: Path) -> list[Finding]:
     if not path.is_file():
         return [fault(path, "is missing")]
     try:
@@ -150,7 +151,7 @@ def _hugging_face(folder: Path) -> Found:
     return Found(type="checkpoint_hf", faults=faults, facts=facts, parameters=parameters)
 
 
-def _tokenizer(folder: Path) -> list[Fault]:
+def _tokenizer(folder: Path) -> list[Finding]:
     named = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
     return huggingface.tokenizer_faults(folder, named)
 
@@ -187,7 +188,7 @@ def megatron_facts(model: dict[str, Any]) -> dict[str, str | int]:
     return {k: int(v) for k, v in facts.items() if v and isinstance(v, int)}
 
 
-def _weights(shards: list[Path]) -> tuple[int, list[Fault]]:
+def _weights(shards: list[Path]) -> tuple[int, list[Finding]]:
     parameters, faults = 0, []
     for shard in shards:
         count, problem = _safetensors(shard)
@@ -290,7 +291,7 @@ def _megatron(folder: Path) -> Found:
     return _iteration(wanted, [])
 
 
-def _iteration(folder: Path, faults: list[Fault]) -> Found:
+def _iteration(folder: Path, faults: list[Finding]) -> Found:
     faults = faults + [fault(folder / n, "is missing") for n in (".metadata", "metadata.json") if not _full(folder / n)]
     shards = sorted(folder.glob("*.distcp"))
     faults += [fault(p, "a shard of .metadata is missing") for p in _named_shards(folder) if not p.exists()]
@@ -332,7 +333,7 @@ def _named_shards(folder: Path) -> list[Path]:
     return sorted(folder / n.decode() for n in names)
 
 
-def _run_config(path: Path) -> tuple[dict[str, Any], list[Fault]]:
+def _run_config(path: Path) -> tuple[dict[str, Any], list[Finding]]:
     if not path.is_file():
         return {}, [fault(path, "is missing")]
     try:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from launcher.artifacts import compressed, forms, huggingface, jsonl, parquet
-from launcher.artifacts.faults import Fault, Found, fault
+from launcher.artifacts.faults import Found, fault
 from launcher.artifacts.rows import Grammar, Shape
+from slipway.findings import Finding
 
 HEAD, HEADS = 4 * 1024 * 1024, 32 * 1024 * 1024  # bytes read of one file's beginning; of all files together
 MAX_HEADS, MAX_PACKED = 256, 32  # files whose beginning is read; of packed ones, each of which may start a program
@@ -106,7 +107,7 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
     shape, note = _shape(files[0], first[0], rows)
     if shape is None:
         return Found(note=note)
-    faults: list[Fault] = []
+    faults: list[Finding] = []
     counted = 0
     most = MAX_PACKED if compressed.packed(files[0]) else MAX_HEADS
     whole = len(files) <= most
@@ -138,7 +139,7 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
     return Found(type=shape.type, faults=faults, facts=facts)
 
 
-def _dropped(file: Path, head: bytes) -> list[Fault]:
+def _dropped(file: Path, head: bytes) -> list[Finding]:
     """What the first rows say that is not read: once of a file, at the first row that says it."""
     first: dict[str, int] = {}
     for number, line in zip(range(1, SAMPLE + 1), io.BytesIO(head), strict=False):
@@ -149,7 +150,7 @@ def _dropped(file: Path, head: bytes) -> list[Fault]:
     return [fault(f"{file}:{number}", what, "warning") for what, number in first.items()]
 
 
-def unreadable(file: Path, e: OSError) -> Fault:
+def unreadable(file: Path, e: OSError) -> Finding:
     """The fault of a file that cannot be read."""
     return fault(e.filename or file, f"cannot be read: {e.strerror or e}")
 
@@ -168,7 +169,7 @@ def _head(file: Path, size: int) -> tuple[bytes, bool]:
 
 
 def _packed(files: Sequence[Path]) -> Found:
-    faults: list[Fault] = []
+    faults: list[Finding] = []
     rows = 0
     for number, file in enumerate(files):
         try:
@@ -192,7 +193,7 @@ def _packed(files: Sequence[Path]) -> Found:
     return Found(type="packed_parquet", faults=faults, facts=facts)
 
 
-def _packing(file: Path, faults: list[Fault]) -> dict[str, Any]:
+def _packing(file: Path, faults: list[Finding]) -> dict[str, Any]:
     """How the rows were packed; by slipway.json, else by the metadata, else by the file's name."""
     recorded = file.parent / RECORD
     known = _Packing()
@@ -217,7 +218,7 @@ def _metadata(file: Path) -> list[Path]:
     return sorted(p for p in file.parent.glob("*metadata.json*") if p.name in names or re.match(r"\d+_meta", p.name))
 
 
-def _metadata_sizes(path: Path, faults: list[Fault]) -> list[int]:
+def _metadata_sizes(path: Path, faults: list[Finding]) -> list[int]:
     """Pack sizes in what Megatron-Bridge writes: one JSON list with an object for each packed split."""
     try:
         rows = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
@@ -236,7 +237,7 @@ def _is_index(path: Path) -> bool:
 
 
 def _binidx(indexes: Sequence[Path]) -> Found:
-    faults: list[Fault] = []
+    faults: list[Finding] = []
     sequences = 0
     for index in indexes:
         count, wrong = _check_index(index)
@@ -245,7 +246,7 @@ def _binidx(indexes: Sequence[Path]) -> Found:
     return Found(type="binidx", faults=faults, facts={"sequences": sequences})
 
 
-def _check_index(index: Path) -> tuple[int, Fault | None]:
+def _check_index(index: Path) -> tuple[int, Finding | None]:
     """Number of sequences, and what is wrong: both files must be as long as the index says.
 
     The index: head, an int32 length per sequence, an int64 offset per sequence, an int64 per document, and for

@@ -16,10 +16,11 @@ import msgspec
 from launcher.artifacts import blobs, checkpoints, datasets, hub_cache, huggingface
 from launcher.artifacts.checkpoints import MAX_HEADER
 from launcher.artifacts.datasets import USUAL, Rows
-from launcher.artifacts.faults import MAX_FAULTS, Fault, Found, fault, kept
+from launcher.artifacts.faults import MAX_FAULTS, Found, fault, kept
+from slipway.findings import Finding
 from slipway.yamldoc import Noun
 
-__all__ = ["MAX_FAULTS", "Artifact", "Fault", "Reader", "fingerprint", "inspect", "unreadable"]
+__all__ = ["MAX_FAULTS", "Artifact", "Finding", "Reader", "fingerprint", "inspect", "unreadable"]
 
 SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
 SAMPLED = 1024  # blocks in all: more than 64 files get fewer blocks each, more than 1024 smaller ones
@@ -54,7 +55,7 @@ class Artifact(Noun, frozen=True, kw_only=True):
     fingerprint: str = "0" * 64
     bytes: int = 0
     parameters: int = 0
-    faults: list[Fault] = []
+    faults: list[Finding] = []
     facts: dict[str, str | int] = {}
     files: list[str] = []
 
@@ -148,7 +149,7 @@ def _artifact(
     found: Found,
     files: list[Path],
     listed: list[Path] | None,
-    faults: Sequence[Fault] = (),
+    faults: Sequence[Finding] = (),
 ) -> Artifact:
     root = path if kind == "folder" else Path(os.path.commonpath([p.parent for p in files]))
     place, facts = hub_cache.place(path), dict(found.facts)
@@ -186,7 +187,7 @@ def _look(folder: Path, rows: Rows) -> Found:
     return Found(note=f"a folder with {', '.join(names)}" if names else "an empty folder")
 
 
-def _below(root: Path) -> tuple[list[Path], list[Fault]]:
+def _below(root: Path) -> tuple[list[Path], list[Finding]]:
     """Every file of a folder, sorted, and the links that leave it. Raises OSError for a folder that cannot be read."""
     paths: list[Path] = []
     for folder, folders, names in os.walk(root, onerror=_raise):
@@ -208,7 +209,7 @@ def _mounted(place: hub_cache.Place) -> list[Path]:
     return [place.repository.resolve(), place.store.resolve()]
 
 
-def _leaving(paths: Sequence[Path], roots: Sequence[Path]) -> list[Fault]:
+def _leaving(paths: Sequence[Path], roots: Sequence[Path]) -> list[Finding]:
     """The links that lead out of `roots`, which are what is mounted; or nowhere."""
     out = [p for p in paths if p.is_symlink() and not any(_inside(p, r) for r in roots)]
     return [fault(p, _left(p)) for p in out]

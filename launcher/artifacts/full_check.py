@@ -18,9 +18,10 @@ import msgspec
 
 from launcher.artifacts import blobs, compressed, datasets, detection, hub_cache, jsonl
 from launcher.artifacts.detection import Artifact
-from launcher.artifacts.faults import MAX_FAULTS, Fault, fault, kept
+from launcher.artifacts.faults import MAX_FAULTS, fault, kept
 from launcher.artifacts.rows import Shape
 from slipway.errors import Exit, SlipwayError, visible
+from slipway.findings import Finding
 from slipway.yamldoc import Noun
 
 PIECE = 8 * 1024 * 1024  # bytes of a file that one task checks, at least
@@ -218,7 +219,7 @@ def _of_blobs(artifact: Artifact, hashed: Sequence[tuple[_Piece, _Result]]) -> A
 
 def _scanned(artifact: Artifact, scanned: Sequence[tuple[_Piece, _Result]]) -> Checked:
     plan = [p for p, _ in scanned]
-    faults: list[Fault] = [f for f in artifact.faults if not _of_data(f, plan)]
+    faults: list[Finding] = [f for f in artifact.faults if not _of_data(f, plan)]
     errors, warnings = len(faults), 0
     before: dict[Path, int] = dict.fromkeys((p.file for p in plan), 0)
     blank: dict[Path, int] = {}  # at the end of what has been read of a file
@@ -243,7 +244,7 @@ def _scanned(artifact: Artifact, scanned: Sequence[tuple[_Piece, _Result]]) -> C
     return Checked(artifact=whole, errors=errors + len(empty), warnings=warnings, lines=sum(before.values()))
 
 
-def _of_data(found: Fault, plan: Sequence[_Piece]) -> bool:
+def _of_data(found: Finding, plan: Sequence[_Piece]) -> bool:
     """Whether reading everything finds this fault again."""
     return any(found.where == str(p.file) or found.where.startswith(f"{p.file}:") for p in plan)
 

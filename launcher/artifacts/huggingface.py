@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from launcher.artifacts.faults import Fault, fault
+from launcher.artifacts.faults import fault
+from slipway.findings import Finding
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 OTHERS = ("consolidated*", "optimizer*", "adapter_*", "scheduler*")  # safetensors that are not the model's weights here
@@ -46,7 +47,7 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def shards(folder: Path) -> tuple[list[Path], list[Fault]]:
+def shards(folder: Path) -> tuple[list[Path], list[Finding]]:
     """The weight files that are loaded, and what is wrong with their choice; a file of the index may be missing."""
     index, whole = folder / INDEX, folder / WHOLE
     if index.is_file():
@@ -70,7 +71,7 @@ def _layout(name: str) -> str:
     return "a pickle; save it with safe_serialization=True"
 
 
-def _indexed(folder: Path, index: Path, whole: Path) -> tuple[list[Path], list[Fault]]:
+def _indexed(folder: Path, index: Path, whole: Path) -> tuple[list[Path], list[Finding]]:
     try:
         names = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -83,7 +84,7 @@ def _indexed(folder: Path, index: Path, whole: Path) -> tuple[list[Path], list[F
     return [folder / n for n in names if n not in missing], faults
 
 
-def _unindexed(folder: Path, found: list[Path]) -> list[Fault]:
+def _unindexed(folder: Path, found: list[Path]) -> list[Finding]:
     """Of shards without an index: what of their numbers is missing."""
     numbers = [m for p in found if (m := _SHARD.fullmatch(p.name))]
     if not numbers:
@@ -114,7 +115,7 @@ def has_tokenizer(names: Iterable[str]) -> bool:
     return any(n in VOCABULARY or n == "tokenizer_config.json" or like(n, OWN_VOCABULARY) for n in names)
 
 
-def tokenizer_faults(folder: Path, named: object) -> list[Fault]:
+def tokenizer_faults(folder: Path, named: object) -> list[Finding]:
     """What a tokenizer lacks. `named`: the class in tokenizer_config.json."""
     found = {p.name for p in vocabulary(folder)}
     if not found:
@@ -153,7 +154,7 @@ def beyond_lora(config: dict[str, Any]) -> str:
     return ""
 
 
-def lfs(path: Path) -> list[Fault]:
+def lfs(path: Path) -> list[Finding]:
     """The fault of a file that is Git LFS's pointer to a file, and not that file. Raises OSError."""
     if path.stat().st_size > MAX_POINTER:
         return []
@@ -162,7 +163,7 @@ def lfs(path: Path) -> list[Fault]:
     return [fault(path, "is Git LFS's pointer to the file, not the file: git lfs pull")] if pointer else []
 
 
-def pointers(files: Iterable[Path]) -> Iterator[Fault]:
+def pointers(files: Iterable[Path]) -> Iterator[Finding]:
     """Those of many files. Raises OSError."""
     for path in files:
         yield from lfs(path)

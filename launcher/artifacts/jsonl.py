@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from launcher.artifacts import forms
-from launcher.artifacts.faults import MAX_FAULTS, Fault, Severity, fault
+from launcher.artifacts.faults import MAX_FAULTS, fault
 from launcher.artifacts.rows import BOM, TEXTS, Grammar, Problem, Shape, carefully, order, usual
+from slipway.findings import Finding, Severity
 
 MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is a fault, and is never held in memory
 BUFFER = 256 * 1024  # bytes per read: more no longer fits the processor's cache and is slower
@@ -46,7 +47,7 @@ class Scan(NamedTuple):
     counts: dict[Severity, int]
     blank: int = 0
 
-    def faults(self, path: Path, before: int = 0) -> list[Fault]:
+    def faults(self, path: Path, before: int = 0) -> list[Finding]:
         """The problems as faults of `path`; `before`: lines of the file that stand before these."""
         return [fault(f"{path}:{before + n}", what, severity) for n, severity, what in self.problems]
 

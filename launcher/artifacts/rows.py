@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from launcher.artifacts import forms
-from launcher.artifacts.faults import Severity
+from slipway.findings import Severity
 
 BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 _FOUR = frozenset({"system", "user", "assistant", "tool"})

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from launcher.catalog.profiles import GPU_ID, DockerProfile
-from launcher.core.findings import Finding, error
 from launcher.core.plan import EngineInfo, GpuDevice, GpuInfo, GpuRequest, LaunchSpec
 from slipway.errors import Exit, SlipwayError
+from slipway.findings import Finding, error
 
 WHERE = "--gpu-ids"
 

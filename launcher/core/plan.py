@@ -15,8 +15,8 @@ from launcher.catalog.definitions import Graceful, Step
 from launcher.catalog.profiles import Profile, SlurmProfile
 from launcher.catalog.releases import Wired
 from launcher.core.arguments import Arguments
-from launcher.core.findings import Finding
 from slipway import canonical
+from slipway.findings import Finding
 from slipway.resolver import Configuration
 from slipway.yamldoc import Noun
 

@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 
 from images.locking.model import Entry
 from launcher.catalog.profiles import Profile
-from launcher.core.findings import Finding
 from launcher.core.plan import EngineInfo, ImageInfo, Plan, Probed
 from launcher.records.outcome import Ended
+from slipway.findings import Finding
 from slipway.project import Root
 
 

@@ -20,13 +20,13 @@ from images.locking.model import Entry
 from images.machine import dockerhost
 from launcher.catalog.profiles import DockerProfile
 from launcher.core import gpus
-from launcher.core.findings import Finding, error
 from launcher.core.plan import RUN_DIR, RUN_ID, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, Status, dockergpus, early
 from launcher.engines.shell import quote
 from launcher.records.outcome import End, Ended
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
+from slipway.findings import Finding, error
 from slipway.project import Root
 
 CAP_SYS_RESOURCE = 24  # linux/capability.h

@@ -20,13 +20,13 @@ from images.building import identity
 from images.locking import platforms
 from images.locking.model import Entry
 from launcher.catalog.profiles import EnrootProfile
-from launcher.core.findings import Finding
 from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, sqsh
 from launcher.engines.enrootruns import connect as connect
 from launcher.engines.shell import quote
 from slipway import canonical
 from slipway.errors import Exit
+from slipway.findings import Finding
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = True, False, "script.sh"

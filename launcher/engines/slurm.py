@@ -19,13 +19,13 @@ import msgspec
 from images.building import identity
 from images.locking.model import Entry
 from launcher.catalog.profiles import SlurmProfile
-from launcher.core.findings import Finding
 from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, slurmwords, sqsh
 from launcher.engines.shell import quote
 from launcher.engines.slurmjobs import STEP, connect
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError
+from slipway.findings import Finding
 from slipway.project import Root
 
 ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"

@@ -21,11 +21,11 @@ from typing import Literal
 from images.locking.model import Entry, Flavour
 from images.locking.sources import Git, check_top, named, write_out
 from launcher.catalog.commands import matches
-from launcher.core.findings import Finding
 from launcher.core.plan import Code, LaunchSpec
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import cannot_write, sha256_file
+from slipway.findings import Finding
 from slipway.project import Root
 from slipway.yamldoc import Noun
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec
 from launcher.planning.checks.config_values import said_of, setting, value_of
 from slipway import resolver
 from slipway.errors import Exit
+from slipway.findings import Finding, error, warning
 from slipway.resolver import ABSENT, UNKNOWN, Assignment, Configuration, Impossible, Lost, Mark, Section
 
 OUTPUT = "/output"

@@ -21,7 +21,6 @@ from launcher.catalog import cache_location, commands, definitions, profiles, re
 from launcher.catalog.cache_location import Converted, MegatronCache
 from launcher.core import gpus
 from launcher.core.arguments import parse
-from launcher.core.findings import Finding
 from launcher.core.plan import LaunchSpec
 from launcher.planning import code as codes
 from launcher.planning import configuration, probe
@@ -35,6 +34,7 @@ from slipway.files import (
     read_text,
     sha256_file,
 )
+from slipway.findings import Finding
 from slipway.project import Root
 
 

@@ -22,11 +22,11 @@ from launcher.catalog import definitions
 from launcher.catalog.definitions import Resume, Step
 from launcher.catalog.profiles import Profile
 from launcher.core.arguments import Arguments
-from launcher.core.findings import Finding
 from launcher.core.plan import SECRETS, EngineInfo, HostInfo, HubInfo, OutputInfo, Probed, Unreadable
 from launcher.records import outputs
 from slipway.errors import Exit, SlipwayError
 from slipway.files import owner
+from slipway.findings import Finding
 from slipway.project import Root
 
 

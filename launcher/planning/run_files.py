@@ -15,7 +15,6 @@ import msgspec
 from launcher import engines
 from launcher.artifacts import detection
 from launcher.catalog import profiles
-from launcher.core.findings import Finding
 from launcher.core.plan import LaunchSpec, Plan
 from launcher.engines.shell import refusing
 from launcher.planning import code as codes
@@ -34,6 +33,7 @@ from slipway.files import (
     sha256_file,
     write_atomic,
 )
+from slipway.findings import Finding
 from slipway.project import Root
 
 

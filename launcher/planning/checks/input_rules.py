@@ -9,11 +9,11 @@ from msgspec import UNSET
 
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.definitions import Input
-from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, parallelism
 from launcher.planning.checks.config_values import Known
 from slipway.errors import Exit
+from slipway.findings import Finding, error, warning
 from slipway.resolver import ABSENT, Leaf
 
 # The least that a library takes; NeMo RL and Megatron-Bridge never validate with 0.

@@ -17,11 +17,11 @@ import msgspec
 
 from launcher.artifacts.checkpoints import megatron_facts
 from launcher.catalog.definitions import Role
-from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, parallelism
 from launcher.planning.checks.config_values import Known, settings, sizes, word, world_size
 from slipway.errors import Exit
+from slipway.findings import Finding, error, warning
 from slipway.yamldoc import Noun
 
 WARN, REFUSE = 0.85, 1.20  # of the GPU's memory

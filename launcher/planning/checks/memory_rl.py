@@ -31,12 +31,12 @@ import msgspec
 
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.definitions import Backend, Role
-from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, memory, nemo_rl
 from launcher.planning.checks.config_values import Known, settings, sizes, value_of
 from launcher.planning.checks.memory import GIB, REFUSE, WARN, Layout, Model
 from slipway.errors import Exit
+from slipway.findings import Finding, error, warning
 from slipway.yamldoc import Noun
 
 TRAINING_LOGITS, LOGPROB_LOGITS, COUNTED_LOGITS = 12, 12, 4  # bytes a token and word; what memory.activations counts

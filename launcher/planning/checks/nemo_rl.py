@@ -14,11 +14,11 @@ import msgspec
 
 from launcher.catalog import releases
 from launcher.catalog.definitions import Cache
-from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values
 from launcher.planning.checks.config_values import Known, setting, value_of, word
 from slipway.errors import Exit
+from slipway.findings import Finding, error, warning
 
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:

@@ -10,7 +10,6 @@ from typing import Any
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.commands import matches
 from launcher.catalog.definitions import ArtifactType, Role, Step
-from launcher.core.findings import Finding, error, warning
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks.config_values import (
     COUNTS,
@@ -24,6 +23,7 @@ from launcher.planning.checks.config_values import (
     world_size,
 )
 from slipway.errors import Exit
+from slipway.findings import Finding, error, warning
 
 # https://developer.nvidia.com/cuda-gpus
 CAPABILITY = {

@@ -11,13 +11,13 @@ from launcher.artifacts.detection import Artifact
 from launcher.catalog.definitions import Step
 from launcher.catalog.profiles import RESERVED_ENV, SlurmProfile
 from launcher.core import gpus
-from launcher.core.findings import Finding
-from launcher.core.findings import error as _error
-from launcher.core.findings import warning as _warning
 from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadable
 from launcher.planning import configuration
 from launcher.planning.checks import config_values, input_rules, memory, memory_rl, nemo_rl, parallelism
 from slipway.errors import Exit
+from slipway.findings import Finding
+from slipway.findings import error as _error
+from slipway.findings import warning as _warning
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
 # `org/name`, `org/name@revision`, and what a browser shows
@@ -79,9 +79,7 @@ def _input(spec: LaunchSpec, name: str, found: Artifact, steps: Sequence[Step]) 
         remedy = parallelism.converter(steps, found, types) or f"expected: {_shape_of(types)}"
         why = f" ({asked.why})" if asked.why else ""
         yield _error(Exit.DATA, where, f"is no {wanted}: found {what}{why}", remedy)
-    for fault in found.faults:
-        warns = fault.severity == "warning"
-        yield _warning(fault.where, fault.what) if warns else _error(Exit.DATA, fault.where, fault.what)
+    yield from found.faults
 
 
 def _unreadable(found: Artifact, wrong: Unreadable) -> Finding:

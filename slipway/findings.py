@@ -1,4 +1,7 @@
-"""What a rule found wrong with a launch: where, what, what to do, and the exit code that it means. Pure."""
+"""What is wrong: where, what, what to do, and the exit code that it means. Pure.
+
+Rules find it in a launch, looks find it in files; what stops a command at once is raised as an `errors.SlipwayError`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from typing import Literal
 from slipway.errors import Exit, message
 from slipway.yamldoc import Noun
 
+Severity = Literal["error", "warning"]
+
 
 class Finding(Noun, frozen=True, kw_only=True):
-    """One thing that a rule found. An error stops the launch with its exit code, a warning is printed."""
+    """An error stops what was asked for, with its exit code; a warning is printed. `where` is a file, a file and its
+    line or key, or a word of the command line."""
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     where: str
     what: str
     remedy: str = ""
