@@ -238,7 +238,8 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
 
     `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `nodes`: those
-    that work; see `job_nodes`. `config`: the configuration that comes of all this, see configuration.resolved.
+    that work; see `job_nodes`. `imposed`: configuration keys that a rehearsal sets, whatever the user says. `config`:
+    the configuration that comes of all this, see configuration.resolved.
     """
 
     step: Step
@@ -262,6 +263,7 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     wired: Wired = Wired()
     megatron_cache: MegatronCache | None = None
     makes: Converted | None = None
+    imposed: dict[str, Any] = {}
     config: Configuration = msgspec.field(default_factory=Configuration)
 
     @property

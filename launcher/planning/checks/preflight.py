@@ -25,6 +25,7 @@ HUB = re.compile(
     r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/)?(?P<data>datasets/)?(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
     r"(?:@(?P<revision>[\w.-]+)|/tree/(?P<tree>[\w.-]+))?/?"
 )
+_IMAGE_OF = "image of "
 ADAPTER_BYTES = 4  # of a weight, at most
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
@@ -308,9 +309,14 @@ def _engine(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
         yield _error(Exit.UNAVAILABLE, where, f"no GPU for a container: {engine.no_gpus}", engine.gpu_remedy)
 
 
+def of_machine(finding: Finding) -> bool:
+    """Whether it is about the engine or its image, and not about what is to run there."""
+    return finding.code == Exit.UNAVAILABLE or finding.where.startswith(_IMAGE_OF)
+
+
 def _image(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     image, entry = seen.image, spec.entry
-    where = f"image of {entry.name}"
+    where = f"{_IMAGE_OF}{entry.name}"
     if seen.engine.error:
         return
     if image.missing:
