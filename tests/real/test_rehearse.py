@@ -1,4 +1,4 @@
-"""`launch rehearse` with the real AutoModel: what only the library knows, what is learned, and that nothing stays."""
+"""What only the real AutoModel knows of rows, templates and keys: `launch rehearse`, and the image's record."""
 
 from __future__ import annotations
 
@@ -89,3 +89,15 @@ def test_a_template_that_marks_nothing_stops_the_launch_that_asks_first(tree: Tr
     assert done.code == 65, done
     assert "error: train=: none of its 12 rows has a token that is learned" in done.err
     assert len(tree.since(before)) == 1 and not (place / "out").exists()  # the rehearsal; nothing was submitted
+
+
+def test_keys_that_the_library_does_not_have_are_known_by_the_image(tree: Tree, work: Work) -> None:
+    """And those that the steps' own configurations set are all known to it."""
+    inputs = ("--flavour", "cpu", f"train={work.train}", f"model={work.model}")
+    for words in (("sft/automodel",), ("peft/automodel",), ("peft/automodel", "-c", "tiny")):
+        assert tree.launch("check", *words, *inputs).code == 0
+    wrong = {"step_scheduler.mx_steps=20": "max_steps", "dataset.seq_len=9": "seq_length", "peft.dims=4": "dim"}
+    done = tree.launch("check", "peft/automodel", *inputs, *wrong)
+    assert done.code == 64, done
+    for word, meant in wrong.items():
+        assert f"error: {word}: " in done.err and f"did you mean '{meant}'?" in done.err
