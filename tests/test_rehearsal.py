@@ -139,7 +139,7 @@ def test_nothing_is_wrong_with_a_clean_one() -> None:
             [("train=", 0, f"1 of 10 rows have no token that is learned: {PLACE['file']}:3")],
         ),
         (
-            {"limit": 8, "longer": 2, "cuts": True}, {},
+            {"limit": 8, "longer": 2, "beyond": "cut"}, {},
             [("train=", 0, "2 of 10 rows have more than 8 tokens (the most: 12), and are cut")],
         ),
         (

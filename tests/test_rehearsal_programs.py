@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "entrypoints" / "steps"))
 
 import automodel_rehearse
+import megatron_rehearse_packing
 import slipway_rehearsal
 from slipway_rehearsal import Place, Row
 
@@ -38,7 +39,7 @@ def test_every_row_is_read_and_keeps_its_number(capfd: pytest.CaptureFixture[str
     assert [found.tokens[n] for n in (0, 100, 198)] == [1, 101, 199]
     assert [found.learned[n] for n in (0, 100, 198)] == [0, 50, 99]
     assert capfd.readouterr().err.endswith("slipway: train: 200 of 200 rows\n")
-    told = slipway_rehearsal.summary(found, PLACES, 150, True)
+    told = slipway_rehearsal.summary(found, PLACES, 150, "cut")
     assert [(f["line"], f["what"]) for f in told["faults"]] == [(4, "ValueError: no 3"), (200, "ValueError: no 199")]
     assert (told["rows"], told["faulty"], told["silent"], told["silent_rows"]) == (200, 2, 1, [PLACES[0]._asdict()])
     assert (told["tokens"]["most"], told["longer"]) == (199, 49)
@@ -158,3 +159,19 @@ def test_a_model_becomes_small_and_stays_of_its_kind(config: dict[str, Any], exp
     slipway_rehearsal.shrink(fewer, slipway_rehearsal.WIDTHS["layers"])
     assert fewer.num_attention_heads == config["num_attention_heads"]
     assert fewer.num_hidden_layers == min(2, config["num_hidden_layers"])
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple", "expected"),
+    [
+        (4, 1, ("dropped", [(3, 2), (4, 3), (5, 4), (6, 0), (7, 0)])),
+        (5, 4, ("cut", [(3, 2), (4, 3), (5, 4), (6, 4), (7, 4)])),
+    ],
+)
+def test_what_packing_does_with_rows_that_are_too_long(
+    size: int, multiple: int, expected: tuple[str, list[tuple[int, int]]]
+) -> None:
+    rows = [{"input_ids": [1] * n, "loss_mask": [0] + [1] * (n - 1)} for n in range(3, 8)]
+    data = megatron_rehearse_packing.Data(rows, None, [], size, multiple)
+    seen = [data.read(n) for n in range(len(rows))]
+    assert (data.beyond, [(row.whole, sum(row.learned)) for row in seen]) == expected

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from slipway_rehearsal import Place, Row
 SECTIONS = {"train": "dataset", "validation": "validation_dataset"}
 LOGITS = 2 << 30  # bytes that the logits of one row may take, with the loss's copies
 LOGIT_BYTES = 14  # of each, as the step's `sample:` has it
-WRONG = 65
 
 
 class Data:
@@ -34,15 +32,19 @@ class Data:
     def __init__(self, dataset: Any, tokenizer: Any, lines: list[bytes], places: list[Place]) -> None:
         self.dataset, self.tokenizer, self.lines, self.places = dataset, tokenizer, lines, places
         self.limit = getattr(dataset, "seq_length", None)
-        self.cuts = getattr(dataset, "truncation", None) not in (None, False, "do_not_truncate")
+        cuts = getattr(dataset, "truncation", None) not in (None, False, "do_not_truncate")
+        self.beyond = "cut" if cuts else "kept"
         self._whole = copy.copy(dataset)
         self._whole.truncation, self._whole.padding = "do_not_truncate", "do_not_pad"
 
     def read(self, number: int) -> Row:
         row = row_of(self.dataset[number])
-        if self.cuts and self.limit and row.whole >= self.limit:
+        if self.beyond == "cut" and self.limit and row.whole >= self.limit:
             row = row._replace(whole=row_of(self._whole[number]).whole)
         return row
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids))
 
 
 def main() -> None:
@@ -54,14 +56,13 @@ def main() -> None:
         sources = slipway_step.merge_config(plan["config"])
         config = automodel_finetune.one_file_each(sources, folder)
         found = rehearse(config, sources, plan["inputs"]["model"], folder)
-    slipway_step.write_result({"rehearsal": found})
-    if any(data["faulty"] or data["error"] for data in found["data"].values()) or found["steps"]["error"]:
-        slipway_step.leave("reason", "the library found faults")
-        sys.exit(WRONG)
+    slipway_rehearsal.leave(*found)
 
 
-def rehearse(config: dict[str, Any], sources: dict[str, Any], model: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What is found. `sources`: the configuration with the data's own files."""
+def rehearse(
+    config: dict[str, Any], sources: dict[str, Any], model: dict[str, Any], folder: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What is found of each input, and of the steps. `sources`: the configuration with the data's own files."""
     source = slipway_inputs.path_of(config, "model.pretrained_model_name_or_path")
     known = slipway_rehearsal.vocabulary(source)
     told, chosen = {}, {}
@@ -71,16 +72,11 @@ def rehearse(config: dict[str, Any], sources: dict[str, Any], model: dict[str, A
         if isinstance(data, dict):
             told[name] = data
             continue
-        found = slipway_rehearsal.survey(name, data.read, len(data.lines), known)
-        told[name] = {"error": "", **slipway_rehearsal.summary(found, data.places, data.limit, data.cuts)}
-        told[name]["samples"] = [
-            slipway_rehearsal.sample(data.read(row), data.places[row], data.tokenizer.decode)
-            for row in found.good[: slipway_rehearsal.SHOWN]
-        ]
+        found, told[name] = slipway_rehearsal.examine(name, data, known)
         rows = slipway_rehearsal.some_rows(found, LOGITS // (LOGIT_BYTES * max(known, 1)), count)
         if rows:
             chosen[SECTIONS[name]] = slipway_rehearsal.write_rows(data.lines, rows, folder / f"{name}-few.jsonl")
-    return {"data": told, "steps": steps(config, source, chosen, len(told), model, folder)}
+    return told, steps(config, source, chosen, len(told), model, folder)
 
 
 def datasets(

@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import slipway_inputs
+import slipway_step
 
+WRONG = 65
 MOST_FAULTS = 100  # that are told
 SHOWN, SHOWN_TEXT = 3, 2000  # rows, and characters of each
 PIECE = 64  # rows that a process takes at a time
@@ -134,8 +136,35 @@ def _piece(piece: tuple[int, int, int]) -> tuple[int, list[tuple[int, int, int]]
     return start, rows, faults
 
 
-def summary(found: Survey, where: list[Place], limit: int | None, cuts: bool) -> dict[str, Any]:
-    """What is told of an input. `limit`: tokens of a row that its configuration allows; `cuts`: longer ones are cut."""
+class Data(Protocol):
+    """An input's rows. `limit`: tokens of one that the configuration allows; `beyond`: what becomes of longer ones."""
+
+    places: list[Place]
+    limit: int | None
+    beyond: str
+
+    def read(self, number: int) -> Row: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+def examine(name: str, data: Data, vocabulary: int) -> tuple[Survey, dict[str, Any]]:
+    """Every row of an input, and what is told of it."""
+    found = survey(name, data.read, len(data.places), vocabulary)
+    shown = [sample(data.read(row), data.places[row], data.decode) for row in found.good[:SHOWN]]
+    return found, {"error": "", **summary(found, data.places, data.limit, data.beyond), "samples": shown}
+
+
+def leave(data: dict[str, dict[str, Any]], steps: dict[str, Any] | None) -> None:
+    """Writes what was found; ends the program with 65 where the library has found faults."""
+    slipway_step.write_result({"rehearsal": {"data": data, "steps": steps}})
+    if any(told["faulty"] or told["error"] for told in data.values()) or (steps and steps["error"]):
+        slipway_step.leave("reason", "the library found faults")
+        sys.exit(WRONG)
+
+
+def summary(found: Survey, where: list[Place], limit: int | None, beyond: str) -> dict[str, Any]:
+    """What is told of an input's rows."""
     lengths = sorted(found.tokens[row] for row in found.good)
     silent = [row for row in found.good if found.learned[row] == 0]
     return {
@@ -149,7 +178,7 @@ def summary(found: Survey, where: list[Place], limit: int | None, cuts: bool) ->
         "silent": len(silent),
         "silent_rows": [_place(where[row]) for row in silent[:SHOWN]],
         "limit": limit,
-        "cuts": cuts,
+        "beyond": beyond,
         "longer": sum(tokens > limit for tokens in lengths) if limit else 0,
     }
 
@@ -259,7 +288,9 @@ def write_rows(lines: list[bytes], rows: list[int], target: Path) -> Path:
 
 
 def vocabulary(model: Path) -> int:
-    """The model's `vocab_size`; 0 where its config.json does not say it."""
+    """The model's `vocab_size`; 0 where there is no config.json that says it."""
+    if not (model / "config.json").is_file():
+        return 0
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     value = (config.get("text_config") or config).get("vocab_size", 0)
     return value if isinstance(value, int) else 0

@@ -71,7 +71,7 @@ def rehearsed(root: Any, asked: Any, prepared: Any, as_json: bool = False) -> in
     found = rehearsal.on_host(found, small.plan.mounts)
     findings = rehearsal.findings(found, f"{small.plan.library} {small.plan.release}")
     differs = planning.differences(prepared.spec, small.spec)
-    if found.steps.model:
+    if found.steps and found.steps.model:
         differs = [planning.Difference("weights", prepared.plan.inputs["model"].path, found.steps.model), *differs]
     code = next((f.code for f in findings if f.severity == "error"), int(Exit.OK))
     if as_json:

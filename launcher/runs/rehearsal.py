@@ -19,6 +19,9 @@ from slipway.errors import Exit, visible
 LEARNED = ("[[", "]]")  # around what is learned of a row
 
 
+BEYOND = {"cut": "are cut", "kept": "stay whole, and take more memory than is planned", "dropped": "are left out"}
+
+
 class Fault(Report, frozen=True, kw_only=True):
     """What a library raised of a row, word for word."""
 
@@ -58,7 +61,7 @@ class Data(Report, frozen=True, kw_only=True):
     """An input's rows. `error`: why the library takes none; `faulty`: how many have a fault, of which some are told.
 
     `share`: part of all tokens that is learned; `silent`: rows of which nothing is; `limit`: tokens of a row that the
-    configuration allows, `longer`: rows with more, which are cut where `cuts`.
+    configuration allows, `longer`: rows with more, and `beyond` what becomes of them.
     """
 
     error: str = ""
@@ -70,7 +73,7 @@ class Data(Report, frozen=True, kw_only=True):
     silent: int = 0
     silent_rows: list[Place] = []
     limit: int | None = None
-    cuts: bool = False
+    beyond: str = "kept"
     longer: int = 0
     samples: list[Sample] = []
 
@@ -88,8 +91,10 @@ class Steps(Report, frozen=True, kw_only=True):
 
 
 class Rehearsal(Report, frozen=True, kw_only=True):
+    """`steps`: None of a step that trains nothing."""
+
     data: dict[str, Data]
-    steps: Steps
+    steps: Steps | None
 
 
 def result(record: Record) -> Rehearsal | None:
@@ -123,7 +128,7 @@ def _host_path(path: str, mounts: Sequence[Mount]) -> str:
 def findings(found: Rehearsal, library: str) -> list[Finding]:
     """What is wrong, the rows' faults first. `library`: who says so."""
     wrong = [f for name, data in found.data.items() for f in _of_data(name, data, library)]
-    return [*wrong, *_of_steps(found.steps, library)]
+    return [*wrong, *(_of_steps(found.steps, library) if found.steps else ())]
 
 
 def _of_data(name: str, data: Data, library: str) -> Iterator[Finding]:
@@ -145,7 +150,7 @@ def _of_data(name: str, data: Data, library: str) -> Iterator[Finding]:
         what = f"{data.silent} of {good} rows have no token that is learned: {first}{more_rows}"
         yield warning(f"{name}=", what)
     if data.longer and data.limit:
-        becomes = "are cut" if data.cuts else "stay whole, and take more memory than is planned"
+        becomes = BEYOND.get(data.beyond, data.beyond)
         what = (
             f"{data.longer} of {good} rows have more than {data.limit} tokens (the most: {_most(data)}), and {becomes}"
         )
@@ -168,7 +173,7 @@ def _of_steps(steps: Steps, library: str) -> Iterator[Finding]:
 def text(found: Rehearsal, differs: Sequence[Difference]) -> str:
     """The report for people: the data, rows with what is learned of them, the steps, and what differs from the run."""
     lines = [line for name, data in found.data.items() for line in _data_lines(name, data)]
-    if found.steps.losses:
+    if found.steps and found.steps.losses:
         losses = " -> ".join("not finite" if loss is None else f"{loss:.3f}" for loss in found.steps.losses)
         lines += [f"steps       loss {losses}"]
     width = max((len(d.what) for d in differs), default=0)
