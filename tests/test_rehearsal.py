@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from helpers import STEP_FILE, Engine, Inputs, Project, Refused
 
+from launcher.cli import rehearsing
 from launcher.core.plan import Mount
 from launcher.planning import preparation
 from launcher.planning import rehearsal as planning
@@ -169,3 +170,10 @@ def test_paths_are_this_machines() -> None:
 def test_what_a_container_says_steers_no_terminal() -> None:
     assert "\x1b" not in rehearsal.text(found({"samples": [{**PLACE, "pieces": [{"text": "\x1b[2J", "learned": True}],
                                                            "whole": True}]}), [])  # fmt: skip
+
+
+def test_progress_is_told_and_the_rest_of_the_log_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    show = rehearsing._progress()
+    for piece in (b"noise\nslipway: train: 64 of", b" 200 rows\nslipway: no CUDA\nslipway: train: 200 of 200 rows\n"):
+        show(piece)
+    assert capsys.readouterr().err == "train: 64 of 200 rows\ntrain: 200 of 200 rows\n"

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -40,7 +41,7 @@ def rehearse(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
     if code := options.report(_without_machine(prepared)):
         say("it would not be submitted, so nothing was rehearsed")
         sys.exit(code)
-    sys.exit(rehearsed(root, asked, prepared, as_json))
+    sys.exit(rehearsed(root, asked, prepared, partial(click.echo, nl=False), as_json))
 
 
 def _without_machine(prepared: Any) -> Any:
@@ -51,8 +52,8 @@ def _without_machine(prepared: Any) -> Any:
     return dataclasses.replace(prepared, findings=there)
 
 
-def rehearsed(root: Any, asked: Any, prepared: Any, as_json: bool = False) -> int:
-    """Rehearses a launch that nothing stops, and says what was found; the exit code of the first error."""
+def rehearsed(root: Any, asked: Any, prepared: Any, tell: Callable[[str], None] = say, as_json: bool = False) -> int:
+    """Rehearses a launch that nothing stops, and tells what was found; the exit code of the first error."""
     from launcher.planning import rehearsal as planning
     from launcher.planning.checks import preflight
     from launcher.runs import foreground, rehearsal
@@ -75,9 +76,9 @@ def rehearsed(root: Any, asked: Any, prepared: Any, as_json: bool = False) -> in
         differs = [planning.Difference("weights", prepared.plan.inputs["model"].path, found.steps.model), *differs]
     code = next((f.code for f in findings if f.severity == "error"), int(Exit.OK))
     if as_json:
-        _print_json(run.id, code, found, findings, differs)
+        tell(_as_json(run.id, code, found, findings, differs))
         return code
-    click.echo(rehearsal.text(found, differs), nl=False)
+    tell(rehearsal.text(found, differs))
     for finding in findings:
         say(str(finding))
     say(f"the log: launch logs {run.id}" if code else "rehearsed: nothing stops it")
@@ -105,11 +106,11 @@ def _small(root: Any, asked: Any) -> Any:
     )  # fmt: skip
 
 
-def _print_json(run: str, code: int, found: Any, findings: list[Any], differs: list[Any]) -> None:
+def _as_json(run: str, code: int, found: Any, findings: list[Any], differs: list[Any]) -> str:
     from slipway import canonical
 
     told = {"schema": 1, "run": run, "exit_code": code, "data": found.data, "steps": found.steps}
-    click.echo(canonical.pretty({**told, "findings": findings, "differs": [d._asdict() for d in differs]}), nl=False)
+    return canonical.pretty({**told, "findings": findings, "differs": [d._asdict() for d in differs]})
 
 
 def _progress() -> Callable[[bytes], None]:

@@ -88,6 +88,7 @@ def test_a_template_that_marks_nothing_stops_the_launch_that_asks_first(tree: Tr
     done = tree.launch("--rehearse", *words)
     assert done.code == 65, done
     assert "error: train=: none of its 12 rows has a token that is learned" in done.err
+    assert done.out == "" and "train       12 rows;" in done.err  # stdout is for the run's id, or its log
     assert len(tree.since(before)) == 1 and not (place / "out").exists()  # the rehearsal; nothing was submitted
 
 
