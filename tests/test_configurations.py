@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import HERE, REPO, entry_of, record_image
 
 from images.building import configurations, identity
-from images.building.identity import BaseFile
+from images.building.identity import BaseFile, Classes
 from images.locking import lock as locks
 from images.locking.model import Configurations, Entry, Environment
 from launcher.catalog import commands, definitions
@@ -167,3 +168,46 @@ def runs(step: Step, entry: Entry) -> bool:
         return bool(commands.choose_command(step, entry) and commands.base_config(step, entry))
     except SlipwayError:
         return False
+
+
+def classes_of(said: list[str] | None = None, **wish: Any) -> Classes:
+    main = Environment(python=sys.executable, packages={})
+    entry = entry_of(environments={"main": main}, configurations=Configurations(**wish))
+    found = configurations.read_classes(Root(REPO), entry, inside, (said if said is not None else []).append)
+    assert found is not None
+    return found
+
+
+def test_what_a_class_takes_is_read_of_the_class_itself() -> None:
+    found = classes_of(
+        classes={"launch": "launcher.planning.preparation.Options"},
+        targets=["launcher.prerequisites.convert.Conversion", "json.dumps"],
+    )
+    assert found.sections == {"launch": "launcher.planning.preparation.Options"} and found.why == {}
+    options = found.known["launcher.planning.preparation.Options"]
+    assert {"step", "words", "nodes"} <= options.keys.keys() and not options.open
+    assert {"step", "nodes", "resume"} <= {*options.plain} and "words" not in options.plain  # a tuple
+    conversion = found.known[found.targets["launcher.prerequisites.convert.Conversion"]]
+    prepared = "launcher.planning.run_files.Prepared"
+    assert conversion.keys == {"input": [], "prepared": [prepared], "folder": []}
+    assert "plan" in found.known[prepared].keys  # what a field is made of is known, too
+    assert found.known["json.dumps"].open  # **kw
+
+
+def test_a_class_that_is_not_there_is_said_and_hides_no_other() -> None:
+    said: list[str] = []
+    found = classes_of(said, classes={"a": "no.such.Class", "b": "json.JSONEncoder"}, targets=["json.Absent"])
+    assert found.sections == {"b": "json.encoder.JSONEncoder"}
+    assert "No module named 'no'" in found.why["a"] and "json.Absent: AttributeError" in found.why["json.Absent"]
+    assert len(said) == 2 and said[0].endswith(": a")
+
+
+def test_a_record_gets_the_classes_that_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "entrypoints").symlink_to(REPO / "entrypoints")
+    main = Environment(python=sys.executable, packages={})
+    entry = entry_of(environments={"main": main}, configurations=Configurations(targets=["json.dumps"]))
+    record = record_image(Root(tmp_path), entry)
+    assert configurations.wanted(entry, record)
+    record = configurations.remember(Root(tmp_path), entry, record, inside, lambda _: None)
+    assert record.classes and record.classes.targets == {"json.dumps": "json.dumps"}
+    assert not configurations.wanted(entry, record) and identity.records(Root(tmp_path), entry) == [record]

@@ -17,6 +17,7 @@ NOUNS = (
     definitions.Step, definitions.Input, definitions.Output, definitions.Parameter, definitions.Shape,
     definitions.Graceful, definitions.Resume, definitions.Command, definitions.BaseConfig, definitions.Wire,
     definitions.InputChange, definitions.Release, definitions.Backend, definitions.Sample, definitions.Cache,
+    definitions.Rehearsal,
 )  # fmt: skip
 NOT_WRITTEN = {"id", "folder", "inherited"}
 

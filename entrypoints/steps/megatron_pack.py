@@ -17,6 +17,7 @@ import slipway_step
 from slipway_step import ConfigError
 
 SPLITS = {"training": "train", "validation": "validation"}  # names of the library's files -> of our inputs
+CHAT = {"chat": True, "use_hf_tokenizer_chat_template": True}
 
 
 def main() -> None:
@@ -81,15 +82,19 @@ def check_chats(path: Path) -> int:
     return chats
 
 
-def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], output: Path) -> Path:
-    """Packs one split by the library, with the names that the library gives."""
+def tokenizer_at(folder: Path) -> Any:
+    """The library's own of a tokenizer's folder."""
     from megatron.bridge.training.tokenizers.config import TokenizerConfig
     from megatron.bridge.training.tokenizers.tokenizer import build_tokenizer
 
+    return build_tokenizer(TokenizerConfig(tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(folder)))
+
+
+def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], output: Path) -> Path:
+    """Packs one split by the library, with the names that the library gives."""
     size = packing["size"]
     target = output / f"{split}_{size}.idx.parquet"
-    named = TokenizerConfig(tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(tokenizer))
-    chat = {"chat": True, "use_hf_tokenizer_chat_template": True}
+    chat = dict(CHAT)
     options = {
         "input_path": source,
         "output_path": target,
@@ -103,14 +108,14 @@ def pack(source: Path, split: str, tokenizer: Path, packing: dict[str, Any], out
     }
     if packing["writer"] == "packed_sequence":
         slipway_megatron.refuse_unmarked_template(tokenizer, "tokenizer.path")
-        pack_before_0_6(source, {**options, "tokenizer": build_tokenizer(named), "dataset_kwargs": chat})
+        pack_before_0_6(source, {**options, "tokenizer": tokenizer_at(tokenizer), "dataset_kwargs": chat})
         return target
     from megatron.bridge.data.builders.gpt_sft import build_gpt_sft_split
     from megatron.bridge.data.packing.offline import prepare_gpt_sft_packed_data
 
     chat["chat_loss_mode"] = packing["loss"]
     prepare_gpt_sft_packed_data(
-        **options, tokenizer=build_tokenizer(named), dataset_builder=build_gpt_sft_split, dataset_kwargs=chat
+        **options, tokenizer=tokenizer_at(tokenizer), dataset_builder=build_gpt_sft_split, dataset_kwargs=chat
     )
     return target
 

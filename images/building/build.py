@@ -118,12 +118,11 @@ def build(root: Root, lock: Lock, request: Request, say: Callable[[str], None]) 
             base_tar=context.base.facts.sha256 if context.base else "",
             debian_packages=context.base.facts.packages if context.base else {},
             layers=_layers(client, ids[-1]),
-            configurations=configurations.read(
-                root, request.entry, configurations.in_engine(address.url, ids[-1]), say
-            ),
             seconds=round(time.monotonic() - started, 1),
             built=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
+        told = configurations.look(root, request.entry, configurations.in_engine(address.url, ids[-1]), say)
+        record = told.into(record)
     identity.save(root, record)
     say(f"{request.entry.tag}: built in {record.seconds:.0f} s, {record.ids[0]}")
     return record

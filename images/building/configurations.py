@@ -1,8 +1,9 @@
-"""What the configuration files in an image say, that steps start from: read inside it, kept in its record.
+"""What an image knows of configurations: what the files say that steps start from, and which keys the library takes.
 
-Which files these are is data: `configurations:` of the entry. What cannot be read is unknown, and said; it stops
-nothing. Inside runs entrypoints/read_configurations.py, whose text is an argument: an engine on another machine, and a
-file that is mounted read-only, need nothing brought in.
+Both are read inside it, and kept in its record. Which files and classes these are is data: `configurations:` of the
+entry. What cannot be read is unknown, and said; it stops nothing. Inside run entrypoints/read_configurations.py and
+entrypoints/read_classes.py, whose text is an argument: an engine on another machine, and a file that is mounted
+read-only, need nothing brought in.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 
 from images.bootstrap import debian
 from images.building import identity, render
-from images.building.identity import BaseFile, ImageRecord
+from images.building.identity import BaseFile, Classes, ImageRecord
 from images.locking.model import Entry
 from slipway.files import read_text
 from slipway.project import Root
@@ -28,10 +30,58 @@ Inside = Callable[[list[str]], Done]
 Say = Callable[[str], None]
 
 
+class Told(NamedTuple):
+    """What an image knows, as fields of its record."""
+
+    configurations: dict[str, BaseFile]
+    classes: Classes | None
+
+    def into(self, record: ImageRecord, **changes: Any) -> ImageRecord:
+        return msgspec.structs.replace(record, **self._asdict(), **changes)
+
+
+NOTHING = Told({}, None)
+
+
 def wanted(entry: Entry, record: ImageRecord) -> bool:
-    """Whether the entry names files that the record says nothing of; what the lock carries of an image is no record."""
+    """Whether the entry names what the record says nothing of; what the lock carries of an image is no record."""
     said = entry.configurations
-    return bool(said and record.inputs and not set(said.paths) <= record.configurations.keys())
+    if said is None or not record.inputs:
+        return False
+    told = record.classes or Classes()
+    unread = {*said.classes, *said.targets} - {*told.sections, *told.targets, *told.why}
+    return bool(unread) or not set(said.paths) <= record.configurations.keys()
+
+
+def look(root: Root, entry: Entry, inside: Inside, say: Say) -> Told:
+    """All that the entry asks of an image; `say` gets what is not known, and why."""
+    return Told(read(root, entry, inside, say), read_classes(root, entry, inside, say))
+
+
+def read_classes(root: Root, entry: Entry, inside: Inside, say: Say) -> Classes | None:
+    """Which keys the library takes; None where the entry names no class."""
+    said = entry.configurations
+    if said is None or not (said.classes or said.targets):
+        return None
+    program = read_text(root.file("entrypoints/read_classes.py"))
+    asked = [*(f"{section}={name}" for section, name in said.classes.items()), *said.targets]
+    done = inside([render.main_environment(entry).python, "-I", "-B", "-c", program, *asked])
+    try:
+        found: Classes = _decoded(done, Classes)
+    except (ValueError, RecursionError) as e:
+        found = Classes(why=dict.fromkeys([*said.classes, *said.targets], f"it could not be read: {e}"))
+    for why in dict.fromkeys(found.why.values()):
+        names = ", ".join(name for name, other in found.why.items() if other == why)
+        say(f"{entry.name}: which keys it takes is not known when planning, since {why}: {names}")
+    return found
+
+
+def _decoded(done: Done, type_: Any) -> Any:
+    """What a program has printed. Raises ValueError where it failed, or printed something else."""
+    if done.returncode or len(done.stdout) > _MOST:
+        last = (done.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
+        raise ValueError(f"its Python ended with {done.returncode}: {' '.join(last)}")
+    return msgspec.json.decode(done.stdout, type=type_)
 
 
 def words(root: Root, entry: Entry) -> list[str]:
@@ -44,14 +94,11 @@ def words(root: Root, entry: Entry) -> list[str]:
 
 def read(root: Root, entry: Entry, inside: Inside, say: Say) -> dict[str, BaseFile]:
     """Every file that the entry names, by its path; `say` gets what is not known, and why."""
-    if entry.configurations is None:
+    if entry.configurations is None or not entry.configurations.paths:
         return {}
     done = inside(words(root, entry))
     try:
-        if done.returncode or len(done.stdout) > _MOST:
-            last = (done.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
-            raise ValueError(f"its Python ended with {done.returncode}: {' '.join(last)}")
-        found = msgspec.json.decode(done.stdout, type=dict[str, BaseFile])
+        found: dict[str, BaseFile] = _decoded(done, dict[str, BaseFile])
     except (ValueError, RecursionError) as e:
         found = {path: BaseFile(why=f"it could not be read: {e}") for path in entry.configurations.paths}
     found = {path: found.get(path, BaseFile(why="it was not told")) for path in entry.configurations.paths}
@@ -65,10 +112,10 @@ def read(root: Root, entry: Entry, inside: Inside, say: Say) -> dict[str, BaseFi
 
 
 def remember(root: Root, entry: Entry, record: ImageRecord, inside: Inside, say: Say) -> ImageRecord:
-    """The record with what its files say, read and saved where it lacks that. Raises SlipwayError 73."""
+    """The record with what its image knows, read and saved where it lacks that. Raises SlipwayError 73."""
     if not wanted(entry, record):
         return record
-    record = msgspec.structs.replace(record, configurations=read(root, entry, inside, say))
+    record = look(root, entry, inside, say).into(record)
     identity.save(root, record)
     return record
 

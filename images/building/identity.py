@@ -36,13 +36,35 @@ class BaseFile(Noun, frozen=True, kw_only=True):
     why: str = ""
 
 
+class Taken(Noun, frozen=True, kw_only=True):
+    """What a class of a library takes by name. `keys`: each -> those of `Classes.known` that its value may be made of.
+
+    `plain`: keys whose value is a number, a text or a truth. `open`: it takes any other key, too.
+    """
+
+    name: str
+    keys: dict[str, list[str]] = {}
+    plain: list[str] = []
+    open: bool = False
+
+
+class Classes(Noun, frozen=True, kw_only=True):
+    """Which keys the library in the image knows: `known`, class -> what it takes. `sections`: of a configuration -> its
+    class there; `targets`: what was asked for -> its class there; `why` one of either is not known."""
+
+    sections: dict[str, str] = {}
+    targets: dict[str, str] = {}
+    known: dict[str, Taken] = {}
+    why: dict[str, str] = {}
+
+
 class ImageRecord(Noun, frozen=True, kw_only=True):
     """One build. `ids`: every config and manifest digest under which the image is stored, the config's first.
 
     `inputs`: checksum of everything the build was given. `substitutions`: FROM reference -> id of what stood in for it.
     `sources`: what the build was given of each git repository. `pushed`: REGISTRY/NAME@sha256:MANIFEST, the last first.
     `platform`: such as linux/amd64; empty where that is not known. `configurations`: the files in the image that steps
-    start from, by path; a record that was written before they were read has none.
+    start from, by path; a record that was written before they were read has none. `classes`: likewise.
     """
 
     schema: int = 1
@@ -60,6 +82,7 @@ class ImageRecord(Noun, frozen=True, kw_only=True):
     debian_packages: dict[str, str] = {}
     layers: list[Layer] = []
     configurations: dict[str, BaseFile] = {}
+    classes: Classes | None = None
     seconds: float
     built: str
 

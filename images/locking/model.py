@@ -157,13 +157,20 @@ class Repair(Struct, frozen=True, kw_only=True):
 
 
 class Configurations(Struct, frozen=True, kw_only=True):
-    """Configuration files in the image that steps start from; what they say goes into the image record.
+    """Configuration files in the image that steps start from, and classes of the library that take a configuration's
+    keys; what they say goes into the image record.
 
-    `loader`: a Python file of the library whose load_config reads them, where they inherit from one another.
+    `loader`: a Python file of the library whose load_config reads the files, where they inherit from one another.
+    `classes`: section of a configuration -> the class that the library makes of it, whatever `_target_` it names;
+    `also`: keys that it takes out of it before. `targets`: classes and functions that configurations name as
+    `_target_`, or that hold such.
     """
 
-    paths: list[str]
+    paths: list[str] = []
     loader: str = ""
+    classes: dict[str, str] = {}
+    also: dict[str, list[str]] = {}
+    targets: list[str] = []
 
 
 class MatrixEntry(Struct, frozen=True, kw_only=True):

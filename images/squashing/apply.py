@@ -18,8 +18,7 @@ from typing import Any
 
 from images.bootstrap import debian
 from images.building import instructions, rootfs
-from images.building.configurations import Inside
-from images.building.identity import BaseFile
+from images.building.configurations import Inside, Told
 from images.building.instructions import NOBODY, Instruction, Run, Set
 from slipway.errors import Exit, SlipwayError
 from slipway.files import cannot_write
@@ -38,19 +37,19 @@ _ELSEWHERE = "build it where an engine is (images build) and squash it there; or
 @dataclass(frozen=True)
 class Addition:
     """What is added to a base. `context`: writes the files that the instructions name into a folder; `trees` the tree
-    of a repository. `name` is the entry's; `made`: when, in UTC. `configurations`: what the files in the image say that
-    steps start from, given what runs a program there."""
+    of a repository. `name` is the entry's; `made`: when, in UTC. `look`: what the image knows of configurations, given
+    what runs a program there."""
 
     name: str
     dockerfile: str
     made: str
     context: Callable[[Path], None]
     trees: Callable[[str, Path], None]
-    configurations: Callable[[Inside], dict[str, BaseFile]]
+    look: Callable[[Inside], Told]
 
-    def read(self, root: Path, image: dict[str, Any]) -> dict[str, BaseFile]:
-        """Those, in the base at `root`, which has got what is added, whose OCI configuration is `image`."""
-        return self.configurations(functools.partial(self.ask, root, image))
+    def read(self, root: Path, image: dict[str, Any]) -> Told:
+        """That, of the base at `root`, which has got what is added, whose OCI configuration is `image`."""
+        return self.look(functools.partial(self.ask, root, image))
 
     def put(self, root: Path, image: dict[str, Any], work: Path) -> dict[str, Any]:
         """Adds it to the base unpacked at `root`, whose OCI configuration is `image`; returns the new configuration.

@@ -8,7 +8,7 @@ import shutil
 import struct
 import subprocess
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 
 from images.bootstrap import debian
 from images.building import identity, rootfs
+from images.building.configurations import NOTHING, Told
 from images.machine import skopeo
 from images.squashing import apply
 from slipway.errors import Exit, SlipwayError
@@ -87,13 +88,13 @@ class Job:
 class Imported:
     """What `part` holds: the image's configuration (the OCI one's keys), its platform, and what has made it.
 
-    `files`: what the configuration files say that steps start from, where something was added here.
+    `told`: what the image knows of configurations, where something was added here.
     """
 
     config: dict[str, Any]
     platform: str
     tool: str
-    files: dict[str, identity.BaseFile] = field(default_factory=dict)
+    told: Told = NOTHING
 
 
 def enroot_takes(source: Source) -> bool:
@@ -145,11 +146,11 @@ def through_enroot_with_addition(job: Job, addition: apply.Addition) -> Imported
     job.run("unsquashfs", "-no-progress", "-quiet", "-no-xattrs", "-d", str(root), str(base))
     base.unlink()
     image = addition.put(root, {"config": rootfs.read(root)}, job.work)
-    files = addition.read(root, image)
+    told = addition.read(root, image)
     with cannot_write(root):
         rootfs.amend(root, image["config"])
     _pack(job, root, image)
-    return Imported(image["config"], job.source.record.platform, _enroot_version(job), files)
+    return Imported(image["config"], job.source.record.platform, _enroot_version(job), told)
 
 
 def _enroot_import(job: Job, target: Path, **variables: str) -> None:
@@ -181,15 +182,15 @@ def through_umoci(job: Job) -> Imported:
     rootless = ["--rootless"] if os.geteuid() else []
     job.run("umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(root))
     shutil.rmtree(layout)
-    files: dict[str, identity.BaseFile] = {}
+    told = NOTHING
     if job.source.addition:
         image = job.source.addition.put(root, image, job.work)
-        files = job.source.addition.read(root, image)
+        told = job.source.addition.read(root, image)
     config = image.get("config") or {}
     with cannot_write(root):
         rootfs.configure(root, config, job.source.uri)
     _pack(job, root, image)
-    return Imported(config, f"{image['os']}/{image['architecture']}", _versions(job), files)
+    return Imported(config, f"{image['os']}/{image['architecture']}", _versions(job), told)
 
 
 def _pack(job: Job, root: Path, image: dict[str, Any]) -> None:

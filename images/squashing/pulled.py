@@ -51,7 +51,7 @@ def source(root: Root, lock: Lock, entry: Entry, words: tuple[str, ...], say: Sa
         sources.export(root, chosen[name], folder, say)
 
     write = functools.partial(builder.write_context, context=context)
-    read = functools.partial(configurations.read, root, entry, say=say)
+    read = functools.partial(configurations.look, root, entry, say=say)
     addition = apply.Addition(entry.name, context.texts["Dockerfile"], made, write, tree, read)
     uri = f"docker://{mirrors.load(root).of(str(entry.base.image))}@{entry.base.digest}"
     return Source(record, uri, str(entry.base.digest), addition=addition)

@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from images.bootstrap import debian
 from images.building import configurations, identity, workspace
 from images.locking.model import Entry, Lock
@@ -47,12 +45,12 @@ def squash(root: Root, lock: Lock, image: str, folder: Path | None, say: Say, br
     workspace.sweep(root)
     with _source(root, lock, image, brought, say) as source:
         target = (folder or sidecar.folder(root)).absolute() / sidecar.file_name(source.record)
-        files: dict[str, identity.BaseFile] = {}
+        told = configurations.NOTHING
         if not _whole(target, say):
             with _importer(target, say) as held:
                 if not _whole(target, say):
-                    files = _import(root, source, target, held, say)
-        _record(root, lock.entries[source.record.name], source, files, round(time.monotonic() - started, 1), say)
+                    told = _import(root, source, target, held, say)
+        _record(root, lock.entries[source.record.name], source, told, round(time.monotonic() - started, 1), say)
     return target
 
 
@@ -107,10 +105,8 @@ def _in_registry(root: Root, lock: Lock, image: str) -> Source:
     raise SlipwayError(Exit.DATA, "no image record names this digest", where=image, remedy=remedy)
 
 
-def _record(
-    root: Root, entry: Entry, source: Source, files: dict[str, identity.BaseFile], seconds: float, say: Say
-) -> None:
-    """Of an image that nobody has recorded yet; and what its configuration files say, where a record lacks that."""
+def _record(root: Root, entry: Entry, source: Source, told: configurations.Told, seconds: float, say: Say) -> None:
+    """Of an image that nobody has recorded yet; and what it knows of configurations, where a record lacks that."""
     if source.client is not None:
         configurations.remember(root, entry, source.record, configurations.in_engine(source.engine, source.digest), say)
         return
@@ -118,9 +114,9 @@ def _record(
         return
     known = configurations.of_ids(root, entry, {source.record.ids[0]})
     if known is None:
-        identity.save(root, msgspec.structs.replace(source.record, configurations=files, seconds=seconds))
-    elif files and configurations.wanted(entry, known):
-        identity.save(root, msgspec.structs.replace(known, configurations=files))
+        identity.save(root, told.into(source.record, seconds=seconds))
+    elif told != configurations.NOTHING and configurations.wanted(entry, known):
+        identity.save(root, told.into(known))
 
 
 def _whole(target: Path, say: Say) -> bool:
@@ -153,7 +149,7 @@ def _importer(target: Path, say: Say) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> dict[str, identity.BaseFile]:
+def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> configurations.Told:
     enroot = importer.enroot_takes(source)
     debian.need(root, say, *(("mksquashfs",) if enroot else importer.TOOLS))
     base = workspace.unpacking()
@@ -176,7 +172,7 @@ def _import(root: Root, source: Source, target: Path, held: int, say: Say) -> di
         finally:
             part.unlink(missing_ok=True)
     say(f"{target.name}: {made.size / 1e6:.1f} MB, by {made.tool}")
-    return imported.files
+    return imported.told
 
 
 def _describe(source: Source, imported: importer.Imported, part: Path) -> Sidecar:

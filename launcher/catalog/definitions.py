@@ -122,6 +122,16 @@ class Command(Noun, frozen=True, kw_only=True):
     flavour: Flavour | None = None
 
 
+class Rehearsal(Noun, frozen=True, kw_only=True):
+    """How the step is tried out on a machine without GPUs, in the cpu image of its library.
+
+    `commands`: the step programs for it; `set`: configuration keys that it makes smaller, whoever sets them.
+    """
+
+    commands: list[Command]
+    set: dict[str, Any] = {}
+
+
 class BaseConfig(Noun, frozen=True, kw_only=True):
     """Where the step's configuration starts: a `path` inside the image, or a complete `file` of ours.
 
@@ -241,6 +251,7 @@ class Step(Noun, frozen=True, kw_only=True):
     resume: Resume | None = None  # without it a run that was ended starts anew, and is not requeued
     commands: list[Command]
     why: str = ""  # said where no command fits
+    rehearse: Rehearsal | None = None
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs

@@ -1,11 +1,11 @@
-"""The `launch` command: `running` are the commands that run something, `looking` those that look,
-`caching` those about converted models."""
+"""The `launch` command: `running` are the commands that run something, `rehearsing` tries a launch out, `looking` are
+those that look, `caching` those about converted models."""
 
 from __future__ import annotations
 
 import click
 
-from launcher.cli import caching, looking, running
+from launcher.cli import caching, looking, rehearsing, running
 from slipway.console import Group, command_group
 
 
@@ -38,6 +38,7 @@ for command in (
     *(running.run, running.submit, running.cancel, running.fetch),
     *(looking.show_config, looking.show_env, looking.runs, looking.show_run, looking.logs),
     looking.check,
+    rehearsing.rehearse,
     *(looking.steps, looking.profiles, looking.schema, caching.cache),
 ):
     main.add_command(command)

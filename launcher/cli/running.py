@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launcher.cli import options
+from launcher.cli import options, rehearsing
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
 from slipway.project import find_root
@@ -18,6 +18,7 @@ from slipway.project import find_root
 @click.command()
 @options.planning
 @click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
+@click.option("--rehearse", is_flag=True, help="First `launch rehearse` it; submit only what passes.")
 @options.detach
 @options.follow
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
@@ -30,6 +31,7 @@ def run(
     as_json: bool,
     directory: Path | None,
     convert: bool,
+    rehearse: bool,
     words: tuple[str, ...],
     **given: Any,
 ) -> None:
@@ -37,6 +39,8 @@ def run(
     from launcher.core import gpus
     from launcher.planning import preparation, run_files
 
+    if rehearse and dry_run:
+        raise SlipwayError(Exit.WORDS, "--rehearse and --dry-run: one of them")
     root = find_root()
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
     prepared = preparation.prepare(root, asked)
@@ -45,6 +49,8 @@ def run(
     if convert:
         prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
     code = options.report(prepared)
+    if rehearse and not code:
+        code = rehearsing.rehearsed(root, asked, prepared)
     if dry_run:
         say(f"note: launch config {asked.step} … prints every setting, and who set it")
     if dry_run or directory:

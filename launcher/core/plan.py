@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from images.building.identity import BaseFile
+from images.building.identity import BaseFile, Classes
 from images.locking.model import Entry, Flavour
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.cache_location import Converted, MegatronCache
@@ -135,6 +135,7 @@ class EngineInfo(Noun, frozen=True, kw_only=True):
 class ImageInfo(Noun, frozen=True, kw_only=True):
     """`id`: the recorded image that the engine has; `source`: what it starts where that is not the id (a .sqsh …).
 
+    `classes`: which keys its library takes, where its record says that.
     `missing`: what was looked for where no image is there, `remedy`: what makes it. `tagged`: id of what carries the
     image's tag on the engine. `drift`: what the lock pins -> what is in the image instead; `left_out`: the
     repositories it does without. `configurations`: path in the image -> what its record says of that file, which a step
@@ -151,6 +152,7 @@ class ImageInfo(Noun, frozen=True, kw_only=True):
     drift: dict[str, str] = {}
     left_out: list[str] = []
     configurations: dict[str, BaseFile] = {}
+    classes: Classes | None = None
     platform: str = ""
     unpack: int = 0
     unpack_free: int = 0
@@ -238,7 +240,8 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
 
     `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `nodes`: those
-    that work; see `job_nodes`. `config`: the configuration that comes of all this, see configuration.resolved.
+    that work; see `job_nodes`. `imposed`: configuration keys that a rehearsal sets, whatever the user says. `config`:
+    the configuration that comes of all this, see configuration.resolved.
     """
 
     step: Step
@@ -262,6 +265,7 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     wired: Wired = Wired()
     megatron_cache: MegatronCache | None = None
     makes: Converted | None = None
+    imposed: dict[str, Any] = {}
     config: Configuration = msgspec.field(default_factory=Configuration)
 
     @property

@@ -82,7 +82,7 @@ def find_image(root: Root, entry: Entry, profile: DockerProfile, found: EngineIn
             return ImageInfo(
                 id=digest, platform="/".join(filter(None, (has.get("Os"), has.get("Architecture")))),
                 recorded=len(records), drift=record.drift, left_out=record.left_out,
-                configurations=record.configurations,
+                configurations=record.configurations, classes=record.classes,
             )  # fmt: skip
         return ImageInfo(recorded=len(records), tagged=identity.tagged(entry.tag, client))
 

@@ -84,7 +84,8 @@ def find_image(root: Root, entry: Entry, profile: SlurmProfile, found: EngineInf
             registry, _, rest = reference.partition("/")
             return ImageInfo(
                 id=record.ids[0], source=f"{registry}#{rest}", recorded=len(records), drift=record.drift,
-                left_out=record.left_out, configurations=record.configurations, platform=record.platform,
+                left_out=record.left_out, configurations=record.configurations, classes=record.classes,
+                platform=record.platform,
             )  # fmt: skip
     remedy = f"run: {entry.build_command} --push REGISTRY/NAME:TAG"
     return ImageInfo(recorded=len(records), missing="no record says that it was pushed to a registry", remedy=remedy)

@@ -32,7 +32,7 @@ def find(root: Root, entry: Entry, named: str | None, platform: str) -> ImageInf
             return ImageInfo(recorded=len(records), missing=what, remedy=f"run: {_squash(entry, named)}")
         found = ImageInfo(
             id=said.ids[0], source=str(file), recorded=len(records), drift=record.drift, left_out=record.left_out,
-            configurations=record.configurations, platform=said.platform,
+            configurations=record.configurations, classes=record.classes, platform=said.platform,
         )  # fmt: skip
         if said.platform == platform:
             return found

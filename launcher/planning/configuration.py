@@ -95,7 +95,7 @@ def removed(spec: LaunchSpec) -> list[str]:
 
 
 def assignments(spec: LaunchSpec, paths: Mapping[str, str]) -> list[Assignment]:
-    """Wires, parameters, overrides, inputs, shape and output, in the order in which they are set."""
+    """Wires, parameters, overrides, inputs, shape, what a rehearsal imposes, and output, in the order they are set."""
     step, gone = spec.step, tuple(f"{key}." for key in removed(spec))
     wired = [Assignment(key, value, "step.yaml") for key, value in spec.wired.set.items()]
     told = [a for a in _parameters(spec) if not a.key.startswith(gone)]
@@ -105,6 +105,7 @@ def assignments(spec: LaunchSpec, paths: Mapping[str, str]) -> list[Assignment]:
     ours = [Assignment(key, paths[name], f"{name}=") for key, name in inputs]
     shape = {"nodes": spec.nodes, "gpus": spec.procs}
     ours += [Assignment(key, shape[name], f"--{name}") for name, key in step.shape.keys.items()]
+    ours += [Assignment(key, value, "rehearse") for key, value in spec.imposed.items()]
     return [*wired, *told, *ours, Assignment(step.output.key, OUTPUT, "output=")]
 
 

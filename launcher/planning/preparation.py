@@ -23,7 +23,7 @@ from launcher.core import gpus
 from launcher.core.arguments import parse
 from launcher.core.plan import LaunchSpec
 from launcher.planning import code as codes
-from launcher.planning import configuration, probe
+from launcher.planning import configuration, probe, rehearsal
 from launcher.planning.checks import config_values, memory, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.planning.run_files import Prepared
@@ -62,11 +62,13 @@ class Options:
     runs_dir: str | None = None
     argv: tuple[str, ...] = ()
     makes: Converted | None = None
+    rehearsal: bool = False
 
 
 def prepare(root: Root, options: Options) -> Prepared:
     """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
     step = definitions.find_step(root, options.step)
+    step = rehearsal.rehearsed(step) if options.rehearsal else step
     profile = profiles.find_profile(root, options.profile)
     profile = msgspec.structs.replace(profile, secrets=profile.secrets | _secrets(options.secret))
     overlays = [(n, definitions.overlay(step, n)) for n in ("default", *options.overlays)]
@@ -110,6 +112,7 @@ def prepare(root: Root, options: Options) -> Prepared:
         code={name: found.code for name, found in checkouts.items()},
         wired=releases.wired(step, seen.artifacts),
         makes=options.makes,
+        imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
     )
     if path := spec.base.get("path"):
         hidden = configuration.hidden_by(spec, path)

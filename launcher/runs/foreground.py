@@ -44,8 +44,8 @@ class _Event:
 _Events = queue.SimpleQueue[_Event]
 
 
-def run(prepared: Prepared) -> tuple[Run, Record]:
-    """Submits and follows: the log goes to stdout as it comes, Ctrl-C and TERM go to the step.
+def run(prepared: Prepared, show: Callable[[bytes], None] | None = None) -> tuple[Run, Record]:
+    """Submits and follows: the log goes to stdout as it comes, or to `show`; Ctrl-C and TERM go to the step.
 
     The first signal asks the step to stop (it may save a checkpoint), the third kills it. They are served until the
     engine says that the run has ended, whatever becomes of the log: following it is another thread's, and this one
@@ -57,7 +57,7 @@ def run(prepared: Prepared) -> tuple[Run, Record]:
     try:
         with lifecycle.submitted(prepared) as (run, engine):
             say_now(f"run {run.id}")
-            copies = _copies(run, prepared.engine.KEEPS_LOG)
+            copies = _copies(run, prepared.engine.KEEPS_LOG) | {"stdout": show or _print}
             for follow in (partial(_stream, run, engine, events, copies), partial(_await_end, run, engine, events)):
                 threading.Thread(target=follow, daemon=True).start()
             _serve(run, engine, events)
@@ -103,8 +103,8 @@ def _await_end(run: Run, engine: Connection, events: _Events) -> None:
 
 
 def _copies(run: Run, kept: bool) -> dict[str, Callable[[bytes], None]]:
-    """Where the log goes: logs/step.log where the engine keeps the log, and stdout, which may wait for its reader."""
-    return {**({"the log's copy in the run directory": partial(_append, run.log)} if kept else {}), "stdout": _print}
+    """Where the log goes beside stdout, which may wait for its reader: logs/step.log where the engine keeps the log."""
+    return {"the log's copy in the run directory": partial(_append, run.log)} if kept else {}
 
 
 def _stream(run: Run, engine: Connection, events: _Events, copies: dict[str, Callable[[bytes], None]]) -> None:

@@ -136,3 +136,26 @@ def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(
     assert adopted.code == 0, adopted
     done = dock.launch(*reads(work.model, place / "two", "bridge"), *other)
     assert done.code == 0 and "convert/hf_to_megatron" not in done.err, done
+
+
+def test_packing_is_rehearsed_on_every_row(dock: Tree, work: Work, place: Path) -> None:
+    """What only the library knows of a row, what it learns of the others, and which it leaves out."""
+    shutil.copytree(work.model, place / "llama")
+    template = place / "llama" / "chat_template.jinja"
+    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
+    template.write_text(strict + template.read_text())
+    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
+    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
+    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = (
+        f"train={place / 'chats.jsonl'}",
+        f"tokenizer={place / 'llama'}",
+        "pack_size=40",
+        f"output={place / 'out'}",
+    )
+    done = dock.launch("rehearse", "data_prep/sft_packing", "--flavour", "cpu", *words)
+    assert done.code == 65, done
+    assert f"error: {place / 'chats.jsonl'}:5: TemplateError: too many\n" in done.err
+    assert re.search(r"warning: train=: \d+ of 11 rows have more than 41 tokens .* and are left out", done.err)
+    assert f"[[{rows[0]['messages'][-1]['content']}<|im_end|>" in done.out
+    assert not (place / "out").exists()

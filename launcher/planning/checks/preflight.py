@@ -13,7 +13,7 @@ from launcher.catalog.profiles import RESERVED_ENV, SlurmProfile
 from launcher.core import gpus
 from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadable
 from launcher.planning import configuration
-from launcher.planning.checks import config_values, input_rules, memory, memory_rl, nemo_rl, parallelism
+from launcher.planning.checks import config_values, input_rules, known_keys, memory, memory_rl, nemo_rl, parallelism
 from slipway.errors import Exit
 from slipway.findings import Finding
 from slipway.findings import error as _error
@@ -25,6 +25,7 @@ HUB = re.compile(
     r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/)?(?P<data>datasets/)?(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
     r"(?:@(?P<revision>[\w.-]+)|/tree/(?P<tree>[\w.-]+))?/?"
 )
+_IMAGE_OF = "image of "
 ADAPTER_BYTES = 4  # of a weight, at most
 _LOOKS = {
     "chat_jsonl": "a file with one JSON object a line that has `messages`",
@@ -46,7 +47,12 @@ def check(spec: LaunchSpec, seen: Probed, steps: Sequence[Step] = ()) -> list[Fi
     `steps`: among which one that converts a wrong input is looked for.
     """
     findings = [*_inputs(spec, seen, steps), *_output(spec, seen), *_environment(spec), *_mounts(spec, seen)]
-    findings += [*configuration.check(spec), *_shape(spec, seen), *parallelism.check(spec, seen)]
+    findings += [
+        *configuration.check(spec),
+        *known_keys.check(spec, seen.image.classes),
+        *_shape(spec, seen),
+        *parallelism.check(spec, seen),
+    ]
     findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen)]
     findings += [*memory.check(spec, seen), *memory_rl.check(spec, seen)]
     return [*findings, *_engine(spec, seen), *_image(spec, seen)]
@@ -306,9 +312,14 @@ def _engine(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
         yield _error(Exit.UNAVAILABLE, where, f"no GPU for a container: {engine.no_gpus}", engine.gpu_remedy)
 
 
+def of_machine(finding: Finding) -> bool:
+    """Whether it is about the engine or its image, and not about what is to run there."""
+    return finding.code == Exit.UNAVAILABLE or finding.where.startswith(_IMAGE_OF)
+
+
 def _image(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     image, entry = seen.image, spec.entry
-    where = f"image of {entry.name}"
+    where = f"{_IMAGE_OF}{entry.name}"
     if seen.engine.error:
         return
     if image.missing:

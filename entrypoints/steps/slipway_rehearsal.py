@@ -1,0 +1,296 @@
+"""What rehearsals share: every row of the data through a library's own code, what is learned of it, a small model.
+
+A library's program says how a row is read; nothing here knows a library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import slipway_inputs
+import slipway_step
+
+WRONG = 65
+MOST_FAULTS = 100  # that are told
+SHOWN, SHOWN_TEXT = 3, 2000  # rows, and characters of each
+PIECE = 64  # rows that a process takes at a time
+EVERY = 2.0  # seconds between two lines of progress
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+WIDTHS = {  # what a small model has at most; the first that the architecture can be made with is taken
+    "layers and widths": {"hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 64, "head_dim": 16},
+    "layers": {},
+}
+
+
+class Row(NamedTuple):
+    """One row as the library has it: its tokens, which of them are learned, and how many they were before a cut."""
+
+    ids: list[int]
+    learned: list[bool]
+    whole: int
+
+
+class Place(NamedTuple):
+    """Where a row stands."""
+
+    file: str
+    line: int
+
+
+Read = Callable[[int], Row]
+_read: Read  # of the process that is forked: what it reads by needs no way through a pipe
+
+
+def places(files: list[Path]) -> list[Place]:
+    """Where each row stands; an empty line is none."""
+    found = []
+    for file in files:
+        numbered = enumerate(slipway_inputs.lines([file]), 1)
+        found += [Place(str(file), number) for number, line in numbered if line.strip()]
+    return found
+
+
+def said(wrong: BaseException) -> str:
+    """An exception as its library words it."""
+    return f"{type(wrong).__name__}: {wrong}"[:1000]
+
+
+def unreadable(build: Callable[[list[bytes]], Any], lines: list[bytes]) -> dict[int, str]:
+    """The rows for which a library cannot even load its file -> what it raises; `build` makes its dataset of some.
+
+    By halves: a library reads a file as a whole, and says of no line.
+    """
+    found: dict[int, str] = {}
+    todo = [(0, len(lines))]
+    while todo and len(found) < MOST_FAULTS:
+        start, end = todo.pop()
+        try:
+            build(lines[start:end])
+        except Exception as e:  # noqa: BLE001 - whatever a library raises is what is wrong
+            if end - start == 1:
+                found[start] = said(e)
+            else:
+                middle = (start + end) // 2
+                todo += [(middle, end), (start, middle)]
+    return found
+
+
+class Survey:
+    """What became of the rows, by their number: `tokens` before a cut and `learned` after it, -1 where one is wrong."""
+
+    def __init__(self, count: int) -> None:
+        self.tokens, self.learned, self.kept = [-1] * count, [-1] * count, [0] * count
+        self.faults: dict[int, str] = {}
+
+    @property
+    def good(self) -> list[int]:
+        """Those without a fault."""
+        return [row for row in range(len(self.tokens)) if row not in self.faults]
+
+
+def survey(name: str, read: Read, count: int, vocabulary: int) -> Survey:
+    """Every row, on all cores. `vocabulary`: of the model; a token beyond it is a fault of its row."""
+    global _read
+    _read = read
+    found, told, begun = Survey(count), time.monotonic(), 0
+    pieces = [(start, min(start + PIECE, count), vocabulary) for start in range(0, count, PIECE)]
+    with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
+        for start, rows, faults in pool.imap_unordered(_piece, pieces):
+            for row, (tokens, learned, kept) in enumerate(rows, start):
+                found.tokens[row], found.learned[row], found.kept[row] = tokens, learned, kept
+            found.faults.update(faults)
+            begun += len(rows)
+            if time.monotonic() - told > EVERY or begun == count:
+                progress(name, begun, count)
+                told = time.monotonic()
+    return found
+
+
+def progress(name: str, done: int, count: int) -> None:
+    """A line that the launcher makes a bar of."""
+    print(f"slipway: {name}: {done} of {count} rows", file=sys.stderr, flush=True)
+
+
+def _piece(piece: tuple[int, int, int]) -> tuple[int, list[tuple[int, int, int]], dict[int, str]]:
+    start, end, vocabulary = piece
+    rows, faults = [], {}
+    for number in range(start, end):
+        try:
+            row = _read(number)
+        except Exception as e:  # noqa: BLE001 - whatever a library raises is what is wrong
+            faults[number] = said(e)
+            rows.append((-1, -1, 0))
+            continue
+        most = max(row.ids, default=0)
+        if vocabulary and most >= vocabulary:
+            faults[number] = f"has the token {most}; the model has {vocabulary} (vocab_size): another tokenizer's?"
+        rows.append((row.whole, sum(row.learned), len(row.ids)))
+    return start, rows, faults
+
+
+class Data(Protocol):
+    """An input's rows. `limit`: tokens of one that the configuration allows; `beyond`: what becomes of longer ones."""
+
+    places: list[Place]
+    limit: int | None
+    beyond: str
+
+    def read(self, number: int) -> Row: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+def examine(name: str, data: Data, vocabulary: int) -> tuple[Survey, dict[str, Any]]:
+    """Every row of an input, and what is told of it."""
+    found = survey(name, data.read, len(data.places), vocabulary)
+    shown = [sample(data.read(row), data.places[row], data.decode) for row in found.good[:SHOWN]]
+    return found, {"error": "", **summary(found, data.places, data.limit, data.beyond), "samples": shown}
+
+
+def leave(data: dict[str, dict[str, Any]], steps: dict[str, Any] | None) -> None:
+    """Writes what was found; ends the program with 65 where the library has found faults."""
+    slipway_step.write_result({"rehearsal": {"data": data, "steps": steps}})
+    if any(told["faulty"] or told["error"] for told in data.values()) or (steps and steps["error"]):
+        slipway_step.leave("reason", "the library found faults")
+        sys.exit(WRONG)
+
+
+def summary(found: Survey, where: list[Place], limit: int | None, beyond: str) -> dict[str, Any]:
+    """What is told of an input's rows."""
+    lengths = sorted(found.tokens[row] for row in found.good)
+    silent = [row for row in found.good if found.learned[row] == 0]
+    return {
+        "rows": len(found.tokens),
+        "faults": [_fault(where[row], what) for row, what in sorted(found.faults.items())[:MOST_FAULTS]],
+        "faulty": len(found.faults),
+        "tokens": {"p50": _percentile(lengths, 50), "p99": _percentile(lengths, 99), "most": lengths[-1]}
+        if lengths
+        else None,
+        "share": sum(found.learned[row] for row in found.good) / max(1, sum(found.kept[row] for row in found.good)),
+        "silent": len(silent),
+        "silent_rows": [_place(where[row]) for row in silent[:SHOWN]],
+        "limit": limit,
+        "beyond": beyond,
+        "longer": sum(tokens > limit for tokens in lengths) if limit else 0,
+    }
+
+
+def _percentile(ordered: list[int], part: int) -> int:
+    return ordered[(len(ordered) - 1) * part // 100]
+
+
+def _fault(where: Place, what: str) -> dict[str, Any]:
+    return {**_place(where), "what": what}
+
+
+def _place(where: Place) -> dict[str, Any]:
+    return {"file": where.file, "line": where.line}
+
+
+def sample(row: Row, where: Place, decode: Callable[[list[int]], str]) -> dict[str, Any]:
+    """A row as text, in pieces that are learned or not."""
+    pieces: list[dict[str, Any]] = []
+    left, start = SHOWN_TEXT, 0
+    while start < len(row.ids) and left > 0:
+        end = next((n for n in range(start, len(row.ids)) if row.learned[n] != row.learned[start]), len(row.ids))
+        text = decode(row.ids[start:end])
+        pieces.append({"text": text[:left], "learned": row.learned[start]})
+        left -= len(text)
+        start = end
+    return {**_place(where), "pieces": pieces, "whole": start >= len(row.ids) and left >= 0}
+
+
+def some_rows(found: Survey, most: int, count: int) -> list[int]:
+    """`count` rows to train on, of at most `most` tokens and with something to learn; again, where there are fewer."""
+    useful = [row for row in found.good if found.learned[row] > 0]
+    useful = [row for row in useful if found.kept[row] <= most] or sorted(useful, key=found.kept.__getitem__)[:count]
+    return [useful[n % len(useful)] for n in range(count)] if useful else []
+
+
+def small_model(source: Path, target: Path, trust: bool) -> str:
+    """A model of the same architecture with random weights, a few layers and the same vocabulary; what it is.
+
+    With the tokenizer and all else that lies beside the real one's weights. Raises what transformers raises where the
+    architecture cannot be made small.
+    """
+    model, fewer = _small(source, trust)
+    model.save_pretrained(target)
+    for file in source.iterdir():
+        if not file.name.endswith((*WEIGHTS, ".index.json")) and not (target / file.name).exists():
+            (target / file.name).symlink_to(file)
+    weights = sum(p.numel() for p in model.parameters())
+    layers = model.config.get_text_config().num_hidden_layers
+    return f"{type(model).__name__} with {layers} layers and {weights:,} random weights (fewer {fewer})"
+
+
+def _small(source: Path, trust: bool) -> tuple[Any, str]:
+    *others, last = WIDTHS
+    for fewer in others:
+        with contextlib.suppress(Exception):  # its parts do not fit together so small
+            return _made(source, WIDTHS[fewer], trust), fewer
+    return _made(source, WIDTHS[last], trust), last
+
+
+def _made(source: Path, widths: dict[str, int], trust: bool) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    shrink(config.get_text_config(), widths)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust)
+    model(input_ids=torch.tensor([[0, 1, 2, 3]]))  # what does not fit together fails here
+    return model
+
+
+def shrink(config: Any, widths: dict[str, int]) -> None:
+    """Two layers at most, and where `widths` has any: those widths, four heads, four experts."""
+    for name in ("num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers"):
+        _lower(config, name, 2)
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = list(dict.fromkeys(kinds))[:2] + kinds[: max(0, 2 - len(set(kinds)))]
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    if not widths:
+        return
+    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None) or 0
+    config.num_attention_heads = min(heads, 4)
+    if shared:
+        config.num_key_value_heads = 1 if shared == 1 else config.num_attention_heads if shared == heads else 2
+        config.num_key_value_heads = min(config.num_key_value_heads, config.num_attention_heads)
+    for name, most in widths.items():
+        _lower(config, name, most)
+    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
+        _lower(config, name, 4)
+    for name in ("num_experts_per_tok", "top_k"):
+        _lower(config, name, 2)
+
+
+def _lower(config: Any, name: str, most: int) -> None:
+    value = getattr(config, name, None)
+    if isinstance(value, int) and not isinstance(value, bool):
+        setattr(config, name, min(value, most))
+
+
+def write_rows(lines: list[bytes], rows: list[int], target: Path) -> Path:
+    """Some rows as a file of their own."""
+    target.write_bytes(b"".join(lines[row].rstrip(b"\n") + b"\n" for row in rows))
+    return target
+
+
+def vocabulary(model: Path) -> int:
+    """The model's `vocab_size`; 0 where there is no config.json that says it."""
+    if not (model / "config.json").is_file():
+        return 0
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    value = (config.get("text_config") or config).get("vocab_size", 0)
+    return value if isinstance(value, int) else 0
