@@ -1,4 +1,4 @@
-"""entrypoints/common.sh and the rendered entrypoint, run as programs with a real verify.py and small stand-in steps."""
+"""The rendered entrypoint with its supervisor, run as a program with a real verify.py and small stand-in steps."""
 
 from __future__ import annotations
 
@@ -59,8 +59,11 @@ class Container:
             "shape": {"nodes": 1, "gpus": 0, "procs": 1},
             "mounts": [{"target": str(self.output), "readonly": False}],
         }
-        for name in ("common.sh", "gpus.py", "verify.py"):
+        for name in ("gpus.py", "verify.py"):
             shutil.copy(MAIN / "entrypoints" / name, self.slipway)
+        (self.slipway / "supervisor").mkdir()
+        for path in (MAIN / "entrypoints" / "supervisor").glob("*.py"):
+            shutil.copy(path, self.slipway / "supervisor")
         (self.slipway / "entrypoint.sh").write_text(render(sys.executable))
         self.entry(entry="a" * 64)
         self.env = {
@@ -186,7 +189,7 @@ def test_the_committed_entrypoint_is_the_rendered_one() -> None:
 
 
 def test_shellcheck_has_nothing_to_say() -> None:
-    files = [MAIN / "entrypoints" / name for name in ("common.sh", "automodel.sh")]
+    files = [MAIN / "entrypoints" / "automodel.sh"]
     done = subprocess.run(
         [str(Path(sys.executable).with_name("shellcheck")), "-x", *files], capture_output=True, text=True, check=False
     )
