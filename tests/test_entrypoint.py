@@ -508,6 +508,54 @@ def pending(pid: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
+FIRST = """
+import subprocess
+read, write = os.pipe()
+if not os.fork():
+    orphan = subprocess.Popen(['sleep', '0'])
+    os.write(write, b'%d' % orphan.pid)
+    os._exit(9)
+os.wait()
+orphan = int(os.read(read, 20))
+while pathlib.Path(f'/proc/{orphan}').exists():
+    time.sleep(0.01)
+sys.exit(5)
+"""
+
+
+def test_as_the_first_process_it_reaps_orphans_and_keeps_the_steps_code(box: Container) -> None:
+    """Of a container that an engine starts without an init."""
+    alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no process namespace can be made here")
+    assert box.run(READY + FIRST, prefix=alone) == 5, box.err
+    assert box.status["step_exit_code"] == 5
+
+
+def test_neither_variables_nor_modules_of_the_caller_change_the_supervisor(box: Container, tmp_path: Path) -> None:
+    """The step has them."""
+    (tmp_path / "mine").mkdir()
+    for name in ("supervisor", "glob", "signal"):
+        (tmp_path / "mine" / f"{name}.py").write_text("raise SystemExit('of the caller')")
+    (tmp_path / "mine" / "own.py").write_text("SAID = 'of the caller'")
+    box.env |= {"PYTHONPATH": str(tmp_path / "mine"), "PYTHONSTARTUP": "/none", "PYTHONHASHSEED": "7", "LC_ALL": ""}
+    shows = "import json, os, own; print(json.dumps([own.SAID, os.environ['PYTHONHASHSEED'], os.environ['LC_ALL']]))"
+    assert box.run(shows, prefix=("env", "-C", str(tmp_path / "mine"))) == 0, box.err
+    assert json.loads(box.out.splitlines()[1]) == ["of the caller", "7", ""]
+    assert not list(box.slipway.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize("name", ["HUP", "QUIT", "USR1"])
+def test_a_signal_that_asks_nobody_leaves_nothing_behind(box: Container, name: str) -> None:
+    process = box.start_ready(READY + ANNOUNCE + WAIT)
+    rank = int((box.state / "0" / "ranks" / "0.pid").read_text())
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    assert process.wait(PATIENCE) == 128 + getattr(signal, f"SIG{name}")
+    assert gone(rank)
+    assert (box.status["cause"], box.status["step_exit_code"]) == ("entrypoint", None)
+    assert box.status["reason"] == f"the entrypoint was ended by signal {name}"
+
+
 # Secrets
 
 

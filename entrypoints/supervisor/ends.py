@@ -7,10 +7,13 @@ import time
 
 REFUSED, TRY_AGAIN, BROKEN = 78, 75, 70
 STOPPED = {"TERM": 143, "INT": 130}
-# Whose an exit code is.
-STEP, SIGNAL, ENTRYPOINT, NODE, MEMORY = "step", "signal", "entrypoint", "node", "memory"
+CONTROL = dict.fromkeys((*range(32), 127), " ")  # a reason is one line
 
-CONTROL = dict.fromkeys((*range(32), 127), " ")
+
+class Cause:
+    """Whose an exit code is."""
+
+    STEP, SIGNAL, ENTRYPOINT, NODE, MEMORY = "step", "signal", "entrypoint", "node", "memory"
 
 
 class Ended(Exception):
@@ -33,13 +36,13 @@ def refusal(*reasons: str) -> Ended:
     """To raise where the run must not start. Each reason is one line."""
     for reason in reasons:
         say(f"refused: {reason}")
-    return Ended(REFUSED, ENTRYPOINT, "; ".join(reasons))
+    return Ended(REFUSED, Cause.ENTRYPOINT, "; ".join(reasons))
 
 
 def unavailable(reason: str) -> Ended:
     """To raise where the same run may work with other nodes."""
     say(reason)
-    return Ended(TRY_AGAIN, NODE, reason)
+    return Ended(TRY_AGAIN, Cause.NODE, reason)
 
 
 def now() -> str:

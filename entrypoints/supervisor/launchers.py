@@ -1,4 +1,7 @@
-"""How a step program is started on a node, told to stop, and when it is over: one class for each kind of launcher."""
+"""How a step program is started on a node, told to stop, and when it is over: one class for each kind of launcher.
+
+That of Ray is in ray_cluster.py.
+"""
 
 from __future__ import annotations
 
@@ -86,21 +89,6 @@ class Torchrun(Launcher):
         }
         options = [f"--{name}={value}" for name, value in shape.items()]
         return [self.node.python, "-m", "torch.distributed.run", *options, *words]
-
-
-def choose(node: Node) -> Launcher:
-    """The one that the step names; a step of one process needs none. Raises Ended."""
-    settings = node.settings
-    if settings.launcher == "ray":
-        from supervisor.ray_cluster import RayHead, RayWorker
-
-        return RayWorker(node) if settings.rank else RayHead(node)
-    world = settings.nodes * settings.procs
-    if world == 1:
-        return Python(node)
-    if settings.launcher == "torchrun":
-        return Torchrun(node)
-    raise refusal(f"SLIPWAY_LAUNCHER={settings.launcher} with {world} processes: expected torchrun")
 
 
 def step_program(words: list[str]) -> list[str]:

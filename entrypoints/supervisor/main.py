@@ -6,23 +6,9 @@ import signal
 import time
 from collections.abc import Iterable
 
-from supervisor import checks, environment, launchers
-from supervisor.ends import (
-    BROKEN,
-    ENTRYPOINT,
-    MEMORY,
-    REFUSED,
-    SIGNAL,
-    STEP,
-    STOPPED,
-    Ended,
-    now,
-    refusal,
-    say,
-    text_of,
-    write_failed,
-    write_status,
-)
+from supervisor import checks, ends, environment
+from supervisor.ends import BROKEN, REFUSED, STOPPED, Cause, Ended, refusal, say, text_of
+from supervisor.launchers import Launcher, Python, Torchrun, step_program
 from supervisor.meeting import Meeting, find_converted
 from supervisor.node import Node
 from supervisor.processes import Child
@@ -35,11 +21,11 @@ class Supervisor:
     """`mask`: the signals that were blocked when this program was started, and are for what it starts."""
 
     def __init__(self, env: dict[str, str], mask: Iterable[int]) -> None:
-        self.started = now()
+        self.started = ends.now()
         self.node = Node(env, mask)
         self.places = environment.Places(self.node)
         self.meeting = Meeting(self.node)
-        self.launcher: launchers.Launcher | None = None
+        self.launcher: Launcher | None = None
         self.step: Child | None = None
         self.step_code: int | None = None
 
@@ -48,7 +34,7 @@ class Supervisor:
         try:
             self.preparing()
             self.verifying()
-            launcher = self.launcher = launchers.choose(self.node)
+            launcher = self.launcher = launcher_of(self.node)
             port = self.meeting_others(launcher)
             step = self.starting(launcher, words, port)
             end = self.running(launcher, step)
@@ -74,23 +60,23 @@ class Supervisor:
         self.places.make()
         environment.check_secrets(self.node)
 
-    def meeting_others(self, launcher: launchers.Launcher) -> str:
+    def meeting_others(self, launcher: Launcher) -> str:
         """The port by which ranks find each other."""
         launcher.prepare()
         port = self.meeting.meet(launcher.port)
         find_converted(self.node)
         return port
 
-    def starting(self, launcher: launchers.Launcher, words: list[str], port: str) -> Child:
-        command = launcher.command(launchers.step_program(words), port)
+    def starting(self, launcher: Launcher, words: list[str], port: str) -> Child:
+        command = launcher.command(step_program(words), port)
         self.oom_kills = oom_kills()
         if self.node.stopped:
-            raise Ended(0, SIGNAL, f"told to stop by {self.node.stop.by} before the step started")
+            raise Ended(0, Cause.SIGNAL, f"told to stop by {self.node.stop.by} before the step started")
         self.step = step = launcher.start(command)
         self.node.stop.begin(lambda: launcher.tell(step))
         return step
 
-    def running(self, launcher: launchers.Launcher, step: Child) -> Ended:
+    def running(self, launcher: Launcher, step: Child) -> Ended:
         """Until the step is over: signals are served as they come, the stop goes on when it is due, observers look."""
         node, due = self.node, 0.0
         observers = launcher.observers()
@@ -109,18 +95,18 @@ class Supervisor:
 
     def describe(self, code: int) -> Ended:
         """How the step has ended, by its exit code and what it has left."""
-        end = Ended(code, STEP, f"exit code {code}")
+        end = Ended(code, Cause.STEP, f"exit code {code}")
         if name := name_of_signal(code - 128):
             end.reason = f"ended by signal {name}"
             if name == "KILL" and oom_kills() > self.oom_kills:
-                end.cause = MEMORY
+                end.cause = Cause.MEMORY
         refused, reason = (text_of(f"{self.node.folder}/{name}") for name in ("refused", "reason"))
         if refused:  # a step program says no before it starts the library; torchrun makes 1 of it
-            end = Ended(REFUSED, ENTRYPOINT, refused)
+            end = Ended(REFUSED, Cause.ENTRYPOINT, refused)
         elif reason:
             end.reason += f": {reason}"
         if self.node.stopped:
-            end = Ended(code, SIGNAL, f"told to stop by {self.node.stop.by}; {end.reason}")
+            end = Ended(code, Cause.SIGNAL, f"told to stop by {self.node.stop.by}; {end.reason}")
         return end
 
     def leaving(self, end: Ended) -> int:
@@ -138,11 +124,11 @@ class Supervisor:
         self.places.remove()
         if node.folder:
             try:
-                write_status(node.folder, end, node.stop.by, self.step_code, self.started)
+                ends.write_status(node.folder, end, node.stop.by, self.step_code, self.started)
             except OSError as e:
                 say(f"{node.folder}/status.json: cannot be written: {e.strerror}")
             if end.code and not node.stopped:
-                write_failed(node.settings.state, end.code, node.settings.rank, node.settings.name)
+                ends.write_failed(node.settings.state, end.code, node.settings.rank, node.settings.name)
             self.meeting.leave()
         return end.code
 
@@ -157,6 +143,21 @@ class Supervisor:
             deadline = time.monotonic() + self.node.settings.kill_seconds
             while time.monotonic() < deadline and self.node.members.pids():
                 self.node.pause(GLANCE)
+
+
+def launcher_of(node: Node) -> Launcher:
+    """The one that the step names; a step of one process needs none. Raises Ended."""
+    settings = node.settings
+    if settings.launcher == "ray":
+        from supervisor.ray_cluster import RayHead, RayWorker
+
+        return RayWorker(node) if settings.rank else RayHead(node)
+    world = settings.nodes * settings.procs
+    if world == 1:
+        return Python(node)
+    if settings.launcher == "torchrun":
+        return Torchrun(node)
+    raise refusal(f"SLIPWAY_LAUNCHER={settings.launcher} with {world} processes: expected torchrun")
 
 
 def oom_kills() -> int:
@@ -177,4 +178,4 @@ def _broken(error: Exception) -> Ended:
     import traceback
 
     say("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip("\n"))
-    return Ended(BROKEN, ENTRYPOINT, f"the supervisor failed: {type(error).__name__}: {error}")
+    return Ended(BROKEN, Cause.ENTRYPOINT, f"the supervisor failed: {type(error).__name__}: {error}")

@@ -46,7 +46,7 @@ class Meeting:
         while time.monotonic() < deadline and not os.path.exists(f"{self._settings.state}/failed"):
             if not any(map(self._stays, range(self._settings.nodes))):
                 return
-            time.sleep(GLANCE)
+            self._node.pause(GLANCE)
 
     def _stays(self, rank: int) -> bool:
         status = f"{self._settings.state}/{rank}/status.json"

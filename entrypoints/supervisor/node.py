@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterable
 
-from supervisor.ends import ENTRYPOINT, Ended, refusal, text_of
+from supervisor.ends import Cause, Ended, refusal, text_of
 from supervisor.processes import Children, Members
 from supervisor.settings import Settings
 from supervisor.stopping import Stop
@@ -96,4 +96,4 @@ def remove(path: str) -> None:
 
 
 def _die(number: int) -> None:
-    raise Ended(128 + number, ENTRYPOINT, f"the entrypoint was ended by signal {signal.Signals(number).name[3:]}")
+    raise Ended(128 + number, Cause.ENTRYPOINT, f"the entrypoint was ended by signal {signal.Signals(number).name[3:]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 
 def inherited() -> dict[str, str]:
@@ -30,7 +31,7 @@ class Settings:
         self.launcher = self._text("SLIPWAY_LAUNCHER", "python")
         self.procs = self._count("SLIPWAY_PROCS", "the number of processes of this node")
         self.nodes = self._count("SLIPWAY_NODES", "the number of nodes")
-        self.rank = 0 if self.nodes == 1 else int(self._text("SLURM_NODEID", "0"))
+        self.rank = 0 if self.nodes == 1 else self._count("SLURM_NODEID", "the rank of this node", 0)
         self.node_folder = f"{self.state}/{self.rank}"
         self.names = self._text("SLIPWAY_NODE_NAMES").split()
         self.head = self._text("SLIPWAY_HEAD")
@@ -40,7 +41,7 @@ class Settings:
             self.faults.append(f"SLIPWAY_NODES={self.nodes}: {says}")
         self.in_job = bool(self._text("SLURM_JOB_ID"))
         self.stop_to = self._text("SLIPWAY_STOP_TO", "group")
-        self.stop_signal = self._text("SLIPWAY_STOP_SIGNAL", "TERM")
+        self.stop_signal = self._signal("SLIPWAY_STOP_SIGNAL", "TERM")
         self.stop_seconds = self._seconds("SLIPWAY_STOP_SECONDS", 30)
         self.kill_seconds = self._seconds("SLIPWAY_KILL_SECONDS", 5)  # between TERM and KILL for what is still there
         self.start_wait = self._seconds("SLIPWAY_START_WAIT", 1800)  # between the first node's container and the last's
@@ -61,12 +62,19 @@ class Settings:
     def _text(self, name: str, default: str = "") -> str:
         return self._env.get(name) or default
 
-    def _count(self, name: str, what: str) -> int:
-        text = self._text(name, "1")
-        if text.isascii() and text.isdigit() and text[0] != "0":
+    def _count(self, name: str, what: str, least: int = 1) -> int:
+        text = self._text(name, str(least))
+        if text.isascii() and text.isdigit() and int(text) >= least:
             return int(text)
         self.faults.append(f"{name}={text}: expected {what}")
-        return 1
+        return least
+
+    def _signal(self, name: str, default: str) -> str:
+        text = self._text(name, default)
+        if f"SIG{text}" in signal.Signals.__members__:
+            return text
+        self.faults.append(f"{name}={text}: expected the name of a signal")
+        return default
 
     def _seconds(self, name: str, default: float) -> float:
         text = self._text(name, str(default))
