@@ -535,7 +535,7 @@ def test_as_the_first_process_it_reaps_orphans_and_keeps_the_steps_code(box: Con
 def test_neither_variables_nor_modules_of_the_caller_change_the_supervisor(box: Container, tmp_path: Path) -> None:
     """The step has them."""
     (tmp_path / "mine").mkdir()
-    for name in ("supervisor", "glob", "signal"):
+    for name in ("supervisor", "traceback", "signal"):
         (tmp_path / "mine" / f"{name}.py").write_text("raise SystemExit('of the caller')")
     (tmp_path / "mine" / "own.py").write_text("SAID = 'of the caller'")
     box.env |= {"PYTHONPATH": str(tmp_path / "mine"), "PYTHONSTARTUP": "/none", "PYTHONHASHSEED": "7", "LC_ALL": ""}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import signal
 import sys
@@ -55,7 +54,7 @@ class Node:
             who = f"uid {os.getuid()} gid {os.getgid()} cannot write there"
             raise refusal(f"{self.settings.state}: {who}; mount the run's container/ directory writable")
         left = [f"{self.folder}/{name}" for name in ("status.json", "reason", "refused", "there", "go")]
-        for path in [*glob.glob(f"{glob.escape(ranks)}/*.pid"), *left]:
+        for path in [*self._pid_files(), *left]:
             remove(path)
         self.env["SLIPWAY_NODE_DIR"] = self.folder
 
@@ -83,8 +82,12 @@ class Node:
 
     def rank_pids(self) -> list[int]:
         """The ranks that wrote their pid and are still processes of this step."""
-        texts = (text_of(path) for path in glob.glob(f"{glob.escape(self.folder)}/ranks/*.pid"))
+        texts = map(text_of, self._pid_files())
         return [int(text) for text in texts if text.isdigit() and self.members.has(int(text))]
+
+    def _pid_files(self) -> list[str]:
+        ranks = f"{self.folder}/ranks"
+        return [f"{ranks}/{name}" for name in os.listdir(ranks) if name.endswith(".pid")]
 
 
 def remove(path: str) -> None:
