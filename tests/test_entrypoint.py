@@ -319,6 +319,16 @@ def test_a_missing_interpreter_is_refused(box: Container) -> None:
     assert box.status["reason"] == "/no/such/python: the image has no such interpreter"
 
 
+def test_an_interpreter_of_another_machine_is_refused(box: Container, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_bytes(b"\x7fELF\2\1\1\0of none")
+    python.chmod(0o755)
+    (box.slipway / "entrypoint.sh").write_text(render(str(python)))
+    assert box.run("") == 78
+    assert box.status["reason"] == f"{python}: cannot be started"
+    assert (box.state / "failed").read_text() == f"78 0 {os.uname().nodename}\n"
+
+
 def test_an_interpreter_that_leads_to_where_nothing_is_seen_is_refused(box: Container, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.symlink_to("/root/.local/share/uv/python/hidden")

@@ -77,11 +77,12 @@ class Ray(Launcher):
 
     def _claim(self) -> Ports:
         """A folder and a block of ports for this node's Ray."""
-        self.temp = f"/tmp/ray-{self.node.members.mark.rpartition('.')[2]}"  # Ray wants the same one on all nodes
+        temp = f"/tmp/ray-{self.node.members.mark.rpartition('.')[2]}"  # Ray wants the same one on all nodes
         try:
-            os.mkdir(self.temp, 0o700)
+            os.mkdir(temp, 0o700)
         except OSError:
-            raise refusal(f"{self.temp}: cannot be made") from None
+            raise refusal(f"{temp}: cannot be made") from None
+        self.temp = temp
         self.logs = RayLogs(self.temp, self.folder)
         self.ports = ports = claim()  # for as long as this program runs
         if not ports:
@@ -137,7 +138,10 @@ class RayHead(Ray):
         put(f"{self.folder}/home", f"{env['HOME']}\n")
         ports = self._claim()
         self.port = str(ports.cluster)  # what it tells the others when they meet
-        host = own_address(settings.head)
+        try:
+            host = own_address(settings.head)
+        except OSError as e:
+            raise unavailable(f"Ray on {settings.name}: {settings.head}: {e.strerror}") from e
         self.address = f"{host}:{self.port}"
         self.words = [self.program, *START, *self.options.of_head(ports, host, self.temp)]
 
@@ -220,7 +224,10 @@ class RayWorker(Ray):
             self.home = home
         except OSError:  # it is there
             pass
-        return [self.program, *START, *self.options.of_worker(self._claim(), settings.head, port)]
+        try:
+            return [self.program, *START, *self.options.of_worker(self._claim(), settings.head, port)]
+        except OSError as e:
+            raise unavailable(f"Ray on {settings.name}: {settings.head}: {e.strerror}") from e
 
     def _await_head(self, port: str) -> None:
         settings, deadline = self.node.settings, time.monotonic() + self.node.settings.ray_wait

@@ -9,7 +9,7 @@ import signal
 def inherited() -> dict[str, str]:
     """The environment as it was handed down: in a C locale the interpreter sets LC_CTYPE in its own (PEP 538)."""
     with open("/proc/self/environ", "rb") as f:
-        pairs = (os.fsdecode(entry).partition("=") for entry in f.read().split(b"\0") if b"=" in entry)
+        pairs = (os.fsdecode(entry).partition("=") for entry in f.read().split(b"\0") if entry.find(b"=") > 0)
         return {name: value for name, _, value in pairs}
 
 
