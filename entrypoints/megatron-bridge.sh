@@ -6,7 +6,7 @@
 PYTHON=/opt/venv/bin/python
 
 shopt -s execfail
-[[ ! -x $PYTHON ]] || exec "$PYTHON" -I -S -B "${SLIPWAY_DIR:-/slipway}/supervisor/__main__.py" "$@"
+[[ ! -x $PYTHON ]] || exec "$PYTHON" -I -S -B -X utf8 "${SLIPWAY_DIR:-/slipway}/supervisor/__main__.py" "$@"
 
 # It cannot be started: what the supervisor would say of a run that is refused (docs/ends.md).
 say() { printf 'slipway: refused: %s\n' "$1" >&2; }

@@ -1,6 +1,6 @@
-"""entrypoint.sh python PROGRAM [ARGUMENT...]: started by `<library>.sh`, by the Python of the image, as `-I -S -B`.
+"""`<library>.sh` starts this with its own arguments, by the Python of the image, as `-I -S -B -X utf8`.
 
-So neither the caller's variables and working directory nor packages of the image change what this does.
+So neither the caller's variables, locale and working directory nor packages of the image change what this does.
 """
 
 import os

@@ -8,9 +8,13 @@ import signal
 
 def inherited() -> dict[str, str]:
     """The environment as it was handed down: in a C locale the interpreter sets LC_CTYPE in its own (PEP 538)."""
-    with open("/proc/self/environ", "rb") as f:
-        pairs = (os.fsdecode(entry).partition("=") for entry in f.read().split(b"\0") if entry.find(b"=") > 0)
-        return {name: value for name, _, value in pairs}
+    try:
+        with open("/proc/self/environ", "rb") as f:
+            entries = f.read().split(b"\0")
+    except OSError:  # whoever may not read the interpreter may not read this
+        return dict(os.environ)
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry.find(b"=") > 0)
+    return {name: value for name, _, value in pairs}
 
 
 class Settings:
