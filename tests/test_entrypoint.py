@@ -548,11 +548,7 @@ def test_neither_variables_nor_modules_of_the_caller_change_the_supervisor(box: 
     for name in ("supervisor", "traceback", "signal"):
         (tmp_path / "mine" / f"{name}.py").write_text("raise SystemExit('of the caller')")
     (tmp_path / "mine" / "own.py").write_text("SAID = 'of the caller'")
-    box.env |= {
-        "PYTHONPATH": str(tmp_path / "mine"),
-        "PYTHONCOERCECLOCALE": "0",
-        "ODD": "\udcff",
-    }
+    box.env |= {"PYTHONPATH": str(tmp_path / "mine"), "PYTHONCOERCECLOCALE": "0", "ODD": "\udcff"}
     shows = "import json, os, own; print(json.dumps([own.SAID, os.environ['ODD'], 'LC_CTYPE' in os.environ]))"
     assert box.run(shows, prefix=("env", "-C", str(tmp_path / "mine"))) == 0, box.err
     assert json.loads(box.out.splitlines()[1]) == ["of the caller", "\udcff", False]
