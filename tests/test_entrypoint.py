@@ -533,13 +533,30 @@ sys.exit(5)
 """
 
 
-def test_as_the_first_process_it_reaps_orphans_and_keeps_the_steps_code(box: Container) -> None:
-    """Of a container that an engine starts without an init."""
-    alone = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+@pytest.fixture
+def alone() -> tuple[str, ...]:
+    """Makes a command the first process of its namespace, as an engine does that starts containers without an init."""
+    words = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no process namespace can be made here")
+    return words
+
+
+def test_as_the_first_process_it_reaps_orphans_and_keeps_the_steps_code(box: Container, alone: tuple[str, ...]) -> None:
     assert box.run(READY + FIRST, prefix=alone) == 5, box.err
     assert box.status["step_exit_code"] == 5
+
+
+@pytest.mark.parametrize("name", ["TERM", "URG"])
+def test_as_the_first_process_it_is_told_to_stop(box: Container, alone: tuple[str, ...], name: str) -> None:
+    """To which the kernel brings no signal that has its default action."""
+    saves = "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
+    process = box.start(READY + saves + ANNOUNCE + WAIT, prefix=alone)
+    wait_for(lambda: "ready" in box.out)
+    first = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    os.kill(first, getattr(signal, f"SIG{name}"))
+    assert process.wait(PATIENCE) == 143
+    assert "saved" in box.out and box.status["signal"] == "TERM"
 
 
 def test_neither_variables_nor_modules_of_the_caller_change_the_supervisor(box: Container, tmp_path: Path) -> None:
