@@ -299,9 +299,11 @@ def test_an_nvidia_smi_that_fails_refuses_nothing(box: Container) -> None:
             "SLIPWAY_NODES=2: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD",
         ),
         ("SLIPWAY_PROCS", "0", "SLIPWAY_PROCS=0: expected the number of processes of this node"),
+        ("SLIPWAY_STOP_SIGNAL", "NOPE", "SLIPWAY_STOP_SIGNAL=NOPE: expected the name of a signal"),
+        ("SLIPWAY_STOP_SECONDS", "soon", "SLIPWAY_STOP_SECONDS=soon: expected a number of seconds"),
     ],
 )
-def test_a_shape_that_it_cannot_start_is_refused(box: Container, name: str, value: str, reason: str) -> None:
+def test_what_it_is_told_and_cannot_do_is_refused(box: Container, name: str, value: str, reason: str) -> None:
     box.env[name] = value
     assert box.run("") == 78
     assert box.status["reason"] == reason
