@@ -151,7 +151,7 @@ def test_what_the_container_is_given(site: Tree, place: Path) -> None:
     seen = facts(launched.out)
     assert (seen["uid"], seen["gid"]) == (os.getuid(), os.getgid())
     assert seen["variables"]["HOME"].startswith("/tmp/slipway-home.") and all(seen["writable"].values())
-    step = one(site.run_of(launched), rb"/\S+python\0/slipway/steps/toy.py")
+    step = one(site.run_of(launched), rb"[^\0]+python\0/slipway/steps/toy.py")
     environment = Path(f"/proc/{step}/environ").read_bytes().decode().split("\0")
     assert f"NASTY={NASTY}" in environment and "NVIDIA_VISIBLE_DEVICES=void" in environment
     assert str(Path(f"/proc/{step}/cwd").readlink()).endswith("/run/slipway")
