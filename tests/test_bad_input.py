@@ -363,7 +363,7 @@ def test_an_image_that_only_has_the_right_name(refused: Refused, inputs: Inputs,
     )
 
 
-@pytest.mark.parametrize("name", ["common.sh", "verify.py", "steps/automodel_finetune.py", "automodel.sh"])
+@pytest.mark.parametrize("name", ["supervisor/main.py", "verify.py", "steps/automodel_finetune.py", "automodel.sh"])
 def test_a_program_that_was_checked_out_with_carriage_returns(
     refused: Refused, project: Project, inputs: Inputs, name: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ def test_the_supervisor_ends_in_no_other_way() -> None:
     states = {str(end.value) for end in End}
     for row in table("The supervisor in the container"):
         assert set(re.findall(r"`([a-z ]+)`", row["it ends with"])) <= states
-    script = (REPO / "entrypoints" / "common.sh").read_text()
-    causes = set(re.findall(r"\bCAUSE=([a-z]+)", script))
+    ends = runpy.run_path(str(REPO / "entrypoints" / "supervisor" / "ends.py"))
+    causes = {value for name, value in vars(ends["Cause"]).items() if name.isupper()}
     said = PAGE.split("`status.json`: ")[1].split(")")[0]
     assert (
         causes

@@ -1,4 +1,4 @@
-"""entrypoints/common.sh and the rendered entrypoint, run as programs with a real verify.py and small stand-in steps."""
+"""The rendered entrypoint with its supervisor, run as a program with a real verify.py and small stand-in steps."""
 
 from __future__ import annotations
 
@@ -59,8 +59,11 @@ class Container:
             "shape": {"nodes": 1, "gpus": 0, "procs": 1},
             "mounts": [{"target": str(self.output), "readonly": False}],
         }
-        for name in ("common.sh", "gpus.py", "verify.py"):
+        for name in ("gpus.py", "verify.py"):
             shutil.copy(MAIN / "entrypoints" / name, self.slipway)
+        (self.slipway / "supervisor").mkdir()
+        for path in (MAIN / "entrypoints" / "supervisor").glob("*.py"):
+            shutil.copy(path, self.slipway / "supervisor")
         (self.slipway / "entrypoint.sh").write_text(render(sys.executable))
         self.entry(entry="a" * 64)
         self.env = {
@@ -186,7 +189,7 @@ def test_the_committed_entrypoint_is_the_rendered_one() -> None:
 
 
 def test_shellcheck_has_nothing_to_say() -> None:
-    files = [MAIN / "entrypoints" / name for name in ("common.sh", "automodel.sh")]
+    files = [MAIN / "entrypoints" / "automodel.sh"]
     done = subprocess.run(
         [str(Path(sys.executable).with_name("shellcheck")), "-x", *files], capture_output=True, text=True, check=False
     )
@@ -296,9 +299,11 @@ def test_an_nvidia_smi_that_fails_refuses_nothing(box: Container) -> None:
             "SLIPWAY_NODES=2: the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD",
         ),
         ("SLIPWAY_PROCS", "0", "SLIPWAY_PROCS=0: expected the number of processes of this node"),
+        ("SLIPWAY_STOP_SIGNAL", "NOPE", "SLIPWAY_STOP_SIGNAL=NOPE: expected the name of a signal"),
+        ("SLIPWAY_STOP_SECONDS", "soon", "SLIPWAY_STOP_SECONDS=soon: expected a number of seconds"),
     ],
 )
-def test_a_shape_that_it_cannot_start_is_refused(box: Container, name: str, value: str, reason: str) -> None:
+def test_what_it_is_told_and_cannot_do_is_refused(box: Container, name: str, value: str, reason: str) -> None:
     box.env[name] = value
     assert box.run("") == 78
     assert box.status["reason"] == reason
@@ -314,6 +319,16 @@ def test_a_missing_interpreter_is_refused(box: Container) -> None:
     (box.slipway / "entrypoint.sh").write_text(render("/no/such/python"))
     assert box.run("") == 78
     assert box.status["reason"] == "/no/such/python: the image has no such interpreter"
+
+
+def test_an_interpreter_of_another_machine_is_refused(box: Container, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_bytes(b"\x7fELF\2\1\1\0of none")
+    python.chmod(0o755)
+    (box.slipway / "entrypoint.sh").write_text(render(str(python)))
+    assert box.run("") == 78
+    assert box.status["reason"] == f"{python}: cannot be started"
+    assert (box.state / "failed").read_text() == f"78 0 {os.uname().nodename}\n"
 
 
 def test_an_interpreter_that_leads_to_where_nothing_is_seen_is_refused(box: Container, tmp_path: Path) -> None:
@@ -503,6 +518,71 @@ def pending(pid: int, number: int) -> bool:
     """Whether a signal has not reached its process yet."""
     (mask,) = (line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line[:6] == "ShdPnd")
     return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+FIRST = """
+import subprocess
+read, write = os.pipe()
+if not os.fork():
+    orphan = subprocess.Popen(['sleep', '0'])
+    os.write(write, b'%d' % orphan.pid)
+    os._exit(9)
+os.wait()
+orphan = int(os.read(read, 20))
+while pathlib.Path(f'/proc/{orphan}').exists():
+    time.sleep(0.01)
+sys.exit(5)
+"""
+
+
+@pytest.fixture
+def alone() -> tuple[str, ...]:
+    """Makes a command the first process of its namespace, as an engine does that starts containers without an init."""
+    words = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no process namespace can be made here")
+    return words
+
+
+def test_as_the_first_process_it_reaps_orphans_and_keeps_the_steps_code(box: Container, alone: tuple[str, ...]) -> None:
+    assert box.run(READY + FIRST, prefix=alone) == 5, box.err
+    assert box.status["step_exit_code"] == 5
+
+
+@pytest.mark.parametrize("name", ["TERM", "URG"])
+def test_as_the_first_process_it_is_told_to_stop(box: Container, alone: tuple[str, ...], name: str) -> None:
+    """To which the kernel brings no signal that has its default action."""
+    saves = "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(0)))\n"
+    process = box.start(READY + saves + ANNOUNCE + WAIT, prefix=alone)
+    wait_for(lambda: "ready" in box.out)
+    first = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    os.kill(first, getattr(signal, f"SIG{name}"))
+    assert process.wait(PATIENCE) == 143
+    assert "saved" in box.out and box.status["signal"] == "TERM"
+
+
+def test_neither_variables_nor_modules_of_the_caller_change_the_supervisor(box: Container, tmp_path: Path) -> None:
+    """The step has them."""
+    (tmp_path / "mine").mkdir()
+    for name in ("supervisor", "traceback", "signal"):
+        (tmp_path / "mine" / f"{name}.py").write_text("raise SystemExit('of the caller')")
+    (tmp_path / "mine" / "own.py").write_text("SAID = 'of the caller'")
+    box.env |= {"PYTHONPATH": str(tmp_path / "mine"), "PYTHONCOERCECLOCALE": "0", "ODD": "\udcff"}
+    shows = "import json, os, own; print(json.dumps([own.SAID, os.environ['ODD'], 'LC_CTYPE' in os.environ]))"
+    assert box.run(shows, prefix=("env", "-C", str(tmp_path / "mine"))) == 0, box.err
+    assert json.loads(box.out.splitlines()[1]) == ["of the caller", "\udcff", False]
+    assert not list(box.slipway.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize("name", ["HUP", "QUIT", "USR1"])
+def test_a_signal_that_asks_nobody_leaves_nothing_behind(box: Container, name: str) -> None:
+    process = box.start_ready(READY + ANNOUNCE + WAIT)
+    rank = int((box.state / "0" / "ranks" / "0.pid").read_text())
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    assert process.wait(PATIENCE) == 128 + getattr(signal, f"SIG{name}")
+    assert gone(rank)
+    assert (box.status["cause"], box.status["step_exit_code"]) == ("entrypoint", None)
+    assert box.status["reason"] == f"the entrypoint was ended by signal {name}"
 
 
 # Secrets

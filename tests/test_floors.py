@@ -101,6 +101,18 @@ def test_programs_in_a_container_import_none_of_ours() -> None:
         assert not {name.split(".")[0] for name in imported(path)} & set(OURS), path
 
 
+def test_the_supervisor_needs_nothing_but_the_standard_library() -> None:
+    """Nor do its modules import each other in a circle."""
+    paths = {path.stem: path for path in modules("entrypoints/supervisor")}
+    names = {name for path in paths.values() for name in imported(path)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names | {"supervisor"}
+    graph = {stem: {name.split(".")[1] for name in imported(path) if name.startswith("supervisor.")}
+             for stem, path in paths.items()}  # fmt: skip
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+    for path in paths.values():
+        test_no_module_is_too_long(path)
+
+
 def test_verify_needs_nothing_but_the_standard_library_and_a_copy_of_packaging() -> None:
     names = {name.split(".")[0] for name in imported(REPO / "entrypoints" / "verify.py")}
     assert names - sys.stdlib_module_names == {"packaging", "pip"}

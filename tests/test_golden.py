@@ -37,7 +37,7 @@ REPOSITORIES = {
     "modelopt": Repository(url="https://git.example/modelopt", tag="0.46.0", path="/opt/modelopt", commit="d" * 40)
 }
 ACCEPT = "SLIPWAY_ACCEPT=1 pytest tests/test_golden.py"
-FILES = {name: n * 64 for name, n in (("common.sh", "1"), ("entrypoint.sh", "2"), ("verify.py", "3"))}
+FILES = {name: n * 64 for name, n in (("supervisor/main.py", "1"), ("entrypoint.sh", "2"), ("verify.py", "3"))}
 SHAPES: dict[str, dict[str, Any]] = {"cpu": {"gpus": 0, "procs": 2}, "cuda": {"gpus": 4, "procs": 4}}
 LARGE: dict[str, Any] = {"nodes": 4, "gpus": 8, "procs": 8}
 HASH = "0" * 64

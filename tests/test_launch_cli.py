@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import pytest
-from helpers import IMAGE, Engine, Inputs, Project, errors, record_image, tree
+from helpers import IMAGE, REPO, Engine, Inputs, Project, errors, record_image, tree
 
 from images.locking import lock as locks
 from images.locking.model import Entry
@@ -95,9 +95,11 @@ def test_o_writes_the_whole_run_directory_into_an_empty_folder(
     found = {str(p.relative_to(tmp_path / "written")) for p in (tmp_path / "written").rglob("*") if p.is_file()}
     imported = ("slipway_inputs", "slipway_resolver", "slipway_step")  # by the program
     programs = {f"slipway/steps/{name}.py" for name in ("automodel_finetune", *imported)}
+    modules = {path.name for path in (REPO / "entrypoints" / "supervisor").glob("*.py")}
+    programs |= {f"slipway/supervisor/{name}" for name in modules if not name.startswith("ray_")}
     assert found == programs | {
-        "plan.json", "request.json", "slipway/plan.json", "slipway/entrypoint.sh", "slipway/common.sh",
-        "slipway/gpus.py", "slipway/verify.py",
+        "plan.json", "request.json", "slipway/plan.json", "slipway/entrypoint.sh", "slipway/gpus.py",
+        "slipway/verify.py",
     }  # fmt: skip
     written = tmp_path / "written"
     assert (written / "slipway" / "plan.json").read_text() == (written / "plan.json").read_text()

@@ -184,7 +184,7 @@ def test_no_file_is_read_for_a_launch_that_others_may_write(
         *(
             "entrypoints",
             "entrypoints/automodel.sh",
-            "entrypoints/common.sh",
+            "entrypoints/supervisor/main.py",
             "entrypoints/steps/automodel_finetune.py",
         ),
     }
@@ -196,8 +196,9 @@ def test_no_file_is_read_for_a_launch_that_others_may_write(
 def test_no_file_is_read_for_a_job_with_ray_that_others_may_write(project: Project, inputs: Inputs) -> None:
     """What its script and its containers run; the launch ends with findings, after it has read all of this."""
     words = ["--profile", "slurm-pyxis", "rl/grpo", f"policy={inputs.model}", f"train={inputs.train}", "--dry-run"]
-    found = {path for path in opened(project, "launch", *words) if path.parent.name == "entrypoints"}
-    assert {path.name for path in found} >= {"batch.sh", "outside.sh", "ray.sh", "ray_node.py", "nemo-rl.sh"}
+    places = ("entrypoints", "supervisor")
+    found = {path for path in opened(project, "launch", *words) if path.parent.name in places}
+    assert {path.name for path in found} >= {"batch.sh", "outside.sh", "ray_cluster.py", "ray_watch.py", "nemo-rl.sh"}
     assert_each_is_asked(project, found, "launch", *words)
 
 

@@ -259,8 +259,10 @@ def _secrets(words: tuple[str, ...]) -> dict[str, str]:
 def _files(root: Root, step: definitions.Step, program: str, engine: engines.Engine) -> dict[str, Path]:
     """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 for an unknown program, 77."""
     folder = root.file("entrypoints")
-    ray = ("ray.sh", "ray_node.py") if step.launcher == "ray" else ()
-    files = {n: root.file(folder / n) for n in ("common.sh", "gpus.py", "verify.py", *ray, *engine.FILES)}
+    with_ray = step.launcher == "ray"  # a change there is none of the other steps' plans
+    supervisor = [f"supervisor/{p.name}" for p in sorted(root.file(folder / "supervisor").glob("*.py"))]
+    names = [*supervisor, "gpus.py", "verify.py", "ray_watch.py", *engine.FILES]
+    files = {n: root.file(folder / n) for n in names if with_ray or not Path(n).name.startswith("ray_")}
     files["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
     there = {p.stem: p for p in root.file(folder / "steps").glob("*.py")}
     if Path(program).stem not in there:

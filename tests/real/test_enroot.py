@@ -151,7 +151,7 @@ def test_what_the_container_is_given(site: Tree, place: Path) -> None:
     seen = facts(launched.out)
     assert (seen["uid"], seen["gid"]) == (os.getuid(), os.getgid())
     assert seen["variables"]["HOME"].startswith("/tmp/slipway-home.") and all(seen["writable"].values())
-    step = one(site.run_of(launched), rb"/\S+python\0/slipway/steps/toy.py")
+    step = one(site.run_of(launched), rb"[^\0]+python\0/slipway/steps/toy.py")
     environment = Path(f"/proc/{step}/environ").read_bytes().decode().split("\0")
     assert f"NASTY={NASTY}" in environment and "NVIDIA_VISIBLE_DEVICES=void" in environment
     assert str(Path(f"/proc/{step}/cwd").readlink()).endswith("/run/slipway")
@@ -249,7 +249,7 @@ def test_the_end_of_the_entrypoint_is_the_end_of_all(site: Tree, place: Path) ->
     launched = site.start("launch", *toy(place / "output", "wait=true"))
     launched.await_line("waiting")
     run = site.run_of(launched)
-    pid = one(run, rb"bash\0/slipway/entrypoint.sh")
+    pid = one(run, rb"[^\0]+\0-I\0-S\0-B\0-X\0utf8\0/slipway/supervisor/")
     os.kill(pid, signal.SIGKILL)
     assert launched.finish().code == 137
     assert run.ended[0] == 137 and members(run) == {}
@@ -350,7 +350,7 @@ def test_a_writable_root_is_the_runs_own(site: Tree, place: Path) -> None:
     run = site.run_of(launched)
     (root,) = (p for p in data.iterdir() if p.is_dir())
     assert root.name.endswith(run.id)
-    pid = one(run, rb"bash\0/slipway/entrypoint.sh")
+    pid = one(run, rb"[^\0]+\0-I\0-S\0-B\0-X\0utf8\0/slipway/supervisor/")
     Path(f"/proc/{pid}/root/opt/mine").touch()
     assert (root / "opt" / "mine").exists()
     (place / "output" / "go").touch()

@@ -174,7 +174,8 @@ def test_a_host_that_does_not_come_is_named(dock: Lab, place: Path) -> None:
 
 def entrypoints(run: Run) -> list[int]:
     """The entrypoints of a run that have begun."""
-    return [pid for pid in processes(run, "entrypoint.sh", marked=False) if (run.path / "container" / "0").exists()]
+    begun = (run.path / "container" / "0").exists()
+    return processes(run, "supervisor/__main__.py", marked=False) if begun else []
 
 
 @pytest.mark.long

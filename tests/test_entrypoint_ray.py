@@ -1,4 +1,4 @@
-"""entrypoints/ray.sh with its entrypoint and ray_node.py, as programs; Ray is a stand-in (tests/standins/ray)."""
+"""Runs with Ray, as test_entrypoint.py runs others: the whole entrypoint, and a stand-in of Ray (standins/ray)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from test_entrypoint import PATIENCE, READY, WAIT, Container, gone, wait_for
 
 HERE = Path(__file__).parent
 MAIN = HERE.parent
-NODE = MAIN / "entrypoints" / "ray_node.py"
 NAME = os.uname().nodename
 
 
@@ -39,8 +37,7 @@ class Site(Container):
         (self.bin / "ray").chmod(0o755)
         self.use(str(self.bin / "python"))
         self.entry()
-        for name in ("ray.sh", "ray_node.py"):
-            shutil.copy(MAIN / "entrypoints" / name, self.slipway)
+        shutil.copy(MAIN / "entrypoints" / "ray_watch.py", self.slipway)
         self.plan |= {"profile": {"kind": "docker"}, "env": {}, "secrets": []}
         self.env |= {
             "SLIPWAY_LAUNCHER": "ray", "SLIPWAY_STOP_TO": "group", "SLIPWAY_RAY_WAIT": "20",
@@ -85,13 +82,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.end()
     if made.server:
         made.server.close()
-
-
-def test_shellcheck_has_nothing_to_say() -> None:
-    files = [MAIN / "entrypoints" / name for name in ("common.sh", "nemo-rl.sh", "ray.sh")]
-    words = [str(Path(sys.executable).with_name("shellcheck")), "-x", *map(str, files)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_one_node_is_a_head_whose_driver_starts_when_it_is_there(site: Site) -> None:
@@ -374,14 +364,17 @@ def test_the_other_nodes_of_a_dedicated_head_have_all_of_theirs(site: Site) -> N
     assert process.wait(PATIENCE) == 0
 
 
-def test_the_images_variables_are_kept(tmp_path: Path) -> None:
+def test_the_images_variables_are_kept(site: Site, tmp_path: Path) -> None:
     """enroot and pyxis have them in /etc/environment."""
-    (tmp_path / "plan.json").write_text(json.dumps({"profile": {"kind": "enroot"}, "env": {}, "secrets": []}))
     (tmp_path / "environment").write_text('UV_CACHE=/x\nODD="a b"\nnot a variable\n')
-    env = {"SLIPWAY_DIR": str(tmp_path), "UV_CACHE": "/x", "ODD": "a", "OTHER": "1"}
-    words = [sys.executable, str(NODE), "undeclared", f"--image={tmp_path / 'environment'}"]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["OTHER"]
+    declared = {"PYTHONPATH": {}, "RAY_STANDIN": {}}
+    site.plan |= {"profile": {"kind": "enroot"}, "env": declared, "secrets": []}
+    image = str(tmp_path / "environment")
+    site.env |= {"SLIPWAY_IMAGE_ENVIRONMENT": image, "UV_CACHE": "/x", "ODD": "a", "OTHER": "1"}
+    site.has(**{NAME: 1})
+    assert site.run("import json, os; print(json.dumps(dict(os.environ)))") == 0
+    driver = json.loads(site.out.splitlines()[-1])
+    assert (driver["UV_CACHE"], driver["ODD"], driver.get("OTHER")) == ("/x", "a", None)
 
 
 @pytest.mark.parametrize(
