@@ -38,7 +38,7 @@ main() {
     check_secrets
     make_folders
     make_logs
-    rm -rf container/failed container/*/status.json container/*/ranks
+    rm -rf container/failed container/*/status.json container/*/ranks container/nccl.*
     describe_job
     set_up
     remove_leftovers

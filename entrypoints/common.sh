@@ -141,6 +141,7 @@ folder above it is closed to others; \`images build\` opens those of an official
 # NVIDIA's entrypoint, which does not run here, lets an image's CUDA run on an older driver: by a link that it makes in
 # the image. The libraries behind that come first here instead, which takes no writable root.
 older_driver() {
+    [[ -z ${SLIPWAY_LIBRARIES:-} ]] || export LD_LIBRARY_PATH="$SLIPWAY_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     local compat=${_CUDA_COMPAT_PATH:-/usr/local/cuda/compat}/lib.real here said
     here=$(grep -oEm1 '[0-9]+\.[0-9.]+' "$(driver_file)" 2>/dev/null) || return 0
     [[ -n ${CUDA_DRIVER_VERSION:-} ]] && ((${here%%.*} < ${CUDA_DRIVER_VERSION%%.*})) || return 0

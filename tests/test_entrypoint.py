@@ -787,6 +787,12 @@ def test_an_older_driver_gets_the_images_compatibility_libraries(
     assert says.replace("COMPAT", str(compat)) in box.err and bool(says) == ("is older than" in box.err)
 
 
+def test_the_networks_libraries_come_first(box: Container) -> None:
+    box.env |= {"SLIPWAY_LIBRARIES": "/opt/a/lib:/opt/b/lib", "LD_LIBRARY_PATH": "/lib"}
+    assert box.run("import os; print(os.environ['LD_LIBRARY_PATH'])") == 0, box.err
+    assert box.out.splitlines()[1] == "/opt/a/lib:/opt/b/lib:/lib"
+
+
 @pytest.mark.parametrize(
     ("inherited", "kept"), [(0o022, 0o022), (0o027, 0o027), (0o002, 0o002), (0, 0o022), (0o777, 0o022)]
 )

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from launcher import engines
+from launcher.catalog import fabrics
 from launcher.core.plan import RUN_DIR
 from launcher.engines import logfiles, slurmjobs
 from launcher.records import run_directory
@@ -219,6 +220,8 @@ def _end_lines(run: Run, record: Record) -> list[str]:
     else:
         output = plan.output.replace(RUN_DIR, str(run.path))
         lines.append(f"output     {output} (no finished checkpoint was reported)")
+    if other := fabrics.other_network(getattr(plan.profile, "network", None), outcome.network):
+        lines.append(f"network    {other}")
     if loss := _loss(record):
         lines.append(f"loss       {loss}")
     return [*lines, *(f"damaged    {what}" for what in outcome.damaged)]

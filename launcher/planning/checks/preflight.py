@@ -16,7 +16,7 @@ from launcher.core.findings import error as _error
 from launcher.core.findings import warning as _warning
 from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadable
 from launcher.planning import configuration
-from launcher.planning.checks import config_values, input_rules, memory, memory_rl, nemo_rl, parallelism
+from launcher.planning.checks import config_values, input_rules, memory, memory_rl, nemo_rl, network, parallelism
 from slipway.errors import Exit
 
 ADAM_BYTES = 8  # two fp32 moments per weight: what AutoModel's optimizer checkpoint holds for AdamW
@@ -45,7 +45,8 @@ def check(spec: LaunchSpec, seen: Probed, steps: Sequence[Step] = ()) -> list[Fi
 
     `steps`: among which one that converts a wrong input is looked for.
     """
-    findings = [*_inputs(spec, seen, steps), *_output(spec, seen), *_environment(spec), *_mounts(spec, seen)]
+    findings = [*_inputs(spec, seen, steps), *_output(spec, seen), *_environment(spec)]
+    findings += [*network.check(spec), *_mounts(spec, seen)]
     findings += [*configuration.check(spec), *_shape(spec, seen), *parallelism.check(spec, seen)]
     findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen)]
     findings += [*memory.check(spec, seen), *memory_rl.check(spec, seen)]
