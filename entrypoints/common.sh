@@ -126,6 +126,7 @@ compare() {
     case $code in
         0) [[ -z $findings ]] || printf 'slipway: %s\n' "${lines[@]}" >&2 ;;
         "$REFUSED") refuse "${lines[@]}" ;;
+        "$TRY_AGAIN") unavailable "${findings//$'\n'/; }" ;;
         *) refuse "$program ended with exit code $code:" "${lines[@]}" ;;
     esac
 }

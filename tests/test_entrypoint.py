@@ -287,6 +287,16 @@ def test_an_nvidia_smi_that_fails_refuses_nothing(box: Container) -> None:
     assert "gpus" not in json.loads((box.state / "0" / "versions.json").read_text())
 
 
+def test_a_node_that_is_not_fit_ends_a_job_with_75_and_is_named(box: Container) -> None:
+    box.nvidia_smi("exit 9")
+    box.plan |= {"flavour": "cuda", "shape": {"nodes": 1, "gpus": 1, "procs": 1}, "profile": {"kind": "slurm"}}
+    box.env |= {"SLIPWAY_NODE_NAMES": "n7", "SLURM_NODEID": "0"}
+    box.entry()
+    assert box.run("print('stepped')") == 75 and "stepped" not in box.out
+    assert (box.status["cause"], box.status["reason"]) == ("node", "node n7 is not fit: nvidia-smi: exit code 9")
+    assert (box.state / "bad").read_text() == "n7 nvidia-smi: exit code 9\n"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

@@ -127,8 +127,9 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     --mpi. `network`: what NCCL has to use between nodes; a name alone only in records from before it was a mapping.
     `setup`: lines of bash before srun. `sbatch`, `srun`: further long options, without dashes; true = without a value.
     `stop_seconds`: how long before the time limit the step is told; by the step's own need where None. `attempts`: how
-    often one job may start. `mount_wait`: seconds that nodes wait to see each other's files. `ray_head`: dedicated = a
-    step with Ray gets one node more than --nodes says, for Ray's head and the driver; its GPUs are idle.
+    often one job may start. `check_nodes`: one that is not fit ends an attempt, and the next does without it; else
+    that is only told. `mount_wait`: seconds that nodes wait to see each other's files. `ray_head`: dedicated = a step
+    with Ray gets one node more than --nodes says, for Ray's head and the driver; its GPUs are idle.
     """
 
     flavour: Literal["cpu", "cuda"] = "cuda"
@@ -158,6 +159,7 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     srun: dict[str, str | int | bool] = {}
     stop_seconds: Annotated[int, msgspec.Meta(ge=1)] | None = None
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    check_nodes: bool = True
     mount_wait: Annotated[int, msgspec.Meta(ge=1)] = 90
     ray_head: Literal["shared", "dedicated"] = "shared"
 

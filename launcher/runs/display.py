@@ -115,6 +115,8 @@ def _story(run: Run, record: Record, state: str) -> Iterator[str]:
     yield f"submitted  {record.submitted}, with slipway {record.slipway}: {shlex.join(['launch', *record.argv])}"
     if record.engine.kind == "slurm" and (job := slurmjobs.recorded_job(run.path)):
         yield f"job        {job}"
+        if nodes := slurmjobs.excluded(run.path):
+            yield f"excluded   {nodes}"
     found = sorted((run.path / "logs").glob("*.log"))
     yield from (f"log        {log}" for log in found)
     if not found:

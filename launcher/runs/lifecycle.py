@@ -267,6 +267,7 @@ def _outcome(run: Run, plan: Plan, status: Status, told: Reports) -> Outcome:
         result=told.result,
         damaged=told.damaged,
         network=told.network,
+        excluded=status.excluded,
     )
 
 
