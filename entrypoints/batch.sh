@@ -10,11 +10,14 @@
 
 ATTEMPT=0
 SRUN_PID=''
-TOLD=''      # why the step was told to leave: 'time limit', 'TERM' or 'preempted'
+TOLD=''      # why the step was told to leave: 'time limit', 'TERM' or 'preempted'; or why it had to: 'bad node'
 ENDED=''     # Slurm told this script, too
 SRUN_CODE='' # of srun itself
 UNMADE=''    # nodes whose containers did not start
 NONCES=()    # written by this script, for the nodes to find
+BAD=''       # nodes that the next attempt does without, and why in WHY
+WHY=''
+NO_OTHERS='there are not enough other nodes on which this job could run'
 GOES_ON=''   # the job was put back into the queue
 
 # On every node; pyxis lets no ENROOT_DATA_PATH of a job through.
@@ -38,7 +41,7 @@ main() {
     check_secrets
     make_folders
     make_logs
-    rm -rf container/failed container/*/status.json container/*/ranks
+    rm -rf container/failed container/*/status.json container/*/ranks container/nccl.* container/bad
     describe_job
     set_up
     remove_leftovers
@@ -147,6 +150,7 @@ run_step() {
     [[ $TOLD != 'time limit' || -z $ENDED ]] || job_says Reason=TimeLimit || TOLD=TERM
     case $TOLD in
         'time limit' | preempted) requeue ;;
+        '') do_without ;;
     esac
     exit "$(step_code)"
 }
@@ -170,6 +174,61 @@ unmade() {
         [[ -d container/$rank/ranks ]] || found+=("${names[rank]}")
     done
     echo "${found[*]}"
+}
+
+# Nodes that are not fit, by what was looked at in their containers, or that made none while others did: this job's next
+# attempt takes others, where there are enough.
+do_without() {
+    ((REQUEUE && ATTEMPT + 1 < ATTEMPTS)) || return 0
+    find_bad
+    [[ -n $BAD ]] || return 0
+    if others_may_do; then
+        TOLD='bad node'
+        requeue
+    else
+        say "$WHY; $NO_OTHERS"
+        [[ $(step_code) != "$TRY_AGAIN" ]] || SAID=$NO_OTHERS
+    fi
+    BAD='' WHY=''
+}
+
+# Only this job's own nodes are believed to be bad: whatever ran in a container can write there.
+find_bad() {
+    local name why
+    local -A why_of=()
+    if [[ $(step_code) == "$TRY_AGAIN" && -f container/bad && ! -L container/bad ]]; then
+        while read -r name why && ((${#why_of[@]} < NODES)); do
+            [[ " $SLIPWAY_NODE_NAMES " != *" $name "* || -n ${why_of[$name]:-} ]] || why_of[$name]=${why:0:400}
+        done <container/bad
+    fi
+    if began && [[ $(step_code) == "$TRY_AGAIN" || -n $UNMADE ]]; then
+        for name in $(unmade); do why_of[$name]=${why_of[$name]:-its container did not start}; done
+    fi
+    for name in $SLIPWAY_NODE_NAMES; do
+        [[ -z ${why_of[$name]:-} ]] || { BAD+=,$name && WHY+="; node $name: ${why_of[$name]}"; }
+    done
+    BAD=${BAD#,} WHY=${WHY#; }
+}
+
+# Whether Slurm has other nodes that this job could ever run on; where it does not say that, it has.
+others_may_do() {
+    local said
+    said=$(sbatch --test-only --exclude="$(excluded)" script.sh 2>&1) ||
+        [[ $said != *'node configuration is not available'* ]]
+}
+
+# What the job does without already, and what it is to, with commas.
+excluded() {
+    local before
+    before=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/.* ExcNodeList=\([^ ]*\).*/\1/p')
+    [[ -z $before || $before == '(null)' ]] || printf '%s,' "$before"
+    printf '%s\n' "$BAD"
+}
+
+# Slurm takes this of a job that waits, and of its own user.
+exclude() {
+    (trap '' TERM && exec scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$(excluded)") ||
+        say "Slurm does not exclude $BAD: the next attempt may have it again"
 }
 
 # Whether an entrypoint has begun on any node.
@@ -224,12 +283,14 @@ requeued() { [[ -n $TOLD ]] && ! job_says "Restarts=$ATTEMPT "; }
 # Puts the job back into the queue, which ends this script; returns where it may not, or Slurm will not.
 requeue() {
     ((REQUEUE && ATTEMPT + 1 < ATTEMPTS)) || return 0
-    say "$TOLD: back into the queue, to go on from the last checkpoint (attempt $((ATTEMPT + 2)) of $ATTEMPTS)"
+    say "${WHY:-$TOLD}: back into the queue, to go on from the last checkpoint (attempt $((ATTEMPT + 2)) of $ATTEMPTS)"
     ENDED=''
     trap 'ENDED=1' TERM
     GOES_ON=1
-    record end "exit=$(step_code)" "srun=$SRUN_CODE" "why=$TOLD" requeued=true
-    if scontrol requeue "$SLURM_JOB_ID"; then
+    record end "exit=$(step_code)" "srun=$SRUN_CODE" "why=$TOLD" "excluded=$WHY" requeued=true
+    # What Slurm then sends to all that belongs to this attempt may come before its answer.
+    if (trap '' TERM && exec scontrol requeue "$SLURM_JOB_ID"); then
+        [[ -z $BAD ]] || exclude
         await_term
         exit
     fi

@@ -4,6 +4,7 @@
 
 # shellcheck disable=SC2034 # for them
 UNAVAILABLE=69
+TRY_AGAIN=75
 NOT_PERMITTED=77
 REFUSED=78
 # shellcheck disable=SC2153 # these are set by script.sh

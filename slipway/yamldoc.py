@@ -175,10 +175,11 @@ def _info_at(type_: Any, path: list[Any], is_key: bool) -> Any:
 
 
 def _strip(info: Any) -> Any:
-    """`X | None` without the None."""
+    """`X | None` without the None; of a mapping of known keys or something else, that mapping."""
     if isinstance(info, msgspec.inspect.UnionType):
         rest = [t for t in info.types if not isinstance(t, msgspec.inspect.NoneType)]
-        return rest[0] if len(rest) == 1 else info
+        mappings = [t for t in rest if isinstance(t, msgspec.inspect.StructType)]
+        return rest[0] if len(rest) == 1 else mappings[0] if len(mappings) == 1 else info
     return info
 
 

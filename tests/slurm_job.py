@@ -23,7 +23,7 @@ from launcher.planning.planner import make_plan
 PATIENCE = 30  # seconds until a test that waits in vain fails
 RUN_ID = "20260101T000000Z-sft.automodel-abcdef"
 # All that batch.sh, and what stands in for Slurm, find beside Slurm's commands.
-TOOLS = ("bash", "cat", "date", "env", "grep", "mkdir", "od", "rm", "sed", "sleep", "touch", "tr", "uname")
+TOOLS = ("bash", "cat", "date", "env", "grep", "ln", "mkdir", "od", "rm", "sed", "sleep", "touch", "tr", "uname")
 COMMANDS = ("sbatch", "scontrol", "scancel", "squeue", "sacct", "srun")
 PROFILE = SlurmProfile(schema=1, name="site", file="/project/slipway.d/profiles/site.yaml")
 # What a step leaves that ran to its end on every node.

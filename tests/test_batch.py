@@ -125,6 +125,96 @@ def test_each_attempt_first_removes_what_others_left_in_steps_that_take_their_nu
     assert {c.option("nodes") for c in before} == {"2"}
 
 
+# What containers leave of which one has found its node bad; srun ends the others.
+UNFIT = """mkdir -p container/0/ranks container/1/ranks; echo '75 1 n2' >container/failed
+echo 'n2 GPU 2 (GPU-2): 3 uncorrected ECC errors' >container/bad; exit 143"""
+NONE = "echo 'allocation failure: Requested node configuration is not available' >&2; exit 1"
+WHY = "node n2: GPU 2 (GPU-2): 3 uncorrected ECC errors"
+
+
+def test_the_next_attempt_does_without_a_bad_node(job: Job) -> None:
+    job.step(UNFIT)
+    job.job_is("Restarts=0 ExcNodeList=(null) NodeList=n[1-2]", REQUEUES)
+    job.write()
+    job.run()
+    last = job.attempts[-1]
+    assert (last["exit"], last["why"], last["excluded"], last["requeued"]) == ("75", "bad node", WHY, "true")
+    assert f"slipway: {WHY}: back into the queue" in job.err
+
+
+def asked(job: Job) -> list[list[str]]:
+    """What scontrol was told to do, not asked."""
+    return [c.words for c in job.calls("scontrol") if c.words[0] in ("requeue", "update")]
+
+
+def test_slurm_is_told_when_the_job_waits_whatever_ends_this_script(job: Job) -> None:
+    """A job that runs takes no such change; what puts it back sends TERM to all that belongs to it."""
+    job.step(UNFIT)
+    ends = 'case "$1" in requeue) kill -TERM $PPID $$ ;; update) kill -TERM $$; touch updated ;; esac'
+    job.job_is("Restarts=0 ExcNodeList=n9 NodeList=n[1-2]", ends)
+    job.write()
+    assert job.run() == 0, job.err
+    assert asked(job) == [["requeue", "7"], ["update", "JobId=7", "ExcNodeList=n9,n2"]]
+    assert (job.path / "updated").exists() and not job.attempts[-1].get("said")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "profile", "sbatch", "said"),
+    [
+        ("2", {}, "", ""),
+        ("0", {"attempts": 1}, "", ""),
+        ("0", {}, NONE, "there are not enough other nodes on which this job could run"),
+    ],
+)
+def test_where_no_other_node_may_do_the_job_ends(
+    job: Job, attempt: str, profile: dict[str, Any], sbatch: str, said: str
+) -> None:
+    job.step(UNFIT)
+    job.does("sbatch", sbatch)
+    job.write(job.plan(profile=profile))
+    assert job.run(SLURM_RESTART_COUNT=attempt) == 75
+    assert not asked(job)
+    last = job.attempts[-1]
+    assert (last["requeued"], said in last["said"], bool(last["said"])) == ("false", True, bool(said))
+
+
+@pytest.mark.parametrize("bad", ["n9 a node of others", "n2x also", "", "/etc/passwd x"])
+def test_a_container_can_name_no_node_of_others(job: Job, bad: str) -> None:
+    job.step(UNFIT.replace("n2 GPU 2 (GPU-2): 3 uncorrected ECC errors", bad))
+    job.write()
+    assert job.run() == 75 and not asked(job)
+
+
+def test_a_step_that_fails_by_itself_has_no_bad_node(job: Job) -> None:
+    job.step(UNFIT.replace("75 1 n2", "5 1 n2"))
+    job.write()
+    assert job.run() == 5 and not asked(job)
+
+
+def test_a_link_in_place_of_what_names_bad_nodes_is_not_read(job: Job) -> None:
+    (job.root / "others").write_text("n2 of another place\n")
+    job.step(
+        f"{UNFIT.partition('echo')[0]} echo '75 1 n2' >container/failed; ln -s {job.root}/others container/bad; exit 1"
+    )
+    job.write()
+    assert job.run() == 75 and not asked(job)
+
+
+def test_a_node_that_made_no_container_while_the_other_did_is_bad(job: Job) -> None:
+    job.step("mkdir -p container/0/ranks; exit 1")
+    job.job_is("Restarts=0", REQUEUES)
+    job.write()
+    job.run()
+    assert job.attempts[-1]["excluded"] == "node n2: its container did not start"
+
+
+def test_where_no_container_was_made_no_node_is_bad(job: Job) -> None:
+    job.step("exit 1")
+    job.write()
+    assert job.run() == 1 and not asked(job)
+    assert job.attempts[-1]["unmade"] == "n1 n2"
+
+
 def test_a_node_on_which_nothing_ran_is_no_success(job: Job) -> None:
     job.step("mkdir container/0; echo {} >container/0/status.json")
     job.write()
@@ -136,7 +226,7 @@ def test_a_node_on_which_nothing_ran_is_no_success(job: Job) -> None:
 def test_nodes_whose_containers_did_not_start_are_named(job: Job) -> None:
     """srun ends the others, which had begun."""
     job.step("mkdir -p container/0/ranks; exit 143")
-    job.write()
+    job.write(job.plan(profile={"attempts": 1}))
     assert job.run() == 143
     assert job.attempts[-1]["unmade"] == "n2"
     job.step("mkdir -p container/0/ranks; echo 3 0 n1 >container/failed; exit 143")

@@ -16,6 +16,7 @@ import rl
 from helpers import HOST, IMAGE, REPO, TRAIN, SpecOf, entry_of, output_of, record_image, seen_of
 from slurm_job import PROFILE, RUN_ID, Job
 
+from launcher.catalog.fabrics import Network
 from launcher.catalog.profiles import ExtraMount
 from launcher.core.plan import ImageInfo, Plan
 from launcher.engines import slurm
@@ -157,7 +158,7 @@ def test_srun_gets_what_was_meant(job: Job) -> None:
     profile = {
         "mounts": [mount], "env": {"SITE": NASTY}, "setup": [f"export SET_UP={shlex.quote(NASTY)}"],
         "srun": {"comment": LINE, "immediate": 5, "exclusive": True, "overcommit": False}, "mpi": "pmix",
-        "network": "ib0", "cpus": 4, "writable": True, "mount_home": True,
+        "network": Network(fabric="ib", interface="ib0"), "cpus": 4, "writable": True, "mount_home": True,
     }  # fmt: skip
     plan = job.plan(profile=profile, output=out, env={"ASKED": NASTY, "EMPTY": "", "CALLED": "${RUN_ID}"})
     job.path = job.path.parent / f"run{ODD}"
@@ -187,7 +188,7 @@ def test_srun_gets_what_was_meant(job: Job) -> None:
     }  # fmt: skip
     env = call.env
     assert [env[n] for n in ("EMPTY", "SET_UP", "ENROOT_LOGIN_SHELL")] == ["", NASTY, "n"]
-    assert (env["CALLED"], env["SLIPWAY_RUN"], env["NCCL_SOCKET_IFNAME"]) == (job.path.name, job.path.name, "ib0")
+    assert (env["CALLED"], env["SLIPWAY_RUN"], env["GLOO_SOCKET_IFNAME"]) == (job.path.name, job.path.name, "ib0")
     assert Path(out).is_dir()
 
 

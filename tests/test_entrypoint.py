@@ -290,6 +290,16 @@ def test_an_nvidia_smi_that_fails_refuses_nothing(box: Container) -> None:
     assert "gpus" not in json.loads((box.state / "0" / "versions.json").read_text())
 
 
+def test_a_node_that_is_not_fit_ends_a_job_with_75_and_is_named(box: Container) -> None:
+    box.nvidia_smi("exit 9")
+    box.plan |= {"flavour": "cuda", "shape": {"nodes": 1, "gpus": 1, "procs": 1}, "profile": {"kind": "slurm"}}
+    box.env |= {"SLIPWAY_NODE_NAMES": "n7", "SLURM_NODEID": "0"}
+    box.entry()
+    assert box.run("print('stepped')") == 75 and "stepped" not in box.out
+    assert (box.status["cause"], box.status["reason"]) == ("node", "node n7 is not fit: nvidia-smi: exit code 9")
+    assert (box.state / "bad").read_text() == "n7 nvidia-smi: exit code 9\n"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -679,6 +689,72 @@ def test_nodes_meet_and_agree_on_a_port(nodes: Nodes) -> None:
     assert [nodes.status(rank)["exit_code"] for rank in range(2)] == [0, 0]
 
 
+def reducing(nodes: Nodes, does: str) -> None:
+    """In place of allreduce.py, which wants torch: writes down its words, and does that."""
+    for box in nodes.boxes:
+        box.env["SLIPWAY_ALL_REDUCE"] = "1"
+        words = f"'{nodes.state}/words' + os.environ['SLURM_NODEID'], 'w').write(' '.join(sys.argv[1:])"
+        program = f"import os, sys, time\nopen({words})\n"
+        (box.slipway / "allreduce.py").write_text(program + does)
+
+
+def test_nodes_try_each_other_out_by_a_port_of_its_own(nodes: Nodes) -> None:
+    reducing(nodes, "print('12 GB/s')")
+    assert nodes.run(BOTH, BOTH) == [0, 0], [box.err for box in nodes.boxes]
+    first, second = ((nodes.state / f"words{rank}").read_text() for rank in range(2))
+    port = first.partition("--port=")[2].split()[0]
+    assert port != nodes.options(0)["--master-port"]
+    assert first == f"--nodes=2 --rank=0 --procs=1 --head=10.0.0.1 --port={port} --names=n1 n2 --bad={nodes.state}/bad"
+    assert second == first.replace("--rank=0", "--rank=1")
+    assert "12 GB/s" in nodes.boxes[0].out
+
+
+def test_nodes_that_cannot_talk_to_each_other_end_with_75(nodes: Nodes) -> None:
+    reducing(nodes, "print('all-reduce of 2 nodes: node n2 did not end it', file=sys.stderr)\nsys.exit(75)")
+    assert nodes.run("print('the step')", "print('the step')") == [75, 75]
+    reason = "all-reduce of 2 nodes: node n2 did not end it"
+    assert (nodes.status(0)["cause"], nodes.status(0)["reason"]) == ("node", reason)
+    assert not any("the step" in box.out for box in nodes.boxes)
+
+
+def test_a_node_that_tries_others_out_can_be_told_to_stop(nodes: Nodes) -> None:
+    """What it has started for that is ended, too."""
+    reducing(nodes, f"if os.fork() == 0: open('{nodes.state}/child' + str(os.getpid()), 'w')\ntime.sleep(3600)")
+    first, second = (box.start("print('the step')") for box in nodes.boxes)
+    wait_for(lambda: len(list(nodes.state.glob("child*"))) == 2)
+    for process in (first, second):
+        process.terminate()
+    assert [process.wait(PATIENCE) for process in (first, second)] == [143, 143]
+    assert nodes.status(0)["reason"] == "told to stop by TERM before the step started"
+    assert all(gone(int(child.name.removeprefix("child"))) for child in nodes.state.glob("child*"))
+
+
+@pytest.mark.parametrize(
+    ("fallback", "hosts", "code", "cause"),
+    [("refuse", ["n1", "n2"], 78, "entrypoint"), ("refuse", ["n2"], 75, "node"), ("warn", ["n1", "n2"], 0, "step")],
+)
+def test_a_network_that_nccl_does_not_take_ends_the_run(
+    nodes: Nodes, fallback: str, hosts: list[str], code: int, cause: str
+) -> None:
+    """By the first node, which sees what NCCL has written on all of them; the job ends the others then."""
+    box = nodes.boxes[0]
+    box.env["NCCL_DEBUG_FILE"] = f"{nodes.state}/nccl.%h.%p"
+    box.plan |= {"profile": {"kind": "slurm", "network": {"fabric": "ib", "fallback": fallback}}}
+    box.plan["shape"] = {"nodes": 2, "gpus": 1, "procs": 1}
+    box.entry()
+    shutil.copy(MAIN / "slipway" / "fabric.py", box.slipway)
+    for host in ("n1", "n2"):
+        used = "Socket" if host in hosts else "IB"
+        (nodes.state / f"nccl.{host}.7").write_text(f"{host}:7:8 [0] NCCL INFO Using network {used}\n")
+    waits = f"while 'NCCL used' not in open('{box.root}/err').read(): time.sleep(0.01)"
+    ends = "time.sleep(3600)" if code else waits
+    first, second = box.start(READY + ends), nodes.boxes[1].start("")
+    assert (first.wait(PATIENCE), second.wait(PATIENCE)) == (code, 0)
+    said = f"network: expected InfiniBand, NCCL used sockets on {' '.join(hosts)}"
+    assert said in (nodes.status(0)["reason"] if code else box.err)
+    assert nodes.status(0)["cause"] == cause
+
+
 @pytest.mark.parametrize("late", [0, 1])
 def test_a_node_waits_for_one_whose_container_takes_longer(nodes: Nodes, late: int) -> None:
     """Longer than storage may take to show a file."""
@@ -865,6 +941,12 @@ def test_an_older_driver_gets_the_images_compatibility_libraries(
     assert box.run("import os; print(os.environ['LD_LIBRARY_PATH'])") == 0, box.err
     assert box.out.splitlines()[1] == path.replace("COMPAT", str(compat))
     assert says.replace("COMPAT", str(compat)) in box.err and bool(says) == ("is older than" in box.err)
+
+
+def test_the_networks_libraries_come_first(box: Container) -> None:
+    box.env |= {"SLIPWAY_LIBRARIES": "/opt/a/lib:/opt/b/lib", "LD_LIBRARY_PATH": "/lib"}
+    assert box.run("import os; print(os.environ['LD_LIBRARY_PATH'])") == 0, box.err
+    assert box.out.splitlines()[1] == "/opt/a/lib:/opt/b/lib:/lib"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from images.locking.model import Environment, Repository
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import cache_location, commands, definitions, profiles, releases
 from launcher.catalog.definitions import Step
+from launcher.catalog.fabrics import Network
 from launcher.core.arguments import Arguments
 from launcher.core.plan import ImageInfo, Plan
 from launcher.engines import docker, slurm
@@ -146,6 +147,26 @@ def test_the_script_is_the_golden_one(step: str, flavour: str, shape: dict[str, 
     text = str(slurm.render(plan)["script"])
     assert f"PLAN={plan.hash}\n" in text
     compare(script_file(step, flavour, shape), without_hash(text, plan))
+
+
+# A job of two nodes for each network that a site may have.
+NETWORKS = {
+    "ib": Network(fabric="ib", interface="ib0", devices=["mlx5_0", "mlx5_1"]),
+    "roce": Network(fabric="roce", interface="bond0", devices=["mlx5_0"], gid_index=3),
+    "efa": Network(fabric="efa", interface="enp71s0"),
+    "tcp": Network(fabric="tcp", interface="eth0"),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_script_of_each_network_is_the_golden_one(network: str, spec_of: SpecOf) -> None:
+    profile = profiles.find_profile(Root(REPO), "slurm-pyxis")
+    file = "/project/launcher/profiles/slurm-pyxis.yaml"
+    profile = msgspec.structs.replace(profile, file=file, network=NETWORKS[network])
+    step, shape = definitions.find_step(Root(REPO), "sft/automodel"), {"nodes": 2, "gpus": 8, "procs": 8}
+    plan = plan_of(step, "cuda", spec_of, image="/shared/squash/image.sqsh", profile=profile, **shape)
+    path = HERE / "golden" / "sft/automodel" / f"slurm-pyxis-{network}" / "script.sh"
+    compare(path, without_hash(str(slurm.render(plan)["script"]), plan))
 
 
 def test_shellcheck_has_nothing_to_say_of_any_script(tmp_path: Path) -> None:

@@ -299,6 +299,14 @@ def test_the_script_says_why_it_ended(
     assert jobs().status(job).end == end
 
 
+def test_nodes_that_a_job_does_without_are_known_of_every_attempt(slurm: Commands, job: Run) -> None:
+    knows(slurm, "COMPLETED")
+    bad = [ended(75, "true") | {"why": "bad node", "excluded": f"node n{n}: ECC"} for n in (1, 2)]
+    attempts(job, STARTED, bad[0], STARTED, bad[1], STARTED, ended(0))
+    assert jobs().status(job).excluded == "node n1: ECC; node n2: ECC"
+    assert jobs().status(job).end is None
+
+
 def test_what_was_cancelled_in_the_queue_has_not_begun(slurm: Commands, job: Run) -> None:
     knows(slurm, "CANCELLED")
     assert jobs().status(job).end == Ended(End.CANCELLED, IN_QUEUE)

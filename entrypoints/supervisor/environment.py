@@ -117,6 +117,12 @@ def on_path(env: dict[str, str], program: str) -> bool:
     return any(os.access(f"{folder}/{program}", os.X_OK) for folder in env.get("PATH", os.defpath).split(":"))
 
 
+def site_libraries(env: dict[str, str]) -> None:
+    """What the profile mounts for its network comes ahead of the image's own (SLIPWAY_LIBRARIES)."""
+    if env.get("SLIPWAY_LIBRARIES"):
+        env["LD_LIBRARY_PATH"] = ":".join(filter(None, [env["SLIPWAY_LIBRARIES"], env.get("LD_LIBRARY_PATH")]))
+
+
 def older_driver(env: dict[str, str], driver_file: str) -> None:
     """NVIDIA's entrypoint, which does not run here, lets an image's CUDA run on an older driver: by a link that it
     makes in the image. The libraries behind that come first here instead, which takes no writable root."""

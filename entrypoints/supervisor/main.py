@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from supervisor import checks, ends, environment
+from supervisor import checks, ends, environment, network
 from supervisor.ends import BROKEN, REFUSED, STOPPED, Cause, Ended, refusal, say, text_of
 from supervisor.launchers import Launcher, Python, Torchrun, step_program
 from supervisor.meeting import Meeting, find_converted
@@ -56,6 +56,7 @@ class Supervisor:
         driver_file = environment.find_driver(self.node)
         for check in checks.checks(self.node, driver_file):
             checks.run(self.node, check)
+        environment.site_libraries(self.node.env)
         environment.older_driver(self.node.env, driver_file)
         self.places.make()
         environment.check_secrets(self.node)
@@ -64,6 +65,8 @@ class Supervisor:
         """The port by which ranks find each other."""
         launcher.prepare()
         port = self.meeting.meet(launcher.port)
+        if self.meeting.spare and not self.node.stopped:
+            checks.all_reduce(self.node, self.meeting.spare)
         find_converted(self.node)
         return port
 
@@ -79,7 +82,7 @@ class Supervisor:
     def running(self, launcher: Launcher, step: Child) -> Ended:
         """Until the step is over: signals are served as they come, the stop goes on when it is due, observers look."""
         node, due = self.node, 0.0
-        observers = launcher.observers()
+        observers = [*launcher.observers(), *network.observers(node)]
         while (code := launcher.over(step)) is None:
             node.children.wait(min(node.stop.remaining(), max(0.0, due - time.monotonic())))
             node.stop.advance()

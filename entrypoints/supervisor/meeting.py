@@ -21,6 +21,7 @@ class Meeting:
 
     def __init__(self, node: Node) -> None:
         self._node, self._settings = node, node.settings
+        self.spare = ""  # a port of the first node's, which it tells all where they try each other out
 
     def meet(self, port: str) -> str:
         """Until all nodes are there: the port that the first tells, `port` where it knows one already. Raises Ended."""
@@ -30,11 +31,14 @@ class Meeting:
         self._find_shared()
         self._tell("there", port)
         if settings.rank:
-            return self._await(0, "go") or port
+            told, _, self.spare = self._await(0, "go").partition(" ")
+            return told or port
         for rank in range(1, settings.nodes):
             self._await(rank, "there")
         port = port or free_port()
-        self._tell("go", port)
+        while settings.all_reduce and self.spare in ("", port):
+            self.spare = free_port()
+        self._tell("go", f"{port} {self.spare}".rstrip())
         return port
 
     def leave(self) -> None:
@@ -66,21 +70,21 @@ class Meeting:
                     )
                 look_again(self._node, place)
 
-    def _tell(self, what: str, port: str) -> None:
+    def _tell(self, what: str, ports: str) -> None:
         """This node is that far."""
         try:
-            put(f"{self._node.folder}/{what}", f"{self._settings.nonce} {port}\n")
+            put(f"{self._node.folder}/{what}", f"{self._settings.nonce} {ports}\n")
         except OSError:
             raise refusal(f"{self._node.folder}: cannot be written") from None
 
     def _heard(self, rank: int, what: str) -> str | None:
-        """The port that a node says with it, where it is that far."""
+        """The ports that a node says with it, where it is that far."""
         try:
             with open(f"{self._settings.state}/{rank}/{what}", encoding="utf-8", errors="replace") as f:
-                nonce, _, port = f.readline().strip().partition(" ")
+                nonce, _, ports = f.readline().strip().partition(" ")
         except OSError:
             return None
-        return port if nonce == self._settings.nonce else None
+        return ports if nonce == self._settings.nonce else None
 
     def _await(self, rank: int, what: str) -> str:
         """For as long as images may take to unpack."""

@@ -98,8 +98,11 @@ class Children:
         child = self._running[pid] = Child(pid)
         return child
 
-    def output_of(self, words: list[str], env: dict[str, str], stream: int = 1) -> tuple[int, str]:
-        """Runs a program to its end: its exit code, and what it wrote to one of its streams. Raises OSError."""
+    def output_of(
+        self, words: list[str], env: dict[str, str], stream: int = 1, given_up: Callable[[], bool] | None = None
+    ) -> tuple[int, str]:
+        """Runs a program to its end, which comes at once where it is given up: its exit code, and what it wrote to one
+        of its streams. Raises OSError."""
         ours, its = os.pipe()
         os.set_blocking(ours, False)
         try:
@@ -110,6 +113,8 @@ class Children:
         while child.code is None:
             self.wait(GLANCE)
             said += _available(ours)
+            if given_up and given_up():
+                child.kill(signal.SIGKILL)
         os.close(ours)
         return child.code, said.decode(errors="replace").rstrip("\n")
 

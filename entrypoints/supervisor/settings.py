@@ -43,6 +43,7 @@ class Settings:
         if self.nodes > 1 and not (self.nonce and self.head):
             says = "the job has to say how nodes find each other: SLIPWAY_NONCE, SLIPWAY_HEAD"
             self.faults.append(f"SLIPWAY_NODES={self.nodes}: {says}")
+        self.all_reduce = bool(self._text("SLIPWAY_ALL_REDUCE"))  # nodes try each other out before the step
         self.in_job = bool(self._text("SLURM_JOB_ID"))
         self.stop_to = self._text("SLIPWAY_STOP_TO", "group")
         self.stop_signal = self._signal("SLIPWAY_STOP_SIGNAL", "TERM")

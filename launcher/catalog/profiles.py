@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from launcher.catalog import cache_location
+from launcher.catalog.fabrics import Network, refuse_former
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
@@ -20,9 +21,7 @@ from slipway.yamldoc import Noun
 
 Limit = Literal["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
                 "rtprio", "rttime", "sigpending", "stack"]  # fmt: skip
-
 OUR_TARGETS = ("/inputs", "/output", "/cache", "/slipway", "/run/slipway", "/run/secrets")
-
 GpuModel = Literal["A10", "A100", "A30", "A40", "B200", "B300", "GB200", "GB300", "GH200", "H100", "H20", "H200", "L4",
                    "L40", "L40S", "RTX PRO 6000", "V100"]  # fmt: skip
 _ON_ARM = ("GB200", "GB300", "GH200")  # beside NVIDIA's own processor, Grace
@@ -125,11 +124,12 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     file, or pulled by every node from the registry that the image was pushed to. `gpus`: how many a node has;
     `arch`: its processor, by the GPUs' model where None. `gpus_by`: how GPUs are asked for, and as which `gpu_type` the
     site knows them; none = they are no resource of the site's: a job with GPUs gets its nodes for itself. `mpi`: srun's
-    --mpi. `network`: interface that NCCL and Gloo use.
+    --mpi. `network`: what NCCL has to use between nodes; a name alone only in records from before it was a mapping.
     `setup`: lines of bash before srun. `sbatch`, `srun`: further long options, without dashes; true = without a value.
     `stop_seconds`: how long before the time limit the step is told; by the step's own need where None. `attempts`: how
-    often one job may start. `mount_wait`: seconds that nodes wait to see each other's files. `ray_head`: dedicated = a
-    step with Ray gets one node more than --nodes says, for Ray's head and the driver; its GPUs are idle.
+    often one job may start. `check_nodes`: one that is not fit ends an attempt, and the next does without it; else
+    that is only told. `mount_wait`: seconds that nodes wait to see each other's files. `ray_head`: dedicated = a step
+    with Ray gets one node more than --nodes says, for Ray's head and the driver; its GPUs are idle.
     """
 
     flavour: Literal["cpu", "cuda"] = "cuda"
@@ -147,7 +147,7 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     gpu_type: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] | None = None
     exclusive: bool = False
     mpi: str = "none"
-    network: str | None = None
+    network: Network | str | None = None
     image: Literal["squash", "registry"] = "squash"
     squash: str | None = None
     shared: list[str] = []
@@ -159,6 +159,7 @@ class SlurmProfile(_Common, frozen=True, kw_only=True, tag="slurm"):
     srun: dict[str, str | int | bool] = {}
     stop_seconds: Annotated[int, msgspec.Meta(ge=1)] | None = None
     attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    check_nodes: bool = True
     mount_wait: Annotated[int, msgspec.Meta(ge=1)] = 90
     ray_head: Literal["shared", "dedicated"] = "shared"
 
@@ -184,7 +185,6 @@ _MERGED = ("env", "secrets", "ulimits", "sbatch", "srun")  # mappings that `exte
 _PATHS = ("runs", "hf_home", "megatron_cache", "squash", "data", "shared", "mounts", "secrets", "engine")
 Keys = tuple[str | int, ...]
 
-
 # What the launcher sets in a container.
 RESERVED_ENV = frozenset({"HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "RANK", "LOCAL_RANK",
                           "WORLD_SIZE", cache_location.NAME})  # fmt: skip
@@ -195,7 +195,6 @@ _NO_SECRET = re.compile(
     r"|PATH|ENV|IFS|PS4|CDPATH|SHELL|SHELLOPTS|PROMPT_COMMAND|GLOBIGNORE|GCONV_PATH|LOCPATH|NODE_OPTIONS"
     r"|HOME|USER|LOGNAME|UID|EUID|PPID|TMPDIR|PWD|MEGATRON_CONFIG_LOCK_DIR|MASTER_ADDR|MASTER_PORT|RAY_ADDRESS"
 )
-
 # Names of what opens something. Such a variable is no part of a plan, which is written down and shown around.
 _KEY_TO = re.compile(
     r"\w*(SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY|API_KEY|PRIVATE_KEY|ACCESS_KEY|CONNECTION_STRING)\w*"
@@ -332,6 +331,8 @@ def _read(path: Path) -> Profile:
     if kind not in KINDS:
         where, remedy = f"{path}:{yamldoc.line_of(path, 'kind')}", nearest(str(kind), KINDS)
         raise SlipwayError(Exit.CONFIG, f"kind: {kind!r} is not allowed", where=where, remedy=remedy)
+    if kind == "slurm" and isinstance(value.get("network"), str):
+        refuse_former(value["network"], f"{path}:{yamldoc.line_of(path, 'network')}")
     profile: Profile = yamldoc.convert(text, KINDS[kind], str(path))
     for field in ("name", "file"):
         if getattr(profile, field):

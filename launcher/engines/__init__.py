@@ -21,7 +21,7 @@ from slipway.project import Root
 class Status:
     """What the engine knows of a run. `end`: how it ended, where the engine knows more than the code.
 
-    `detail`: why a run that waits still waits.
+    `detail`: why a run that waits still waits; `excluded`: nodes that it does without, and why.
     """
 
     state: Literal["missing", "created", "pending", "running", "exited"]
@@ -30,6 +30,7 @@ class Status:
     started: str = ""
     finished: str = ""
     detail: str = ""
+    excluded: str = ""
 
 
 class Claimed(Protocol):

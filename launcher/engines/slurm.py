@@ -18,6 +18,7 @@ import msgspec
 
 from images.building import identity
 from images.locking.model import Entry
+from launcher.catalog.fabrics import Network
 from launcher.catalog.profiles import SlurmProfile
 from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed
 from launcher.engines import Claimed, slurmwords, sqsh
@@ -31,7 +32,7 @@ from slipway.project import Root
 ATTACHED, KEEPS_LOG, REQUEST = False, False, "script.sh"
 BY_NAME = False
 LOGS = ("job.log",)
-FILES = ("batch.sh", "outside.sh")
+FILES = ("batch.sh", "outside.sh", "fabric.py", "allreduce.py")
 EARLY = 90  # seconds: Slurm's own signal may come up to 60 s before its time, and our own way takes some
 # What batch.sh finds out in the job; the entrypoint needs it.
 FOUND = ("NVIDIA_VISIBLE_DEVICES", "SLIPWAY_ATTEMPT", "SLIPWAY_DEADLINE", "SLIPWAY_HEAD", "SLIPWAY_NODE_NAMES",
@@ -95,6 +96,7 @@ def check(plan: Plan, seen: Probed) -> Iterator[Finding]:
     """What pyxis cannot express, what other nodes will not see, and options that are the launcher's."""
     profile = _profile(plan)
     runs = [("runs directory", seen.host.runs)]
+    own = profile.network.mounted if isinstance(profile.network, Network) else []  # each node has them
     sources = [(f"mount {m.target}", m.source) for m in plan.mounts if not m.source.startswith(RUN_DIR)] + runs
     for what, path in [*sources, *((f"mount {m.target}", m.target) for m in plan.mounts)]:
         if _NO_MOUNT.search(path):
@@ -104,7 +106,7 @@ def check(plan: Plan, seen: Probed) -> Iterator[Finding]:
     if plan.image_source.startswith("/"):
         sources.append(("image", plan.image_source))
     for what, path in sources if profile.shared else []:
-        if not any(PurePath(path).is_relative_to(root) for root in profile.shared):
+        if path not in own and not any(PurePath(path).is_relative_to(root) for root in profile.shared):
             key = _NAMED_BY.get(what, "")
             remedy = f"shared are: {', '.join(profile.shared)} ({profile.file}: shared)"
             remedy += f"; name a folder below one of them: {key}" if key else ""

@@ -36,7 +36,7 @@ class _Attempt(msgspec.Struct):
     """A line that batch.sh writes when an attempt starts, and when it ends. `exit`: of the step, where it ends.
 
     `why`: why the step was told to leave; `said`: in the script's words, why it ended by itself; `unmade`: nodes whose
-    containers did not start, though nobody had told them to stop.
+    containers did not start, though nobody had told them to stop; `excluded`: nodes that the next one does without.
     """
 
     event: Literal["start", "end"]
@@ -47,6 +47,7 @@ class _Attempt(msgspec.Struct):
     why: str = ""
     said: str = ""
     unmade: str = ""
+    excluded: str = ""
 
 
 @contextlib.contextmanager
@@ -84,6 +85,7 @@ class SlurmJobs:
             return found
         any(run.path.iterdir())  # a network file system then asks its server for what is new
         attempts = _attempts(run.path)
+        found = replace(found, excluded=excluded(run.path))
         if found.end:
             waited = found.end == Ended(End.CANCELLED) and not attempts
             return replace(found, end=Ended(End.CANCELLED, IN_QUEUE)) if waited else found
@@ -229,6 +231,11 @@ def recorded_job(path: Path) -> str | None:
     if text is not None and not re.fullmatch(_JOB, text.strip()):
         raise inbox.Damaged(f"is no job id: {text.strip()[:40]!r}", path / "job")
     return text.strip() if text else None
+
+
+def excluded(path: Path) -> str:
+    """Nodes that a job does without since an attempt had them, and why; in the words of its script."""
+    return "; ".join(attempt.excluded for attempt in _attempts(path) if attempt.excluded)
 
 
 def _attempts(path: Path) -> list[_Attempt]:

@@ -27,7 +27,7 @@ from launcher.core.plan import (
     Variable,
 )
 from launcher.planning import configuration
-from launcher.planning.checks import config_values
+from launcher.planning.checks import config_values, network
 
 UNRESOLVED = "UNRESOLVED"
 REPOSITORY = "repository"  # of a snapshot, beside the blobs that it shares
@@ -166,14 +166,15 @@ def _environment(spec: LaunchSpec, seen: Probed, needed: list[Converted]) -> dic
     """Lowest to highest: image, step, profile, command line, launcher."""
     result = {"HF_DATASETS_CACHE": Variable(value=DATASETS, by="launcher")}  # a site may have a faster place
     result |= {k: Variable(value=v, by="step") for k, v in spec.step.env.items()}
-    if isinstance(spec.profile, SlurmProfile) and spec.profile.network:
-        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-        result |= {k: Variable(value=spec.profile.network, by="profile") for k in names}
+    result |= {k: Variable(value=v, by="profile") for k, v in network.variables(spec).items()}
     result |= {k: Variable(value=v, by="profile") for k, v in spec.profile.env.items()}
     result |= {k: Variable(value=v, by="command line") for k, v in spec.env.items()}
     graceful = spec.step.graceful
     if isinstance(spec.profile, SlurmProfile):
         result["SLIPWAY_MOUNT_WAIT"] = Variable(value=str(spec.profile.mount_wait), by="launcher")
+        on_gpus = spec.gpus and spec.entry.flavour == "cuda" and not spec.dedicated_head
+        if spec.profile.check_nodes and spec.job_nodes > 1 and on_gpus:
+            result["SLIPWAY_ALL_REDUCE"] = Variable(value="1", by="launcher")
     if spec.step.launcher == "ray":
         result["SLIPWAY_RAY_WAIT"] = Variable(value=str(spec.profile.ray_wait), by="launcher")
     if spec.dedicated_head:
@@ -216,6 +217,7 @@ def launcher(spec: LaunchSpec) -> str:
 def _mounts(spec: LaunchSpec, seen: Probed) -> list[Mount]:
     """Sorted by target, so that a parent is mounted before what lies below it."""
     mounts = [Mount(source=m.source, target=m.target, readonly=m.readonly) for m in spec.profile.mounts]
+    mounts += [Mount(source=folder, target=folder, readonly=True) for folder in network.folders(spec)]
     mounts += [m for a in seen.artifacts.values() for m in _input_mounts(a)]
     mounts += [Mount(source=f"{RUN_DIR}/code/{n}", target=c.path, readonly=True) for n, c in spec.code.items()]
     mounts += [

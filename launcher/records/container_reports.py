@@ -1,6 +1,7 @@
 """What a container told of its run, in the run directory's container/: typed, or said to be damaged.
 
-The entrypoint writes `N/status.json`, `N/versions.json` and `failed`, the step program `config.yaml` and `result.json`.
+The entrypoint writes `N/status.json`, `N/versions.json` and `failed`, the step program `config.yaml` and `result.json`,
+NCCL `nccl.HOST.PID`.
 Nobody has checked any of it: whatever runs in the container can write there.
 """
 
@@ -8,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from slipway import inbox
+from slipway import fabric, inbox
 from slipway.errors import SlipwayError
 from slipway.inbox import Damaged
 
@@ -62,7 +63,8 @@ class Result(Report, frozen=True, kw_only=True):
 class Reports:
     """All that a container told. `status`: of the node that failed first; `damaged`: FILE: what is wrong with it.
 
-    `began`: whether an entrypoint has run on any node: the first thing it does is to make its folder.
+    `began`: whether an entrypoint has run on any node: the first thing it does is to make its folder. `network`: what
+    NCCL says it uses, of the hosts where it has said it.
     """
 
     status: NodeStatus | None
@@ -71,6 +73,7 @@ class Reports:
     config: str
     damaged: list[str]
     began: bool = True
+    network: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Reports:
@@ -93,7 +96,18 @@ def read(folder: Path) -> Reports:
         config=look(lambda: inbox.read_text(folder, "container/config.yaml"), ""),
         damaged=damaged,
         began=began(folder),
+        network=look(lambda: _network(folder), {}),
     )
+
+
+def _network(folder: Path) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = {}
+    for path in sorted(folder.glob("container/nccl.*"))[: fabric.MOST]:
+        if (name := fabric.host(path.name)) and (file := inbox.opened(folder, f"container/{path.name}")):
+            with file:
+                lines = file.read(fabric.LIMIT).decode(errors="replace").splitlines()
+            found.setdefault(name, set()).update(fabric.transports(lines))
+    return {name: sorted(used) for name, used in found.items() if used}
 
 
 def began(folder: Path) -> bool:

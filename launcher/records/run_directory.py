@@ -55,7 +55,8 @@ class Outcome(Noun, frozen=True, kw_only=True):
     around the container, refused to start it; `engine` could not start it or lost it; `node` one failed, or did not
     come; `memory` ran out; `launcher` died before it was submitted. `checkpoint`: what the step made, a finished
     checkpoint or data, on the host; `result`: what the step program reported; `damaged`: what the container wrote and
-    could not be read, and why.
+    could not be read, and why. `network`: host -> what NCCL says it used there; `excluded`: nodes that an attempt had
+    and the next ones did without, and why.
     """
 
     exit_code: int
@@ -67,6 +68,8 @@ class Outcome(Noun, frozen=True, kw_only=True):
     checkpoint: str = ""
     result: dict[str, Any] = {}
     damaged: list[str] = []
+    network: dict[str, list[str]] = {}
+    excluded: str = ""
 
     def __post_init__(self) -> None:
         msgspec.convert(self.result, Result)  # or no record: whoever reads one may rely on it

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from launcher import engines
+from launcher.catalog import fabrics
 from launcher.core.plan import RUN_DIR
 from launcher.engines import logfiles, slurmjobs
 from launcher.records import run_directory
@@ -114,6 +115,8 @@ def _story(run: Run, record: Record, state: str) -> Iterator[str]:
     yield f"submitted  {record.submitted}, with slipway {record.slipway}: {shlex.join(['launch', *record.argv])}"
     if record.engine.kind == "slurm" and (job := slurmjobs.recorded_job(run.path)):
         yield f"job        {job}"
+        if nodes := slurmjobs.excluded(run.path):
+            yield f"excluded   {nodes}"
     found = sorted((run.path / "logs").glob("*.log"))
     yield from (f"log        {log}" for log in found)
     if not found:
@@ -219,6 +222,8 @@ def _end_lines(run: Run, record: Record) -> list[str]:
     else:
         output = plan.output.replace(RUN_DIR, str(run.path))
         lines.append(f"output     {output} (no finished checkpoint was reported)")
+    if other := fabrics.other_network(getattr(plan.profile, "network", None), outcome.network):
+        lines.append(f"network    {other}")
     if loss := _loss(record):
         lines.append(f"loss       {loss}")
     return [*lines, *(f"damaged    {what}" for what in outcome.damaged)]

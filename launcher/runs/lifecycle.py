@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from launcher import engines
+from launcher.catalog import fabrics
 from launcher.core.plan import RUN_DIR, Plan
 from launcher.engines import Connection, Status, logfiles
 from launcher.planning.run_files import Prepared, write_run_files
@@ -259,13 +260,23 @@ def _outcome(run: Run, plan: Plan, status: Status, told: Reports) -> Outcome:
         end=ended.end,
         exit_code=ended.exit_code(code),
         cause=ended.end.cause,
-        reason=ended.reason,
+        reason=_with_network(ended, plan, told),
         started=status.started or (wrote.started if wrote else ""),
         finished=status.finished or (wrote.finished if wrote else ""),
         checkpoint=_on_host(told.result.get("checkpoint") or told.result.get("path") or "", plan, run),
         result=told.result,
         damaged=told.damaged,
+        network=told.network,
+        excluded=status.excluded,
     )
+
+
+def _with_network(ended: Ended, plan: Plan, told: Reports) -> str:
+    """The cause line of a step that failed says, too, where NCCL took another network than it was to use."""
+    network = getattr(plan.profile, "network", None)
+    refused = isinstance(network, fabrics.Network) and network.fallback == "refuse" and ended.end is End.FAILED
+    other = fabrics.other_network(network, told.network) if refused else ""
+    return f"{ended.reason}; network: {other}" if other else ended.reason
 
 
 def _not_run(run: Run, status: Status, told: Reports) -> Ended | None:

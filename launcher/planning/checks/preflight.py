@@ -13,7 +13,16 @@ from launcher.catalog.profiles import RESERVED_ENV, SlurmProfile
 from launcher.core import gpus
 from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadable
 from launcher.planning import configuration
-from launcher.planning.checks import config_values, input_rules, known_keys, memory, memory_rl, nemo_rl, parallelism
+from launcher.planning.checks import (
+    config_values,
+    input_rules,
+    known_keys,
+    memory,
+    memory_rl,
+    nemo_rl,
+    network,
+    parallelism,
+)
 from slipway.errors import Exit
 from slipway.findings import Finding
 from slipway.findings import error as _error
@@ -46,13 +55,10 @@ def check(spec: LaunchSpec, seen: Probed, steps: Sequence[Step] = ()) -> list[Fi
 
     `steps`: among which one that converts a wrong input is looked for.
     """
-    findings = [*_inputs(spec, seen, steps), *_output(spec, seen), *_environment(spec), *_mounts(spec, seen)]
-    findings += [
-        *configuration.check(spec),
-        *known_keys.check(spec, seen.image.classes),
-        *_shape(spec, seen),
-        *parallelism.check(spec, seen),
-    ]
+    findings = [*_inputs(spec, seen, steps), *_output(spec, seen), *_environment(spec)]
+    findings += [*network.check(spec), *_mounts(spec, seen)]
+    findings += [*configuration.check(spec), *known_keys.check(spec, seen.image.classes)]
+    findings += [*_shape(spec, seen), *parallelism.check(spec, seen)]
     findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen)]
     findings += [*memory.check(spec, seen), *memory_rl.check(spec, seen)]
     return [*findings, *_engine(spec, seen), *_image(spec, seen)]

@@ -224,10 +224,11 @@ class Cluster:
         """A file below `local` on a node. Raises FileNotFoundError where only other nodes have it."""
         return self._local(node, name).read_text()
 
-    def write_local(self, node: str, name: str, text: str) -> None:
+    def write_local(self, node: str, name: str, text: str, mode: int = 0o644) -> None:
         path = self._local(node, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        path.chmod(mode)
 
     def remove_local(self, node: str, name: str) -> None:
         self._local(node, name).unlink()

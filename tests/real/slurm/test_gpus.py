@@ -22,7 +22,7 @@ from images.locking import lock as locks
 from slipway.project import Root
 
 from ..conftest import TOY, Variant, facts, installed, link_tar, toy
-from ..support import PROJECT, Done, Run, Tree
+from ..support import PROJECT, Done, Run, Tree, told, until
 from .conftest import Lab
 
 pytestmark = [
@@ -114,6 +114,72 @@ def test_where_slurm_knows_of_no_gpus_a_job_has_the_node_for_itself(gpus: Lab, p
     refused = gpus.launch("--profile", "asks", *wants_all(place / "other"))
     assert "Requested node configuration is not available" in refused.err, refused
     assert refused.code == 69 and not (place / "other").exists()
+
+
+SMI = PROJECT / "tests" / "standins" / "gpus" / "nvidia-smi"
+ECC = "ecc.errors.uncorrected.volatile.total"
+
+
+@pytest.fixture
+def machines(gpus: Lab) -> Lab:
+    """The profile `looks`: what NVIDIA's hook would put into a container, each node has on a disk of its own."""
+    disk = gpus.slurm.local / "machine"
+    (disk / "nvidia").mkdir(parents=True, exist_ok=True)
+    (disk / "nvidia-smi").touch()  # so that it can be planned here
+    for node in ("n1", "n2"):
+        for number in range(8):
+            gpus.slurm.write_local(node, f"machine/nvidia/{number}", f"GPU-{node}-{number}\n")
+        gpus.slurm.write_local(node, "machine/nvidia/faults", "")
+        gpus.slurm.write_local(node, "machine/nvidia-smi", SMI.read_text(), 0o755)
+    mounts = ((disk / "nvidia", "/nvidia"), (disk / "nvidia-smi", "/usr/bin/nvidia-smi"))
+    said = ", ".join(f"{{source: {source}, target: {target}}}" for source, target in mounts)
+    gpus.profile("looks", "gpu_type: h100", "gpus: 8", "flavour: cuda", "shared: []", f"mounts: [{said}]")
+    return gpus
+
+
+def submitted(lab: Lab, output: Path, *more: str) -> Run:
+    done = lab.launch("--profile", "looks", *wants_all(output, *more))
+    assert done.code == 0, done
+    return Run(lab.tree.runs / done.out.strip())
+
+
+def shown(lab: Lab, run: Run) -> list[str]:
+    return [" ".join(line.split()) for line in lab.launch("show", run.id).out.splitlines()]
+
+
+def test_a_node_with_a_broken_gpu_is_named_and_the_next_attempt_does_without_it(machines: Lab, place: Path) -> None:
+    machines.slurm.write_local("n1", "machine/nvidia/faults", f"2 {ECC} 3\n")
+    run = submitted(machines, place / "out")
+    job = machines.job(run)
+    until("the second attempt", lambda: machines.slurm.job(job).get("Restarts") == "1")
+    excluded = "excluded node n1: GPU 2 (GPU-n1-2): 3 uncorrected ECC errors since the driver was loaded"
+    machines.slurm.wait_for_state(job, "PENDING")
+    assert excluded in shown(machines, run)
+    machines.slurm.run_now(job)
+    machines.await_end(run)
+    assert told(machines.tree, run) == ("done", 0, "done")
+    assert excluded in shown(machines, run) and run.outcome["excluded"] == excluded.removeprefix("excluded ")
+    assert run.record["versions"]["gpus"] == [f"GPU-n2-{number}" for number in range(8)]
+    assert {k: machines.slurm.job(job)[k] for k in ("NodeList", "ExcNodeList")} == {
+        "NodeList": "n2",
+        "ExcNodeList": "n1",
+    }
+
+
+def test_where_every_node_is_broken_the_job_ends(machines: Lab, place: Path) -> None:
+    """The third node has other GPUs: Slurm would let the job wait for ever, and says so when it is asked."""
+    for node in ("n1", "n2"):
+        machines.slurm.write_local(node, "machine/nvidia/faults", f"0 {ECC} 1\n")
+    run = submitted(machines, place / "out")
+    job = machines.job(run)
+    until("the second attempt", lambda: machines.slurm.job(job).get("Restarts") == "1")
+    machines.slurm.run_now(job)
+    machines.await_end(run)
+    none = "there are not enough other nodes on which this job could run"
+    fault = "GPU 0 (GPU-n2-0): 1 uncorrected ECC errors since the driver was loaded"
+    assert told(machines.tree, run) == ("node failed", 75, f"a node failed: {none}; node n2 is not fit: {fault}")
+    assert run.outcome["excluded"].startswith("node n1: GPU 0 (GPU-n1-0): ")
+    assert not (place / "out" / "written").exists()
 
 
 def test_what_a_dry_run_with_errors_prints_does_nothing_in_the_queue(gpus: Lab, place: Path) -> None:

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# sft/automodel with automodel 1.0-cuda, plan 000000000000; made by `launch`.
+# Submit it from inside its own directory: sbatch script.sh
+#SBATCH --exclusive
+#SBATCH --export=NONE
+#SBATCH --gpus-per-node=8
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=logs/job.log
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@210
+
+set -u
+RUN_DIR=$PWD
+RUN_ID=${PWD##*/}
+IMAGE=/shared/squash/image.sqsh
+NODES=2
+GPUS=8
+ATTEMPTS=3
+REQUEUE=1
+PLAN=0000000000000000000000000000000000000000000000000000000000000000
+FOLDERS=(/home/user/hf/datasets "${RUN_DIR}"/hf /data/out "${RUN_DIR}"/container)
+SHARED=(/home/user/hf/datasets "${RUN_DIR}"/hf /data/out "${RUN_DIR}"/container)
+SECRETS=()
+SETUP=()
+
+# What the step is given, and this script is not: srun's --export and --container-env name every one.
+ENV=(
+    GLOO_SOCKET_IFNAME=ib0
+    HF_DATASETS_CACHE=/cache/datasets
+    HF_HOME=/cache/hf
+    HF_HUB_CACHE=/cache/hf/hub
+    HF_HUB_OFFLINE=1
+    HF_TOKEN_PATH=/run/secrets/HF_TOKEN
+    NCCL_DEBUG=INFO
+    NCCL_DEBUG_FILE=/run/slipway/nccl.%h.%p
+    NCCL_DEBUG_SUBSYS=INIT,NET
+    NCCL_IB_DISABLE=0
+    NCCL_IB_HCA==mlx5_0,mlx5_1
+    NCCL_SOCKET_IFNAME==ib0
+    OMP_NUM_THREADS=1
+    SLIPWAY_ALL_REDUCE=1
+    SLIPWAY_LAUNCHER=torchrun
+    SLIPWAY_MOUNT_WAIT=90
+    SLIPWAY_NODES=2
+    SLIPWAY_PROCS=8
+    SLIPWAY_RUN="${RUN_ID}"
+    SLIPWAY_SECRETS=''
+    SLIPWAY_SHARED='/output /cache/hf /cache/datasets'
+    SLIPWAY_STEP=sft/automodel
+    SLIPWAY_STOP_SECONDS=120
+    SLIPWAY_STOP_SIGNAL=TERM
+    SLIPWAY_STOP_TO=ranks
+    ENROOT_LOGIN_SHELL=n
+)
+
+# shellcheck disable=SC2054 # commas are the options' own
+SRUN=(
+    --container-env=GLOO_SOCKET_IFNAME,HF_DATASETS_CACHE,HF_HOME,HF_HUB_CACHE,HF_HUB_OFFLINE,HF_TOKEN_PATH,NCCL_DEBUG,NCCL_DEBUG_FILE,NCCL_DEBUG_SUBSYS,NCCL_IB_DISABLE,NCCL_IB_HCA,NCCL_SOCKET_IFNAME,NVIDIA_VISIBLE_DEVICES,OMP_NUM_THREADS,SLIPWAY_ALL_REDUCE,SLIPWAY_ATTEMPT,SLIPWAY_DEADLINE,SLIPWAY_HEAD,SLIPWAY_LAUNCHER,SLIPWAY_MOUNT_WAIT,SLIPWAY_NODES,SLIPWAY_NODE_NAMES,SLIPWAY_NONCE,SLIPWAY_PROCS,SLIPWAY_RUN,SLIPWAY_SECRETS,SLIPWAY_SHARED,SLIPWAY_STEP,SLIPWAY_STOP_SECONDS,SLIPWAY_STOP_SIGNAL,SLIPWAY_STOP_TO
+    --container-image=/shared/squash/image.sqsh
+    --container-mounts=/home/user/hf/datasets:/cache/datasets:rw,"${RUN_DIR}"/hf:/cache/hf:rw,/data/llama:/inputs/model-bbbbbbbb:ro,/data/chats.jsonl:/inputs/train-aaaaaaaa/chats.jsonl:ro,/data/out:/output:rw,"${RUN_DIR}"/container:/run/slipway:rw,"${RUN_DIR}"/slipway:/slipway:ro
+    --container-workdir=/run/slipway
+    --cpu-bind=none
+    --export=ENROOT_LOGIN_SHELL,GLOO_SOCKET_IFNAME,HF_DATASETS_CACHE,HF_HOME,HF_HUB_CACHE,HF_HUB_OFFLINE,HF_TOKEN_PATH,NCCL_DEBUG,NCCL_DEBUG_FILE,NCCL_DEBUG_SUBSYS,NCCL_IB_DISABLE,NCCL_IB_HCA,NCCL_SOCKET_IFNAME,NVIDIA_VISIBLE_DEVICES,OMP_NUM_THREADS,SLIPWAY_ALL_REDUCE,SLIPWAY_ATTEMPT,SLIPWAY_DEADLINE,SLIPWAY_HEAD,SLIPWAY_LAUNCHER,SLIPWAY_MOUNT_WAIT,SLIPWAY_NODES,SLIPWAY_NODE_NAMES,SLIPWAY_NONCE,SLIPWAY_PROCS,SLIPWAY_RUN,SLIPWAY_SECRETS,SLIPWAY_SHARED,SLIPWAY_STEP,SLIPWAY_STOP_SECONDS,SLIPWAY_STOP_SIGNAL,SLIPWAY_STOP_TO
+    --job-name=slipway
+    --kill-on-bad-exit=1
+    --mpi=none
+    --no-container-entrypoint
+    --no-container-mount-home
+    --no-container-remap-root
+    --nodes=2
+    --ntasks-per-node=1
+    --open-mode=append
+    --output=logs/node-%n.log
+)
+
+. slipway/batch.sh || { echo "slipway: refused: $PWD holds no slipway/: submit from inside the run directory" >&2; exit 78; }
+main bash /slipway/entrypoint.sh python /slipway/steps/automodel_finetune.py
