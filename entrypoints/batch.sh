@@ -41,7 +41,7 @@ main() {
     check_secrets
     make_folders
     make_logs
-    rm -rf container/failed container/*/status.json container/*/ranks container/nccl.* container/bad
+    rm -rf container/failed container/*/status.json container/*/ranks container/nccl.* container/bad container/stalled
     describe_job
     set_up
     remove_leftovers
@@ -150,7 +150,13 @@ run_step() {
     [[ $TOLD != 'time limit' || -z $ENDED ]] || job_says Reason=TimeLimit || TOLD=TERM
     case $TOLD in
         'time limit' | preempted) requeue ;;
-        '') do_without ;;
+        '') if [[ -s container/stalled && $(step_code) == "$TRY_AGAIN" ]]; then
+            TOLD='it stood still'
+            requeue
+            TOLD=''
+        else
+            do_without
+        fi ;;
     esac
     exit "$(step_code)"
 }

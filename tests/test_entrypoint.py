@@ -630,6 +630,49 @@ def test_a_secret_that_is_not_there_is_refused(box: Container, tmp_path: Path) -
     assert "the step" not in box.out
 
 
+# A run that stands still
+
+SHOWN = """
+import sys, threading, time
+sys.path.insert(0, {steps!r})
+import slipway_step
+
+def stuck():
+    print("ready", flush=True)
+    threading.Event().wait()
+
+slipway_step.run({what})
+"""
+STEPS = str(MAIN / "entrypoints" / "steps")
+
+
+def test_a_step_in_which_nothing_moves_is_ended_and_leaves_its_stacks(box: Container) -> None:
+    box.env["SLIPWAY_STALL_SECONDS"] = "1"
+    assert box.run(SHOWN.format(steps=STEPS, what="stuck")) == 75, box.err
+    assert (box.status["cause"], box.status["step_exit_code"]) == ("stalled", None)
+    name = os.uname().nodename
+    assert box.status["reason"] == f"nothing has moved for 0.0167 min; the last to move was rank 0 on {name}"
+    stacks = box.state / "0" / "stacks"
+    assert "in stuck" in (stacks / "0.txt").read_text()
+    assert "python" in (stacks / "processes.txt").read_text()
+
+
+def test_a_step_that_writes_now_and_then_goes_on(box: Container) -> None:
+    """Longer than it may stand still, and by a line of its log alone."""
+    box.env["SLIPWAY_STALL_SECONDS"] = "2"
+    says = "[print(n, flush=True) or time.sleep(0.25) for n in range(20)]"
+    assert box.run(SHOWN.format(steps=STEPS, what=f"lambda: {says}")) == 0, box.err
+    assert not (box.state / "stalled").exists()
+
+
+def test_a_stalled_step_that_is_told_to_stop_has_stopped(box: Container) -> None:
+    box.env |= {"SLIPWAY_STALL_SECONDS": "3600", "SLIPWAY_STOP_TO": "group"}
+    process = box.start_ready(SHOWN.format(steps=STEPS, what="stuck"))
+    process.terminate()
+    assert process.wait(PATIENCE) == 143
+    assert box.status["cause"] == "signal"
+
+
 # Several nodes
 
 
@@ -753,6 +796,23 @@ def test_a_network_that_nccl_does_not_take_ends_the_run(
     said = f"network: expected InfiniBand, NCCL used sockets on {' '.join(hosts)}"
     assert said in (nodes.status(0)["reason"] if code else box.err)
     assert nodes.status(0)["cause"] == cause
+
+
+def test_nodes_stand_still_together_and_the_first_says_so(nodes: Nodes) -> None:
+    """The other, which has never written anything since, is not missed before; and keeps its stacks."""
+    for box in nodes.boxes:
+        box.env["SLIPWAY_STALL_SECONDS"] = "2"
+    busy = "lambda: [print(n, flush=True) or time.sleep(0.25) for n in range(20)] and stuck()"
+    first = nodes.boxes[0].start("import os; os.environ['RANK'] = '0'" + SHOWN.format(steps=STEPS, what=busy))
+    second = nodes.boxes[1].start("import os; os.environ['RANK'] = '1'" + SHOWN.format(steps=STEPS, what="stuck"))
+    assert first.wait(PATIENCE) == 75, nodes.boxes[0].err
+    assert "19" in nodes.boxes[0].out
+    assert nodes.status(0)["reason"] == "nothing has moved for 0.0333 min; the last to move was rank 0 on n1"
+    assert (nodes.state / "failed").read_text() == "75 0 n1\n"
+    second.terminate()  # as srun does then
+    second.wait(PATIENCE)
+    for rank in range(2):
+        assert "in stuck" in (nodes.state / str(rank) / "stacks" / f"{rank}.txt").read_text()
 
 
 @pytest.mark.parametrize("late", [0, 1])

@@ -6,9 +6,11 @@ Programs in this folder run in the library's own Python (3.9 or newer) and impor
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -43,6 +45,7 @@ def node_dir() -> Path:
 def run(main: Callable[[], None]) -> None:
     """Runs a step program: announces this rank, and leaves the reason of a failure for status.json."""
     write_private(node_dir() / "ranks" / f"{rank()}.pid", f"{os.getpid()}\n")  # whom to tell that it is time to stop
+    show_stacks_when_asked()
     try:
         main()
         if rank() == 0:
@@ -54,6 +57,15 @@ def run(main: Callable[[], None]) -> None:
     except Exception as e:
         leave("reason", f"{type(e).__name__}: {e}")
         raise
+
+
+def show_stacks_when_asked() -> None:
+    """USR2 makes Python write the stacks of all threads, whatever they wait for; the entrypoint sends it where nothing
+    has moved for too long (profile: stall), and has made the folder where it may."""
+    folder = node_dir() / "stacks"
+    if folder.is_dir():
+        file = os.open(folder / f"{rank()}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)
 
 
 def leave(name: str, why: str) -> None:

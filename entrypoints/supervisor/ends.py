@@ -13,7 +13,7 @@ CONTROL = dict.fromkeys((*range(32), 127), " ")  # a reason is one line
 class Cause:
     """Whose an exit code is."""
 
-    STEP, SIGNAL, ENTRYPOINT, NODE, MEMORY = "step", "signal", "entrypoint", "node", "memory"
+    STEP, SIGNAL, ENTRYPOINT, NODE, MEMORY, STALLED = "step", "signal", "entrypoint", "node", "memory", "stalled"
 
 
 class Ended(Exception):

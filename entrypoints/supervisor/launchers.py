@@ -55,7 +55,7 @@ class Launcher:
     def tell(self, step: Child) -> None:
         """Asks the step to save and leave."""
         settings, by = self.node.settings, self.node.stop.by
-        name, ranks = settings.stop_signal, self.node.rank_pids()
+        name, ranks = settings.stop_signal, [*self.node.ranks().values()]
         number = signal.Signals[f"SIG{name}"]
         if settings.stop_to == "ranks" and ranks:
             say(f"{by}: {name} to {len(ranks)} rank(s), up to {settings.stop_seconds:g} s to save")

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from supervisor import checks, ends, environment, network
+from supervisor import alive, checks, ends, environment, network
 from supervisor.ends import BROKEN, REFUSED, STOPPED, Cause, Ended, refusal, say, text_of
 from supervisor.launchers import Launcher, Python, Torchrun, step_program
 from supervisor.meeting import Meeting, find_converted
@@ -82,7 +82,7 @@ class Supervisor:
     def running(self, launcher: Launcher, step: Child) -> Ended:
         """Until the step is over: signals are served as they come, the stop goes on when it is due, observers look."""
         node, due = self.node, 0.0
-        observers = [*launcher.observers(), *network.observers(node)]
+        observers = [*launcher.observers(), *network.observers(node), *alive.observers(node)]
         while (code := launcher.over(step)) is None:
             node.children.wait(min(node.stop.remaining(), max(0.0, due - time.monotonic())))
             node.stop.advance()

@@ -53,9 +53,11 @@ class Node:
             self.folder = ""
             who = f"uid {os.getuid()} gid {os.getgid()} cannot write there"
             raise refusal(f"{self.settings.state}: {who}; mount the run's container/ directory writable")
-        left = [f"{self.folder}/{name}" for name in ("status.json", "reason", "refused", "there", "go")]
+        left = [f"{self.folder}/{name}" for name in ("status.json", "reason", "refused", "there", "go", "alive")]
         for path in [*self._pid_files(), *left]:
             remove(path)
+        if self.settings.stall_seconds:
+            os.makedirs(f"{self.folder}/stacks", exist_ok=True)
         self.env["SLIPWAY_NODE_DIR"] = self.folder
 
     def hear_early(self) -> None:
@@ -80,10 +82,11 @@ class Node:
                 secrets[name] = os.fsdecode(f.read().replace(b"\0", b"").rstrip(b"\n"))
         return {**self.env, **secrets, **self.members.environment()}
 
-    def rank_pids(self) -> list[int]:
-        """The ranks that wrote their pid and are still processes of this step."""
-        texts = map(text_of, self._pid_files())
-        return [int(text) for text in texts if text.isdigit() and self.members.has(int(text))]
+    def ranks(self) -> dict[int, int]:
+        """rank -> pid, of those that wrote it and are still processes of this step."""
+        texts = {os.path.basename(path).partition(".")[0]: text_of(path) for path in self._pid_files()}
+        pids = {int(n): int(text) for n, text in texts.items() if n.isdigit() and text.isdigit()}
+        return {rank: pid for rank, pid in sorted(pids.items()) if self.members.has(pid)}
 
     def _pid_files(self) -> list[str]:
         ranks = f"{self.folder}/ranks"

@@ -48,6 +48,7 @@ class Settings:
         self.stop_to = self._text("SLIPWAY_STOP_TO", "group")
         self.stop_signal = self._signal("SLIPWAY_STOP_SIGNAL", "TERM")
         self.stop_seconds = self._seconds("SLIPWAY_STOP_SECONDS", 30)
+        self.stall_seconds = self._seconds("SLIPWAY_STALL_SECONDS", 0)
         self.kill_seconds = self._seconds("SLIPWAY_KILL_SECONDS", 5)  # between TERM and KILL for what is still there
         self.start_wait = self._seconds("SLIPWAY_START_WAIT", 1800)  # between the first node's container and the last's
         self.mount_wait = self._seconds("SLIPWAY_MOUNT_WAIT", 90)

@@ -54,6 +54,7 @@ class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
 
     `offline`: the hub is not asked, its inputs are those in `hf_home`. `secrets`: name -> `env` (this shell's variable)
     or `file:PATH`; they reach the container as files. `ray_wait`: seconds that a step with Ray waits for its nodes.
+    `stall`: minutes after which a run in which nothing moves is ended; where None, never.
     """
 
     schema: Literal[1]
@@ -68,6 +69,7 @@ class _Common(Noun, frozen=True, kw_only=True, tag_field="kind"):
     offline: bool = False
     gpu: Gpu | None = None
     ray_wait: Annotated[int, msgspec.Meta(ge=1)] = 300
+    stall: Annotated[float, msgspec.Meta(gt=0)] | None = None
     name: str = ""
     file: str = ""
 

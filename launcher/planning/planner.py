@@ -175,6 +175,8 @@ def _environment(spec: LaunchSpec, seen: Probed, needed: list[Converted]) -> dic
         on_gpus = spec.gpus and spec.entry.flavour == "cuda" and not spec.dedicated_head
         if spec.profile.check_nodes and spec.job_nodes > 1 and on_gpus:
             result["SLIPWAY_ALL_REDUCE"] = Variable(value="1", by="launcher")
+    if spec.profile.stall:
+        result["SLIPWAY_STALL_SECONDS"] = Variable(value=f"{spec.profile.stall * 60:g}", by="profile")
     if spec.step.launcher == "ray":
         result["SLIPWAY_RAY_WAIT"] = Variable(value=str(spec.profile.ray_wait), by="launcher")
     if spec.dedicated_head:

@@ -39,6 +39,7 @@ class End(Enum):
     NOT_STARTED = "not started", "engine", int(Exit.UNAVAILABLE), "its container did not start"
     OUT_OF_MEMORY = "out of memory", "memory", KILL, "killed: out of memory"
     NODE_FAILED = "node failed", "node", int(Exit.TRY_AGAIN), "a node failed"
+    STALLED = "stalled", "step", int(Exit.TRY_AGAIN), "it stood still"
     TIME_LIMIT = "time limit", "signal", TERM, "the time limit ended it"
     PREEMPTED = "preempted", "signal", TERM, "a job of higher priority took its place"
     CANCELLED = "cancelled", "cancelled", TERM, "cancelled"
@@ -50,7 +51,8 @@ class End(Enum):
 # What a step was told, and may have answered by ending well, or by failing for a reason of its own.
 _TOLD = {End.STOPPED, End.TIME_LIMIT, End.PREEMPTED}
 # By what an entrypoint calls the cause, in status.json.
-_WORDS = {"signal": End.STOPPED, "entrypoint": End.REFUSED, "node": End.NODE_FAILED, "memory": End.OUT_OF_MEMORY}
+_WORDS = {"signal": End.STOPPED, "entrypoint": End.REFUSED, "node": End.NODE_FAILED, "memory": End.OUT_OF_MEMORY,
+          "stalled": End.STALLED}  # fmt: skip
 
 
 @dataclass(frozen=True)

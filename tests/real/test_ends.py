@@ -52,6 +52,18 @@ def test_a_step_that_does_without_what_ran_out_of_memory_is_done(tree: Tree, pla
     assert told(tree, run) == ("done", 0, "done")
 
 
+def test_a_run_that_stands_still(tree: Tree, place: Path) -> None:
+    profile = tree.path / "launcher" / "profiles" / "impatient.yaml"
+    profile.write_text("schema: 1\nkind: docker\nextends: docker\nstall: 0.05\n")
+    launched = tree.start("launch", "--profile", "impatient", *toy(place / "output", "wait=true", "deaf=true"))
+    assert launched.finish().code == 75
+    run = tree.run_of(launched)
+    state, code, reason = told(tree, run)
+    assert (state, code) == ("stalled", 75)
+    assert reason.startswith("it stood still: nothing has moved for 0.05 min; the last to move was rank 0 on "), reason
+    assert "in wait_for" in (run.path / "container" / "0" / "stacks" / "0.txt").read_text()
+
+
 def test_a_container_whose_entrypoint_does_not_begin(tree: Tree, place: Path, proxy: Proxy) -> None:
     with proxy.hold("POST", "/start$") as hold:
         launched = tree.start("launch", *toy(place / "output"), DOCKER_HOST=proxy.url)

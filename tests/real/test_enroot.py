@@ -329,6 +329,16 @@ def test_out_of_memory(site: Tree, place: Path) -> None:
     assert told(site, run) == ("out of memory", 137, "killed: out of memory: ended by signal KILL")
 
 
+def test_a_run_that_stands_still(site: Tree, place: Path) -> None:
+    profile = site.path / "launcher" / "profiles" / "impatient.yaml"
+    profile.write_text("schema: 1\nkind: enroot\nextends: enroot\nstall: 0.05\n")
+    launched = site.start("launch", "--profile", "impatient", *toy(place / "output", "wait=true", "deaf=true"))
+    assert launched.finish().code == 75
+    state, code, reason = told(site, site.run_of(launched))
+    assert (state, code) == ("stalled", 75)
+    assert reason.startswith("it stood still: nothing has moved for 0.05 min; the last to move was rank 0 on "), reason
+
+
 def test_a_launcher_that_dies_before_its_script_has_never_started(site: Tree, place: Path) -> None:
     (place / "bin").mkdir()
     shell, before = place / "bin" / "bash", site.all_runs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -98,6 +99,23 @@ def test_a_node_that_fails_is_made_good_by_another(lab: Lab, place: Path) -> Non
     finally:
         lab.slurm.restart_node(node)
     assert told(lab.tree, run) == ("done", 0, "done")
+
+
+def test_a_job_that_stands_still_starts_anew(lab: Lab, place: Path) -> None:
+    """And its second attempt goes on; in the last one it is over."""
+    lines = ("stall: 0.05", "attempts: 2")
+    run = submit(lab, "impatient", *toy(place / "out", "wait=true", "deaf=true"), lines=lines)
+    lab.await_file(place / "out" / "waiting")
+    (place / "out" / "waiting").unlink()
+    until("the second attempt", lambda: lab.slurm.job(lab.job(run)).get("Restarts") == "1")
+    lab.slurm.run_now(lab.job(run))
+    lab.await_file(place / "out" / "waiting")
+    lab.await_end(run)
+    state, code, reason = told(lab.tree, run)
+    assert (state, code) == ("stalled", 75)
+    assert reason.startswith("it stood still: nothing has moved for 0.05 min; the last to move was rank 0 on "), reason
+    first = json.loads((run.path / "attempts.jsonl").read_text().splitlines()[1])
+    assert (first["why"], first["requeued"], first["exit"]) == ("it stood still", "true", "75")
 
 
 def test_preempted_and_over(lab: Lab, place: Path) -> None:
