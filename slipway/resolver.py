@@ -195,6 +195,13 @@ def _node(value: Any, by: str) -> Node:
     return Leaf(value, by)
 
 
+def _is_whole(node: Node) -> bool:
+    """Whether all of a value is known."""
+    if isinstance(node, Section):
+        return not node.open and all(map(_is_whole, node.items.values()))
+    return node is not UNKNOWN
+
+
 def _merge(below: Node, above: Any, by: str) -> Node:
     if not isinstance(above, dict):
         return Leaf(above, by)
@@ -202,7 +209,7 @@ def _merge(below: Node, above: Any, by: str) -> Node:
         return Section({key: _merge(UNKNOWN, value, by) for key, value in above.items()}, by, open=True)
     if not isinstance(below, Section):
         return _node(above, by)
-    theirs, ours = plain(below.get(TARGET)), above.get(TARGET)
+    theirs, ours = plain(below.get(TARGET)) if _is_whole(below.get(TARGET)) else UNKNOWN, above.get(TARGET)
     if ours is not None and theirs is UNKNOWN:  # the same, or another: which of the known values stay is open
         return _merge(UNKNOWN, above, by)
     if ours is not None and theirs not in (None, ABSENT, ours):

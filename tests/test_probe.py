@@ -133,7 +133,9 @@ def test_the_catalogue_is_read_only_for_an_input_of_another_type(project: Projec
     )
     assert probe.converters(project.root, step, right) == []
     assert step in probe.converters(project.root, step, wrong)
-    project.edit("launcher/steps/peft/automodel/step.yaml", "schema: 1", "schema: 2")
+    project.edit(
+        "launcher/steps/peft/automodel/step.yaml", "extends: [sft/automodel]", "extends: [sft/automodel]\nschema: 2"
+    )
     assert probe.converters(project.root, step, wrong) == [], "another step's file is no reason to stop"
 
 

@@ -121,6 +121,12 @@ def test_a_mapping_for_another_target_replaces_the_images(stated: dict[str, Any]
     assert (found.value("a.new"), found.value("a.kept")) == (1, left)
 
 
+def test_a_target_that_is_known_in_part_may_be_the_same() -> None:
+    """A mapping for a target is nothing that a library has, and nothing is claimed of it."""
+    found = resolve(resolver.in_image({"_target_.a": 1, "kept": 5}, "image"), {"_target_": {"a": 1, "b": 2}})
+    assert found.value("kept") is UNKNOWN
+
+
 @pytest.mark.parametrize("there", [7, "text", [1], True])
 def test_nothing_can_be_set_below_a_value(there: Any) -> None:
     (wrong,) = resolve({"a": {"b": there}}, assigned=[("a.b.c", 1)]).impossible
