@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,8 +21,8 @@ from launcher.artifacts import hub, hub_cache
 from launcher.catalog import cache_location, commands, definitions, profiles, releases
 from launcher.catalog.cache_location import Converted, MegatronCache
 from launcher.core import gpus
-from launcher.core.arguments import parse
-from launcher.core.plan import LaunchSpec
+from launcher.core.arguments import Arguments, parse
+from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
 from launcher.planning import code as codes
 from launcher.planning import configuration, probe, rehearsal
 from launcher.planning.checks import config_values, memory, memory_rl, parallelism, preflight
@@ -30,10 +31,7 @@ from launcher.planning.run_files import Prepared
 from launcher.records import run_directory
 from slipway import resolver, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import (
-    read_text,
-    sha256_file,
-)
+from slipway.files import read_text, sha256_file
 from slipway.findings import Finding
 from slipway.project import Root
 
@@ -65,8 +63,49 @@ class Options:
     rehearsal: bool = False
 
 
+class Chosen(NamedTuple):
+    """What a launch is of, by its words, the catalogue, the lock, and what the engine has.
+
+    `step`: as the entry's release takes it; `engine`: what was seen of it; `why`: the line that says why this flavour.
+    """
+
+    step: definitions.Step
+    profile: profiles.Profile
+    overlays: list[tuple[str, Any]]
+    env: dict[str, str]
+    entry: Entry
+    program: str
+    words: Arguments
+    engine: EngineInfo
+    why: str
+
+
 def prepare(root: Root, options: Options) -> Prepared:
     """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
+    chosen = _choose(root, options)
+    step, profile, entry, found = chosen.step, chosen.profile, chosen.entry, chosen.engine
+    runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
+    resumed = step.resume if options.resume else None
+    rows = probe.rows(step, chosen.words)
+    seen = probe.everything(root, profile, entry, chosen.words, found, runs, rows, resumed)
+    trees = codes.known(root, entry) if options.code else []
+    checkouts = codes.choose(trees, entry, options.code, options.allow_dirty)
+    spec = _resolve(root, options, chosen, seen, {name: tree.code for name, tree in checkouts.items()})
+    engine = engines.of(profile.kind)
+    files = _files(root, step, chosen.program, engine)
+    plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
+    findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
+    findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, trees)])
+    findings = [_in_file(finding, options.overlays) for finding in findings]
+    notes = [chosen.why, *_notes(spec, seen)]
+    writers = {name: tree.write for name, tree in checkouts.items()}
+    absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
+    request = engine.render(plan)
+    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec)
+
+
+def _choose(root: Root, options: Options) -> Chosen:
+    """Step, profile and entry, and what stands behind the step on the command line."""
     step = definitions.find_step(root, options.step)
     step = rehearsal.rehearsed(step) if options.rehearsal else step
     profile = profiles.find_profile(root, options.profile)
@@ -83,33 +122,31 @@ def prepare(root: Root, options: Options) -> Prepared:
     entry = lock.on(found.platform, locks.select(lock, step.library, flavour, options.release))
     program = commands.choose_command(step, entry).program
     step = releases.at_release(step, entry)
-    words = parse(step, options.words)
-    runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
-    resumed = step.resume if options.resume else None
-    seen = probe.everything(root, profile, entry, words, found, runs, probe.rows(step, words), resumed)
-    rows = codes.known(root, entry) if options.code else []
-    checkouts = codes.choose(rows, entry, options.code, options.allow_dirty)
-    asked = step.shape.gpus
-    usual = 0 if flavour == "cpu" else profile.gpus_for(asked)
-    number, named = _gpus(options, profile, flavour, usual)
+    return Chosen(step, profile, overlays, env, entry, program, parse(step, options.words), found, why)
+
+
+def _resolve(root: Root, options: Options, chosen: Chosen, seen: Probed, code: dict[str, Code]) -> LaunchSpec:
+    """What was asked for, with its configuration."""
+    step, profile, entry = chosen.step, chosen.profile, chosen.entry
+    number, named = _gpus(options, profile, entry.flavour, _usual_gpus(step, profile, entry))
     spec = LaunchSpec(
         step=step,
         profile=profile,
         entry=entry,
-        words=words,
-        overlays=overlays,
+        words=chosen.words,
+        overlays=chosen.overlays,
         base=commands.base_config(step, entry),
-        program=program,
+        program=chosen.program,
         nodes=options.nodes or step.shape.nodes,
         gpus=number,
         gpu_ids=named,
         procs=options.procs or (1 if step.launcher == "python" else number or 1),
-        env=env,
+        env=chosen.env,
         resume=options.resume,
         allow_drift=options.allow_drift,
         lock_checksum=sha256_file(root.lock),
         megatron_cache=_megatron_cache(options, profile, step, entry, seen.host.hf_home),
-        code={name: found.code for name, found in checkouts.items()},
+        code=code,
         wired=releases.wired(step, seen.artifacts),
         makes=options.makes,
         imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
@@ -117,31 +154,29 @@ def prepare(root: Root, options: Options) -> Prepared:
     if path := spec.base.get("path"):
         hidden = configuration.hidden_by(spec, path)
         spec = msgspec.structs.replace(spec, in_image=seen.image.configurations.get(path), hidden=hidden)
-    spec = config_values.with_backend(configuration.resolved(spec, container_paths(seen.artifacts)))
-    engine = engines.of(profile.kind)
-    files = _files(root, step, program, engine)
-    plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
-    findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
-    findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, rows)])
-    findings = [_in_file(finding, options.overlays) for finding in findings]
-    of_node = number == usual and usual not in (0, asked)
-    notes = [
-        why,
-        *([f"gpus {number}: a node has as many (profile {profile.name})"] if of_node else []),
-        *(h.note for h in seen.hub.values() if h.note),
-        *spec.wired.notes,
-        *([f"{cache_location.NAME}: {c.path} ({c.rule})"] if (c := spec.megatron_cache) else []),
-        *_unpacked(profile, seen.image.unpack),
-        *preflight.notes(spec, seen),
-        *parallelism.taken(seen),
-        *parallelism.notes(spec),
-        *memory.notes(spec, seen),
-        *memory_rl.notes(spec, seen),
-    ]
-    writers = {name: found.write for name, found in checkouts.items()}
-    absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
-    request = engine.render(plan)
-    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec)
+    return config_values.with_backend(configuration.resolved(spec, container_paths(seen.artifacts)))
+
+
+def _notes(spec: LaunchSpec, seen: Probed) -> Iterator[str]:
+    """What is said of a launch that nothing is wrong with."""
+    usual, asked = _usual_gpus(spec.step, spec.profile, spec.entry), spec.step.shape.gpus
+    if spec.gpus == usual and usual not in (0, asked):
+        yield f"gpus {spec.gpus}: a node has as many (profile {spec.profile.name})"
+    yield from (h.note for h in seen.hub.values() if h.note)
+    yield from spec.wired.notes
+    if cache := spec.megatron_cache:
+        yield f"{cache_location.NAME}: {cache.path} ({cache.rule})"
+    yield from _unpacked(spec.profile, seen.image.unpack)
+    yield from preflight.notes(spec, seen)
+    yield from parallelism.taken(seen)
+    yield from parallelism.notes(spec)
+    yield from memory.notes(spec, seen)
+    yield from memory_rl.notes(spec, seen)
+
+
+def _usual_gpus(step: definitions.Step, profile: profiles.Profile, entry: Entry) -> int:
+    """How many GPUs per machine a launch has that does not say."""
+    return 0 if entry.flavour == "cpu" else profile.gpus_for(step.shape.gpus)
 
 
 def _unpacked(profile: profiles.Profile, size: int) -> list[str]:
