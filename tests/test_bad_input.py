@@ -92,7 +92,10 @@ def test_a_wrong_word(refused: Refused, inputs: Inputs, code: int, words: list[s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["lunch"], "No such command 'lunch'"),
+        (["lunch"], "there is no command 'lunch'; a step is named with its folder"),
+        (["stop", "last"], "there is no command 'stop'; did you mean `launch cancel`?"),
+        (["tail"], "there is no command 'tail'; did you mean `launch logs -f`?"),
+        (["rnus"], "there is no command 'rnus'; did you mean 'runs'?"),
         ([STEP, "--bogus"], "No such option '--bogus'"),
         ([STEP, "--nodes", "0"], "Invalid value for '--nodes'"),
         (["submit", "versions.lock"], "'versions.lock' is a file"),

@@ -36,6 +36,18 @@ def plan_of(project: Project, tmp_path: Path, *words: str) -> Any:
     return json.loads((tmp_path / f"planned-{number}" / "plan.json").read_text())
 
 
+def test_help_has_every_command_once_with_a_whole_sentence(project: Project) -> None:
+    project.env["COLUMNS"] = "80"
+    said = project.launch("--help").stdout
+    assert all(len(line) <= 80 for line in said.splitlines())
+    assert "..." not in said.partition("Run:")[2]
+    titles = ["Run:", "Watch:", "Look:", "Prepare:", "Site:"]
+    assert [line for line in said.splitlines() if line in titles] == titles
+    commands = said.partition("Run:")[2].splitlines()
+    names = [line.split()[0] for line in commands if line[:2] == "  " and line[2:3] not in ("", " ")]
+    assert len(names) == len(set(names)) == 15
+
+
 def test_a_dry_run_prints_the_request_asks_the_engine_and_makes_nothing(
     project: Project, inputs: Inputs, built: Engine, tmp_path: Path
 ) -> None:

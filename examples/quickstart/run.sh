@@ -20,3 +20,13 @@ run=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["directory"])' <<
 checkpoint=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["outcome"]["checkpoint"])' <<<"$record")
 images run automodel --flavour cpu --mount "$PWD" --mount "$run" -- \
     python verify.py "$checkpoint" "$run/container/result.json"
+
+# Where the next hour begins.
+cat >&2 <<END
+
+Next:
+  export PATH=$(dirname "$(command -v launch)"):\$PATH   # launch and images, from any folder
+  launch runs                   # this run, and those to come: $(dirname "$run")
+  launch show last              # what ran, on what, and what came of it
+  launch steps                  # what else there is; launch steps sft/automodel says all of one
+END

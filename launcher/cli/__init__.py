@@ -3,10 +3,30 @@ those that look, `caching` those about converted models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import click
 
 from launcher.cli import caching, looking, rehearsing, running
 from slipway.console import Group, command_group
+from slipway.errors import nearest
+
+COMMANDS = {
+    "Run": [running.run, rehearsing.rehearse, running.submit],
+    "Watch": [looking.runs, looking.show_run, looking.logs, running.cancel],
+    "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
+    "Prepare": [running.fetch, caching.cache],
+    "Site": [looking.profiles, looking.schema],
+}
+# What other tools call it.
+ELSEWHERE = {
+    "start": "run", "exec": "run", "stop": "cancel", "kill": "cancel", "scancel": "cancel", "ps": "runs", "ls": "runs",
+    "list": "runs", "queue": "runs", "squeue": "runs", "status": "show", "describe": "show", "info": "show",
+    "log": "logs", "tail": "logs -f", "watch": "logs -f", "pull": "fetch", "download": "fetch", "validate": "check",
+    "doctor": "profiles doctor", "catalog": "steps", "dry-run": "run --dry-run",
+}  # fmt: skip
+WHOLE = 1000  # characters of a sentence of help: all of it
 
 
 class _Launch(Group):
@@ -23,22 +43,39 @@ class _Launch(Group):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            ctx.fail(f"there is no command {args[0]!r}; {_meant(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """By what they are for, each with its whole first sentence."""
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(c.name), c.get_short_help_str(WHOLE)) for c in commands])
+
+
+def _meant(word: str, commands: Iterable[str]) -> str:
+    """What a word that is no command may have been for."""
+    if word in ELSEWHERE:
+        return f"did you mean `launch {ELSEWHERE[word]}`?"
+    near = nearest(word, commands)
+    return near if near.startswith("did") else "a step is named with its folder, as `launch steps` lists them"
+
 
 @command_group(cls=_Launch)
 def main() -> None:
     """Run training steps in pinned containers.
 
     \b
-    launch [--profile NAME] STEP input=PATH … [parameter=VALUE …] [section.key=VALUE …]
+    launch [OPTIONS] STEP input=PATH … [parameter=VALUE …] [section.key=VALUE …]
+
+    \b
     launch sft/automodel train=chats.jsonl model=llama/ output=out/ max_steps=100
+    launch --profile site rl/grpo policy=llama/ train=math.jsonl --nodes 2
+    launch logs -f last
     """
 
 
-for command in (
-    *(running.run, running.submit, running.cancel, running.fetch),
-    *(looking.show_config, looking.show_env, looking.runs, looking.show_run, looking.logs),
-    looking.check,
-    rehearsing.rehearse,
-    *(looking.steps, looking.profiles, looking.schema, caching.cache),
-):
+for command in (command for commands in COMMANDS.values() for command in commands):
     main.add_command(command)
