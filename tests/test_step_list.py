@@ -157,6 +157,25 @@ def test_a_schema_refuses_what_the_reader_refuses() -> None:
 
 ALL = {"25.11", "26.02", "26.04", "26.04.01", "26.06", "26.06.01", "26.08.01"}
 AUTOMODEL = ("sft", "peft", "pretrain")
+
+
+def test_a_folder_of_the_catalogue_lists_its_steps(project: Project) -> None:
+    rows = project.launch("steps", "sft").stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["STEP", "sft/automodel", "sft/megatron_bridge"]
+    found = json.loads(project.launch("steps", "rl/", "--json").stdout)
+    assert "rl/nemo_rl/grpo" in {step["id"] for step in found} and all(s["id"].startswith("rl/") for s in found)
+    assert project.launch("steps", "sfd").code == 64
+
+
+def test_help_of_a_step_is_what_is_to_know_of_it(project: Project) -> None:
+    """With the configurations of what it extends."""
+    for words in (("peft/megatron_bridge", "--help"), ("-h", "peft/megatron_bridge", "train=x")):
+        done = project.launch(*words)
+        assert (done.code, done.stdout) == (0, project.launch("steps", "peft/megatron_bridge").stdout)
+    assert "lora_rank: int: rank of the adapter (peft.dim)" in done.stdout
+    assert "  1b\n  3b\n  8b\n" in done.stdout
+
+
 FROM_0_4 = ("data_prep/sft_packing", "sft/megatron_bridge", "peft/megatron_bridge", "pretrain/megatron_bridge")
 
 

@@ -30,7 +30,8 @@ WHOLE = 1000  # characters of a sentence of help: all of it
 
 
 class _Launch(Group):
-    """`launch [run] STEP …`: a first word with `/` is a step, else a verb; options may stand before it."""
+    """`launch [run] STEP …`: a first word with `/` is a step, else a verb; options may stand before it. With --help a
+    step is shown, and not the options of `run`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [p for p in running.run.params if isinstance(p, click.Option) and not p.is_flag]
@@ -40,7 +41,8 @@ class _Launch(Group):
         if first is not None and args[first] in self.commands:
             args = [args[first], *args[:first], *args[first + 1 :]]
         elif first is not None and "/" in args[first]:
-            args = ["run", *args]
+            asks = not {"-h", "--help"}.isdisjoint(args)
+            args = ["steps", args[first]] if asks else ["run", *args]
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -138,11 +138,14 @@ def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_jso
 @click.option("--produces", metavar="TYPE", help="Only those that make an artifact of this type.")
 @options.as_json
 def steps(step: str | None, library: str | None, consumes: str | None, produces: str | None, as_json: bool) -> None:
-    """List the steps; or say everything of one STEP."""
+    """List the steps, or those of a folder (sft, rl); or say everything of one STEP."""
     from launcher.catalog import definitions
     from launcher.lists import step_list
 
     root = find_root()
+    if step and (chosen := step_list.below(root, step)):
+        click.echo((step_list.as_json if as_json else step_list.table)(root, chosen), nl=False)
+        return
     if step and not as_json:
         click.echo(step_list.details(root, step), nl=False)
         return

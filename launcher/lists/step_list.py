@@ -37,6 +37,12 @@ def choose(root: Root, library: str | None, consumes: str | None, produces: str 
     ]  # fmt: skip
 
 
+def below(root: Root, folder: str) -> list[Step]:
+    """The steps in a folder of the catalogue, by their ids or aliases: `sft`, `rl/`."""
+    start = folder.rstrip("/") + "/"
+    return [s for s in definitions.all_steps(root) if any(n.startswith(start) for n in (s.id, *s.aliases))]
+
+
 def _known(option: str, word: str | None, known: Sequence[str]) -> None:
     if word is not None and word not in known:
         raise SlipwayError(Exit.WORDS, f"{word!r} is not known", where=option, remedy=nearest(word, known))
@@ -86,7 +92,8 @@ def details(root: Root, name: str) -> str:
     step, lock = definitions.find_step(root, name), locks.load_lock(root)
     shape = f"{step.shape.nodes} node{'s' if step.shape.nodes > 1 else ''} x {step.shape.gpus} GPUs"
     stop = f"{step.graceful.signal} to the {step.graceful.to}, {step.graceful.seconds} s"
-    configurations = sorted({p.stem for p in Path(step.folder).glob("*.yaml")} - {"step", "base", "base.cpu"})
+    files = (p for folder in (step.folder, *step.inherited) for p in Path(folder).glob("*.yaml"))
+    configurations = sorted({p.stem for p in files} - {"step", "base", "base.cpu"})
     sections = {
         "inputs": [_input(n, i) for n, i in step.inputs.items()],
         "output": [f"{step.output.type}: {step.output.help}"],
