@@ -62,6 +62,27 @@ def test_runs_are_listed_newest_last_with_how_they_ended(project: Project) -> No
 
 
 @pytest.mark.usefixtures("ended")
+@pytest.mark.parametrize(
+    ("words", "listed"),
+    [
+        (["-n", "2"], IDS[1:]),
+        (["--state", "failed"], IDS[1:2]),
+        (["--state", "failed", "--state", "done"], IDS[:2]),
+        (["--state", "failed", "--state", "done", "-n", "1"], IDS[1:2]),
+        (["--state", "fail"], []),
+        (["--step", "sft"], IDS),
+        (["--step", "sft/automodel"], IDS),
+        (["--step", "sf"], []),
+        (["--step", "rl/"], []),
+    ],
+)
+def test_runs_can_be_chosen(project: Project, words: list[str], listed: list[str]) -> None:
+    assert [line.split()[0] for line in project.launch("runs", *words).stdout.splitlines()] == listed
+    found = project.launch("runs", "--json", *words)
+    assert (found.code, [json.loads(line)["run"] for line in found.stdout.splitlines()]) == (0, listed)
+
+
+@pytest.mark.usefixtures("ended")
 def test_runs_are_listed_as_json_for_programs(project: Project) -> None:
     facts = [json.loads(line) for line in project.launch("runs", "--json").stdout.splitlines()]
     assert [(f["run"], f["state"], f["exit_code"], f["cause"]) for f in facts] == [

@@ -53,14 +53,28 @@ def show_config(diff: str | None, as_json: bool, words: tuple[str, ...], **given
 
 
 @click.command()
+@click.option("-n", "most", type=click.IntRange(1), metavar="N", help="Only the newest N of them.")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those in this state: running, failed, …")
+@click.option("--step", "steps", multiple=True, metavar="STEP", help="Only those of this step, or folder of steps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
 @options.runs_dir
 @options.of_profile
-def runs(as_json: bool, runs_dir: str | None, profile: str | None) -> None:
-    """List runs, newest last: those of every profile."""
+def runs(
+    most: int | None,
+    states: tuple[str, ...],
+    steps: tuple[str, ...],
+    as_json: bool,
+    runs_dir: str | None,
+    profile: str | None,
+) -> None:
+    """List runs, newest last: those of every profile.
+
+    \b
+    launch runs -n 5 --state running --step rl
+    """
     from launcher.runs import display
 
-    display.list_runs(options.runs_folders(runs_dir, profile), as_json)
+    display.list_runs(options.runs_folders(runs_dir, profile), as_json, display.Wanted(states, steps, most))
 
 
 @click.command("show")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,29 @@ from slipway.inbox import Damaged
 from slipway.project import find_root
 
 
-def list_runs(folders: list[Path], as_json: bool) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs are listed: in one of these states, of a step of one of these ids or folders; the newest of those."""
+
+    states: Sequence[str] = ()
+    steps: Sequence[str] = ()
+    most: int | None = None
+
+    def __call__(self, row: _Row) -> bool:
+        """A state with a reason, `pending (Priority)`, is known by its first words."""
+        step = row.record.plan.step if row.record else ""
+        return (not self.states or any(row.state == s or row.state.startswith(f"{s} (") for s in self.states)) and (
+            not self.steps or any(f"{step}/".startswith(f"{s.rstrip('/')}/") for s in self.steps)
+        )
+
+
+def list_runs(folders: list[Path], as_json: bool, wanted: Wanted) -> None:
     """One line a run: id, state, exit code, loss, and what is wrong with what it left."""
-    for run in run_directory.list_runs(folders):
-        row = _row(run)
+    found = run_directory.list_runs(folders)
+    rows: Iterable[_Row] = filter(wanted, map(_row, found))
+    if wanted.most is not None:  # from the newest on, so that no more are looked at than are listed
+        rows = reversed(list(itertools.islice(filter(wanted, map(_row, reversed(found))), wanted.most)))
+    for row in rows:
         click.echo(canonical.dumps(row.facts) if as_json else visible(row.line))
 
 
