@@ -231,10 +231,13 @@ excluded() {
     printf '%s\n' "$BAD"
 }
 
-# Slurm takes this of a job that waits, and of its own user.
+# Slurm takes this of a job that waits, and of its own user. The TERM that the requeue brings may come before it is
+# ignored, but only once.
 exclude() {
-    (trap '' TERM && exec scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$(excluded)") ||
-        say "Slurm does not exclude $BAD: the next attempt may have it again"
+    for _ in 1 2; do
+        (trap '' TERM && exec scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$(excluded)") && return
+    done
+    say "Slurm does not exclude $BAD: the next attempt may have it again"
 }
 
 # Whether an entrypoint has begun on any node.

@@ -210,7 +210,7 @@ class Cluster:
         until("idle nodes", look)
 
     def run_now(self, job: str) -> dict[str, str]:
-        """Lets a requeued job start at once, which Slurm would hold back for two minutes; waits until it runs.
+        """Lets a requeued job start at once, which Slurm would hold back for two minutes; waits until it has begun.
 
         A node refuses a start in the very second in which it was told to end the job's last one, and Slurm then holds
         the job: a whole second has to lie between.
@@ -218,7 +218,7 @@ class Cluster:
         told = self.wait_for_state(job, "PENDING", "RUNNING")
         if told["JobState"] == "PENDING":
             assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2").code == 0
-        return self.wait_for_state(job, "RUNNING")
+        return self.wait_for_state(job, "RUNNING", *ENDED)
 
     def read_local(self, node: str, name: str) -> str:
         """A file below `local` on a node. Raises FileNotFoundError where only other nodes have it."""
