@@ -91,6 +91,14 @@ def test_runs_are_listed_as_json_for_programs(project: Project) -> None:
     assert {f["step"] for f in facts} == {"sft/automodel"}
 
 
+@pytest.mark.usefixtures("ended")
+def test_waiting_for_runs_that_have_ended_says_how(project: Project) -> None:
+    done = project.launch("wait", IDS[0], IDS[1], "last")
+    assert done.stdout.splitlines() == [f"{IDS[0]} done", f"{IDS[1]} failed", f"{IDS[2]} cancelled"]
+    assert (done.code, project.launch("wait", IDS[2]).code, project.launch("wait", IDS[0]).code) == (3, 143, 0)
+    assert (project.launch("wait").code, project.launch("wait", "other").code) == (2, 66)
+
+
 @pytest.mark.parametrize("text", ["{", None])
 def test_a_run_that_cannot_be_read_hides_no_other(project: Project, ended: list[Run], text: str | None) -> None:
     ended[1].record_file.unlink()

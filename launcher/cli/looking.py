@@ -12,7 +12,7 @@ import click
 
 from launcher.cli import options
 from slipway.console import say
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, visible
 from slipway.project import find_root
 
 
@@ -87,6 +87,29 @@ def show_run(run_name: str, as_json: bool, runs_dir: str | None, profile: str | 
     from launcher.runs import display
 
     display.show(options.find_run(run_name, runs_dir, profile), as_json)
+
+
+@click.command()
+@click.argument("run_names", metavar="RUN…", nargs=-1, required=True)
+@options.runs_dir
+@options.of_profile
+def wait(run_names: tuple[str, ...], runs_dir: str | None, profile: str | None) -> None:
+    """Wait until runs have ended; print how each did.
+
+    \b
+    launch wait $(launch --detach …) && launch …
+
+    Ends with the exit code of the first, in this order, that did not end with 0. Ctrl-C leaves the runs alone.
+    """
+    from launcher.runs import lifecycle
+
+    runs = [options.find_run(name, runs_dir, profile) for name in run_names]
+    code = 0
+    for run in runs:
+        record = lifecycle.await_end(run)
+        click.echo(visible(f"{run.id} {lifecycle.word(record)}"))
+        code = code or (record.outcome.exit_code if record.outcome else 0)
+    sys.exit(code)
 
 
 @click.command()

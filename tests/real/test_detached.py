@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from .conftest import Work, toy
-from .support import ENDLESS, Done, Proxy, Run, Tree
+from .support import ENDLESS, Done, Proxy, Run, Tree, until
 
 pytestmark = pytest.mark.real
 
@@ -40,6 +41,21 @@ def test_follow_and_cancel_from_other_processes(tree: Tree, work: Work, place: P
     assert tree.container(run) is None
     assert tree.launch("cancel", run.id).code == 0, "and that is all there is to cancel"
     assert run.ended == (143, "cancelled")
+
+
+def test_others_wait_for_a_run(tree: Tree, place: Path) -> None:
+    """Two at once; and one that is stopped leaves it alone."""
+    detached = tree.launch(*toy(place / "output", "wait=true", "code=7"), "--detach")
+    run = detached.out.strip()
+    waiting = [tree.start("launch", "wait", run) for _ in range(2)]
+    stopped = tree.start("launch", "wait", run)
+    until("the step", (place / "output" / "waiting").exists)
+    stopped.process.send_signal(signal.SIGINT)
+    assert stopped.finish().code == 130
+    (place / "output" / "go").touch()
+    for each in waiting:
+        done = each.finish()
+        assert (done.code, done.out) == (7, f"{run} failed\n"), done
 
 
 def assert_same(tree: Tree, run: Run, planned: str) -> None:
