@@ -151,10 +151,10 @@ def test_it_answers_and_leaves_the_network_as_it_was(root: Root) -> None:
 
 def test_two_commands_at_once_start_one(root: Root) -> None:
     code = (
-        "import sys, pathlib; from images import engine; from slipway.project import Root;"
+        "import sys, pathlib; from images.bootstrap import engine; from slipway.project import Root;"
         "root = Root(pathlib.Path(sys.argv[1])); engine.ensure(root, print); print(engine.status(root).private.pid)"
     )
-    argv, here = [sys.executable, "-c", code, str(root.path)], Path(engine.__file__).parents[1]
+    argv, here = [sys.executable, "-c", code, str(root.path)], Path(engine.__file__).parents[2]
     both = [subprocess.Popen(argv, cwd=here, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     lines = [line for process in both for line in process.communicate()[0].splitlines()]
     assert [line for line in lines if line.isdigit()] == [str(private(root).pid)] * 2

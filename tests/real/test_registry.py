@@ -237,7 +237,7 @@ def entry_fields(found: Entry) -> dict[str, object]:
 
 
 def test_ctrl_c_ends_the_clients_too() -> None:
-    code = "import sys; from images import registry; registry.git_tag(sys.argv[1], 'v1')"
+    code = "import sys; from images.locking import registry; registry.git_tag(sys.argv[1], 'v1')"
     with troubled() as port:
         argv = [sys.executable, "-c", code, f"http://127.0.0.1:{port}/hangs/boats.git"]
         with subprocess.Popen(argv, cwd=PROJECT, env=dict(os.environ), stderr=subprocess.PIPE, text=True) as program:

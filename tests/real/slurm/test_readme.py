@@ -90,7 +90,7 @@ def test_the_launch_on_four_nodes(site: Tree, five: Cluster, place: Path) -> Non
     assert [(r["rank"], r["local_rank"], r["world_size"]) for r in ranks] == [(n, n % 8, 32) for n in range(32)]
     assert [r["host"] for r in ranks] == [node for node in ("n1", "n2", "n4", "n5") for _ in range(8)]
     assert {tuple(r["gpus"]) for r in ranks} == {tuple("01234567")}
-    assert {r["environ"]["NCCL_SOCKET_IFNAME"] for r in ranks} == {"ib0"}
+    assert {r["environ"]["NCCL_SOCKET_IFNAME"] for r in ranks} == {"=ib0"}
     assert_as_planned(planned(run.record["plan"]["config"]), ranks[0]["config"], None, CASE)
     model = ranks[0]["config"]["model"]
     assert (model["tensor_model_parallel_size"], ranks[0]["config"]["train"]["global_batch_size"]) == (4, 128)
