@@ -20,7 +20,7 @@ from .support import PROJECT, Tree, until
 
 pytestmark = pytest.mark.real
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a .sqsh where there is no enroot")
-CHROOT = PROJECT / "images" / "chroot.sh"
+CHROOT = PROJECT / "images" / "inspection" / "chroot.sh"
 APART = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private"]
 LOOK = """
 import json, os, pathlib, torch
