@@ -82,7 +82,7 @@ def test_table_and_json() -> None:
     table = report.table(made)
     assert table.startswith("2026-11-26, NVIDIA H100 80GB HBM3, driver 580.95.05, 123 s. automodel: python 3.12, torch")
     assert "| LoRA | done | 10 | loss 7 -> 6 |" in table
-    assert "| 1b full, 1 x 2048 | 12.0 | 0.0 | 0.0 | 0.0 | 12.0 | 10.0 | +20% |" in table
+    assert "| 1b full, 1 x 2048 | 12.0 | 0.0 | 0.0 | 0.0 | 0.0 | 12.0 | 10.0 | +20% |" in table
     (row,) = json.loads(json.dumps(report.as_json(made), allow_nan=False))["memory"]
     assert (row["name"], row["fits"], row["off"]) == ("1b full, 1 x 2048", True, pytest.approx(0.2))
     assert report.as_json(on_gpu(of(1, 0)))["memory"][0]["off"] is None
@@ -170,7 +170,7 @@ def test_every_shape_is_planned_and_estimated_on_80_gib(yard: Root, tmp_path: Pa
         overlays = (str(check.HERE / "cuda.yaml"), str(check.HERE / "long.yaml"))
         found = start.prepared(yard, step, (*words[shape.model], *more), overlays=overlays, gpus=1)
         totals[shape], terms = report.estimated([*found.notes, *(f.what for f in found.findings)])
-        assert terms["activations"] > 0 and totals[shape] < memory.WARN * 80
+        assert terms["weights"] > 0 and totals[shape] < memory.WARN * 80
         assert found.plan.flavour == "cuda" and not found.plan.allow_drift
     assert len(shapes) >= report.LEAST
     for field in ("model", "lora", "sequence", "micro", "recompute"):

@@ -14,19 +14,23 @@ import json
 import math
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from gpu import machine, report, start
 from gpu.report import Memory, Part, Report, Shape
 from gpu.start import Failed, Run
 
+from slipway import fabric
 from slipway.errors import SlipwayError
 from slipway.files import write_atomic
 from slipway.project import Root
@@ -64,14 +68,14 @@ class Sizes:
         return list(dict.fromkeys([self.trained, self.quantized, *(s.model for s in self.shapes)]))
 
 
-def shape(model: str, how: str, sequence: int, micro: int, recompute: bool = False) -> Shape:
-    return Shape(model, how == "LoRA", sequence, micro, recompute)
+def shape(model: str, how: str, sequence: int, micro: int, **more: Any) -> Shape:
+    return Shape(model, how == "LoRA", sequence, micro, **{"recompute": False} | more)
 
 
 WHOLE = Sizes(
     "small", "1b", ("seq_length=1024", "global_batch_size=8", "local_batch_size=8"),
     (
-        shape("1b", "full", 2048, 1), shape("1b", "full", 4096, 1), shape("1b", "full", 2048, 4),
+        shape("1b", "full", 2048, 1), shape("1b", "full", 4096, 1, passes=2), shape("1b", "full", 2048, 4),
         shape("1b", "full", 2048, 4, recompute=True), shape("1b", "LoRA", 2048, 4),
         shape("1b", "LoRA", 4096, 1, recompute=True), shape("3b", "full", 2048, 1),
         shape("3b", "full", 4096, 1, recompute=True), shape("3b", "LoRA", 2048, 1),
@@ -175,6 +179,7 @@ def parts(check: Check, made: Report) -> Iterator[Part]:
     if first.state != "done":
         return
     yield timed("substitutes", lambda: hooks(check))
+    yield timed("all-reduce", lambda: all_reduce(check))
     yield timed("fine-tuning, TERM, resume", lambda: fine_tuning(check))
     yield timed("LoRA", lambda: adapter(check))
     if "modelopt" in check.there:
@@ -204,13 +209,15 @@ def make_inputs(check: Check) -> str:
             text = " ".join(rows[n:] + rows[:n])[:40_000]
             question = {"role": "user", "content": "What does Python's standard library do?"}
             f.write(json.dumps({"messages": [question, {"role": "assistant", "content": text}]}) + "\n")
-    said = []
-    for name in check.sizes.models:
+
+    def model(name: str) -> str:
         words = [f"{key}={json.dumps(value)}" for key, value in MODELS[name].items()]
         command = [python, str(HERE / "random_model.py"), str(data), str(check.work / "models" / name), check.device]
         done = subprocess.run([*command, *words], stdout=subprocess.PIPE, text=True, check=True)
-        said.append(f"{name} {done.stdout.split(': ')[-1].strip()}")
-    return "; ".join(said)
+        return f"{name} {done.stdout.split(': ')[-1].strip()}"
+
+    with ThreadPoolExecutor() as pool:
+        return "; ".join(pool.map(model, check.sizes.models))
 
 
 def hooks(check: Check) -> str:
@@ -221,6 +228,27 @@ def hooks(check: Check) -> str:
     return f"{', '.join(found)}: imported by every interpreter, expected to be {'in' * (check.device == 'cuda')}active"
 
 
+def all_reduce(check: Check) -> str:
+    """What nodes do before a step: one process over NCCL; and what NCCL says of its network is understood."""
+    said = check.work / "nccl"
+    said.mkdir()
+    env = os.environ | {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(said / fabric.FILE)}
+    program = [str(check.there["automodel"].python), str(machine.REPO / "entrypoints" / "allreduce.py")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = ["--head=127.0.0.1", f"--port={free.getsockname()[1]}"]
+    command = [*program, "--nodes=1", "--rank=0", "--procs=1", *place]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode or not done.stdout.startswith("all-reduce of 64 MiB over 1 ranks on 1 nodes: "):
+        raise Failed(f"allreduce.py ended with {done.returncode}: {done.stdout} {done.stderr}")
+    if check.device != "cuda":
+        return "over Gloo"
+    used = set().union(*(fabric.transports(path.read_text().splitlines()) for path in said.iterdir()))
+    if not used:
+        raise Failed(f"NCCL's network is not understood: {said}")
+    return f"over NCCL, whose network is {', '.join(fabric.NAMES.get(name, name) for name in sorted(used))}"
+
+
 def fine_tuning(check: Check) -> str:
     """Told to stop after some steps it ends with 143 and a checkpoint; resumed, it goes on from there to the end."""
     words = (f"train={check.work / 'data' / 'train.jsonl'}", check.model(check.sizes.trained), *check.sizes.rows)
@@ -229,6 +257,9 @@ def fine_tuning(check: Check) -> str:
     first = check.run("sft", step, words, start.at_step(STOP_AFTER, start.tell), overlays=overlays)
     expect(first.code == 143, f"expected 143 after TERM, found {first.code}", first)
     result = first.json("result.json")
+    if check.device == "cuda":
+        seen, there = first.json("0/versions.json").get("gpus"), machine.gpu_ids()
+        expect(seen == there, f"gpus.py: expected {there}, found {seen}", first)
     expect(result["stopped"] and Path(first.json("0/status.json")["signal"]).name == "TERM", "it did not stop", first)
     again = check.run("sft-resumed", step, words, overlays=overlays, resume=True)
     expect(again.code == 0, f"expected 0 of the resumed run, found {again.code}", again)
@@ -290,7 +321,8 @@ def quantization(check: Check) -> str:
 
 def asked_of(one: Shape) -> tuple[str, tuple[str, ...]]:
     """The step that trains so, and the words for it."""
-    words = (f"seq_length={one.sequence}", f"local_batch_size={one.micro}", f"global_batch_size={one.micro}")
+    batch = f"local_batch_size={one.micro}", f"global_batch_size={one.micro * one.passes}"
+    words = (f"seq_length={one.sequence}", *batch)
     recompute = f"distributed.activation_checkpointing={str(one.recompute).lower()}"
     return "peft/automodel" if one.lora else "sft/automodel", (*words, recompute)
 

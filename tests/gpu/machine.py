@@ -76,6 +76,12 @@ def driver() -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0]
 
 
+def gpu_ids() -> list[str]:
+    """The UUIDs of all GPUs, as nvidia-smi says them."""
+    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+
+
 def gpu_model(name: str) -> str:
     """What the launcher calls a GPU. Raises ValueError for one that it does not know."""
     known = [m for m in get_args(GpuModel) if f" {m} " in f" {name.replace('-', ' ')} "]

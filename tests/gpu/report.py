@@ -14,6 +14,7 @@ LEAST = 6  # shapes
 BEGIN, END = "<!-- results: `make test-gpu` writes them -->", "<!-- end of results -->"
 # planning/checks/memory.py, line(): `about 24.8 of 80 GiB a GPU: weights 3.7, gradients 7.5, … (estimated; …)`.
 LINE = re.compile(r"about ([0-9.]+) of [0-9]+ GiB a GPU: ([a-z]+ [0-9.]+(?:, [a-z]+ [0-9.]+)*) \(estimated")
+TERMS = ("weights", "gradients", "optimizer", "activations", "update")
 MEMORY = re.compile(r"\| mem ([0-9.]+) GiB")
 
 
@@ -29,18 +30,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Shape:
-    """What is trained how: `micro` sequences of `sequence` tokens at a time."""
+    """What is trained how: `micro` sequences of `sequence` tokens at a time, `passes` times for an optimizer step."""
 
     model: str
     lora: bool
     sequence: int
     micro: int
     recompute: bool
+    passes: int = 1
 
     @property
     def name(self) -> str:
         how = "LoRA" if self.lora else "full"
-        return f"{self.model} {how}, {self.micro} x {self.sequence}" + (", recomputed" if self.recompute else "")
+        times = f"{self.passes} x " if self.passes > 1 else ""
+        return f"{self.model} {how}, {times}{self.micro} x {self.sequence}" + (", recomputed" if self.recompute else "")
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,10 @@ def table(report: Report) -> str:
     lines = [f"{report.date}, {report.gpu}, driver {report.driver}, {report.seconds:.0f} s. {libraries}.", ""]
     lines += ["| part | | s | |", "|---|---|---|---|"]
     lines += [f"| {p.name} | {p.state} | {p.seconds:.0f} | {p.says} |" for p in report.parts]
-    lines += ["", "| shape | weights | gradients | optimizer | activations | estimate, GiB | measured, GiB | off |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += ["", f"| shape | {' | '.join(TERMS)} | estimate, GiB | measured, GiB | off |"]
+    lines.append("|---" * (len(TERMS) + 4) + "|")
     for m in report.memory:
-        terms = " | ".join(f"{m.terms.get(t, 0):.1f}" for t in ("weights", "gradients", "optimizer", "activations"))
+        terms = " | ".join(f"{m.terms.get(t, 0):.1f}" for t in TERMS)
         off = f"{m.off:+.0%}" if m.measured else "-"
         lines.append(f"| {m.shape.name} | {terms} | {m.estimate:.1f} | {m.measured:.1f} | {off} |")
     return "\n".join(lines)

@@ -36,8 +36,9 @@ for path in sys.path:
 }
 
 "$PYTHON" -c 'import torch' || { echo "$PYTHON has no torch; name one that has: make test-gpu PYTHON=…" >&2 && exit 69; }
-environment automodel "$REPO"/images/automodel/0.7.0-cpu/requirements-automodel.txt "$REPO"/tests/gpu/requirements.txt
+environment automodel "$REPO"/images/automodel/0.7.0-cpu/requirements-automodel.txt "$REPO"/tests/gpu/requirements.txt &
 environment modelopt "$REPO"/images/modelopt/0.47.0-cpu/requirements-modelopt.txt
+wait $!
 
 export PYTHONPATH=$REPO:$REPO/tests
 exec "$PLACE/automodel/bin/python" -m gpu.check --work "$PLACE/work" --json "$PLACE/results.json" \

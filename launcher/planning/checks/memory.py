@@ -2,8 +2,9 @@
 
 Sources: mixed-precision Adam's 16 or 18 bytes a weight and the division of its optimizer by the data parallel size are
 ZeRO's stage 1 (Rajbhandari et al. 2020, arXiv:1910.02054); what a layer keeps for the backward pass is counted as in
-Korthikanti et al. 2022 (arXiv:2205.05198, section 4). Not counted, and the reason why a warning comes before the
-memory is full: fragmentation, CUDA's and NCCL's own buffers, temporaries, experts that get more tokens than others.
+Korthikanti et al. 2022 (arXiv:2205.05198, section 4); nine shapes of AutoModel's training were measured, with layers
+of transformers' own (docs/gpu.md). Not counted, and the reason why a warning comes before the memory is full:
+fragmentation, CUDA's and NCCL's own buffers, experts that get more tokens than others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from launcher.artifacts.checkpoints import megatron_facts
 from launcher.catalog.definitions import Role
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, parallelism
-from launcher.planning.checks.config_values import Known, settings, sizes, word, world_size
+from launcher.planning.checks.config_values import Known, settings, sizes, value_of, word, world_size
 from slipway.errors import Exit
 from slipway.findings import Finding, error, warning
 from slipway.yamldoc import Noun
@@ -91,7 +92,8 @@ class Layout(Noun, frozen=True, kw_only=True):
 
     `bytes`: of a weight, its gradient, its optimizer state. `rank`: of an adapter; 0 trains all. `batch`: global.
     `logit`: bytes that the loss keeps of one. `frozen`: bytes of what is held whole and not trained. `alone`: the step
-    has no other parallelism than by data.
+    has no other parallelism than by data. `plain`: layers are transformers' own, operation by operation. `frees`:
+    gradients are there from the first backward pass to the optimizer's step, which makes a copy of what trains.
     """
 
     world: int
@@ -110,6 +112,13 @@ class Layout(Noun, frozen=True, kw_only=True):
     logit: int = 4
     frozen: int = 0
     alone: bool = False
+    plain: bool = False
+    frees: bool = False
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether an optimizer step has several backward passes; as long as nothing says otherwise, it has."""
+        return self.batch != self.micro * (self.world // (self.tensor * self.pipeline * self.context))
 
     @property
     def expert_tensor(self) -> int:
@@ -126,7 +135,7 @@ class Layout(Noun, frozen=True, kw_only=True):
 
 
 def estimate(model: Model, layout: Layout) -> dict[str, float]:
-    """Bytes on the fullest GPU (the first stage of a pipeline), by term."""
+    """Bytes on the fullest GPU (the first stage of a pipeline) when it holds most, by term."""
     trained, sharded = (adapter_weights(model, layout.rank) / layout.pipeline, 0.0) if layout.rank else (0.0, 1.0)
     terms = {}
     for (name, least), size in zip({"weights": 3, "gradients": 3, "optimizer": 1}.items(), layout.bytes, strict=True):
@@ -134,8 +143,14 @@ def estimate(model: Model, layout: Layout) -> dict[str, float]:
         terms[name] = size * (model_part * _held(model, layout, bool(layout.sharding >= least)) + trained)
     if layout.sharding == 3:  # two layers are gathered while one is computed
         terms["weights"] += 2 * layout.bytes[0] * (model.total - model.embeddings) / model.layers / layout.tensor
-    terms["activations"] = activations(model, layout)
-    return terms | ({"frozen": layout.frozen} if layout.frozen else {})
+    terms |= {"frozen": layout.frozen} if layout.frozen else {}
+    backward = terms | {"activations": activations(model, layout)}
+    if not layout.frees:
+        return backward
+    if not layout.accumulates:  # the first gradients come when the last layer's activations go
+        del backward["gradients"]
+    update = terms | {"update": terms["optimizer"] / 2}
+    return max(backward, update, key=lambda found: sum(found.values()))
 
 
 def _held(model: Model, layout: Layout, sharded: bool) -> float:
@@ -164,17 +179,26 @@ def activations(model: Model, layout: Layout) -> float:
     alone and the other 10 with sequence parallelism, too. Here: inputs of norms and linear layers 8, queries and the
     core's output 4 x their width, keys and values 4 x theirs, a gated MLP 6 x its width, no dropout masks. The first of
     p stages keeps p batches of 1/p of the layers, so a pipeline changes nothing. Full recomputation keeps a layer's
-    input (2) and one whole layer. The last norm, logits and their fp32 softmax: 4 (h + v) without a pipeline; a
-    step's loss may keep more of a logit (`sample` in step.yaml).
+    input (2) and, later than the loss, one whole layer. The last norm, logits and their fp32 softmax: 4 (h + v) without
+    a pipeline; a step's loss may keep more of a logit (`sample` in step.yaml).
+
+    transformers' own layers keep more: a norm's input in fp32, what it makes of it before and after its weight 8 (6
+    where that is not trained), keys and values repeated for every query 10 x the width of those in all, a gated MLP 8 x
+    its width, of which AutoModel's adapters from 0.5 on keep 4 and compute the rest again.
     """
     query, key, mlp = model.widths
     tokens = layout.micro * layout.sequence / layout.context
     whole = layout.tensor if layout.sequence_parallel else 1
     again = 2 * max(model.experts_per_token, 1)  # each expert gets a copy of the token
-    layer = tokens * model.hidden * ((6 + again) / whole + (4 * query + 4 * key + 6 * mlp) / layout.tensor)
-    kept = 2 * tokens * model.hidden / whole * model.layers + layer if layout.recompute else layer * model.layers
+    if layout.plain:
+        norms, inside = (12, 10 * query + 4 * mlp) if layout.rank else (16, 10 * query + 8 * mlp)
+    else:
+        norms, inside = 6 + again, 4 * query + 4 * key + 6 * mlp
+    layer = tokens * model.hidden * (norms / whole + inside / layout.tensor)
     head = tokens * (4 * model.hidden + layout.logit * model.vocab) / layout.tensor if layout.pipeline == 1 else 0
-    return kept + head
+    if layout.recompute:
+        return 2 * tokens * model.hidden / whole * model.layers + max(layer, head)
+    return layer * model.layers + head
 
 
 def next_fit(model: Model, layout: Layout, memory: int, used: Callable[[Layout], float] | None = None) -> Layout | None:
@@ -218,6 +242,8 @@ def layout_of(spec: LaunchSpec, seen: Probed, known: Known) -> Layout | None:
         recompute=str(known.get("recompute")).lower() in RECOMPUTE,
         rank=known.get("adapter_rank", 0), batch=known.get("global_batch", 0),
         logit=step.sample.logit_bytes, frozen=_frozen(spec, seen, weight), alone="tensor_parallel" not in step.roles,
+        plain=bool(step.sample.plain) and all(value_of(spec, k) == v for k, v in step.sample.plain.items()),
+        frees=step.sample.frees,
     )  # fmt: skip
 
 

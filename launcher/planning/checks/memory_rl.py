@@ -167,7 +167,7 @@ def _layout(spec: LaunchSpec, known: Known, backend: Backend) -> Layout | None:
         world=world, micro=known["micro_batch"], sequence=known["sequence_length"] * spec.step.sample.sequences,
         bytes=backend.states or (0, 0, 0), **shape, expert=expert, sharding=backend.sharding,
         sequence_parallel=known.get("sequence_parallel") is True, recompute=known.get("recompute") is True,
-        alone=False,
+        alone=False, plain=False, frees=False,
     )  # fmt: skip
 
 
