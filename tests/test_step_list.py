@@ -129,7 +129,7 @@ def test_one_name_for_two_steps_is_an_error_that_names_both_files(project: Proje
     extends = "extends: [common/megatron_bridge]"
     other = project.edit("launcher/steps/sft/megatron_bridge/step.yaml", extends, f"{extends}\naliases: [{alias}]")
     with pytest.raises(SlipwayError, match=f"the alias '{alias}' is taken by ") as e:
-        definitions.find_step(project.root, "tune")
+        definitions.find_step(project.root, "tune") if alias == "tune" else definitions.all_steps(project.root)
     assert (e.value.code, e.value.where) == (78, f"{other}:2:1")
     assert e.value.what.endswith("/launcher/steps/sft/automodel/step.yaml")
     assert definitions.find_step(project.root, "sft/automodel").id == "sft/automodel", "an id needs no other file"

@@ -288,20 +288,34 @@ def find_step(root: Root, name: str) -> Step:
     known = step_folders(root)
     if name in known:
         return _load(root, name, known[name])
-    aliases = {alias: step for step in all_steps(root) for alias in step.aliases}
-    if name not in aliases:
-        raise SlipwayError(Exit.WORDS, f"unknown step {name!r}", remedy=nearest(name, [*known, *aliases]))
-    return aliases[name]
+    if found := _by_alias(root, name, known):
+        return found
+    aliases = [alias for step in all_steps(root) for alias in step.aliases]
+    raise SlipwayError(Exit.WORDS, f"unknown step {name!r}", remedy=nearest(name, [*known, *aliases]))
 
 
 def is_step(root: Root, name: str) -> bool:
     """Whether a step has it as id or alias."""
-    return name in step_folders(root) or any(name in step.aliases for step in all_steps(root))
+    known = step_folders(root)
+    return name in known or _by_alias(root, name, known) is not None
 
 
 def all_steps(root: Root) -> list[Step]:
     """Every step, by id. Raises SlipwayError 78: a file is wrong, or one name stands for two steps."""
     steps = [_load(root, name, folder) for name, folder in sorted(step_folders(root).items())]
+    _check_names(steps)
+    return steps
+
+
+def _by_alias(root: Root, name: str, known: dict[str, Path]) -> Step | None:
+    """The step with this alias. Only files in which it stands are loaded: all would take longer than planning."""
+    texts = {n: read_text(trusted(folder / "step.yaml", folder)) for n, folder in sorted(known.items())}
+    steps = [step for n, text in texts.items() if name in text and name in (step := _load(root, n, known[n])).aliases]
+    _check_names(steps)
+    return steps[0] if steps else None
+
+
+def _check_names(steps: list[Step]) -> None:
     taken = {step.id: step for step in steps}
     for step in steps:
         for alias in step.aliases:
@@ -312,7 +326,6 @@ def all_steps(root: Root) -> list[Step]:
                     Exit.CONFIG, f"the alias {alias!r} is taken by {other.folder}/step.yaml",
                     where=f"{file}:{yamldoc.line_of(file, 'aliases')}",
                 )  # fmt: skip
-    return steps
 
 
 def _load(root: Root, name: str, folder: Path) -> Step:
