@@ -56,6 +56,11 @@ def faults(folder: Path, made: Made) -> Iterator[str]:
             yield f"{path}: has {path.stat().st_size} bytes, not {size}"
 
 
+def name_of(key: str) -> str:
+    """Of a folder that is named by its key."""
+    return key[:16]
+
+
 def key(folder: Path, files: Sequence[Path]) -> str:
     """The key of a folder that is named by it and has the very files that were made there; else empty.
 
@@ -65,7 +70,7 @@ def key(folder: Path, files: Sequence[Path]) -> str:
         made = read(folder)
     except SlipwayError:
         return ""
-    if not made or not made.key.startswith(folder.name):
+    if not made or folder.name != name_of(made.key):
         return ""
     there = {str(p.relative_to(folder)): p.stat().st_size for p in files if p != folder / MARKER}
     return made.key if there == made.files else ""

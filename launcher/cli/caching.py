@@ -44,12 +44,12 @@ def _places(profile: str, megatron_cache: str | None, runs_dir: str | None) -> A
 @cache.command("list")
 @where
 @options.as_json
-def list_(profile: str, megatron_cache: str | None, runs_dir: str | None, as_json: bool) -> None:
+def list_(as_json: bool, **which: Any) -> None:
     """List what is there: whole, being made, unfinished, quarantined."""
     from launcher.prerequisites import admin
     from slipway import canonical
 
-    there = _places(profile, megatron_cache, runs_dir)
+    there = _places(**which)
     found = admin.items(there)
     say(f"in {there.megatron} and {there.converted}")
     click.echo(canonical.pretty(found) if as_json else admin.table(found), nl=False)
@@ -59,13 +59,11 @@ def list_(profile: str, megatron_cache: str | None, runs_dir: str | None, as_jso
 @click.argument("folders", nargs=-1)
 @click.option("--force", is_flag=True, help="Also what a run makes, as far as can be seen.")
 @where
-def prune(
-    folders: tuple[str, ...], force: bool, profile: str, megatron_cache: str | None, runs_dir: str | None
-) -> None:
+def prune(folders: tuple[str, ...], force: bool, **which: Any) -> None:
     """Remove FOLDERS; else all that is not whole and that no run makes. A job that reads one would fail."""
     from launcher.prerequisites import admin
 
-    removed = admin.prune(admin.items(_places(profile, megatron_cache, runs_dir)), folders, force)
+    removed = admin.prune(admin.items(_places(**which)), folders, force)
     for item in removed:
         click.echo(visible(f"removed {item.path} ({item.state}, {item.bytes / 2**30:.2f} GiB)"))
     say(f"{len(removed)} removed, {sum(i.bytes for i in removed) / 2**30:.2f} GiB")
@@ -74,11 +72,11 @@ def prune(
 @cache.command()
 @click.argument("folders", nargs=-1)
 @where
-def verify(folders: tuple[str, ...], profile: str, megatron_cache: str | None, runs_dir: str | None) -> None:
+def verify(folders: tuple[str, ...], **which: Any) -> None:
     """Check FOLDERS, else everything: each file as long as its marker says, every shard of the checkpoint there."""
     from launcher.prerequisites import admin
 
-    found = admin.items(_places(profile, megatron_cache, runs_dir))
+    found = admin.items(_places(**which))
     chosen = admin.choose(found, folders) if folders else found
     faults = list(admin.verify(chosen))
     for fault in faults:
@@ -94,18 +92,9 @@ def verify(folders: tuple[str, ...], profile: str, megatron_cache: str | None, r
 @click.option("--flavour", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
 @click.option("--release", metavar="R", help="The library's release; the lock's default otherwise.")
 @where
-def adopt(
-    folder: Path,
-    step: str,
-    model: str,
-    flavour: Any,
-    release: str | None,
-    profile: str,
-    megatron_cache: str | None,
-    runs_dir: str | None,
-) -> None:
+def adopt(folder: Path, step: str, model: str, flavour: Any, release: str | None, **which: Any) -> None:
     """Take in FOLDER, which NeMo RL has made of MODEL outside of any launch, once it has been checked."""
     from launcher.prerequisites import admin
 
-    home = _places(profile, megatron_cache, runs_dir).megatron
+    home = _places(**which).megatron
     click.echo(admin.adopt(find_root(), home, folder.absolute(), step, model, flavour, release))

@@ -23,7 +23,7 @@ from launcher.records.store import LEASES, QUARANTINE
 from launcher.runs import lifecycle
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError, nearest, visible
-from slipway.files import cannot_write
+from slipway.files import cannot_write, check_own
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -65,9 +65,14 @@ def places(
 def items(where: Places) -> list[Item]:
     """Everything that is there, by libraries and name: what was made, leases of what is to come, and what went aside.
 
-    In the Megatron cache the libraries' own locks of configurations lie, too.
+    In the Megatron cache the libraries' own locks of configurations lie, too. What `--convert` made is one's own.
     """
     found = [i for p in sorted(where.megatron.glob("*")) if p.is_dir() for i in _items(p, "model_*")]
+    try:
+        check_own(where.converted)
+    except SlipwayError as e:
+        say(f"note: {e.where}: {e.what}")
+        return found
     return [*found, *_items(where.converted, "[!.]*")]
 
 

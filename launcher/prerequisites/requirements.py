@@ -82,7 +82,7 @@ def _conversion(
     check_own(folder)
     need = Requirement(
         input=of.name, type=step.output.type, source=of.path, fingerprint=of.fingerprint, by=step.id,
-        place=str(folder / key[:16]), words=list(words), nodes=plan.shape.nodes, gpus=plan.shape.gpus,
+        place=str(folder / marker.name_of(key)), words=list(words), nodes=plan.shape.nodes, gpus=plan.shape.gpus,
         procs=plan.shape.procs, key=key,
     )  # fmt: skip
     return need, _made(need, plan, looks)
