@@ -10,6 +10,7 @@ from helpers import Done, Project, write_checkpoint
 from test_checkpoints import write_megatron
 from test_store import run_of, whole
 
+from launcher.artifacts import marker
 from launcher.records import store
 
 
@@ -78,7 +79,7 @@ def test_adopt(project: Project, tmp_path: Path) -> None:
     assert done.code == 0, done
     folder = Path(done.stdout.strip())
     assert folder.name.startswith("model__inputs_policy-") and folder.parent.name.startswith("v0.7.0-")
-    assert store.marker(folder)
+    assert marker.read(folder)
     (item,) = json.loads(cache(project, tmp_path / "cache", "list", "--json").stdout)
     assert (item["state"], item["model"]) == ("whole", str(model))
     again = adopt(project, tmp_path, source, f"policy={model}")
@@ -93,7 +94,7 @@ def test_what_is_not_adopted(project: Project, tmp_path: Path) -> None:
     told = adopt(project, tmp_path, source, f"policy={source}")
     assert told.code == 65 and "found checkpoint_megatron" in told.stderr
     told = adopt(project, tmp_path, model, f"policy={model}")
-    assert told.code == 65 and "is no checkpoint of Megatron: found checkpoint_hf" in told.stderr
+    assert told.code == 65 and "is no checkpoint_megatron: found checkpoint_hf" in told.stderr
     with (source / "iter_0000000" / "run_config.yaml").open("a") as f:
         f.write("model: {num_layers: 4}\n")
     (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}')

@@ -90,11 +90,12 @@ def test_what_the_megatron_backend_reads_is_made_first(spec_of: SpecOf, step: st
     cache = cache_location.choose("/caches", None, {}, "/hf", ENTRY)
     plan = launch(spec_of, step, "v0.7.0", usual(step), "backend=megatron", megatron_cache=cache).plan
     assert [n.input for n in plan.needs] == names
-    assert [n.folder for n in plan.needs] == [f"model__inputs_{name}-dddddddd" for name in names]
+    folders = [f"model__inputs_{name}-dddddddd" for name in names]
+    assert [n.place for n in plan.needs] == [f"{cache.path}/{folder}" for folder in folders]
     assert {n.by for n in plan.needs} == {"convert/nemo_rl_megatron"}
-    assert plan.env["SLIPWAY_CONVERTED"].value.splitlines() == [n.folder for n in plan.needs]
+    assert plan.env["SLIPWAY_CONVERTED"].value.splitlines() == [f"/cache/megatron/{folder}" for folder in folders]
     other = launch(spec_of, step, "v0.7.0", usual(step), "backend=dtensor", megatron_cache=cache).plan
-    assert other.needs == [] and other.env["SLIPWAY_CONVERTED"].value == ""
+    assert other.needs == [] and "SLIPWAY_CONVERTED" not in other.env
 
 
 def test_a_start_from_megatron_needs_no_conversion(spec_of: SpecOf) -> None:
@@ -108,7 +109,8 @@ def test_it_is_shared_by_as_many_processes_as_in_training(spec_of: SpecOf) -> No
     cache = cache_location.choose("/caches", None, {}, "/hf", ENTRY)
     said = ("backend=megatron", "policy.megatron_cfg.tensor_model_parallel_size=4")
     (need,) = launch(spec_of, "grpo", "v0.7.0", usual("grpo"), *said, megatron_cache=cache).plan.needs
-    assert need.parts == {"tensor_parallel": 4}
+    assert need.words == ["model=/data/policy", "tensor_parallel=4"]
+    assert (need.nodes, need.gpus, need.procs) == (1, 4, 4)
 
 
 @pytest.mark.parametrize(

@@ -181,16 +181,15 @@ def classes_of(said: list[str] | None = None, **wish: Any) -> Classes:
 def test_what_a_class_takes_is_read_of_the_class_itself() -> None:
     found = classes_of(
         classes={"launch": "launcher.planning.preparation.Options"},
-        targets=["launcher.prerequisites.convert.Conversion", "json.dumps"],
+        targets=["launcher.engines.Status", "json.dumps"],
     )
     assert found.sections == {"launch": "launcher.planning.preparation.Options"} and found.why == {}
     options = found.known["launcher.planning.preparation.Options"]
     assert {"step", "words", "nodes"} <= options.keys.keys() and not options.open
     assert {"step", "nodes", "resume"} <= {*options.plain} and "words" not in options.plain  # a tuple
-    conversion = found.known[found.targets["launcher.prerequisites.convert.Conversion"]]
-    prepared = "launcher.planning.run_files.Prepared"
-    assert conversion.keys == {"input": [], "prepared": [prepared], "folder": []}
-    assert "plan" in found.known[prepared].keys  # what a field is made of is known, too
+    status, ended = found.known[found.targets["launcher.engines.Status"]], "launcher.records.outcome.Ended"
+    assert (status.keys["end"], status.keys["detail"]) == ([ended], [])
+    assert "detail" in found.known[ended].keys  # what a field is made of is known, too
     assert found.known["json.dumps"].open  # **kw
 
 

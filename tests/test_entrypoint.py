@@ -1102,7 +1102,7 @@ def test_a_model_that_was_to_be_converted_has_to_be_whole(box: Container) -> Non
     """Without its marker NeMo RL would convert by itself; the marker may come while NFS hides it."""
     place = box.root / "cache"
     (place / "model_a" / "iter_0000000").mkdir(parents=True)
-    box.env |= {"NRL_MEGATRON_CHECKPOINT_DIR": str(place), "SLIPWAY_CONVERTED": "model_a\nmodel_b"}
+    box.env["SLIPWAY_CONVERTED"] = f"{place}/model_a\n{place}/model_b"
     (place / "model_b").mkdir()
     (place / "model_b" / "slipway.json").write_text("{}")
     assert box.run("print('ran')") == 78 and "ran" not in box.out

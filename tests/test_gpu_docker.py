@@ -343,10 +343,10 @@ def test_a_conversion_is_the_same_one_on_whatever_gpus(project: Project, engine:
     record_image(project.root, locks.select(locks.load_lock(project.root), "megatron-bridge", "cuda"))
     driver(project)
     engine.holds(images={IMAGE: IMAGE}, info=TOOLKIT)
-    words = (f"model={inputs.model}", f"tokenizer={inputs.model}", "train=/nowhere", "--convert", "--dry-run")
-    folders = []
+    words = (f"model={inputs.model}", f"tokenizer={inputs.model}", inputs.words[0], "--convert", "--dry-run")
+    alone, folders = ("tensor_parallel=1", "model.sequence_parallel=false"), []
     for gpu in ("1", "2"):
-        done = project.launch("sft/megatron_bridge", "--flavour", "cuda", *words, "--gpu-ids", gpu)
+        done = project.launch("sft/megatron_bridge", "--flavour", "cuda", *words, *alone, "--gpu-ids", gpu)
         assert done.code == 0 and f"device={gpu}" in done.stdout, done.stderr
         folders += re.findall("^model: first convert/hf_to_megatron, into (.*)$", done.stderr, re.M)
     assert len(folders) == 2 and len(set(folders)) == 1

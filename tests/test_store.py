@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.catalog.cache_location import MARKER, Converted
+from launcher.artifacts import marker
+from launcher.artifacts.marker import MARKER
+from launcher.core.requirement import Requirement
 from launcher.records import store
 from launcher.records.leases import Taken
 from launcher.records.run_directory import Run
@@ -91,13 +93,13 @@ def test_what_was_made_meanwhile_is_not_made_again(tmp_path: Path, folder: Path)
     whole(folder, a="1")
     with pytest.raises(Taken, match="made meanwhile"):
         store.take(folder, run_of(tmp_path, "one"), "docker")
-    assert store.holder(folder) is None and store.marker(folder)
+    assert store.holder(folder) is None and marker.read(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "folder": "model_a"}'])
 def test_a_broken_marker_is_none(folder: Path, text: str) -> None:
     (whole(folder) / MARKER).write_text(text)
-    assert store.marker(folder) is None
+    assert marker.read(folder) is None
 
 
 def test_a_broken_lease_is_said(folder: Path) -> None:
@@ -117,11 +119,11 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, folder: Path) -> None:
 
 
 def test_faults_are_files_that_are_not_as_the_marker_says(folder: Path) -> None:
-    made = store.marker(whole(folder, a="1", b="22", c="333"))
-    assert made and list(store.faults(folder, made)) == []
+    made = marker.read(whole(folder, a="1", b="22", c="333"))
+    assert made and list(marker.faults(folder, made)) == []
     (folder / "a").unlink()
     (folder / "b").write_text("2")
-    assert list(store.faults(folder, made)) == [
+    assert list(marker.faults(folder, made)) == [
         f"{folder / 'a'}: is gone", f"{folder / 'b'}: has 1 bytes, not 2",
     ]  # fmt: skip
 
@@ -130,15 +132,15 @@ def test_adopting_links_and_marks(tmp_path: Path, folder: Path) -> None:
     source = tmp_path / "old"
     (source / "iter_0000000").mkdir(parents=True)
     (source / "iter_0000000" / "w").write_text("weights")
-    new = Converted(folder=folder.name, input="policy", model="/m", fingerprint="f", by="adopted")
+    new = Requirement(input="policy", type="t", source="/m", fingerprint="f", by="adopted", place=str(folder))
     folder.parent.mkdir(parents=True)
-    store.adopt(source, folder, new)
-    made = store.marker(folder)
-    assert made and made.files == {"iter_0000000/w": 7} and made.run == ""
+    store.adopt(source, new)
+    made = marker.read(folder)
+    assert made and made.files == {"iter_0000000/w": 7} and (made.run, made.source) == ("", "/m")
     assert (folder / "iter_0000000" / "w").samefile(source / "iter_0000000" / "w")
     assert not (source / MARKER).exists()
     with pytest.raises(SlipwayError) as e:
-        store.adopt(source, folder, new)
+        store.adopt(source, new)
     assert e.value.code == Exit.CANNOT_WRITE
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model_a"]
 
@@ -159,7 +161,7 @@ def test_a_marker_that_is_no_file_keeps_nobody_waiting(folder: Path, make: Calla
     (whole(folder) / MARKER).unlink()
     make(folder / MARKER)
     with pytest.raises(SlipwayError) as e:
-        store.marker(folder)
+        marker.read(folder)
     assert (e.value.code, e.value.what, e.value.where) == (Exit.DATA, why, str(folder / MARKER))
 
 

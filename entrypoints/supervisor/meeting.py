@@ -106,16 +106,15 @@ class Meeting:
 
 
 def find_converted(node: Node) -> None:
-    """What was converted for this run, by another one, ends with a marker. NFS may show it late. Without it the library
-    would convert by itself, on every node at once. Raises Ended."""
-    place = node.env.get("NRL_MEGATRON_CHECKPOINT_DIR", "")
+    """What another run was to make for this one ends with a marker. NFS may show it late. Without it the step would
+    read half a model, or the library convert by itself, on every node at once. Raises Ended."""
     deadline = time.monotonic() + node.settings.converted_wait
     for folder in node.settings.converted:
-        while not node.stopped and not has_content(f"{place}/{folder}/slipway.json"):
+        while not node.stopped and not has_content(f"{folder}/slipway.json"):
             if time.monotonic() >= deadline:
                 why = "the model is not there, or not whole: its conversion did not finish"
-                raise refusal(f"{place}/{folder}: {why}; see `launch cache list`, and launch this anew")
-            look_again(node, f"{place}/{folder}")
+                raise refusal(f"{folder}: {why}; see `launch cache list`, and launch this anew")
+            look_again(node, folder)
 
 
 def look_again(node: Node, place: str) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from launcher.artifacts import blobs, checkpoints, datasets, hub_cache, huggingface
+from launcher.artifacts import blobs, checkpoints, datasets, hub_cache, huggingface, marker
 from launcher.artifacts.checkpoints import MAX_HEADER
 from launcher.artifacts.datasets import USUAL, Rows
 from launcher.artifacts.faults import MAX_FAULTS, Found, fault, kept
@@ -35,14 +35,16 @@ class Artifact(Noun, frozen=True, kw_only=True):
 
     `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed
     Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`:
-    number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs;
+    number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs, of what a
+    step makes for a launch the key of that;
     `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `blobs` (the cache's shared store,
     where its files are there), `checked` (`whole` or `beginning`), `files`, `rows`, `sequences`, `pack_size`,
     `padded_to` (a multiple, of packed conversations), `tools` (1: rows have some), `zstd` (1), `tokenizer` and
     `template` (sha256), `tokenizer_class`, `tekken` (1), `template_tools` (1: it renders tools), `generation` (1: the
     template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`,
     `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1), `positions`, `taken` (the last
-    checkpoint of an output, as it was found), `weight_bytes` (of the files that a loader reads), `quantized` (the
+    checkpoint of an output, as it was found), `expected` (the model whose
+    sizes it will have, of what has yet to be made), `weight_bytes` (of the files that a loader reads), `quantized` (the
     method), `per_token_loss` (1), `iteration`, `layout`, `base`, `rank`, `adapter` (what it is beyond a plain LoRA),
     `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
     """
@@ -167,12 +169,16 @@ def _artifact(
         faults=kept([*faults, *unread, *said]),
         facts=facts, files=[str(p) for p in (files if listed is None else listed)],
         bytes=sum(p.stat().st_size for p in files),
-        fingerprint=_of_hub(place, files, root) if place else fingerprint(files, root),
+        fingerprint=_of_hub(place, files, root) if place else _made(path, kind, files) or fingerprint(files, root),
     )  # fmt: skip
 
 
 def _of_hub(place: hub_cache.Place, files: list[Path], root: Path) -> str:
     return blobs.fingerprint(place, files, fingerprint([f for f in files if not blobs.linked(f)], root))
+
+
+def _made(path: Path, kind: str, files: list[Path]) -> str:
+    return marker.key(path, files) if kind == "folder" else ""
 
 
 def _look(folder: Path, rows: Rows) -> Found:

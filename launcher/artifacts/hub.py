@@ -24,20 +24,24 @@ TIMEOUT = 10  # seconds that the hub has for an answer
 STREAMS = 8  # files at a time
 
 
-class Seen(NamedTuple):
-    """`id`: at its commit. `missing`: what of it is not in the cache, in words; empty where all of it is."""
-
-    id: HubId
-    note: str = ""
-    missing: str = ""
-
-
-class _Listing(NamedTuple):
-    """Of a commit. `large`: the sha256 of the files that stand in the hub's large file storage."""
+class Listing(NamedTuple):
+    """What the hub has of a commit. `large`: the sha256 of the files that stand in its large file storage."""
 
     commit: str
     sizes: dict[str, int]
     large: dict[str, str]
+
+
+class Seen(NamedTuple):
+    """`id`: at its commit. `missing`: what of it is not in the cache, in words; empty where all of it is.
+
+    `listing`: where the hub was asked.
+    """
+
+    id: HubId
+    note: str = ""
+    missing: str = ""
+    listing: Listing | None = None
 
 
 def is_offline() -> bool:
@@ -67,7 +71,7 @@ def look(asked: HubId, home: Path, offline: bool) -> Seen:
         with contextlib.suppress(SlipwayError):  # without its size it is missing all the same
             listing = _ask(found)
     amount = f": {_amount(*_to_do(found, home, listing))} to fetch" if listing else ""
-    return Seen(found, note, f"is not whole in {home}{amount}")
+    return Seen(found, note, f"is not whole in {home}{amount}", listing)
 
 
 def remedy(asked: HubId, home: Path) -> str:
@@ -75,16 +79,17 @@ def remedy(asked: HubId, home: Path) -> str:
     return f"where the hub can be reached: launch fetch {asked} --hf-home {home}"
 
 
-def fetch(asked: HubId, home: Path) -> Path:
+def fetch(asked: HubId, home: Path, listing: Listing | None = None) -> Path:
     """Brings what is missing into the cache below `home`; returns the path of what was asked for.
 
+    `listing`: what the hub has said of it just now; else it is asked.
     Raises SlipwayError 66, 69, 75 and 77 as the hub answers, 73 where there is no space or no writing.
     """
     if asked.is_commit and hub_cache.is_whole(asked, home):
         return asked.snapshot(home) / asked.below
     if is_offline():
         raise SlipwayError(Exit.UNAVAILABLE, "HF_HUB_OFFLINE is set", where=str(asked), remedy="unset it to fetch")
-    listing = _ask(asked)
+    listing = listing or _ask(asked)
     found = asked.at(listing.commit)
     wanted, size = _to_do(found, home, listing)
     free = shutil.disk_usage(next(p for p in (home, *home.parents) if p.exists())).free
@@ -99,7 +104,7 @@ def fetch(asked: HubId, home: Path) -> Path:
     return found.snapshot(home) / asked.below
 
 
-def _to_do(found: HubId, home: Path, listing: _Listing) -> tuple[list[str], int]:
+def _to_do(found: HubId, home: Path, listing: Listing) -> tuple[list[str], int]:
     """The files that are not there yet, and their bytes."""
     names = hub_cache.needed(list(listing.sizes), found.below)
     if not names:
@@ -113,7 +118,7 @@ def _amount(names: list[str], size: int) -> str:
     return f"{len(names)} file{'' if len(names) == 1 else 's'}, {size / 1e6:,.1f} MB"
 
 
-def _ask(asked: HubId) -> _Listing:
+def _ask(asked: HubId) -> Listing:
     """What the hub says of a revision, in one request."""
     with _hub(asked) as library:
         info = library.HfApi(token=_token(library)).repo_info(
@@ -121,10 +126,10 @@ def _ask(asked: HubId) -> _Listing:
         )
         files = info.siblings or []
         large = {f.rfilename: f.lfs.sha256 for f in files if f.lfs}
-        return _Listing(info.sha, {f.rfilename: f.size or 0 for f in files}, large)
+        return Listing(info.sha, {f.rfilename: f.size or 0 for f in files}, large)
 
 
-def _download(found: HubId, home: Path, listing: _Listing, names: list[str]) -> None:
+def _download(found: HubId, home: Path, listing: Listing, names: list[str]) -> None:
     """The large files as blobs, then the library: it makes the snapshot, with links to the blobs that are there."""
     with cannot_write(home):
         (found.folder(home) / "blobs").mkdir(parents=True, exist_ok=True)
@@ -140,7 +145,7 @@ def _download(found: HubId, home: Path, listing: _Listing, names: list[str]) -> 
         )  # fmt: skip
 
 
-def _blob(library: Any, found: HubId, home: Path, listing: _Listing, name: str) -> None:
+def _blob(library: Any, found: HubId, home: Path, listing: Listing, name: str) -> None:
     """One large file, from where an earlier try was broken off: the library would begin it anew. Checked when whole."""
     from huggingface_hub.file_download import http_get
 

@@ -16,18 +16,6 @@ from slipway.yamldoc import Noun
 
 NAME = "NRL_MEGATRON_CHECKPOINT_DIR"
 TARGET = "/cache/megatron"
-MARKER = "slipway.json"  # in a folder that is whole; entrypoints/steps/slipway_step.py writes it
-
-
-class Converted(Noun, frozen=True, kw_only=True):
-    """A model in the cache: its folder there, the input that it is of, which step makes it, and in what parts."""
-
-    folder: str
-    input: str
-    model: str
-    fingerprint: str
-    by: str
-    parts: dict[str, int] = {}
 
 
 class MegatronCache(Noun, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""`launch cache`: the models that NeMo RL's Megatron backend has converted."""
+"""`launch cache`: what steps have made for launches: models for NeMo RL's Megatron backend, inputs by `--convert`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from slipway.project import find_root
 WHERE = [
     click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Whose cache it is."),
     click.option("--megatron-cache", metavar="DIR", help="NRL_MEGATRON_CHECKPOINT_DIR; the profile's or usual one."),
+    options.runs_dir,
 ]
 
 
@@ -29,27 +30,28 @@ def where(command: Any) -> Any:
 
 @click.group()
 def cache() -> None:
-    """Look after NRL_MEGATRON_CHECKPOINT_DIR: models converted for NeMo RL's Megatron backend."""
+    """Look after what was made for launches: NRL_MEGATRON_CHECKPOINT_DIR, and what --convert made beside the runs."""
 
 
-def _home(profile: str, megatron_cache: str | None) -> Path:
+def _places(profile: str, megatron_cache: str | None, runs_dir: str | None) -> Any:
     from launcher.catalog.profiles import find_profile
     from launcher.prerequisites import admin
 
-    return admin.home(find_profile(find_root(), profile), megatron_cache, os.environ)
+    root = find_root()
+    return admin.places(root, find_profile(root, profile), megatron_cache, runs_dir, os.environ)
 
 
 @cache.command("list")
 @where
 @options.as_json
-def list_(profile: str, megatron_cache: str | None, as_json: bool) -> None:
+def list_(as_json: bool, **which: Any) -> None:
     """List what is there: whole, being made, unfinished, quarantined."""
     from launcher.prerequisites import admin
     from slipway import canonical
 
-    home = _home(profile, megatron_cache)
-    found = admin.items(home)
-    say(f"in {home}")
+    there = _places(**which)
+    found = admin.items(there)
+    say(f"in {there.megatron} and {there.converted}")
     click.echo(canonical.pretty(found) if as_json else admin.table(found), nl=False)
 
 
@@ -57,11 +59,11 @@ def list_(profile: str, megatron_cache: str | None, as_json: bool) -> None:
 @click.argument("folders", nargs=-1)
 @click.option("--force", is_flag=True, help="Also what a run makes, as far as can be seen.")
 @where
-def prune(folders: tuple[str, ...], force: bool, profile: str, megatron_cache: str | None) -> None:
+def prune(folders: tuple[str, ...], force: bool, **which: Any) -> None:
     """Remove FOLDERS; else all that is not whole and that no run makes. A job that reads one would fail."""
     from launcher.prerequisites import admin
 
-    removed = admin.prune(admin.items(_home(profile, megatron_cache)), folders, force)
+    removed = admin.prune(admin.items(_places(**which)), folders, force)
     for item in removed:
         click.echo(visible(f"removed {item.path} ({item.state}, {item.bytes / 2**30:.2f} GiB)"))
     say(f"{len(removed)} removed, {sum(i.bytes for i in removed) / 2**30:.2f} GiB")
@@ -70,11 +72,11 @@ def prune(folders: tuple[str, ...], force: bool, profile: str, megatron_cache: s
 @cache.command()
 @click.argument("folders", nargs=-1)
 @where
-def verify(folders: tuple[str, ...], profile: str, megatron_cache: str | None) -> None:
+def verify(folders: tuple[str, ...], **which: Any) -> None:
     """Check FOLDERS, else everything: each file as long as its marker says, every shard of the checkpoint there."""
     from launcher.prerequisites import admin
 
-    found = admin.items(_home(profile, megatron_cache))
+    found = admin.items(_places(**which))
     chosen = admin.choose(found, folders) if folders else found
     faults = list(admin.verify(chosen))
     for fault in faults:
@@ -90,11 +92,9 @@ def verify(folders: tuple[str, ...], profile: str, megatron_cache: str | None) -
 @click.option("--flavour", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
 @click.option("--release", metavar="R", help="The library's release; the lock's default otherwise.")
 @where
-def adopt(
-    folder: Path, step: str, model: str, flavour: Any, release: str | None, profile: str, megatron_cache: str | None
-) -> None:
+def adopt(folder: Path, step: str, model: str, flavour: Any, release: str | None, **which: Any) -> None:
     """Take in FOLDER, which NeMo RL has made of MODEL outside of any launch, once it has been checked."""
     from launcher.prerequisites import admin
 
-    home = _home(profile, megatron_cache)
+    home = _places(**which).megatron
     click.echo(admin.adopt(find_root(), home, folder.absolute(), step, model, flavour, release))

@@ -145,7 +145,7 @@ def check(full: bool, workers: int | None, as_json: bool, step: str, words: tupl
         root = find_root()
         if definitions.is_step(root, step):
             prepared = preparation.prepare(root, preparation.Options(step=step, words=words, **given))
-            code = options.report(prepared) or options.report_conversions(root, prepared)
+            code = options.report(prepared) or options.report_needs(root, prepared)
             say("nothing stops it" if code == Exit.OK else "it would not be submitted")
             sys.exit(code)
     _check_files((step, *words), full, workers, as_json)

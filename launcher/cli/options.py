@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,16 +131,31 @@ def report(prepared: Any) -> int:
     return error.code if error else Exit.OK
 
 
-def report_conversions(root: Any, prepared: Any, quiet: bool = True) -> int:
-    """Says what a launch would make first, for a cache; its request, too, unless `quiet`. The first error's code."""
+def report_needs(root: Any, prepared: Any, looks: Any = None, quiet: bool = True) -> int:
+    """Says what a launch would make first; its requests, too, unless `quiet`. The first error's code."""
     from launcher.planning import run_files
-    from launcher.prerequisites import conversions
+    from launcher.prerequisites import requirements
 
-    for need in conversions.missing(prepared.plan):
-        say(f"{need.input}: first {need.by}, into {conversions.folder(prepared.plan, need)}")
-        first = conversions.prepare(root, prepared.plan, need)
-        if code := report(first):
+    found: list[Any] = []
+    if code := _report_needs(partial(requirements.prepare, root, looks=looks), prepared, found):
+        return code
+    for first in [] if quiet else found:
+        click.echo(run_files.request_as(first, False), nl=False)
+    return Exit.OK
+
+
+def _report_needs(plan: Callable[..., Any], prepared: Any, found: list[Any]) -> int:
+    """`found`: those that come first, each behind what it needs itself."""
+    from launcher.prerequisites import requirements
+
+    for need in requirements.missing(prepared.plan):
+        if need.place in [first.plan.output for first in found]:
+            continue
+        say(f"{need.input}: first {need.by}, into {need.place}")
+        first = plan(prepared, need)
+        if code := report(first) or _report_needs(plan, first, found):
             return code
-        if not quiet:
-            click.echo(run_files.request_as(first, False), nl=False)
+        found.append(first)
+        if not prepared.engine.ATTACHED:
+            say(f"{prepared.plan.step} waits for it: sbatch gets --dependency=afterany:JOB, the job of {need.by}")
     return Exit.OK

@@ -33,15 +33,17 @@ def rehearse(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
     """
     from launcher.catalog import definitions
     from launcher.planning import preparation, rehearsal
+    from launcher.planning.probe import Looks
 
     root = find_root()
     rehearsal.rehearsed(definitions.find_step(root, given["step"]))  # before anything is looked at, or fetched
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
-    prepared = preparation.fetched(root, asked, preparation.prepare(root, asked))
+    looks = Looks()
+    prepared = preparation.fetched(root, asked, preparation.prepare(root, asked, looks), looks)
     if code := options.report(_without_machine(prepared)):
         say("it would not be submitted, so nothing was rehearsed")
         sys.exit(code)
-    sys.exit(rehearsed(root, asked, prepared, partial(click.echo, nl=False), as_json))
+    sys.exit(rehearsed(root, asked, prepared, looks, partial(click.echo, nl=False), as_json))
 
 
 def _without_machine(prepared: Any) -> Any:
@@ -52,13 +54,15 @@ def _without_machine(prepared: Any) -> Any:
     return dataclasses.replace(prepared, findings=there)
 
 
-def rehearsed(root: Any, asked: Any, prepared: Any, tell: Callable[[str], None] = say, as_json: bool = False) -> int:
+def rehearsed(
+    root: Any, asked: Any, prepared: Any, looks: Any, tell: Callable[[str], None] = say, as_json: bool = False
+) -> int:
     """Rehearses a launch that nothing stops, and tells what was found; the exit code of the first error."""
     from launcher.planning import rehearsal as planning
     from launcher.planning.checks import preflight
     from launcher.runs import foreground, rehearsal
 
-    small = _small(root, asked)
+    small = _small(root, asked, looks)
     if wrong := preflight.first_error(small.findings):
         say(f"{wrong}")
         say("it cannot be rehearsed on this machine")
@@ -85,7 +89,7 @@ def rehearsed(root: Any, asked: Any, prepared: Any, tell: Callable[[str], None] 
     return code
 
 
-def _small(root: Any, asked: Any) -> Any:
+def _small(root: Any, asked: Any, looks: Any) -> Any:
     """The rehearsal's own launch: on one process of this machine, into an output of its own."""
     from images.locking import lock as locks
     from launcher.catalog import definitions, profiles
@@ -103,6 +107,7 @@ def _small(root: Any, asked: Any) -> Any:
             release=asked.release if same else None, nodes=1, gpus=None, gpu_ids=None, procs=1, secret=(), code=(),
             resume=False, rehearsal=True,
         ),
+        looks,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,25 @@ def run(
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
     from launcher.core import gpus
     from launcher.planning import preparation, run_files
+    from launcher.planning.probe import Looks
+    from launcher.prerequisites import requirements
 
     if rehearse and dry_run:
         raise SlipwayError(Exit.WORDS, "--rehearse and --dry-run: one of them")
-    root = find_root()
+    _refuse_both(detach, follow)
+    root, looks = find_root(), Looks()
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
-    prepared = preparation.prepare(root, asked)
+    prepared = preparation.prepare(root, asked, looks)
     if not dry_run:
-        prepared = preparation.fetched(root, asked, prepared)
-    if convert:
-        prepared = _convert(root, asked, prepared, dry=dry_run or bool(directory))
+        prepared = preparation.fetched(root, asked, prepared, looks)
+    prepared = _converted(root, asked, prepared, looks) if convert else prepared
     code = options.report(prepared)
     if rehearse and not code:
-        code = rehearsing.rehearsed(root, asked, prepared)
+        code = rehearsing.rehearsed(root, asked, prepared, looks)
     if dry_run:
         say(f"note: launch config {asked.step} … prints every setting, and who set it")
     if dry_run or directory:
-        first = 0 if code else options.report_conversions(root, prepared, quiet=not dry_run)
+        first = 0 if code else options.report_needs(root, prepared, looks, quiet=not dry_run or as_json)
         if directory and not code and not first:
             run_files.write_directory(prepared, directory)
             say(f"wrote {directory}; submit it with: launch submit {directory}")
@@ -63,12 +65,16 @@ def run(
         sys.exit(code or first)
     while not code:
         try:
-            return _go(root, prepared, detach, follow)
+            after = _ensured(root, prepared, looks)
+            if not requirements.outdated(prepared.plan):
+                return _go(root, prepared, detach, follow, after)
+            say("planned anew, with what was made")
         except gpus.Taken as e:
             say(f"{e.what}; planned anew")
-            prepared = preparation.prepare(root, asked)
-            prepared = _convert(root, asked, prepared, dry=False) if convert else prepared  # made already
-            code = options.report(prepared)
+        looks.waited()
+        prepared = preparation.prepare(root, asked, looks)
+        prepared = _converted(root, asked, prepared, looks) if convert else prepared
+        code = options.report(prepared)
     sys.exit(code)
 
 
@@ -81,8 +87,10 @@ def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) ->
     """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
     from launcher.planning import run_files
 
+    _refuse_both(detach, follow)
     root = find_root()
-    _go(root, run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
+    prepared = run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:]))
+    _go(root, prepared, detach, follow, _ensured(root, prepared))
 
 
 @click.command()
@@ -119,56 +127,47 @@ def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
     click.echo(hub.fetch(asked, home))
 
 
-def _convert(root: Any, asked: Any, prepared: Any, dry: bool) -> Any:
-    """Runs the steps that convert inputs; the launch anew, with what they made. A dry run prints the first and ends."""
-    from launcher.planning import preparation, run_files
-    from launcher.prerequisites import conversions, convert
-
-    needed = convert.needed(root, asked, prepared)
-    for conversion in needed:
-        step = conversion.prepared.plan.step
-        if conversion.made:
-            say(f"{conversion.input}: {step} has made {conversion.folder} before")
-            continue
-        say(f"{conversion.input}: first {step}, into {conversion.folder}")
-        if code := options.report(conversion.prepared):
-            sys.exit(code)
-        if dry:
-            click.echo(run_files.request_as(conversion.prepared, False), nl=False)
-            say("what follows is planned once that has run: its inputs do not exist yet")
-            sys.exit(Exit.OK)
-        conversion.make_room()
-        conversions.make(conversion.folder, partial(_finish_conversion, conversion.prepared))
-    return preparation.prepare(root, convert.converted(asked, needed)) if needed else prepared
+def _refuse_both(detach: bool, follow: bool) -> None:
+    if detach and follow:
+        raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
 
 
-def _finish_conversion(prepared: Any) -> None:
-    """Runs it to its end, and ends with it where it fails."""
-    if code := _finish(prepared).outcome.exit_code:
-        sys.exit(code)
+def _converted(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
+    """The launch with what steps make of inputs of another type, whether it is there or not."""
+    from launcher.planning import preparation
+    from launcher.prerequisites import requirements
+
+    anew = requirements.converted(root, asked, prepared, looks)
+    for need, artifact in anew.needs.values():
+        if "expected" not in artifact.facts:
+            say(f"{need.input}: {need.by} has made {need.place} before")
+    return preparation.prepare(root, anew, looks) if anew.needs else prepared
 
 
-def _start_conversion(prepared: Any) -> Any:
-    """Submits it, and stays with it where the engine is one of this machine; else the run that is in the queue."""
+def _ensured(root: Any, prepared: Any, looks: Any = None) -> list[str]:
+    """Has made what a launch needs, or knows the jobs that make it. Ends with what makes it, where that fails."""
+    from launcher.prerequisites import requirements
     from launcher.runs import lifecycle
 
-    if code := options.report(prepared):
-        sys.exit(code)
-    if prepared.engine.ATTACHED:
-        return _finish_conversion(prepared)
-    with lifecycle.submitted(prepared) as (started, _):
-        say(f"it is run {started.id}")
-        return started
+    def start(first: Any) -> Any:
+        if code := options.report(first):
+            sys.exit(code)
+        after = _ensured(root, first, looks)
+        if first.engine.ATTACHED:
+            if code := _finish(first).outcome.exit_code:
+                sys.exit(code)
+            return None
+        with lifecycle.submitted(first, after) as (started, _):
+            say(f"it is run {started.id}")
+            return started
+
+    return requirements.ensure(root, prepared, start, looks)
 
 
-def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
-    from launcher.prerequisites import conversions
+def _go(root: Any, prepared: Any, detach: bool, follow: bool, after: list[str]) -> None:
     from launcher.records import run_directory
     from launcher.runs import lifecycle
 
-    if detach and follow:
-        raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
-    after = conversions.ensure(root, prepared, _start_conversion)
     if detach or not (prepared.engine.ATTACHED or follow):
         with lifecycle.submitted(prepared, after) as (started, _):
             click.echo(started.id)
@@ -177,7 +176,7 @@ def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
     sys.exit(_finish(prepared, after).outcome.exit_code)
 
 
-def _finish(prepared: Any, after: list[str] | None = None) -> Any:
+def _finish(prepared: Any, after: Sequence[str] = ()) -> Any:
     """Runs it to its end; its record, which has an outcome."""
     from launcher.runs import display, foreground, lifecycle
 
@@ -185,7 +184,7 @@ def _finish(prepared: Any, after: list[str] | None = None) -> Any:
         finished, record = foreground.run(prepared)
         display.print_end(finished, record)
     else:
-        with lifecycle.submitted(prepared, after or ()) as (finished, _):
+        with lifecycle.submitted(prepared, after) as (finished, _):
             click.echo(finished.id)
         record = display.follow(finished)
     if record.outcome is None:

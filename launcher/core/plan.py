@@ -10,11 +10,12 @@ import msgspec
 from images.building.identity import BaseFile, Classes
 from images.locking.model import Entry, Flavour
 from launcher.artifacts.detection import Artifact
-from launcher.catalog.cache_location import Converted, MegatronCache
+from launcher.catalog.cache_location import MegatronCache
 from launcher.catalog.definitions import Graceful, Step
 from launcher.catalog.profiles import Profile, SlurmProfile
 from launcher.catalog.releases import Wired
 from launcher.core.arguments import Arguments
+from launcher.core.requirement import Requirement
 from slipway import canonical
 from slipway.findings import Finding
 from slipway.resolver import Configuration
@@ -240,8 +241,9 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
 
     `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `nodes`: those
-    that work; see `job_nodes`. `imposed`: configuration keys that a rehearsal sets, whatever the user says. `config`:
-    the configuration that comes of all this, see configuration.resolved.
+    that work; see `job_nodes`. `needs`: what steps make of inputs (`--convert`); `makes`: as in Plan. `imposed`:
+    configuration keys that a rehearsal sets, whatever the user says. `config`: the configuration that comes of all
+    this, see configuration.resolved.
     """
 
     step: Step
@@ -264,7 +266,8 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     code: dict[str, Code] = {}
     wired: Wired = Wired()
     megatron_cache: MegatronCache | None = None
-    makes: Converted | None = None
+    needs: list[Requirement] = []
+    makes: Requirement | None = None
     imposed: dict[str, Any] = {}
     config: Configuration = msgspec.field(default_factory=Configuration)
 
@@ -312,7 +315,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     """Everything resolved. What the container reads of it is /slipway/plan.json, the same text.
 
     `platform`: what the image is for. `userns`: the container's user namespace, where it is not the engine's usual one.
-    `needs`: what has to be in the cache before the step starts; `makes`: what this run puts there.
+    `needs`: what has to be there before the step starts; `makes`: what this run makes for others.
     """
 
     schema: Literal[1]
@@ -349,8 +352,8 @@ class Plan(Noun, frozen=True, kw_only=True):
     profile: Profile
     limits: dict[str, int]
     secrets: list[str]
-    needs: list[Converted] = []
-    makes: Converted | None = None
+    needs: list[Requirement] = []
+    makes: Requirement | None = None
 
     @property
     def secrets_folder(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 from launcher.artifacts import hub_cache
 from launcher.artifacts.detection import Artifact
 from launcher.catalog import cache_location
-from launcher.catalog.cache_location import Converted
 from launcher.catalog.profiles import DockerProfile, Profile, SlurmProfile
 from launcher.core import gpus
 from launcher.core.plan import (
@@ -26,6 +26,7 @@ from launcher.core.plan import (
     Probed,
     Variable,
 )
+from launcher.core.requirement import Requirement
 from launcher.planning import configuration
 from launcher.planning.checks import config_values, network
 
@@ -37,7 +38,7 @@ HF_HOME, HUB, DATASETS = "/cache/hf", "/cache/hub", "/cache/datasets"
 
 def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
     """The plan; pure. `files`: what goes into the run's slipway/ folder -> sha256."""
-    entry, step, needed = spec.entry, spec.step, needs(spec, seen)
+    entry, step, needed = spec.entry, spec.step, [*spec.needs, *cached(spec, seen)]
     output = spec.words.output
     return Plan(
         schema=1,
@@ -82,32 +83,45 @@ def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
     )
 
 
-def needs(spec: LaunchSpec, seen: Probed) -> list[Converted]:
+def cached(spec: LaunchSpec, seen: Probed) -> list[Requirement]:
     """The models of Hugging Face that the backend which is on reads from the library's own cache."""
     found = []
     for name, cache in spec.step.caches.items() if spec.megatron_cache else ():
         backend = spec.step.backends.get(name)
         if backend and config_values.value_of(spec, backend.enabled) is not True:
             continue
-        for given in (seen.artifacts[i] for i in cache.inputs if i in seen.artifacts):
-            if given.type == "checkpoint_hf":
-                found.append(
-                    Converted(
-                        folder=cache_location.folder(container_path(given)),
-                        input=given.name,
-                        model=given.path,
-                        fingerprint=given.fingerprint,
-                        by=cache.by[spec.entry.flavour],
-                        parts=_parts(spec),
-                    )
-                )
+        given = (seen.artifacts[i] for i in cache.inputs if i in seen.artifacts)
+        by = cache.by[spec.entry.flavour]
+        found += [_cached(spec, by, artifact) for artifact in given if artifact.type == "checkpoint_hf"]
     return found
 
 
-def _parts(spec: LaunchSpec) -> dict[str, int]:
-    """How many processes share the model while it is converted: as in training, where it fits."""
-    known = config_values.settings(spec)
-    return {r: known[r] for r in ("tensor_parallel", "pipeline_parallel", "expert_parallel") if known.get(r, 1) > 1}
+def _cached(spec: LaunchSpec, by: str, model: Artifact) -> Requirement:
+    """On as many processes as share the model in training, where it fits."""
+    assert spec.megatron_cache is not None
+    known = config_values.settings(spec) if spec.gpus else {}
+    parts = {r: known[r] for r in ("tensor_parallel", "pipeline_parallel", "expert_parallel") if known.get(r, 1) > 1}
+    shared = parts.get("pipeline_parallel", 1) * max(parts.get("tensor_parallel", 1), parts.get("expert_parallel", 1))
+    nodes = math.ceil(shared / spec.gpus) if spec.gpus else 1
+    return Requirement(
+        input=model.name,
+        type="checkpoint_megatron",
+        source=model.path,
+        fingerprint=model.fingerprint,
+        by=by,
+        place=posixpath.join(spec.megatron_cache.path, cache_location.folder(container_path(model))),
+        words=[f"model={model.path}", *(f"{name}={size}" for name, size in parts.items())],
+        nodes=nodes,
+        gpus=shared // nodes if spec.gpus else 0,
+        procs=shared // nodes,
+    )
+
+
+def _inside(need: Requirement, spec: LaunchSpec, seen: Probed) -> str:
+    """Where the container finds what was made for it."""
+    if need in spec.needs:
+        return container_path(seen.artifacts[need.input])
+    return posixpath.join(cache_location.TARGET, posixpath.basename(need.place))
 
 
 def limits(profile: Profile, engine: EngineInfo) -> dict[str, int]:
@@ -162,7 +176,7 @@ def _input_mounts(artifact: Artifact) -> list[Mount]:
     return [Mount(source=f, target=posixpath.join(folder, Path(f).name), readonly=True) for f in artifact.files]
 
 
-def _environment(spec: LaunchSpec, seen: Probed, needed: list[Converted]) -> dict[str, Variable]:
+def _environment(spec: LaunchSpec, seen: Probed, needed: list[Requirement]) -> dict[str, Variable]:
     """Lowest to highest: image, step, profile, command line, launcher."""
     result = {"HF_DATASETS_CACHE": Variable(value=DATASETS, by="launcher")}  # a site may have a faster place
     result |= {k: Variable(value=v, by="step") for k, v in spec.step.env.items()}
@@ -201,7 +215,8 @@ def _environment(spec: LaunchSpec, seen: Probed, needed: list[Converted]) -> dic
         ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # an image says `all`, which NVIDIA's runtime obeys as the default one
     if spec.megatron_cache:  # the lock of its configurations ignores HF_HOME
         ours |= {cache_location.NAME: cache_location.TARGET, "MEGATRON_CONFIG_LOCK_DIR": cache_location.TARGET}
-        ours |= {"SLIPWAY_CONVERTED": "\n".join(c.folder for c in needed)}
+    if needed:
+        ours["SLIPWAY_CONVERTED"] = "\n".join(_inside(need, spec, seen) for need in needed)
     return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +18,18 @@ from images.locking import lock as locks
 from images.locking.model import Entry, Flavour
 from launcher import engines
 from launcher.artifacts import hub, hub_cache
+from launcher.artifacts.detection import Artifact
 from launcher.catalog import cache_location, commands, definitions, profiles, releases
-from launcher.catalog.cache_location import Converted, MegatronCache
+from launcher.catalog.cache_location import MegatronCache
 from launcher.core import gpus
 from launcher.core.arguments import Arguments, parse
 from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
+from launcher.core.requirement import Requirement
 from launcher.planning import code as codes
 from launcher.planning import configuration, probe, rehearsal
 from launcher.planning.checks import config_values, memory, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
+from launcher.planning.probe import Looks
 from launcher.planning.run_files import Prepared
 from launcher.records import run_directory
 from slipway import resolver, yamldoc
@@ -38,7 +41,10 @@ from slipway.project import Root
 
 @dataclass(frozen=True)
 class Options:
-    """The launch options of the command line, as given."""
+    """The launch options of the command line, as given.
+
+    `needs`: inputs in whose place others stand, which are made first; `makes`: what this launch makes for others.
+    """
 
     step: str
     words: tuple[str, ...]
@@ -59,7 +65,8 @@ class Options:
     allow_drift: bool = False
     runs_dir: str | None = None
     argv: tuple[str, ...] = ()
-    makes: Converted | None = None
+    needs: Mapping[str, tuple[Requirement, Artifact]] = field(default_factory=dict)
+    makes: Requirement | None = None
     rehearsal: bool = False
 
 
@@ -80,14 +87,19 @@ class Chosen(NamedTuple):
     why: str
 
 
-def prepare(root: Root, options: Options) -> Prepared:
-    """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible."""
-    chosen = _choose(root, options)
+def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepared:
+    """Looks, checks and plans; writes nothing. Raises SlipwayError for what makes a plan impossible.
+
+    `looks`: what this launch has looked at before; see probe.Looks.
+    """
+    looks = looks or Looks()
+    chosen = _choose(root, options, looks)
     step, profile, entry, found = chosen.step, chosen.profile, chosen.entry, chosen.engine
     runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
     resumed = step.resume if options.resume else None
     rows = probe.rows(step, chosen.words)
-    seen = probe.everything(root, profile, entry, chosen.words, found, runs, rows, resumed)
+    expected = {name: artifact for name, (_, artifact) in options.needs.items()}
+    seen = probe.everything(root, profile, entry, chosen.words, found, runs, rows, resumed, looks, expected)
     trees = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(trees, entry, options.code, options.allow_dirty)
     spec = _resolve(root, options, chosen, seen, {name: tree.code for name, tree in checkouts.items()})
@@ -104,7 +116,7 @@ def prepare(root: Root, options: Options) -> Prepared:
     return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec)
 
 
-def _choose(root: Root, options: Options) -> Chosen:
+def _choose(root: Root, options: Options, looks: Looks) -> Chosen:
     """Step, profile and entry, and what stands behind the step on the command line."""
     step = definitions.find_step(root, options.step)
     step = rehearsal.rehearsed(step) if options.rehearsal else step
@@ -117,7 +129,7 @@ def _choose(root: Root, options: Options) -> Chosen:
     if step.library not in lock.libraries:
         where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
         raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
-    found = probe.engine(root, profile)
+    found = probe.engine(root, profile, looks)
     flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
     entry = lock.on(found.platform, locks.select(lock, step.library, flavour, options.release))
     program = commands.choose_command(step, entry).program
@@ -148,6 +160,7 @@ def _resolve(root: Root, options: Options, chosen: Chosen, seen: Probed, code: d
         megatron_cache=_megatron_cache(options, profile, step, entry, seen.host.hf_home),
         code=code,
         wired=releases.wired(step, seen.artifacts),
+        needs=[need for need, _ in options.needs.values()],
         makes=options.makes,
         imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
     )
@@ -169,6 +182,7 @@ def _notes(spec: LaunchSpec, seen: Probed) -> Iterator[str]:
     yield from _unpacked(spec.profile, seen.image.unpack)
     yield from preflight.notes(spec, seen)
     yield from parallelism.taken(seen)
+    yield from parallelism.expected(spec, seen)
     yield from parallelism.notes(spec)
     yield from memory.notes(spec, seen)
     yield from memory_rl.notes(spec, seen)
@@ -208,17 +222,18 @@ def _in_file(finding: Finding, overlays: tuple[str, ...]) -> Finding:
     return msgspec.structs.replace(finding, where=f"{file}:{line}: {key}")
 
 
-def fetched(root: Root, options: Options, prepared: Prepared) -> Prepared:
+def fetched(root: Root, options: Options, prepared: Prepared, looks: Looks) -> Prepared:
     """The launch anew, with its inputs of the hub in HF_HOME; as it is where something else stops it anyway."""
     ours = {f"{name}={at}" for name, at in prepared.hub.items()}
     stopped = any(f.severity == "error" and f.where not in ours for f in prepared.findings)
     if stopped or not prepared.hub:
         return prepared
+    assert prepared.spec is not None  # it was made here
     for at in sorted(set(prepared.hub.values())):
-        hub.fetch(hub_cache.parse(at), probe.hf_home(prepared.plan.profile))
-    named = [(word.partition("=")[0], word) for word in options.words]
-    words = tuple(f"{n}={prepared.hub[n]}" if n in prepared.hub else word for n, word in named)
-    again = prepare(root, replace(options, words=words))
+        hub.fetch(hub_cache.parse(at), probe.hf_home(prepared.plan.profile), looks.listings.get(at))
+    for name, at in prepared.hub.items():
+        looks.fetched(prepared.spec.words.inputs[name], at)
+    again = prepare(root, options, looks)
     return replace(again, notes=list(dict.fromkeys([*prepared.notes, *again.notes])))
 
 

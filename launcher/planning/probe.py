@@ -7,8 +7,10 @@ import os
 import pwd
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,17 +24,58 @@ from launcher.catalog import definitions
 from launcher.catalog.definitions import Resume, Step
 from launcher.catalog.profiles import Profile
 from launcher.core.arguments import Arguments
-from launcher.core.plan import SECRETS, EngineInfo, HostInfo, HubInfo, OutputInfo, Probed, Unreadable
+from launcher.core.plan import SECRETS, EngineInfo, HostInfo, HubInfo, ImageInfo, OutputInfo, Probed, Unreadable
 from launcher.records import outputs
 from slipway.errors import Exit, SlipwayError
 from slipway.files import owner
 from slipway.findings import Finding
 from slipway.project import Root
 
+T = TypeVar("T")
+_ENGINE = "engine"
 
-def engine(root: Root, profile: Profile) -> EngineInfo:
+
+class Looks:
+    """What a launch has looked at. What it makes first, and itself when it is planned anew, look at nothing twice.
+
+    `commits`: what revisions of the hub are, as they were named; `listings`: what the hub said of a commit.
+    """
+
+    def __init__(self) -> None:
+        self.commits: dict[str, str] = {}
+        self.listings: dict[str, hub.Listing] = {}
+        self._seen: dict[tuple[object, ...], Any] = {}
+
+    def once(self, look: Callable[[], T], *key: object) -> T:
+        """What `look` has seen, the first time that it is asked with this key."""
+        if key not in self._seen:
+            self._seen[key] = look()
+        return self._seen[key]  # type: ignore[no-any-return]
+
+    def known(self, seen: object, *key: object) -> None:
+        """What was seen has this key, too."""
+        self._seen.setdefault(key, seen)
+
+    def fetched(self, text: str, at: str) -> None:
+        """An input of the hub is there now, and has not been looked at since."""
+        self.commits[text] = at
+        self._forget(text, at)
+
+    def waited(self) -> None:
+        """What an engine has to give may have changed."""
+        self._forget(_ENGINE)
+
+    def _forget(self, *firsts: str) -> None:
+        self._seen = {key: seen for key, seen in self._seen.items() if key[0] not in firsts}
+
+
+def engine(root: Root, profile: Profile, looks: Looks | None = None) -> EngineInfo:
     """The profile's engine."""
-    return engines.of(profile.kind).probe(root, profile)
+    return (looks or Looks()).once(lambda: engines.of(profile.kind).probe(root, profile), _ENGINE, profile.name)
+
+
+def _image(root: Root, entry: Entry, profile: Profile, found: EngineInfo) -> ImageInfo:
+    return engines.of(profile.kind).find_image(root, entry, profile, found)
 
 
 def everything(
@@ -44,20 +87,24 @@ def everything(
     runs: Path,
     reads: Mapping[str, Rows] | None = None,
     resumed: Resume | None = None,
+    looks: Looks | None = None,
+    expected: Mapping[str, Artifact] | None = None,
 ) -> Probed:
     """Looks at all that rules and plan need, once. `reads`: how an input's rows are read, as `rows` has it.
 
-    `resumed`: from what the run is to go on.
+    `resumed`: from what the run is to go on; `expected`: inputs in whose place others stand, which are made first.
     """
-    seen = _inputs(words, profile, reads or {})
+    looks = looks or Looks()
+    seen = _inputs(words, profile, reads or {}, looks, expected or {})
+    reader = _reader(profile, found)
     return Probed(
         artifacts={name: seen[name][0] for name in words.inputs},
         hub={name: of_hub for name in words.inputs if (of_hub := seen[name][1])},
         output=_output(Path(words.output), resumed) if words.output else None,
         engine=found,
-        image=engines.of(profile.kind).find_image(root, entry, profile, found),
+        image=looks.once(lambda: _image(root, entry, profile, found), _ENGINE, profile.name, entry.checksum),
         host=_host(root, profile, runs),
-        unreadable=dict(_unreadable({name: seen[name][0] for name in words.inputs}, _reader(profile, found))),
+        unreadable=dict(_unreadable({name: seen[name][0] for name in words.inputs}, reader, looks)),
     )
 
 
@@ -77,9 +124,12 @@ def _reader(profile: Profile, found: EngineInfo) -> Reader:
     return Reader(uid, frozenset({gid}))
 
 
-def _unreadable(inputs: Mapping[str, Artifact], reader: Reader) -> Iterator[tuple[str, Unreadable]]:
+def _unreadable(inputs: Mapping[str, Artifact], reader: Reader, looks: Looks) -> Iterator[tuple[str, Unreadable]]:
     for name, artifact in inputs.items():
-        if path := detection.unreadable(artifact, reader):
+        if "expected" in artifact.facts:
+            continue  # it is not there
+        look = partial(detection.unreadable, artifact, reader)
+        if path := looks.once(look, artifact.path, artifact.fingerprint, reader):
             place, mode = hub_cache.place(artifact.path), f"{stat.S_IMODE(path.stat().st_mode):04o}"
             top = place.repository if place else artifact.path if artifact.kind == "folder" else path
             facts = {
@@ -93,28 +143,43 @@ def _unreadable(inputs: Mapping[str, Artifact], reader: Reader) -> Iterator[tupl
 
 
 def _inputs(
-    words: Arguments, profile: Profile, reads: Mapping[str, Rows]
+    words: Arguments, profile: Profile, reads: Mapping[str, Rows], looks: Looks, expected: Mapping[str, Artifact]
 ) -> dict[str, tuple[Artifact, HubInfo | None]]:
     """Every input; conversations last, since what they may be depends on the model's chat template."""
     found: dict[str, tuple[Artifact, HubInfo | None]] = {}
     for name in sorted(words.inputs, key=lambda n: bool(reads.get(n, USUAL).grammar)):
-        rows, text = reads.get(name, USUAL), words.inputs[name]
+        rows = reads.get(name, USUAL)
         if rows.grammar == "last" and any(a.facts.get("generation") for a, _ in found.values()):
             rows = rows._replace(grammar="texts")
-        of_hub = text.startswith("hf://")
-        found[name] = _hub(name, text, profile, rows) if of_hub else (detection.inspect(name, Path(text), rows), None)
-    return {name: (_fitting(one, found), of_hub) for name, (one, of_hub) in found.items()}
+        found[name] = (expected[name], None) if name in expected else _look(name, words, profile, rows, looks)
+    return {name: (_fitting(one, found, looks), of_hub) for name, (one, of_hub) in found.items()}
 
 
-def _fitting(found: Artifact, others: Mapping[str, tuple[Artifact, HubInfo | None]]) -> Artifact:
+def _look(name: str, words: Arguments, profile: Profile, rows: Rows, looks: Looks) -> tuple[Artifact, HubInfo | None]:
+    """An input, under the name that it has here. What a launch has seen by a word has, for others, the path found."""
+    text = looks.commits.get(words.inputs[name], words.inputs[name])
+    home = str(hf_home(profile)) if text.startswith("hf://") else ""
+
+    def look() -> tuple[Artifact, HubInfo | None]:
+        return _hub(name, text, profile, rows, looks) if home else (detection.inspect(name, Path(text), rows), None)
+
+    found, of_hub = looks.once(look, text, home, str(rows))
+    if found.kind != "missing":
+        looks.known((found, None), found.path, "", str(rows))
+    return msgspec.structs.replace(found, name=name), of_hub
+
+
+def _fitting(found: Artifact, others: Mapping[str, tuple[Artifact, HubInfo | None]], looks: Looks) -> Artifact:
     """An adapter with the fault that it does not fit its base, where both are of Hugging Face and whole."""
     base = others["base"][0] if "base" in others else None
     if not base or found.facts.get("layout") != "hf_peft" or base.type != "checkpoint_hf":
         return found
-    if base.faults or found.faults or {"adapter", "quantized"} & (found.facts.keys() | base.facts.keys()):
+    unknown = {"adapter", "expected", "quantized"} & (found.facts.keys() | base.facts.keys())
+    if base.faults or found.faults or unknown:
         return found
     try:
-        wrong = checkpoints.misfit(Path(found.path), Path(base.path))
+        both = Path(found.path), Path(base.path)
+        wrong = looks.once(lambda: checkpoints.misfit(*both), *both)
     except (OSError, ValueError):
         return found  # what cannot be read is a fault of its own
     faults = [fault(found.path, f"does not fit base=: it {wrong}")] if wrong else []
@@ -127,7 +192,7 @@ def hf_home(profile: Profile) -> Path:
     return Path(named).expanduser().absolute()
 
 
-def _hub(name: str, text: str, profile: Profile, rows: Rows) -> tuple[Artifact, HubInfo]:
+def _hub(name: str, text: str, profile: Profile, rows: Rows, looks: Looks) -> tuple[Artifact, HubInfo]:
     """An input of the hub: its snapshot in the cache, or why there is none."""
     asked, home, offline = hub_cache.parse(text), hf_home(profile), profile.offline or hub.is_offline()
     try:
@@ -136,6 +201,8 @@ def _hub(name: str, text: str, profile: Profile, rows: Rows) -> tuple[Artifact, 
         wrong = Finding(severity="error", where=f"{name}={e.where}", what=e.what, remedy=e.remedy, code=int(e.code))
         return Artifact(name=name, path=text, kind="missing"), HubInfo(id=text, finding=wrong)
     path, at = found.id.snapshot(home) / found.id.below, str(found.id)
+    if found.listing:
+        looks.listings[at] = found.listing
     if not found.missing:
         return detection.inspect(name, path, rows), HubInfo(id=at, note=found.note)
     wrong = Finding(

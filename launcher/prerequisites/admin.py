@@ -1,4 +1,4 @@
-"""`launch cache`: what is in a cache of converted models, whether it is whole, what may go, what may come in."""
+"""`launch cache`: what steps have made for launches, whether it is whole, what may go, what may come in."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from images.locking import lock as locks
 from images.locking.model import Flavour
-from launcher.artifacts import detection
+from launcher.artifacts import detection, marker
 from launcher.artifacts.detection import Artifact
+from launcher.artifacts.marker import MARKER
 from launcher.catalog import cache_location, definitions, profiles
-from launcher.catalog.cache_location import MARKER, Converted
+from launcher.core.requirement import Requirement
 from launcher.planning import planner, probe
-from launcher.records import store
+from launcher.prerequisites.requirements import FOLDER
+from launcher.records import run_directory, store
 from launcher.records.leases import Holder
 from launcher.records.store import LEASES, QUARANTINE
 from launcher.runs import lifecycle
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError, nearest, visible
-from slipway.files import cannot_write
+from slipway.files import cannot_write, check_own
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -29,52 +31,74 @@ State = Literal["whole", "being made", "unfinished", "quarantined", "unreadable"
 
 
 class Item(Noun, frozen=True, kw_only=True):
-    """A folder of a cache. `libraries`: release and versions that it is of; `bytes`: of its files; `run`: who makes or
-    has made it; `note`: why its marker or lease cannot be read."""
+    """A folder that was made, or is to be. `libraries`: release and versions that a model in the Megatron cache is of,
+    `converted` for what `--convert` made; `type`: what it is, `model`: of what; `bytes`: of its files; `run`: who makes
+    or has made it; `note`: why its marker or lease cannot be read."""
 
     libraries: str
     folder: str
     path: str
     state: State
     bytes: int
+    type: str = ""
     model: str = ""
     run: str = ""
     finished: str = ""
     note: str = ""
 
 
-def home(profile: profiles.Profile, option: str | None, environ: Mapping[str, str]) -> Path:
-    """The folder in which each set of libraries has its own."""
-    return cache_location.home(option, profile.megatron_cache, environ, str(probe.hf_home(profile)))[0]
+class Places(NamedTuple):
+    """`megatron`: where each set of libraries has a folder of models; `converted`: what `--convert` made."""
+
+    megatron: Path
+    converted: Path
 
 
-def items(where: Path) -> list[Item]:
-    """Everything in the cache, by libraries and name: NeMo RL's folders of models, leases of what is to come, and what
-    went aside. The libraries' own locks of configurations lie there, too."""
-    found: list[Item] = []
-    for libraries in sorted(p for p in where.glob("*") if p.is_dir()):
-        names = {p.name for p in (*libraries.glob("model_*"), *(libraries / LEASES).glob("model_*")) if p.is_dir()}
-        found += (_item(libraries / name) for name in sorted(names))
-        found += (_item(p, "quarantined") for p in sorted((libraries / QUARANTINE).glob("*")))
-    return found
+def places(
+    root: Root, profile: profiles.Profile, option: str | None, runs: str | None, environ: Mapping[str, str]
+) -> Places:
+    """Those of a profile, or of `--megatron-cache` and `--runs-dir`."""
+    megatron = cache_location.home(option, profile.megatron_cache, environ, str(probe.hf_home(profile)))[0]
+    return Places(megatron, run_directory.runs_dir(root, runs, profile.runs) / FOLDER)
+
+
+def items(where: Places) -> list[Item]:
+    """Everything that is there, by libraries and name: what was made, leases of what is to come, and what went aside.
+
+    In the Megatron cache the libraries' own locks of configurations lie, too. What `--convert` made is one's own.
+    """
+    found = [i for p in sorted(where.megatron.glob("*")) if p.is_dir() for i in _items(p, "model_*")]
+    try:
+        check_own(where.converted)
+    except SlipwayError as e:
+        say(f"note: {e.where}: {e.what}")
+        return found
+    return [*found, *_items(where.converted, "[!.]*")]
+
+
+def _items(folder: Path, names: str) -> Iterator[Item]:
+    there = {p.name for p in (*folder.glob(names), *(folder / LEASES).glob(names)) if p.is_dir()}
+    yield from (_item(folder / name) for name in sorted(there))
+    yield from (_item(p, "quarantined") for p in sorted((folder / QUARANTINE).glob("*")))
 
 
 def _item(path: Path, state: State | None = None) -> Item:
     made, held, note = None, None, ""
     try:
-        made = store.marker(path) if state is None else None
+        made = marker.read(path) if state is None else None
         held = store.holder(path) if state is None and not made else None
     except SlipwayError as e:
         state, note = "unreadable", f"{e.where}: {e.what}"
     busy = held is not None and _may_live(held)
     libraries = path.parent.parent if state == "quarantined" else path.parent
     return Item(
-        libraries=libraries.name,
+        libraries=libraries.name.lstrip("."),
         folder=path.name,
         path=str(path),
         state=state or ("whole" if made else "being made" if busy else "unfinished"),
         bytes=sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
-        model=made.model if made else "",
+        type=made.type if made else "",
+        model=made.source or made.model if made else "",
         run=made.run if made else held.run if held else "",
         finished=made.finished if made else "",
         note=note,
@@ -112,22 +136,22 @@ def choose(found: Sequence[Item], names: Sequence[str]) -> list[Item]:
 
 
 def verify(found: Sequence[Item]) -> Iterator[str]:
-    """Everything that is wrong: against the markers, and against what a checkpoint of Megatron has to have."""
+    """Everything that is wrong: against the markers, and against what a checkpoint of its type has to have."""
     for item in found:
         path = Path(item.path)
         if item.state in ("unfinished", "quarantined"):
             yield f"{path}: is not whole: {item.state}"
         elif item.note:
             yield item.note
-        elif made := store.marker(path):
-            yield from store.faults(path, made)
-            yield from _checkpoint_faults(path)
+        elif made := marker.read(path):
+            yield from marker.faults(path, made)
+            yield from _checkpoint_faults(path, made.type)
 
 
-def _checkpoint_faults(path: Path) -> Iterator[str]:
+def _checkpoint_faults(path: Path, wanted: str) -> Iterator[str]:
     seen = detection.inspect("model", path)
-    if seen.type != "checkpoint_megatron":
-        yield f"{path}: is no checkpoint of Megatron: found {seen.type or seen.note}"
+    if seen.type != wanted:
+        yield f"{path}: is no {wanted}: found {seen.type or seen.note}"
     yield from (f"{fault.where}: {fault.what}" for fault in seen.faults)
 
 
@@ -176,15 +200,21 @@ def adopt(
     model = detection.inspect(name, Path(path))
     if model.type != "checkpoint_hf":
         raise SlipwayError(Exit.DATA, f"is no checkpoint_hf: found {model.type or model.note or 'nothing'}", where=word)
-    faults = [*_checkpoint_faults(source), *_other_shape(detection.inspect("converted", source), model)]
+    faults = [
+        *_checkpoint_faults(source, "checkpoint_megatron"),
+        *_other_shape(detection.inspect("converted", source), model),
+    ]
     if faults:
         raise SlipwayError(Exit.DATA, "\n  ".join(faults), where=str(source))
     folder = where / cache_location.key(entry) / cache_location.folder(planner.container_path(model))
     if folder.exists() or store.holder(folder):
         remedy = f"launch cache list; launch cache prune {folder.name}"
         raise SlipwayError(Exit.CANNOT_WRITE, "is there already", where=str(folder), remedy=remedy)
-    converted = Converted(folder=folder.name, input=name, model=model.path, fingerprint=model.fingerprint, by="adopted")
-    store.adopt(source, folder, converted)
+    adopted = Requirement(
+        input=name, type="checkpoint_megatron", source=model.path, fingerprint=model.fingerprint, by="adopted",
+        place=str(folder),
+    )  # fmt: skip
+    store.adopt(source, adopted)
     return folder
 
 

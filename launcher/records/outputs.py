@@ -42,7 +42,8 @@ def is_empty(folder: Path) -> bool:
 
 
 def of_plan(plan: Plan, run: Run) -> Origin:
-    """Of what a run's checkpoints are made."""
+    """Of what a run's checkpoints are made; of an input that was made for the run, what that is made of."""
+    made = {r.place: OriginInput(path=r.source, fingerprint=r.fingerprint) for r in plan.needs}
     return Origin(
         schema=1,
         run=run.id,
@@ -52,7 +53,9 @@ def of_plan(plan: Plan, run: Run) -> Origin:
         release=plan.release,
         flavour=plan.flavour,
         entry=plan.entry,
-        inputs={n: OriginInput(path=a.path, fingerprint=a.fingerprint) for n, a in plan.inputs.items()},
+        inputs={
+            n: made.get(a.path) or OriginInput(path=a.path, fingerprint=a.fingerprint) for n, a in plan.inputs.items()
+        },
         config=canonical.sha256(plan.config),
         started=now(),
     )

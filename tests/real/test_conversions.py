@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from . import cache as cache_steps
 from .cache import conversions, converted, leftovers, model, reads
-from .conftest import CACHE, TOY, Work
+from .conftest import Work
 from .support import Run, Tree, until
 
 pytestmark = pytest.mark.real
@@ -148,12 +148,7 @@ def test_a_converter_that_fails_ends_the_launch(
 @pytest.fixture
 def own_steps(tree: Tree, place: Path) -> Tree:
     """The project of a user with a converter that waits where it is told to, and a step that takes what that makes."""
-    steps = place / "config" / "slipway" / "steps" / "a"
-    shutil.copytree(CACHE / "converts", steps / "converts")
-    shutil.copytree(TOY / "step", steps / "takes")
-    step = steps / "takes" / "step.yaml"
-    takes = "inputs:\n  policy: {types: [checkpoint_megatron], help: the model}\n"
-    step.write_text(step.read_text().replace("inputs: {}\n", takes))
+    cache_steps.takes(place / "config")
     runs, env = place / "runs", {"XDG_CONFIG_HOME": str(place / "config"), "SLIPWAY_RUNS": str(place / "runs")}
     return dataclasses.replace(tree, runs=runs, env=tree.env | env, prefix=[], _started=[])
 

@@ -73,6 +73,13 @@ def taken(seen: Probed) -> list[str]:
     return [f"note: {a.name}: the last checkpoint is taken: {a.facts['taken']}{_real(a)}" for a in found]
 
 
+def expected(spec: LaunchSpec, seen: Probed) -> list[str]:
+    """What an input that a step makes first is taken to be."""
+    made = [(need, seen.artifacts[need.input].facts.get("expected")) for need in spec.needs]
+    known = "makes it first; sizes and tokenizer are taken to be those of"
+    return [f"note: {need.input}: {need.by} {known} {path}" for need, path in made if path]
+
+
 def _real(found: Artifact) -> str:
     return f" ({found.path})" if found.path != found.facts["taken"] else ""
 
@@ -99,16 +106,22 @@ def converting(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) ->
     """The step that makes one of the `wanted` types of what was found, and its input for that; None if no step does.
 
     A step converts where its first input takes the found type, and its output is of the same family: a checkpoint of a
-    checkpoint, data of data. Training, which makes a checkpoint of data, is no conversion.
+    checkpoint, data of data. Training, which may go on from what it has saved, is no conversion; nor is what gives the
+    type that it is given.
     """
-    for step in (s for s in steps if s.inputs):
+    for step in (s for s in steps if s.inputs and not s.resume):
         name, first = next(iter(step.inputs.items()))
         families = {t.startswith("checkpoint_") for t in (found.type, step.output.type)}
         layout = found.facts.get("layout")
-        other = layout and first.layouts and layout not in first.layouts
+        other = step.output.type in first.types or (layout and first.layouts and layout not in first.layouts)
         if found.type in first.types and step.output.type in wanted and len(families) == 1 and not other:
             return step, name
     return None
+
+
+def says_all(step: Step) -> bool:
+    """Whether `--convert` may run it: how data are packed is a choice, which the launch that needs them cannot say."""
+    return step.output.type.startswith("checkpoint_")
 
 
 def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> str:
@@ -117,9 +130,8 @@ def converter(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) -> 
         return ""
     step, name = pair
     more = "".join(f" {n}=PATH" for n, i in step.inputs.items() if n != name and not i.optional)
-    return (
-        f"say --convert, or run first: launch {step.id} {name}={found.path}{more} output=NEW; then say {found.name}=NEW"
-    )
+    first = f"run first: launch {step.id} {name}={found.path}{more} output=NEW; then say {found.name}=NEW"
+    return f"say --convert, or {first}" if says_all(step) else first
 
 
 def model(spec: LaunchSpec, seen: Probed) -> Artifact | None:

@@ -192,13 +192,14 @@ def _differences(origin: Origin, spec: LaunchSpec, seen: Probed) -> Iterator[str
     made, entry = f"{origin.library}/{origin.release}-{origin.flavour}", spec.entry
     if made != entry.name:
         yield f"library: {made}, this is {entry.name}"
-    given = {name: found for name, found in seen.artifacts.items() if found.kind != "missing"}
+    given = {n: (found.path, found.fingerprint) for n, found in seen.artifacts.items() if found.kind != "missing"}
+    given |= {need.input: (need.source, need.fingerprint) for need in spec.needs}
     for name in sorted({*origin.inputs, *given} - {n for n in seen.artifacts if n not in given}):
         before, now = origin.inputs.get(name), given.get(name)
         if before is None or now is None:
-            yield f"{name}: {before.path if before else 'none'}, this has {now.path if now else 'none'}"
-        elif before.fingerprint != now.fingerprint:
-            marks = f"{before.fingerprint[:12]}, this is {now.path}, {now.fingerprint[:12]}"
+            yield f"{name}: {before.path if before else 'none'}, this has {now[0] if now else 'none'}"
+        elif before.fingerprint != now[1]:
+            marks = f"{before.fingerprint[:12]}, this is {now[0]}, {now[1][:12]}"
             yield f"{name}: {before.path}, fingerprint {marks}"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..support import Run, Tree
 
+CACHE = Path(__file__).parent
+
 
 def model(source: Path, place: Path, *stages: str) -> Path:
     """A model whose conversion waits at these stages (cache_converts.py); another content, hence another folder."""
@@ -25,11 +27,21 @@ def reads(model: Path, output: Path, step: str = "reads") -> tuple[str, ...]:
     return (f"test/{step}", "--flavour", "cpu", f"policy={model}", f"output={output}")
 
 
+def takes(config: Path) -> None:
+    """Steps of a user's, below that folder: a converter that waits, and one that takes what it makes."""
+    steps = config / "slipway" / "steps" / "a"
+    shutil.copytree(CACHE / "converts", steps / "converts")
+    shutil.copytree(CACHE.parent / "toy" / "step", steps / "takes")
+    step = steps / "takes" / "step.yaml"
+    inputs = "inputs:\n  policy: {types: [checkpoint_megatron], help: the model}\n"
+    step.write_text(step.read_text().replace("inputs: {}\n", inputs))
+
+
 def converted(tree: Tree, cache: Path) -> list[dict[str, Any]]:
-    """What `launch cache list` says."""
+    """What `launch cache list` says of the Megatron cache."""
     done = tree.launch("cache", "list", "--megatron-cache", str(cache), "--json")
     assert done.code == 0, done
-    return list(json.loads(done.out))
+    return [item for item in json.loads(done.out) if item["libraries"] != "converted"]
 
 
 def conversions(tree: Tree, before: list[Run], step: str = "test/converts") -> list[Run]:

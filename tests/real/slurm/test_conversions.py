@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..cache import conversions, converted, model, reads
+from ..cache import conversions, converted, model, reads, takes
 from ..conftest import Work
 from ..support import Run, until
 from .conftest import Lab
@@ -80,3 +80,42 @@ def test_a_converter_that_fails_is_tried_once_by_a_launch(lab: Lab, work: Work, 
     assert lab.collected(run).ended == (78, "entrypoint")
     (conversion,) = conversions(lab.tree, before)
     assert lab.collected(conversion).ended == (3, "step")
+
+
+def convert(lab: Lab, kept: Path, place: Path, name: str) -> Run:
+    """A launch of what is given a model of Hugging Face and takes one of Megatron, which submits and returns."""
+    words = ("a/takes", "--convert", "--detach", f"policy={kept}", f"output={place / name}")
+    done = lab.launch("--profile", "lab", *words, XDG_CONFIG_HOME=str(place / "config"))
+    assert done.code == 0, done
+    return Run(lab.tree.runs / done.out.strip())
+
+
+def test_convert_submits_both_jobs(lab: Lab, work: Work, place: Path) -> None:
+    """The second is planned before the first has begun, and is not started if that fails; a retry makes it anew."""
+    takes(place / "config")
+    before = lab.tree.all_runs()
+    kept = model(work.model, place, "half")
+    run = convert(lab, kept, place, "one")
+    need = run.record["plan"]["needs"][0]
+    made = Path(need["place"])
+    until("the converter", (made / "reached").exists)
+    (conversion,) = conversions(lab.tree, before, "a/converts")
+    job = lab.job(conversion)
+    assert f"Dependency=afterany:{job}" in lab.slurm.call("scontrol", "show", "job", lab.job(run)).out
+    lab.slurm.call("scancel", job)
+    lab.await_end(run)
+    assert lab.collected(run).ended == (78, "entrypoint")
+    assert f"/inputs/policy-{need['key'][:8]}: the model is not there" in run.outcome["reason"]
+
+    again = convert(lab, kept, place, "two")
+    assert again.record["plan"]["needs"] == [need]
+    until("it again", (made / "reached").exists)
+    (made / "go").touch()
+    lab.await_end(again)
+    assert lab.collected(again).ended == (0, "step"), again.record
+    later = convert(lab, kept, place, "three")
+    lab.await_end(later)
+    assert lab.collected(later).ended == (0, "step"), later.record
+    assert len(conversions(lab.tree, before, "a/converts")) == 2
+    listed = json.loads(lab.launch("cache", "list", "--profile", "lab", "--json").out)
+    assert [i["state"] for i in listed if made.name in i["folder"]] == ["whole", "quarantined"]
