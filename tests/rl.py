@@ -8,7 +8,7 @@ from helpers import REPO, SpecOf, engine_of, output_of, seen_of
 
 from images.locking import lock as locks
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import commands, definitions, releases
+from launcher.catalog import commands, conflicts, definitions, releases
 from launcher.core import arguments
 from launcher.core.plan import LaunchSpec, Plan, Probed
 from launcher.planning.checks import config_values, preflight
@@ -83,7 +83,8 @@ def launch(
     shape = {"gpus": 8, "procs": 8} if flavour == "cuda" else {"gpus": 0, "procs": 1}
     spec = spec_of(
         step=step, entry=entry, program=program, base=base, overlays=over, words=asked,
-        wired=releases.wired(step, artifacts), **(shape | changes),
+        wired=releases.wired(step, artifacts), conflicts=conflicts.at_release(ROOT, step, entry),
+        **(shape | changes),
     )  # fmt: skip
     spec = config_values.with_backend(spec)
     seen = seen_of(artifacts=artifacts, output=output_of(), engine=engine_of(gpus=8, nodes=True))
