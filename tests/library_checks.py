@@ -89,7 +89,7 @@ class Found:
                 holder, attribute = dotted.split(".")
                 setattr(space.setdefault(holder, Anything()), attribute, value)
         try:
-            exec(compile(ast.fix_missing_locations(code), self.name, "exec"), space)  # the library's own lines
+            exec(ast.unparse(ast.fix_missing_locations(code)), space)  # the library's own lines
         except Refused:
             return True
         return False
@@ -175,6 +175,9 @@ def _around(stmt: ast.stmt, check: Check, needed: set[str], known: set[str]) -> 
         needed |= _names(stmt.test)
         return [ast.If(stmt.test, below, []) if inside else ast.If(stmt.test, [ast.Pass()], below)]
     below = _cut(_inside(stmt, check), check, needed, known)
+    if isinstance(stmt, ast.Try) and (caught := [h for h in stmt.handlers if check in ast.walk(h)]):
+        needed |= {name for one in stmt.body for name in _names(one)}
+        return [ast.Try(stmt.body, [ast.ExceptHandler(caught[0].type, caught[0].name, below)], [], [])]
     if isinstance(stmt, ast.For):
         needed |= _names(stmt.iter)
         return [ast.For(stmt.target, stmt.iter, below, [])]
