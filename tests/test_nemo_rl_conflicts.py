@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import REPO, Done, Project, SpecOf
+from helpers import REPO, Done, Project, SpecOf, write_chat_model
 from library_checks import Anything, Found, Settings, find
 from rl import RELEASES, ROOT, STEPS, Launch, launch, lock, step_of, usual
 from test_golden import compare
@@ -216,3 +216,57 @@ def test_the_library_takes_the_example_at_other_releases(spec_of: SpecOf, name: 
     planned = real(spec_of, row, release)
     if not any("refuses it: " in f.what for f in planned.findings):  # by another row, of that release
         assert (checks(row, release) if row.source.only_said else refusing(row, release, planned)) == []
+
+
+# Through the command line.
+
+
+def spoken(project: Project, folder: Path, row: Conflict, release: str, passes: bool = False) -> Done:
+    """A dry run of the row's example, or of its neighbour that passes, on a cluster."""
+    said, words = row.example, row.example.words
+    if passes and said.passes is None:
+        said = msgspec.structs.replace(said, without=[], model="", gpus=8)
+    elif passes:
+        words = said.passes or []
+    inputs = [f"{a.name}={written(folder, a, said.model)}" for a in usual(said.step.removeprefix("rl/"))
+              if a.name not in said.without]  # fmt: skip
+    env = [] if passes else [w for variable in said.env for w in ("--env", variable)]
+    shape = ("--gpus", str(said.gpus), "--release", release)
+    return project.launch("--profile", "slurm-pyxis", said.step, *inputs, *words, *env, *shape, "--dry-run")
+
+
+def written(folder: Path, artifact: Artifact, architecture: str) -> Path:
+    """Such an input on the disk."""
+    if artifact.type != "checkpoint_hf":
+        path = folder / f"{artifact.name}.{artifact.type}.jsonl"
+        turns = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
+        row = {
+            "chat_jsonl": {"messages": turns},
+            "prompt_jsonl": {"input": "1+1", "output": "2", "task_name": "math"},
+            "preference_jsonl": {"prompt": "1+1", "chosen": "2", "rejected": "3"},
+        }[artifact.type]
+        path.write_text(f"{json.dumps(row)}\n" * 8)
+        return path
+    path = folder / f"{artifact.name}{architecture}"
+    if not path.exists():
+        write_chat_model(path)
+        config = {"architectures": [architecture or "LlamaForCausalLM"]}
+        (path / "config.json").write_text(json.dumps(config | ({"num_experts": 8} if "Moe" in architecture else {})))
+    return path
+
+
+def newest(row: Conflict) -> str:
+    return next(release for release in reversed(RELEASES) if holds(row, release))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_launch_is_refused_and_its_neighbour_is_not(project: Project, tmp_path: Path, name: str) -> None:
+    row, release = ROWS[name], newest(ROWS[name])
+    refused = spoken(project, tmp_path, row, release)
+    assert refused.code in (64, 78) or row.severity == "warning", refused
+    assert f"nemo-rl/{release}-cuda refuses it: {row.what}" in refused.stderr, refused.stderr
+    assert f"  {row.remedy}\n" in refused.stderr
+    passed = spoken(project, tmp_path, row, release, passes=True)
+    assert "refuses it" not in passed.stderr, passed.stderr
+    told = [line for line in passed.stderr.splitlines() if line.startswith("error: ") and "image of" not in line]
+    assert told == [], passed.stderr

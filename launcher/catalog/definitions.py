@@ -29,7 +29,7 @@ Role = Literal[
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
     "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "prompts",
     "generations", "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus",
-    "reward_nodes", "packing", "chat_template", "generation_backend",
+    "reward_nodes", "packing", "generation_backend",
     "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
     "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
     "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version", "per_token_loss",
@@ -255,7 +255,7 @@ class Step(Noun, frozen=True, kw_only=True):
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs
-    template: str = ""  # the input by whose chat template conversations are rendered
+    template: str = ""  # the input by whose chat template rows are rendered, or the key that gets its path
     template_keys: list[str] = []  # configuration keys that name another template
     backends: dict[str, Backend] = {}
     sample: Sample = Sample()

@@ -28,7 +28,7 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
         return findings
     known = config_values.settings(spec)
     training, wrong = _training_shape(spec, known)
-    findings += [*_backends(spec, seen), *wrong, *_lengths(spec, known), *_template(spec, seen), *_vocabularies(seen)]
+    findings += [*_backends(spec, seen), *wrong, *_lengths(spec, known), *_vocabularies(seen)]
     return findings + (list(_batches(spec, known, training)) if training else [])
 
 
@@ -177,20 +177,6 @@ def _lengths(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
     if isinstance(new, int) and whole and new > whole:
         what = f"is more than a whole sequence may have ({word(spec.step, 'sequence_length')}={whole})"
         yield error(Exit.WORDS, setting(spec, spec.step.roles["generation_length"]), what)
-
-
-def _template(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
-    """Rows become text by the chat template of the model, unless the configuration names one."""
-    key = spec.step.roles.get("chat_template", "")
-    own = value_of(spec, key) if key else ""
-    for name in sorted(set(spec.wired.paths.values())):
-        found = seen.artifacts[name]
-        said = key and spec.wired.paths.get(f"{key.rpartition('.')[0]}.name") == name
-        if said and "tokenizer" in found.facts and "template" not in found.facts and own in ("default", msgspec.UNSET):
-            remedy = (
-                f"add one to the tokenizer, or {word(spec.step, 'chat_template')}=FILE.jinja (a path in the container)"
-            )
-            yield error(Exit.DATA, f"{name}={found.path}", "its tokenizer has no chat template", remedy)
 
 
 def _vocabularies(seen: Probed) -> Iterator[Finding]:
