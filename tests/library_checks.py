@@ -1,7 +1,8 @@
 """A check in a library's source, tried out by itself: its condition, and the lines that make what it compares.
 
-Nothing of the library is imported, and none of what it imports is needed: of the function that holds the check remain the
-conditions around it and the assignments that it depends on. What they take from elsewhere is a stand-in that is true.
+Nothing of the library is imported, and none of what it imports is needed: of the function that holds the check remain
+the conditions around it and the assignments that it depends on. What they take from elsewhere is a stand-in that is
+true.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Anything:
         self.__dict__[name] = Anything()
         return self.__dict__[name]
 
-    def __call__(self, *args: object, **named: object) -> Any:
+    def __call__(self, *_: object, **__: object) -> Any:
         return Anything()
 
     def __getitem__(self, key: object) -> Any:
@@ -47,7 +48,7 @@ class Anything:
 
     __gt__ = __le__ = __ge__ = __lt__
 
-    def _with(self, other: object) -> Any:
+    def _with(self, _: object) -> Any:
         return Anything()
 
     __add__ = __radd__ = __mul__ = __rmul__ = __floordiv__ = __rfloordiv__ = __truediv__ = __sub__ = __or__ = _with
@@ -199,7 +200,9 @@ def _slim(stmt: ast.stmt, needed: set[str], known: set[str]) -> Body:
         if stmt.value is None or not made & needed or made & known:
             return []
         needed |= _names(stmt.value)
-        return [ast.Assign(list(targets), stmt.value, lineno=stmt.lineno)] if isinstance(stmt, ast.AnnAssign) else [stmt]
+        return (
+            [ast.Assign(list(targets), stmt.value, lineno=stmt.lineno)] if isinstance(stmt, ast.AnnAssign) else [stmt]
+        )
     if isinstance(stmt, ast.If):
         kept = [[s for one in reversed(part) for s in reversed(_slim(one, needed, known))][::-1]
                 for part in (stmt.body, stmt.orelse)]  # fmt: skip

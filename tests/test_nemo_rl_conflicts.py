@@ -1,7 +1,7 @@
 """The tables of what NeMo RL refuses (launcher/steps/rl/nemo_rl/conflicts): each row by its own example.
 
-NEMO_RL_SOURCE names a git repository of NeMo RL with its tags; then the library's own check is tried on the configuration
-of each example, at each release. docs/nemo-rl-conflicts.md is made of the tables:
+NEMO_RL_SOURCE names a git repository of NeMo RL with its tags; then the library's own check is tried on the
+configuration of each example, at each release. docs/nemo-rl-conflicts.md is made of the tables:
 SLIPWAY_ACCEPT=1 pytest tests/test_nemo_rl_conflicts.py
 """
 
@@ -12,11 +12,13 @@ import json
 import math
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from helpers import REPO, Done, Project, SpecOf, write_chat_model
 from library_checks import Anything, Found, Settings, find
 from rl import RELEASES, ROOT, STEPS, Launch, launch, lock, step_of, usual
@@ -24,9 +26,8 @@ from test_golden import compare
 from test_presets import loaded
 
 from images.building.identity import BaseFile
-from images.locking import lock as locks
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import commands, conflicts, definitions
+from launcher.catalog import commands, conflicts
 from launcher.catalog.conflicts import Condition, Conflict
 from launcher.planning.checks import config_values, nemo_rl
 from slipway import resolver
@@ -68,7 +69,9 @@ def example(spec_of: SpecOf, row: Conflict, release: str, passes: bool = False, 
     step = said.step.removeprefix("rl/")
     given = [described(a, said.model) for a in usual(step) if a.name not in said.without]
     env = {} if passes else dict(e.split("=", 1) for e in said.env)
-    return launch(spec_of, step, release, given, *words, **({"gpus": said.gpus, "procs": said.gpus, "env": env} | changes))
+    return launch(
+        spec_of, step, release, given, *words, **({"gpus": said.gpus, "procs": said.gpus, "env": env} | changes)
+    )
 
 
 def described(artifact: Artifact, architecture: str) -> Artifact:
@@ -139,7 +142,7 @@ def known(planned: Launch, path: str) -> dict[str, Any]:
     sizes = config_values.sizes(spec, settings) or {}
     generating = training
     if settings.get("colocated") is False:
-        generating = settings.get("generation_gpus", 0) * (spec.nodes > 1 and settings.get("generation_nodes", 0) or 1)
+        generating = settings.get("generation_gpus", 0)  # of one node
     machine, torch, cluster = Anything(), Anything(), Anything()
     machine.environ = dict(spec.env)
     cluster.world_size = lambda: generating if "vllm" in path else training
@@ -270,3 +273,190 @@ def test_a_launch_is_refused_and_its_neighbour_is_not(project: Project, tmp_path
     assert "refuses it" not in passed.stderr, passed.stderr
     told = [line for line in passed.stderr.splitlines() if line.startswith("error: ") and "image of" not in line]
     assert told == [], passed.stderr
+
+
+CLUSTER = ("--profile", "slurm-pyxis", "--dry-run")
+
+
+@pytest.fixture
+def grpo(project: Project, tmp_path: Path) -> Callable[..., Done]:
+    """`launch STEP` with all its inputs, of rl/grpo unless said otherwise."""
+
+    def run(*words: str, step: str = "grpo") -> Done:
+        inputs = [f"{a.name}={written(tmp_path, a, '')}" for a in usual(step)]
+        return project.launch(*CLUSTER, f"rl/{step}", *inputs, *words)
+
+    return run
+
+
+def test_each_value_is_told_with_who_set_it(grpo: Callable[..., Done], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("policy: {dynamic_batching: {enabled: true}}\n")
+    base = "the image's /opt/nemo-rl/examples/configs/grpo_math_1B.yaml"
+    done = grpo("-c", str(mine))
+    assert done.code == 78
+    assert (
+        "error: policy.dynamic_batching.enabled=true: nemo-rl/v0.7.0-cuda refuses it: dynamic batching and sequence "
+        f"packing exclude each other (policy.dynamic_batching.enabled=true by -c {mine}; "
+        f"policy.sequence_packing.enabled=true by {base})\n  set one of them to false\n"
+    ) in done.stderr
+    done = grpo("policy.dynamic_batching.enabled=true")
+    assert done.code == 64 and f" exclude each other (policy.sequence_packing.enabled=true by {base})\n" in done.stderr
+
+
+def test_asynchronous_grpo_with_the_defaults_lacks_three_things(grpo: Callable[..., Done]) -> None:
+    told = grpo("grpo.async_grpo.enabled=true").stderr
+    assert told.count("refuses it: asynchronous GRPO") == 3
+    told = grpo("grpo.async_grpo.enabled=true", step="dapo").stderr
+    assert "knows no dynamic sampling" in told and "knows no scaled rewards" in told and "no shaped rewards" in told
+
+
+EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True"
+
+
+def test_a_variable_counts_wherever_it_is_set(grpo: Callable[..., Done], project: Project) -> None:
+    what = "keeps its memory in a pool that PyTorch's expandable segments break"
+    assert what not in grpo("--env", "PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:64").stderr
+    assert what not in grpo("--env", EXPANDABLE.replace(": ", "="), step="dpo").stderr  # nothing generates
+    profile = "schema: 1\nkind: slurm\nextends: slurm-pyxis\nenv: {PYTORCH_ALLOC_CONF: 'expandable_segments:True'}\n"
+    file = project.write("slipway.d/profiles/site.yaml", profile)
+    done = grpo("--profile", "site")
+    assert done.code == 78 and what in done.stderr, done
+    assert f"error: {file}:4:7: env.PYTORCH_ALLOC_CONF: " in done.stderr, done.stderr
+    step = project.write("slipway.d/steps/mine/grpo/step.yaml", f"extends: [rl/nemo_rl/grpo]\nenv: {{{EXPANDABLE}}}\n")
+    done = project.launch(*CLUSTER, "mine/grpo", *paths_of(project))
+    assert done.code == 78 and f"{step}: env.PYTORCH_CUDA_ALLOC_CONF: " in done.stderr and what in done.stderr
+
+
+def paths_of(project: Project) -> list[str]:
+    folder = project.path.parent / "data"
+    folder.mkdir(exist_ok=True)
+    return [f"{a.name}={written(folder, a, '')}" for a in usual("grpo")]
+
+
+def test_a_step_of_ones_own_is_refused_what_it_extends(project: Project) -> None:
+    project.write("slipway.d/steps/mine/grpo/step.yaml", "extends: [rl/nemo_rl/grpo]\n")
+    done = project.launch(*CLUSTER, "mine/grpo", *paths_of(project), "policy.dtensor_cfg.context_parallel_size=2")
+    assert done.code == 64 and "DTensor's context parallelism knows no packed sequences" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "said", "key"),
+    [
+        ("distillation", "teacher.sequence_packing.enabled=true", "teacher.dtensor_cfg.context_parallel_size"),
+        ("rlhf", "env.reward_model.megatron_cfg.enabled=true", "env.reward_model.megatron_cfg.enabled"),
+    ],
+)
+def test_every_model_of_a_step_is_looked_at(grpo: Callable[..., Done], step: str, said: str, key: str) -> None:
+    more = (
+        "env.reward_model.reward_model_cfg.enabled=true" if step == "rlhf" else "teacher.dynamic_batching.enabled=false"
+    )
+    done = grpo(said, more, step=step)
+    (line,) = [line for line in done.stderr.splitlines() if "refuses it" in line]
+    assert done.code == 64 and key in line and said in line
+
+
+# What is not known.
+
+
+@pytest.mark.parametrize("name", ["context-parallel-and-packing", "lora-and-tensor-parallel", "async-where-it-trains"])
+def test_what_nobody_knows_is_not_taken_for_anything(spec_of: SpecOf, name: str) -> None:
+    """Of a tree of the user's own neither record nor step.yaml says what its base has."""
+    assert len(of(example(spec_of, ROWS[name], "v0.7.0"), ROWS[name])) == 1
+    assert of(example(spec_of, ROWS[name], "v0.7.0", hidden="/opt/nemo-rl/x of --code nemo-rl"), ROWS[name]) == []
+
+
+def test_what_the_record_of_an_image_says_counts_over_what_is_stated(spec_of: SpecOf) -> None:
+    row = ROWS["context-parallel-and-packing"]
+    for packed in (True, False):
+        base = {"policy": {"dtensor_cfg": {"enabled": True}, "sequence_packing": {"enabled": packed}}}
+        planned = example(spec_of, row, "v0.7.0", in_image=BaseFile(values=base))
+        assert len(of(planned, row)) == packed
+
+
+# Tables that are wrong.
+
+ROW = """\
+mine:
+  if: [{if_}]
+  what: it is so
+  remedy: have it another way
+  source: {{judged: by us}}
+  example: {{step: mine/grpo}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("if_", "told"),
+    [
+        ("{key: policy.a, iss: 1}", "unknown key 'iss'"),
+        ("{key: policy.a}", "found 0"),
+        ("{key: policy.a, is: 1, above: 2}", "found 2"),
+        ("{key: policy.a, variable: A, is: 1}", "found key and variable"),
+        ("{is: 1}", "found none"),
+        ("{key: gpuss, above: 1}", "'gpuss' is neither a configuration key nor one of nodes, gpus"),
+        ("{key: policy.a, above: worlds}", "'worlds' is neither"),
+    ],
+)
+def test_a_table_that_is_wrong_is_told_with_its_place(project: Project, if_: str, told: str) -> None:
+    project.write("slipway.d/steps/mine/grpo/step.yaml", "extends: [rl/nemo_rl/grpo]\nconflicts: [mine/table]\n")
+    table = project.write("slipway.d/steps/mine/table.yaml", ROW.format(if_=if_))
+    done = project.launch(*CLUSTER, "mine/grpo", *paths_of(project))
+    assert done.code == 78 and f"error: {table}:2:" in done.stderr and told in done.stderr, done
+
+
+def test_a_table_that_is_not_there(project: Project) -> None:
+    step = project.write("slipway.d/steps/mine/grpo/step.yaml", "extends: [rl/nemo_rl/grpo]\nconflicts: [mine/tabel]\n")
+    project.write("slipway.d/steps/mine/table.yaml", ROW.format(if_="{key: policy.a, is: 1}"))
+    done = project.launch(*CLUSTER, "mine/grpo", *paths_of(project))
+    assert done.code == 78 and f"error: {step}: conflicts: there is no table 'mine/tabel'" in done.stderr, done
+
+
+# The tables as a page.
+
+PAGE = REPO / "docs" / "nemo-rl-conflicts.md"
+HEAD = """\
+# What NeMo RL refuses by itself
+
+Made of `launcher/steps/rl/nemo_rl/conflicts/*.yaml` by `SLIPWAY_ACCEPT=1 pytest tests/test_nemo_rl_conflicts.py`, and
+not to be edited. Each row is found when planning, where all that it takes is known: said on the command line or in a
+`-c`, in the base that the image's record has, or stated in step.yaml. `<policy>` is each of the step's `policies:`,
+`<section>` its own part of the configuration. Read at v0.4.0 to v0.7.0: where NEMO_RL_SOURCE names NeMo RL's repository,
+a test tries each row's example, and a neighbour that passes, on the library's own check at each tag, and whether other
+tags let it pass. Of rows marked * it looks for the check's words, since what that compares is there in a run alone.
+"""
+
+
+def page() -> str:
+    text = HEAD
+    for file in TABLES:
+        named = yaml.safe_load(file.read_text())
+        text += f"\n## {file.stem}\n\n| what | releases | where | remedy | NeMo RL |\n|---|---|---|---|---|\n"
+        for name in named:
+            row = msgspec.convert(named[name], Conflict)
+            where = "; ".join(map(condition, row.if_))
+            source = row.source.judged or f"{row.source.files[-1]}{' *' if row.source.only_said else ''}"
+            kind = "" if row.severity == "error" else "warning: "
+            cells = (f"{kind}{row.what}", row.when.get("nemo-rl", "all"), where, row.remedy, source)
+            text += f"| {' | '.join(cell.replace('|', '/').replace('<', '&lt;') for cell in cells)} |\n"
+    return text
+
+
+def condition(c: Condition) -> str:
+    if c.any:
+        return " or ".join(map(condition, c.any))
+    name, right = c.comparison
+    left = c.variable or f"{c.input}{'=' if c.input else ''}{c.fact and f' {c.fact}'}" or " x ".join(
+        map(str, conflicts.factors(c.key)))  # fmt: skip
+    if name == "given":
+        return f"{left} is {'' if right else 'not '}given"
+    said = " x ".join(map(str, right)) if isinstance(right, list) and "is" not in name else json.dumps(right)
+    return f"{left} {name.replace('_', ' ')} {said.strip(chr(34)) if isinstance(right, str | list) else said}"
+
+
+def test_the_page_is_what_the_tables_say() -> None:
+    compare(PAGE, page(), "SLIPWAY_ACCEPT=1 pytest tests/test_nemo_rl_conflicts.py")
+
+
+def test_every_row_has_an_example() -> None:
+    assert {name for file in TABLES for name in yaml.safe_load(file.read_text())} == set(ROWS)

@@ -1,9 +1,9 @@
 """Tables of what a library refuses by itself, once a run has its GPUs: combinations of settings, row by row.
 
-A step names its tables (`conflicts:`), files below a folder of steps. A row holds for the releases of its `when`; it is
-about what all conditions of `if` have in common. What a condition can say is closed: a value on the left, one comparison,
-a value on the right. `<word>` stands for what the step says in `words:`, and a row with `<policy>` counts once for each of
-the step's `policies:`.
+A step names its tables (`conflicts:`), files below a folder of steps. A row counts at the releases of its `when`, where
+all conditions of its `if` hold. What a condition can say is closed: a value on the left, one comparison, a value on the
+right. `<word>` stands for what the step says in `words:`, and a row with `<policy>` counts once for each of the step's
+`policies:`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from slipway.project import Root, user_dirs
 from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
-# Numbers that no key says. `training`, `generating`: GPUs that train, that answer prompts; `data`: data parallel processes.
+# Numbers that no key says. `training`, `generating`: GPUs that train, that answer prompts; `data`: data parallel ones.
 Size = Literal["nodes", "gpus", "world", "training", "generating", "data"]
 SIZES = Size.__args__  # type: ignore[attr-defined]
 # A number; a configuration key; a size; or a product of such.
@@ -35,7 +35,7 @@ _COMPARISONS = ("is_", "is_not", "given", "above", "below", "multiple_of", "no_m
 
 
 class Condition(Noun, frozen=True, kw_only=True):
-    """One thing that is so. On the left: `key` (an Amount), `variable` of the container, or `input` with one `fact` of it.
+    """One thing that is so. On the left: a `key` (an Amount), a container's `variable`, an `input` (a `fact` of it).
 
     `is`, `is_not`: a value, or one of several; null is what nothing says. `given`: whether it is said, and not null.
     `above`, `below`, `multiple_of`, `no_multiple_of`, `differs_from`: an Amount. `has`: a part of a text.
@@ -92,8 +92,8 @@ class Source(Noun, frozen=True, kw_only=True):
 class Example(Noun, frozen=True, kw_only=True):
     """A launch that the row refuses, by `words` beside the step's inputs; and its nearest neighbour, which passes.
 
-    `env`: variables of the first alone. `passes`: the words of the second; where none are said, it has the same words, and
-    not what makes the first what it is: `without`, inputs that are not given; `model`, the architecture of the model; `gpus`.
+    `env`: variables of the first alone. `passes`: the words of the second; where none are said, it has those of the
+    first without what else is particular there: inputs not given (`without`), the model's architecture, `gpus`.
     """
 
     step: str
@@ -106,7 +106,7 @@ class Example(Noun, frozen=True, kw_only=True):
 
 
 class Conflict(Noun, frozen=True, kw_only=True):
-    """`what` the library says where all conditions of `if` hold, in its releases `when`; `remedy`: what to say instead."""
+    """`what` the library says where all conditions of `if` hold, at the releases `when`; `remedy`: what to do then."""
 
     if_: list[Condition] = msgspec.field(name="if")
     what: str

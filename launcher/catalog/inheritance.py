@@ -2,8 +2,8 @@
 
 `extends: [rl/nemo_rl/common, rl/nemo_rl/grpo]` names files below a folder of steps, without `.yaml`, or steps. A later
 one wins over an earlier one, and the step over all of them. Mappings merge key by key, at every depth; `wires`,
-`releases` and `conflicts` follow each other, the inherited ones first, since all that match apply in order; anything else
-replaces. A step's `aliases` are its own, and so is what it extends.
+`releases` and `conflicts` follow each other, the inherited ones first, since all that match apply in order; anything
+else replaces. A step's `aliases` are its own, and so is what it extends.
 
 Steps of one library may differ in no more than a word: `words: {section: dpo}` says what stands for `<section>` in all
 that the step extends, in keys and in texts; who extends such a step has its words, too.

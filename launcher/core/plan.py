@@ -241,8 +241,8 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     """What was asked for, resolved against step, profile and lock. `step`: as the entry's release takes it.
 
     `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `nodes`: those
-    that work; see `job_nodes`. `imposed`: configuration keys that a rehearsal sets, whatever the user says. `conflicts`:
-    what the entry's release refuses by itself. `config`: the configuration that comes of all this, see
+    that work; see `job_nodes`. `imposed`: configuration keys that a rehearsal sets, whatever the user says.
+    `conflicts`: what the entry's release refuses by itself. `config`: the configuration that comes of all this, see
     configuration.resolved.
     """
 

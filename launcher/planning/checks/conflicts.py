@@ -32,9 +32,9 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
 
 def _finding(spec: LaunchSpec, row: Conflict, look: _Look) -> Finding:
     said = dict(look.said(row.if_))
-    theirs = [where for where, by in said.items() if by and by in _users(spec)]
+    theirs = [value for value, by in said.items() if by in _users(spec)]
     where = ", ".join(theirs or said) or spec.step.id
-    sources = "; ".join(f"{where} by {by}" for where, by in said.items() if by)
+    sources = "; ".join(f"{value} by {by}" for value, by in said.items() if by and by not in value)
     words = any(by.endswith(WORDS[0]) or by.startswith(WORDS[1]) for by in said.values())
     code = int(Exit.WORDS if words else Exit.CONFIG) if row.severity == "error" else int(Exit.OK)
     what = f"{spec.entry.name} refuses it: {row.what}" + (f" ({sources})" if sources else "")

@@ -64,7 +64,9 @@ def _templates(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     by_name = any(p.instead_of for p in spec.step.parameters.values())  # rows of a data set that the library knows
     named = spec.wired.paths.get(spec.step.template, spec.step.template)
     found = seen.artifacts.get(named)
-    if not (chats or by_name) or not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or "tekken" in found.facts:
+    if not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or "tekken" in found.facts:
+        return
+    if not chats and not by_name:
         return
     where = f"{named}={found.path}"
     said = [config_values.value_of(spec, key) for key in spec.step.template_keys]
