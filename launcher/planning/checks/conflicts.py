@@ -17,11 +17,14 @@ from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, nemo_rl
 from slipway import resolver
 from slipway.errors import Exit
-from slipway.findings import Finding
+from slipway.findings import Finding, error, warning
 from slipway.resolver import ABSENT, Leaf, Mark, Node
 
 UNKNOWN = msgspec.UNSET  # a value that nobody here knows; None is one that is known not to be said, or null
-WORDS = ("=", "--")  # by whom a value of the command line is set: `policy=`, `--gpus`
+COUNTED = {
+    "nodes": "--nodes {}", "gpus": "--gpus {}", "world": "{} processes", "training": "{} GPUs that train",
+    "generating": "{} GPUs that generate", "data": "{} data parallel processes",
+}  # fmt: skip
 
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
@@ -31,14 +34,19 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
 
 
 def _finding(spec: LaunchSpec, row: Conflict, look: _Look) -> Finding:
+    """Under `--code` it is not that release which runs: its own checks count, and a row only warns."""
     said = dict(look.said(row.if_))
-    theirs = [value for value, by in said.items() if by in _users(spec)]
-    where = ", ".join(theirs or said) or spec.step.id
-    sources = "; ".join(f"{value} by {by}" for value, by in said.items() if by and by not in value)
-    words = any(by.endswith(WORDS[0]) or by.startswith(WORDS[1]) for by in said.values())
-    code = int(Exit.WORDS if words else Exit.CONFIG) if row.severity == "error" else int(Exit.OK)
-    what = f"{spec.entry.name} refuses it: {row.what}" + (f" ({sources})" if sources else "")
-    return Finding(severity=row.severity, where=where, what=what, remedy=row.remedy, code=code)
+    theirs = [text for text, by in said.items() if by in _users(spec)]
+    where = ", ".join(theirs or [text for text, by in said.items() if by]) or spec.step.id
+    beside = "; ".join(f"{text} by {by}" if by else text for text, by in said.items() if not by or by not in text)
+    told = f"{spec.entry.name} {'refuses' if row.severity == 'error' else 'may refuse'} it"
+    if own := sorted(set(spec.code) & set(spec.step.repositories)):
+        told += f", without --code {', '.join(own)}"
+    what = f"{told}: {row.what}" + (f" ({beside})" if beside else "")
+    if own or row.severity == "warning":
+        return warning(where, what, row.remedy)
+    words = any(by.endswith("=") or by.startswith("--") for by in said.values())
+    return error(Exit.WORDS if words else Exit.CONFIG, where, what, row.remedy)
 
 
 def _users(spec: LaunchSpec) -> set[str]:
@@ -134,27 +142,25 @@ class _Look:
         return None, "", ""
 
     def said(self, conditions: list[Condition]) -> Iterator[tuple[str, str]]:
-        """`key=value`, or the place of a variable, of all that makes the conditions hold; and who says it."""
+        """What makes conditions hold, such as `key=value` or the place of a variable; and who says it, if anybody."""
         for c in conditions:
             if c.any:
                 yield from self.said([one for one in c.any if self.holds(one)][:1])
             elif c.variable:
                 yield from [self._variable(c.variable)[1:]] if self._variable(c.variable)[1] else []
-            elif c.input and c.fact:
-                yield f"{c.input}={self.seen.artifacts[c.input].path}", f"{c.input}="
-            elif not c.input:
+            elif c.input:
+                yield from [(f"{c.input}={self.seen.artifacts[c.input].path}", f"{c.input}=")] if c.fact else []
+            else:
                 name, right = c.comparison
-                right = right if name not in ("is", "is_not", "given", "has") else ""
-                for factor in [*factors(c.key), *factors(right)]:
-                    if isinstance(factor, str) and "." in factor:
-                        yield config_values.setting(self.spec, factor), self._by(factor)
-                    elif factor in ("nodes", "gpus"):
-                        yield f"--{factor} {self._size(str(factor))}", f"--{factor}"
+                amounts = [c.key] if name in ("is", "is_not", "given", "has") else [c.key, right]
+                yield from (self._said(f) for amount in amounts for f in factors(amount) if isinstance(f, str))
 
-    def _by(self, key: str) -> str:
-        """Who sets a key; empty where nobody does."""
-        node: Node = config_values.said_of(self.spec.config, key)
-        return node.by if isinstance(node, Leaf) else ""
+    def _said(self, factor: str) -> tuple[str, str]:
+        if factor in SIZES:
+            return COUNTED[factor].format(self._size(factor)), f"--{factor}" if factor in ("nodes", "gpus") else ""
+        node: Node = config_values.said_of(self.spec.config, factor)
+        by = node.by if isinstance(node, Leaf) else ""
+        return config_values.setting(self.spec, factor) if by else f"nothing says {factor}", by
 
 
 def _compared(name: str, left: Any, right: Any) -> bool | None:
