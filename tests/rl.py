@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from helpers import REPO, SpecOf, engine_of, output_of, seen_of
 
 from images.locking import lock as locks
+from images.locking.model import Lock
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import commands, definitions, releases
+from launcher.catalog import commands, conflicts, definitions, releases
+from launcher.catalog.conflicts import Conflict
+from launcher.catalog.definitions import Step
 from launcher.core import arguments
 from launcher.core.plan import LaunchSpec, Plan, Probed
 from launcher.planning.checks import config_values, preflight
@@ -45,6 +49,27 @@ def usual(step: str) -> list[Artifact]:
     return [rows("train", data), rows("validation", data), *map(model, names.get(step, ["policy"]))]
 
 
+@functools.cache
+def lock() -> Lock:
+    return locks.load_lock(ROOT)
+
+
+@functools.cache
+def step_of(name: str) -> Step:
+    return definitions.find_step(ROOT, name)
+
+
+@functools.cache
+def all_steps() -> list[Step]:
+    return definitions.all_steps(ROOT)
+
+
+@functools.cache
+def refused(step: str, entry: str) -> list[Conflict]:
+    """What an entry's release refuses of a step by itself."""
+    return conflicts.at_release(ROOT, step_of(step), lock().entries[entry])
+
+
 class Launch(NamedTuple):
     spec: LaunchSpec
     seen: Probed
@@ -58,7 +83,7 @@ class Launch(NamedTuple):
     @property
     def findings(self) -> list[Finding]:
         """Of the rules, less what engine and image are to blame for."""
-        found = preflight.check(self.spec, self.seen, definitions.all_steps(ROOT))
+        found = preflight.check(self.spec, self.seen, all_steps())
         return [f for f in found if not f.where.startswith(("image of", "fake"))]
 
     @property
@@ -70,8 +95,8 @@ def launch(
     spec_of: SpecOf, name: str, release: str, given: list[Artifact], *said: str, flavour: str = "cuda", **changes: Any
 ) -> Launch:
     """A launch of rl/nemo_rl/NAME on eight GPUs (one process on cpu), planned as flow.prepare does."""
-    entry = locks.load_lock(ROOT).entries[f"nemo-rl/{release}-{flavour}"]
-    step = definitions.find_step(ROOT, name if "/" in name else f"rl/nemo_rl/{name}")
+    entry = lock().entries[f"nemo-rl/{release}-{flavour}"]
+    step = step_of(name if "/" in name else f"rl/nemo_rl/{name}")
     program = commands.choose_command(step, entry).program
     base, over = (
         commands.base_config(step, entry),
@@ -83,7 +108,8 @@ def launch(
     shape = {"gpus": 8, "procs": 8} if flavour == "cuda" else {"gpus": 0, "procs": 1}
     spec = spec_of(
         step=step, entry=entry, program=program, base=base, overlays=over, words=asked,
-        wired=releases.wired(step, artifacts), **(shape | changes),
+        wired=releases.wired(step, artifacts), conflicts=refused(step.id, entry.name),
+        **(shape | changes),
     )  # fmt: skip
     spec = config_values.with_backend(spec)
     seen = seen_of(artifacts=artifacts, output=output_of(), engine=engine_of(gpus=8, nodes=True))

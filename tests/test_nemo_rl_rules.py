@@ -30,33 +30,12 @@ def test_tiny_fits_one_process_without_cuda(spec_of: SpecOf, name: str) -> None:
     assert errors(spec_of, name, "v0.7.0", over=["default", "tiny"], flavour="cpu", procs=procs) == []
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_exactly_one_backend_trains(spec_of: SpecOf, release: str) -> None:
-    both = errors(spec_of, "grpo", release, "policy.megatron_cfg.enabled=true")
-    where = "policy.dtensor_cfg.enabled=true, policy.megatron_cfg.enabled=true"
-    assert both == [(where, "dtensor and megatron are both switched on")]
-    none = errors(spec_of, "dpo", release, "policy.dtensor_cfg.enabled=false")
-    where = "policy.dtensor_cfg.enabled=false, policy.megatron_cfg.enabled=false"
-    assert none == [(where, "no backend is switched on")]
-    found = launch(spec_of, "dpo", release, usual("dpo"), "policy.dtensor_cfg.enabled=false").findings
-    assert found[0].remedy == "say one: backend=dtensor or backend=megatron" and found[0].code == 78
-
-
 @pytest.mark.parametrize("name", STEPS)
 def test_a_key_of_old_documentation_is_answered_with_the_real_one(spec_of: SpecOf, name: str) -> None:
     found = launch(spec_of, name, "v0.5.0", usual(name), "policy.dtensor_config.enabled=true").findings
     (finding,) = [f for f in found if f.severity == "error"]
     assert (finding.where, finding.code) == ("policy.dtensor_config.enabled", 64)
     assert finding.remedy == "the key is policy.dtensor_cfg.enabled"
-
-
-@pytest.mark.parametrize(("release", "name"), [(r, n) for r in RELEASES for n in ("grpo", "distillation")])
-def test_the_first_worker_writes_no_safetensors(spec_of: SpecOf, name: str, release: str) -> None:
-    what = "DTensor's first worker (policy.dtensor_cfg._v2=false) writes no safetensors"
-    told = errors(spec_of, name, release, "policy.dtensor_cfg._v2=false")
-    assert told == [("checkpointing.model_save_format=safetensors", what)]
-    assert errors(spec_of, name, release, "policy.dtensor_cfg._v2=false", "checkpointing.model_save_format=null") == []
-    assert errors(spec_of, name, release, "policy.dtensor_cfg._v2=false", "backend=megatron", procs=8) == []
 
 
 def test_rows_of_v0_4_0_need_a_task_name(spec_of: SpecOf) -> None:
@@ -144,15 +123,6 @@ def test_batches_and_lengths(spec_of: SpecOf, name: str, said: tuple[str, ...], 
     assert found[:1] == ([told] if told else [])
 
 
-def test_logprobs_are_computed_as_training_does_from_v0_6_0_on(spec_of: SpecOf) -> None:
-    said = ("policy.dtensor_cfg.tensor_parallel_size=4", "micro_batch_size=2", "policy.logprob_batch_size=4")
-    what = "has to be the batch of training (2) where the tensor parallel size is 4 or more"
-    for release in ("v0.6.0", "v0.7.0"):
-        assert errors(spec_of, "grpo", release, *said) == [("policy.logprob_batch_size=4", what)]
-        assert errors(spec_of, "grpo", release, *said[:2]) == [], "the base takes that of training"
-    assert errors(spec_of, "grpo", "v0.5.0", *said) == []
-
-
 def test_dtensor_does_not_read_a_megatron_checkpoint(spec_of: SpecOf) -> None:
     given = [rows("train"), model("policy", "checkpoint_megatron"), model("config")]
     told = [("policy=/data/policy", "backend dtensor does not read a checkpoint_megatron")]
@@ -166,9 +136,9 @@ def test_rows_need_a_chat_template(spec_of: SpecOf) -> None:
     bare = msgspec.structs.replace(model("policy"), facts={"tokenizer": "a" * 64})
     for name in ("grpo", "sft", "dpo"):
         given = [*usual(name)[:2], bare]
-        assert errors(spec_of, name, "v0.7.0", given=given) == [
-            ("policy=/data/policy", "its tokenizer has no chat template")
-        ]
+        kind = {"grpo": "prompts", "sft": "conversations", "dpo": "preferences"}[name]
+        what = f"has no chat template, by which rl/nemo_rl/{name} renders {kind}: a base model has none"
+        assert errors(spec_of, name, "v0.7.0", given=given) == [("policy=/data/policy", what)]
         assert errors(spec_of, name, "v0.7.0", "chat_template=/inputs/x.jinja", given=given) == []
 
 

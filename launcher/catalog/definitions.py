@@ -27,9 +27,9 @@ ArtifactType = Literal[
 Role = Literal[
     "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
-    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "logprob_batch", "prompts",
+    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "prompts",
     "generations", "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus",
-    "reward_nodes", "second_version", "save_format", "packing", "chat_template", "generation_backend",
+    "reward_nodes", "packing", "generation_backend",
     "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
     "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
     "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version", "per_token_loss",
@@ -259,7 +259,7 @@ class Step(Noun, frozen=True, kw_only=True):
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     script: str = ""  # of the library's repository, which the step program runs
-    template: str = ""  # the input by whose chat template conversations are rendered
+    template: str = ""  # the input by whose chat template rows are rendered, or the key that gets its path
     template_keys: list[str] = []  # configuration keys that name another template
     backends: dict[str, Backend] = {}
     sample: Sample = Sample()
@@ -268,6 +268,8 @@ class Step(Noun, frozen=True, kw_only=True):
     unsaid: dict[str, Any] = {}  # what the library takes for a key that nothing says
     misnamed: dict[str, str] = {}  # a name that old documentation has -> the part of a key that it means
     refuses: dict[str, list[str]] = {}  # why -> configuration keys that no release can take
+    policies: list[str] = []  # parts of the configuration that each describe a model and how it is spread
+    conflicts: list[str] = []  # tables of what the library refuses by itself (conflicts.py)
     releases: list[Release] = []
     id: str = ""  # the folder's path below steps/; never written in the file
     folder: str = ""

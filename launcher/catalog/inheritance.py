@@ -1,9 +1,9 @@
 """`extends:` of a step.yaml: what several steps have in common stands once, in files beside them or in another step.
 
 `extends: [rl/nemo_rl/common, rl/nemo_rl/grpo]` names files below a folder of steps, without `.yaml`, or steps. A later
-one wins over an earlier one, and the step over all of them. Mappings merge key by key, at every depth; `wires` and
-`releases` follow each other, the inherited ones first, since all that match apply in order; anything else replaces. A
-step's `aliases` are its own, and so is what it extends.
+one wins over an earlier one, and the step over all of them. Mappings merge key by key, at every depth; `wires`,
+`releases` and `conflicts` follow each other, the inherited ones first, since all that match apply in order; anything
+else replaces. A step's `aliases` are its own, and so is what it extends.
 
 Steps of one library may differ in no more than a word: `words: {section: dpo}` says what stands for `<section>` in all
 that the step extends, in keys and in texts; who extends such a step has its words, too.
@@ -23,7 +23,7 @@ from slipway.files import read_text
 from slipway.trust import trusted
 
 T = TypeVar("T")
-JOINED = ("wires", "releases")
+JOINED = ("wires", "releases", "conflicts")
 _OWN = ("extends", "aliases")
 _WORD = re.compile(r"<([a-z_]+)>")
 
@@ -69,7 +69,7 @@ def _parts(path: Path, places: Sequence[Path], inside: tuple[Path, ...]) -> list
     above: list[Part] = []
     for number, name in enumerate(wanted if isinstance(wanted, list) else []):
         at = f"{path}:{yamldoc.line_of(path, 'extends', number)}"
-        file = _find(name, places) if isinstance(name, str) else None
+        file = find(name, places) if isinstance(name, str) else None
         if not file:
             raise SlipwayError(Exit.CONFIG, f"extends the unknown {name!r}", where=at, remedy=_nearest(name, places))
         if file in (path, *inside):
@@ -88,12 +88,17 @@ def _words(parts: Sequence[Part]) -> dict[str, Any]:
 
 def _said(part: Part, words: dict[str, Any]) -> Part:
     """The part with words in place of their names. Raises SlipwayError 78 where one is missing."""
+    return replace(part, value=worded(part.value, words, str(part.path)))
+
+
+def worded(value: Any, words: dict[str, Any], where: str) -> Any:
+    """A value with words in place of their names. Raises SlipwayError 78 where one is missing."""
 
     def word(match: re.Match[str]) -> str:
         if isinstance(words.get(match[1]), str):
             return str(words[match[1]])
         what = f"stands for a word that the step does not say: words: {{{match[1]}: …}} in its step.yaml"
-        raise SlipwayError(Exit.CONFIG, f"{match[0]} {what}", where=str(part.path))
+        raise SlipwayError(Exit.CONFIG, f"{match[0]} {what}", where=where)
 
     def said(value: Any) -> Any:
         if isinstance(value, dict):
@@ -102,7 +107,7 @@ def _said(part: Part, words: dict[str, Any]) -> Part:
             return [said(item) for item in value]
         return _WORD.sub(word, value) if isinstance(value, str) else value
 
-    return replace(part, value=said(part.value))
+    return said(value)
 
 
 def _with_list(value: Any, where: str) -> Any:
@@ -111,7 +116,8 @@ def _with_list(value: Any, where: str) -> Any:
     return value
 
 
-def _find(name: str, places: Sequence[Path]) -> Path | None:
+def find(name: str, places: Sequence[Path]) -> Path | None:
+    """The file that a name stands for, below one of these folders of steps; None where there is none."""
     files = (p / name / "step.yaml" for p in places), (p / f"{name}.yaml" for p in places)
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts
     return next((f for each in files for f in each if f.is_file()), None) if inside else None

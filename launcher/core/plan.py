@@ -11,6 +11,7 @@ from images.building.identity import BaseFile, Classes
 from images.locking.model import Entry, Flavour
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.cache_location import MegatronCache
+from launcher.catalog.conflicts import Conflict
 from launcher.catalog.definitions import Graceful, Step
 from launcher.catalog.profiles import Profile, SlurmProfile
 from launcher.catalog.releases import Wired
@@ -242,8 +243,8 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
 
     `gpu_ids`: by which names GPUs were asked for; where they are more than `gpus`, those to choose from. `nodes`: those
     that work; see `job_nodes`. `needs`: what steps make of inputs (`--convert`); `makes`: as in Plan. `imposed`:
-    configuration keys that a rehearsal sets, whatever the user says. `config`: the configuration that comes of all
-    this, see configuration.resolved.
+    configuration keys that a rehearsal sets, whatever the user says. `conflicts`: what the entry's release refuses by
+    itself. `config`: the configuration that comes of all this, see configuration.resolved.
     """
 
     step: Step
@@ -269,6 +270,7 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     needs: list[Requirement] = []
     makes: Requirement | None = None
     imposed: dict[str, Any] = {}
+    conflicts: list[Conflict] = []
     config: Configuration = msgspec.field(default_factory=Configuration)
 
     @property

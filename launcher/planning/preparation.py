@@ -19,7 +19,7 @@ from images.locking.model import Entry, Flavour
 from launcher import engines
 from launcher.artifacts import hub, hub_cache
 from launcher.artifacts.detection import Artifact
-from launcher.catalog import cache_location, commands, definitions, profiles, releases
+from launcher.catalog import cache_location, commands, conflicts, definitions, profiles, releases
 from launcher.catalog.cache_location import MegatronCache
 from launcher.core import gpus
 from launcher.core.arguments import Arguments, parse
@@ -162,6 +162,7 @@ def _resolve(root: Root, options: Options, chosen: Chosen, seen: Probed, code: d
         wired=releases.wired(step, seen.artifacts),
         needs=[need for need, _ in options.needs.values()],
         makes=options.makes,
+        conflicts=conflicts.at_release(root, step, entry),
         imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
     )
     if path := spec.base.get("path"):

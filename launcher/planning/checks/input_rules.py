@@ -19,6 +19,7 @@ from slipway.resolver import ABSENT, Leaf
 # The least that a library takes; NeMo RL and Megatron-Bridge never validate with 0.
 LEAST = dict.fromkeys(("max_steps", "epochs", "checkpoint_every", "lora_rank", "pack_size", "calibration_samples"), 1)
 LEAST["validate_every"] = 0
+RENDERED = ("chat_jsonl", "prompt_jsonl", "preference_jsonl")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -58,24 +59,32 @@ def _packed(seen: Probed) -> Iterator[Finding]:
 
 
 def _templates(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
-    """Conversations are rendered by the tokenizer's chat template; Mistral's own tokenizer (tekken.json) has none."""
-    chats = [a for a in seen.artifacts.values() if a.type == "chat_jsonl"]
-    named = spec.step.template
+    """Rows are rendered by the tokenizer's chat template; Mistral's own tokenizer (tekken.json) has none."""
+    chats = [a for a in seen.artifacts.values() if a.type in RENDERED]
+    by_name = any(p.instead_of for p in spec.step.parameters.values())  # rows of a data set that the library knows
+    named = spec.wired.paths.get(spec.step.template, spec.step.template)
     found = seen.artifacts.get(named)
-    if not chats or not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or "tekken" in found.facts:
+    if not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or "tekken" in found.facts:
+        return
+    if not chats and not by_name:
         return
     where = f"{named}={found.path}"
     said = [config_values.value_of(spec, key) for key in spec.step.template_keys]
     if any(value is not None and value is not ABSENT and value not in (UNSET, "default") for value in said):
         return
     if "template" not in found.facts and "tokenizer" in found.facts:
-        what = f"has no chat template, by which {spec.step.id} renders conversations: a base model has none"
+        what = f"has no chat template, by which {spec.step.id} renders {_rendered(chats)}: a base model has none"
         more = f", or say {spec.step.template_keys[0]}=TEMPLATE" if spec.step.template_keys else ""
         yield error(Exit.DATA, where, what, f"name an instruct model, put a chat_template.jinja into its folder{more}")
     for rows in chats:
         if "template" in found.facts and "tools" in rows.facts and "template_tools" not in found.facts:
             what = f"its chat template does not name `tools`, which {rows.name}={rows.path} has: they are left out"
             yield warning(where, what, "take a model for tool calls, or a template that renders them")
+
+
+def _rendered(rows: list[Artifact]) -> str:
+    kinds = {"prompt_jsonl": "prompts", "preference_jsonl": "preferences"}
+    return next((kinds[a.type] for a in rows if a.type in kinds), "conversations" if rows else "rows")
 
 
 def _numbers(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Reinforcement learning: whether backend, cluster, batches and data fit each other at the release at hand. Pure.
 
-The rules are those that NeMo RL asserts itself, minutes into the job: one backend (lm_policy.py), shares of the cluster
-(grpo.py's setup), batches (shard_by_batch_size), checkpoint formats (save_checkpoint); read at v0.4.0 to v0.7.0.
+What NeMo RL asserts itself, minutes into the job, is in tables (conflicts.py) as far as they can say it. Here is what
+takes arithmetic: shares of the cluster (grpo.py's setup), batches (shard_by_batch_size); read at v0.4.0 to v0.7.0.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
         return findings
     known = config_values.settings(spec)
     training, wrong = _training_shape(spec, known)
-    findings += [*_backends(spec, seen), *wrong, *_formats(spec, known), *_lengths(spec, known)]
-    findings += [*_template(spec, seen), *_logprobs(spec, known), *_vocabularies(seen)]
+    findings += [*_backends(spec, seen), *wrong, *_lengths(spec, known), *_vocabularies(seen)]
     return findings + (list(_batches(spec, known, training)) if training else [])
 
 
@@ -94,26 +93,20 @@ def _library_data(spec: LaunchSpec) -> Iterator[Finding]:
 
 
 def _backends(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
-    """Exactly one backend, and one that starts from what is given."""
-    values = {name: value_of(spec, b.enabled) for name, b in spec.step.backends.items()}
-    on = [name for name, value in values.items() if value is True]
-    where = ", ".join(setting(spec, spec.step.backends[n].enabled) for n in values)
-    remedy = "say one: " + " or ".join(f"backend={name}" for name in values)
-    if len(on) > 1:
-        yield error(Exit.CONFIG, where, f"{' and '.join(on)} are both switched on", remedy)
-    elif values and not on and all(value is False for value in values.values()):
-        yield error(Exit.CONFIG, where, "no backend is switched on", remedy)
-    elif len(on) == 1:
-        backend = spec.step.backends[on[0]]
-        if cache := spec.step.caches.get(on[0]):  # type: ignore[call-overload]
-            yield from _cached(spec, cache)
-        starts = [b for b in spec.step.backends.values() if b is not backend]
-        taken = [a for n, a in seen.artifacts.items() if a.type in spec.step.inputs[n].types]
-        for found in taken:
-            if found.type in {t for b in starts for t in b.reads} and found.type not in backend.reads:
-                other = next(n for n, b in spec.step.backends.items() if found.type in b.reads)
-                what = f"backend {on[0]} does not read a {found.type}"
-                yield error(Exit.CONFIG, f"{found.name}={found.path}", what, f"say backend={other}")
+    """A backend that starts from what is given."""
+    on = [name for name, backend in spec.step.backends.items() if value_of(spec, backend.enabled) is True]
+    if len(on) != 1:
+        return
+    backend = spec.step.backends[on[0]]
+    if cache := spec.step.caches.get(on[0]):  # type: ignore[call-overload]
+        yield from _cached(spec, cache)
+    starts = [b for b in spec.step.backends.values() if b is not backend]
+    taken = [a for n, a in seen.artifacts.items() if a.type in spec.step.inputs[n].types]
+    for found in taken:
+        if found.type in {t for b in starts for t in b.reads} and found.type not in backend.reads:
+            other = next(n for n, b in spec.step.backends.items() if found.type in b.reads)
+            what = f"backend {on[0]} does not read a {found.type}"
+            yield error(Exit.CONFIG, f"{found.name}={found.path}", what, f"say backend={other}")
 
 
 def _cached(spec: LaunchSpec, cache: Cache) -> Iterator[Finding]:
@@ -179,32 +172,11 @@ def _more(spec: LaunchSpec) -> str:
     return f"other --nodes or --gpus than {spec.nodes} x {spec.procs}, or other sizes"
 
 
-def _formats(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
-    key = spec.step.roles.get("save_format", "")
-    if known.get("second_version") is False and known.get("save_format"):
-        what = f"DTensor's first worker ({spec.step.roles['second_version']}=false) writes no {known['save_format']}"
-        yield error(Exit.CONFIG, setting(spec, key), what, f"{key}=null")
-
-
 def _lengths(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
     new, whole = known.get("generation_length"), known.get("sequence_length")
     if isinstance(new, int) and whole and new > whole:
         what = f"is more than a whole sequence may have ({word(spec.step, 'sequence_length')}={whole})"
         yield error(Exit.WORDS, setting(spec, spec.step.roles["generation_length"]), what)
-
-
-def _template(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
-    """Rows become text by the chat template of the model, unless the configuration names one."""
-    key = spec.step.roles.get("chat_template", "")
-    own = value_of(spec, key) if key else ""
-    for name in sorted(set(spec.wired.paths.values())):
-        found = seen.artifacts[name]
-        said = key and spec.wired.paths.get(f"{key.rpartition('.')[0]}.name") == name
-        if said and "tokenizer" in found.facts and "template" not in found.facts and own in ("default", msgspec.UNSET):
-            remedy = (
-                f"add one to the tokenizer, or {word(spec.step, 'chat_template')}=FILE.jinja (a path in the container)"
-            )
-            yield error(Exit.DATA, f"{name}={found.path}", "its tokenizer has no chat template", remedy)
 
 
 def _vocabularies(seen: Probed) -> Iterator[Finding]:
@@ -214,13 +186,6 @@ def _vocabularies(seen: Probed) -> Iterator[Finding]:
     if student and teacher and None not in named and named[0] != named[1]:
         what = f"has another tokenizer than {student.name}={student.path}"
         yield error(Exit.DATA, f"{teacher.name}={teacher.path}", what, "distil from a model of the same family")
-
-
-def _logprobs(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
-    micro, logprobs = known.get("micro_batch"), known.get("logprob_batch")
-    if known.get("tensor_parallel", 1) >= 4 and micro and isinstance(logprobs, int) and micro != logprobs:
-        what = f"has to be the batch of training ({micro}) where the tensor parallel size is 4 or more"
-        yield error(Exit.WORDS, f"{spec.step.roles['logprob_batch']}={logprobs}", what, f"set it to {micro}")
 
 
 def _batches(spec: LaunchSpec, known: Known, training: int) -> Iterator[Finding]:

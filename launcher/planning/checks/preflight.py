@@ -15,6 +15,7 @@ from launcher.core.plan import LaunchSpec, Origin, OutputInfo, Probed, Unreadabl
 from launcher.planning import configuration
 from launcher.planning.checks import (
     config_values,
+    conflicts,
     input_rules,
     known_keys,
     memory,
@@ -59,7 +60,7 @@ def check(spec: LaunchSpec, seen: Probed, steps: Sequence[Step] = ()) -> list[Fi
     findings += [*network.check(spec), *_mounts(spec, seen)]
     findings += [*configuration.check(spec), *known_keys.check(spec, seen.image.classes)]
     findings += [*_shape(spec, seen), *parallelism.check(spec, seen)]
-    findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen)]
+    findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen), *conflicts.check(spec, seen)]
     findings += [*memory.check(spec, seen), *memory_rl.check(spec, seen)]
     return [*findings, *_engine(spec, seen), *_image(spec, seen)]
 
