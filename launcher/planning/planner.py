@@ -20,6 +20,7 @@ from launcher.core.plan import (
     EngineInfo,
     HostInfo,
     LaunchSpec,
+    Metrics,
     Mount,
     Plan,
     PlanShape,
@@ -79,6 +80,7 @@ def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
         secrets=sorted(spec.profile.secrets),
         needs=needed,
         makes=spec.makes,
+        metrics=_metrics(spec),
     )
 
 
@@ -102,6 +104,11 @@ def needs(spec: LaunchSpec, seen: Probed) -> list[Converted]:
                     )
                 )
     return found
+
+
+def _metrics(spec: LaunchSpec) -> Metrics:
+    length = config_values.settings(spec).get("sequence_length") if spec.step.metrics else None
+    return Metrics(lines=spec.step.metrics, sequence_length=length)
 
 
 def _parts(spec: LaunchSpec) -> dict[str, int]:
