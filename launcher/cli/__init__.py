@@ -1,5 +1,5 @@
 """The `launch` command: `running` are the commands that run something, `rehearsing` tries a launch out, `looking` are
-those that look, `caching` those about converted models."""
+those that look, `finding` those that find runs again, `caching` those about converted models."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from launcher.cli import caching, looking, rehearsing, running
+from launcher.cli import caching, finding, looking, rehearsing, running
 from slipway.console import Group, command_group
 from slipway.errors import nearest
 
 COMMANDS = {
     "Run": [running.run, rehearsing.rehearse, running.submit],
-    "Watch": [looking.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
+    "Watch": [finding.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],
     "Site": [looking.profiles, looking.schema],

@@ -63,6 +63,13 @@ _PLANNING: list[Decorator] = [
 ]
 
 
+def labels(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a run is called."""
+    called = click.option("--name", default="", metavar="NAME", help="Call the run so: commands take it for its id.")
+    tagged = click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="A tag of the run; repeatable.")
+    return called(tagged(command))
+
+
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """What a plan is made of: STEP, WORDS and the options that are fields of preparation.Options."""
     for decorate in reversed(_PLANNING):

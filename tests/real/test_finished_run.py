@@ -94,7 +94,7 @@ def test_other_processes_find_it(finished: Finished, tree: Tree) -> None:
     assert shown.code == 0 and "state      done\n" in shown.out and "sft/automodel: exit 0" in shown.out
     assert json.loads(tree.launch("show", finished.run.id, "--json").out) == finished.run.record
     listed = tree.launch("runs").out.splitlines()
-    assert [line.split()[1:4] for line in listed if line.startswith(finished.run.id)] == [["done", "exit", "0"]]
+    assert [line.split()[1:3] for line in listed if line.startswith(finished.run.id)] == [["done", "0"]]
     assert tree.launch("logs", finished.run.id).out == finished.done.out == finished.run.log
 
 

@@ -1,0 +1,206 @@
+"""launcher/cli/finding.py and launcher/runs/listing.py: runs with names and tags, and how they are found again."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pty
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Inputs, Project, SpecOf, left_by, listed, record_image, record_of, rows_of, script, seen_of, squash
+
+from images.locking import lock as locks
+from launcher.core.plan import Plan
+from launcher.planning.planner import make_plan
+from launcher.records import run_index
+from launcher.records.run_directory import STAMP, Outcome, Run
+from launcher.runs import listing
+from slipway.errors import SlipwayError
+
+SITE = "schema: 1\nkind: slurm\nflavour: cpu\nshared: [{0}]\nhf_home: {0}/hf\nsquash: {0}/squash\nruns: {0}/runs\n"
+JOB = "JobId=7 JobState=RUNNING Reason=None ExitCode=0:0 StartTime=2026-01-01T00:00:00 EndTime=Unknown"
+
+
+@pytest.fixture
+def site(project: Project, inputs: Inputs, tmp_path: Path) -> Callable[..., Any]:
+    """Launches on a cluster that takes every job and runs none; the job's id is always 7."""
+    entry = locks.select(locks.load_lock(project.root), "automodel", "cpu")
+    squash(tmp_path / "squash", record_image(project.root, entry))
+    project.write("slipway.d/profiles/site.yaml", SITE.format(tmp_path))
+    project.program("sbatch", "echo 7")
+    project.program("scontrol", f"echo '{JOB}'")
+    project.env["SLIPWAY_PROFILE"] = "site"
+
+    def launch(*words: str) -> Any:
+        return project.launch("sft/automodel", *inputs.words, *words)
+
+    return launch
+
+
+def test_a_run_is_called_by_its_name(project: Project, site: Callable[..., Any], tmp_path: Path) -> None:
+    done = site("--name", "first-try", "--tag", "team=sea", "--tag", "keep")
+    assert done.code == 0, done
+    run = Run(tmp_path / "runs" / done.stdout.strip())
+    record = json.loads(run.record_file.read_text())
+    assert (record["name"], record["tags"]) == ("first-try", {"team": "sea", "keep": ""})
+    other = site().stdout.strip()
+    assert record["plan_hash"] == json.loads((tmp_path / "runs" / other / "record.json").read_text())["plan_hash"]
+    shown = project.launch("show", "first-try").stdout
+    assert f"run        {run.id}\nname       first-try keep team=sea\nstate      running\n" in shown
+    assert "name  " not in project.launch("show", other).stdout
+    assert rows_of(project.launch("runs"))[run.id] == "running sft/automodel site first-try"
+    assert (run.path / "name").stat().st_mode & 0o777 == 0o600
+    again = site("--name", "first-try").stdout.strip()
+    refused = project.launch("show", "first-try")
+    assert refused.code == 64 and f"'first-try' fits 2 runs: {run.id}, {again}" in refused.stderr
+    assert project.launch("show", run.id).code == 0
+    for words in (["--name", "first-try", "--name", "x"], ["--name", "f*-try"]):
+        assert list(rows_of(project.launch("runs", *words))) == [run.id, again]
+    for tag, found in (("team=sea", [run.id]), ("keep", [run.id]), ("team", [run.id]), ("team=air", []), ("x", [])):
+        assert list(rows_of(project.launch("runs", "--tag", tag))) == found
+    (facts,) = map(json.loads, project.launch("runs", "--json", "--tag", "keep").stdout.splitlines())
+    assert (facts["name"], facts["tags"], facts["profile"]) == ("first-try", {"team": "sea", "keep": ""}, "site")
+
+
+def test_a_directory_gets_its_name_when_it_is_submitted(
+    project: Project, site: Callable[..., Any], tmp_path: Path
+) -> None:
+    refused = site("-o", str(tmp_path / "dir"), "--name", "x")
+    assert refused.code == 64 and "launch submit --name" in refused.stderr and not (tmp_path / "dir").exists()
+    assert site("-o", str(tmp_path / "dir")).code == 0
+    done = project.launch("submit", str(tmp_path / "dir"), "--name", "x", "--tag", "a=b")
+    assert done.code == 0 and project.launch("show", "x").stdout.startswith(
+        f"run        {done.stdout}name       x a=b\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--name", "last"], "error: --name: 'last' is the newest run"),
+        (["--name", "20260101"], "error: --name: '20260101' is no name"),
+        (["--name", "a/b"], "error: --name: 'a/b' is no name"),
+        (["--name", "a" * 65], "is no name\n  begin with a letter; up to 64 letters"),
+        (["--tag", "=b"], "error: --tag: '' is no tag"),
+        (["--tag", "a=\x1b[2J"], r"error: --tag: '\x1b[2J' is no value"),
+        (["--tag", f"a={'b' * 201}"], "is no value: expected at most 200 characters"),
+    ],
+)
+def test_what_is_no_name_and_no_tag_is_refused(
+    project: Project, site: Callable[..., Any], tmp_path: Path, words: list[str], what: str
+) -> None:
+    done = site(*words)
+    assert (done.code, done.stdout) == (64, "") and what in done.stderr, done
+    assert not (tmp_path / "runs").exists() and project.launch("runs").stdout == ""
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../../kept"])
+def test_a_name_that_is_no_file_names_nothing(project: Project, spec_of: SpecOf, name: str) -> None:
+    run = left_by(project, make_plan(spec_of(), seen_of(), {}))
+    (run.path / "name").symlink_to(name)
+    assert project.launch("show", "kept").code == 66
+
+
+@pytest.fixture
+def many(project: Project, spec_of: SpecOf) -> list[Run]:
+    """As many as are kept in an index, a day apart, that have ended; the last one yesterday."""
+    plan = make_plan(spec_of(), seen_of(), {})
+    now = datetime.datetime.now(datetime.UTC)
+    days = range(run_index.MANY, 0, -1)
+    return [ended(project, plan, (now - datetime.timedelta(days=n)).strftime(STAMP), exit_code=n % 2) for n in days]
+
+
+def ended(project: Project, plan: Plan, stamp: str, exit_code: int = 0, **changes: Any) -> Run:
+    run = Run(project.path / "runs" / f"{stamp}-sft.automodel-aaaaaa")
+    run.path.mkdir(parents=True)
+    submitted = datetime.datetime.strptime(stamp, STAMP).strftime("%Y-%m-%dT%H:%M:%SZ")
+    outcome = Outcome(exit_code=exit_code, cause="step", reason="x")
+    run.write(record_of(run, plan, "unix:///gone", state="ended", outcome=outcome, submitted=submitted, **changes))
+    (run.path / "lock").touch()
+    run.event("ended")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("since", "count"), [("36h", 1), ("5d", 4), ("1w", 6), ("2000-01-01", run_index.MANY), ("9m", 0)]
+)
+def test_runs_since(project: Project, many: list[Run], since: str, count: int) -> None:
+    assert list(rows_of(project.launch("runs", "--since", since))) == [run.id for run in many[len(many) - count :]]
+
+
+def test_a_time_may_have_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    assert listing.begin_of("2026-01-02") == "20260102T000000Z"
+    assert listing.begin_of("2026-01-02T01:30+02:00") == "20260101T233000Z"
+    for odd in ("yesterday", "3", "3x", "-3d", "99999999d", "2026-13-01"):
+        with pytest.raises(SlipwayError, match="is no time") as e:
+            listing.begin_of(odd)
+        assert e.value.code == 64
+
+
+def test_the_index_says_what_the_records_say(project: Project, many: list[Run]) -> None:
+    """A run that has ended is read once, and again when its record is another file."""
+    first = project.launch("runs", "--json")
+    (index,) = Path(project.env["HOME"], ".cache", "slipway", "runs").iterdir()
+    assert index.stat().st_mode & 0o777 == 0o600 and index.parent.stat().st_mode & 0o777 == 0o700
+    for run in many[1:]:
+        (run.path / "events.jsonl").unlink()  # which nobody looks at any more
+    assert without_age(project.launch("runs", "--json").stdout) == without_age(first.stdout)
+    many[0].record_file.write_text(many[0].record_file.read_text().replace('"exit_code": 0', '"exit_code": 5'))
+    many[1].record_file.unlink()
+    many[2].path.rename(project.path / "kept")
+    rows = rows_of(project.launch("runs"))
+    assert len(rows) == len(many) - 1 and many[2].id not in rows
+    assert (rows[many[0].id].split()[:2], rows[many[1].id]) == (["done", "5"], "never submitted")
+
+
+@pytest.mark.parametrize("odd", ["{", '{"schema": 9, "rows": {}}', '{"schema": 1, "rows": {"a": 5}}'])
+def test_an_index_that_cannot_be_read_is_made_anew(project: Project, many: list[Run], odd: str) -> None:
+    first = project.launch("runs", "--json")
+    (index,) = Path(project.env["HOME"], ".cache", "slipway", "runs").iterdir()
+    whole = index.read_text()
+    index.write_text(odd)
+    assert without_age(project.launch("runs", "--json").stdout) == without_age(first.stdout)
+    assert index.read_text() == whole and many
+
+
+def test_an_index_of_somebody_else_is_not_read(project: Project, many: list[Run]) -> None:
+    place = Path(project.env["HOME"], ".cache", "slipway")
+    (place / "elsewhere").mkdir(parents=True)
+    (place / "runs").symlink_to(place / "elsewhere")
+    assert len(rows_of(project.launch("runs"))) == len(many) and not list((place / "elsewhere").iterdir())
+
+
+def without_age(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) | {"age": 0} for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60, 20])
+def test_the_table_fits_the_terminal(project: Project, spec_of: SpecOf, columns: int) -> None:
+    plan = make_plan(spec_of(), seen_of(), {})
+    run = ended(project, plan, "20260101T000000Z", name="a-name-of-which-nobody-knows-why-it-is-so-long")
+    there, here = pty.openpty()
+    env = project.env | {"COLUMNS": str(columns)}
+    with subprocess.Popen([script("launch"), "runs"], cwd=project.path, stdout=here, env=env) as program:
+        os.close(here)
+        text = b""
+        try:
+            while piece := os.read(there, 65536):
+                text += piece
+        except OSError:  # the program has left the terminal
+            pass
+        os.close(there)
+    lines = text.decode().splitlines()
+    assert (program.returncode, len(lines)) == (0, 2) and max(map(len, lines)) <= columns
+    assert lines[1].startswith(run.id[: columns - 1])
+    assert ("a-name" in lines[1], "PROFILE" in lines[0], "STATE" in lines[0]) == (
+        columns == 200,
+        columns == 200,
+        columns > 20,
+    )
+    assert listed(project.launch("runs"))[0].endswith(f"docker   {'a-name-of-which-nobody-knows-why-it-is-so-long'}")
