@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from helpers import Inputs, Project, SpecOf, left_by, listed, record_image, record_of, rows_of, script, seen_of, squash
 
 from images.locking import lock as locks
-from launcher.core.plan import Plan
+from launcher.core.plan import Plan, Variable
 from launcher.planning.planner import make_plan
 from launcher.records import run_index
 from launcher.records.run_directory import STAMP, Outcome, Run
@@ -110,7 +111,7 @@ def test_a_name_that_is_no_file_names_nothing(project: Project, spec_of: SpecOf,
 def many(project: Project, spec_of: SpecOf) -> list[Run]:
     """As many as are kept in an index, a day apart, that have ended; the last one yesterday."""
     plan = make_plan(spec_of(), seen_of(), {})
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     days = range(run_index.MANY, 0, -1)
     return [ended(project, plan, (now - datetime.timedelta(days=n)).strftime(STAMP), exit_code=n % 2) for n in days]
 
@@ -121,6 +122,7 @@ def ended(project: Project, plan: Plan, stamp: str, exit_code: int = 0, **change
     submitted = datetime.datetime.strptime(stamp, STAMP).strftime("%Y-%m-%dT%H:%M:%SZ")
     outcome = Outcome(exit_code=exit_code, cause="step", reason="x")
     run.write(record_of(run, plan, "unix:///gone", state="ended", outcome=outcome, submitted=submitted, **changes))
+    run.call(changes.get("name", ""))
     (run.path / "lock").touch()
     run.event("ended")
     return run
@@ -204,3 +206,129 @@ def test_the_table_fits_the_terminal(project: Project, spec_of: SpecOf, columns:
         columns > 20,
     )
     assert listed(project.launch("runs"))[0].endswith(f"docker   {'a-name-of-which-nobody-knows-why-it-is-so-long'}")
+
+
+@pytest.fixture
+def pair(project: Project, spec_of: SpecOf) -> tuple[Run, Run]:
+    """Two runs that have ended, of one plan but for a setting, an input, a variable and the image."""
+    plan = make_plan(spec_of(), seen_of(), {"entrypoint.sh": "1" * 64})
+    train = msgspec.structs.replace(plan.inputs["train"], fingerprint="c" * 64, path="/data/more.jsonl")
+    config = json.loads(json.dumps(plan.config))
+    config["set"] = [["optimizer.lr", 0.001] if key == "seed" else [key, value] for key, value in config["set"]]
+    config["layers"][0]["values"] = {"seed": 43}
+    other = msgspec.structs.replace(
+        plan, image=f"sha256:{'7' * 64}", config=config, inputs=plan.inputs | {"train": train},
+        env=plan.env | {"NCCL_DEBUG": Variable(value="INFO", by="command line")},
+    )  # fmt: skip
+    argv = ["sft/automodel", "train=/data/chats.jsonl", "-c", "tiny"]
+    first = ended(project, plan, "20260101T000000Z", argv=argv, name="base")
+    return first, ended(project, other, "20260102T000000Z", argv=[*argv[:1], "train=/data/more.jsonl", *argv[2:]])
+
+
+def test_runs_are_compared_by_their_records(project: Project, pair: tuple[Run, Run]) -> None:
+    """The image is not there, nor data nor engine."""
+    for run, loss in zip(pair, (4.0, 8.0), strict=True):
+        lines = [
+            {"step": n, "steps": 50, "loss": loss / n, "tokens_per_s": 100.0 * loss, "step_s": 0.5}
+            for n in range(1, 41)
+        ]
+        (run.path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"step": 41')
+    done = project.launch("compare", "base", pair[1].id)
+    assert (done.code, done.stderr) == (1, "")
+    assert (
+        done.stdout
+        == f"""\
+A  {pair[0].id} (base)  done
+B  {pair[1].id}         done
+arguments:
+  train  /data/chats.jsonl  /data/more.jsonl
+configuration:
+  seed  42  43
+image:
+  id  111111111111  777777777777
+inputs:
+  train: fingerprint  aaaaaaaaaaaa       cccccccccccc
+  train: path         /data/chats.jsonl  /data/more.jsonl
+environment:
+  NCCL_DEBUG  -  INFO
+the same: lock, code, machine
+training:
+                  A       B
+  steps           40      40
+  first loss      4       8
+  last loss       0.1     0.2
+  lowest loss     0.1     0.2
+  tokens/s        400     800
+  seconds a step  0.5     0.5
+  memory, GiB     -       -
+  loss at 1       4       8
+  loss at 5       0.8     1.6
+  loss at 10      0.4     0.8
+  loss at 14      0.2857  0.5714
+  loss at 18      0.2222  0.4444
+  loss at 23      0.1739  0.3478
+  loss at 27      0.1481  0.2963
+  loss at 31      0.129   0.2581
+  loss at 36      0.1111  0.2222
+  loss at 40      0.1     0.2
+"""
+    )
+    found = json.loads(project.launch("compare", "base", pair[1].id, "--json").stdout)
+    assert [(d["section"], d["key"], d["values"]) for d in found["differences"]][1] == (
+        "configuration",
+        "seed",
+        [42, 43],
+    )
+    assert [run["training"]["tokens_per_s"] for run in found["runs"]] == [400.0, 800.0]
+    assert found["same"] == ["lock", "code", "machine"] and found["losses"][0] == {"step": 1, "loss": ["4", "8"]}
+
+
+def test_a_run_differs_from_itself_in_nothing(project: Project, pair: tuple[Run, Run]) -> None:
+    done = project.launch("compare", "base", "base", pair[0].id)
+    assert (
+        done.code == 0 and "the same: arguments, configuration, lock, image, inputs, environment, code" in done.stdout
+    )
+    assert [line[:2] for line in done.stdout.splitlines()[:3]] == ["A ", "B ", "C "] and "training" not in done.stdout
+
+
+def test_what_cannot_be_compared_is_refused(project: Project, pair: tuple[Run, Run]) -> None:
+    assert (project.launch("compare").code, project.launch("compare", "base").code) == (2, 64)
+    assert project.launch("compare", "base", "other").code == 66
+    pair[1].record_file.unlink()
+    done = project.launch("compare", "base", pair[1].id)
+    assert (done.code, done.stdout) == (66, "") and f"{pair[1].path}: has no record" in done.stderr
+    pair[1].record_file.write_text("{")
+    assert project.launch("compare", "base", pair[1].id).code == 65
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, after in zip("abcdefghi", "bcdefghij", strict=True)
+)
+MAPS = "a: &a {x: 1, y: 1}\n" + "".join(
+    f"k{n}: &k{n} {{x: *{'a' if n == 0 else f'k{n - 1}'}, y: *{'a' if n == 0 else f'k{n - 1}'}}}\n" for n in range(40)
+)
+
+
+@pytest.mark.parametrize("text", [BOMB, MAPS, "a: &a {b: *a}\n", "a: [", "- 1\n", "a: 2026-01-01\nb: .nan\n"])
+def test_what_a_container_wrote_as_its_configuration_is_bounded(
+    project: Project, pair: tuple[Run, Run], text: str
+) -> None:
+    for run, more in zip(pair, ("", "# other\n"), strict=True):
+        record = run.record()
+        assert record is not None
+        run.write(msgspec.structs.replace(record, config=text + more))
+    done = project.launch("compare", "base", pair[1].id, "--json")
+    assert done.code == 1 and json.loads(done.stdout)["schema"] == 1
+
+
+def test_a_configuration_that_both_containers_wrote_counts(project: Project, pair: tuple[Run, Run]) -> None:
+    for run, path, rate in zip(pair, ("aaaaaaaa", "cccccccc"), ("1.0e-3", "2.0e-3"), strict=True):
+        record = run.record()
+        assert record is not None
+        text = f"optimizer: {{lr: {rate}, betas: [0.9, 0.95]}}\ndataset: {{path: /inputs/train-{path}/chats.jsonl}}\n"
+        run.write(msgspec.structs.replace(record, config=text))
+    found = json.loads(project.launch("compare", "base", pair[1].id, "--json").stdout)["differences"]
+    assert [(d["key"], d["values"]) for d in found if d["section"] == "configuration"] == [
+        ("optimizer.lr", [0.001, 0.002])
+    ]

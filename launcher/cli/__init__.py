@@ -15,6 +15,7 @@ from slipway.errors import nearest
 COMMANDS = {
     "Run": [running.run, rehearsing.rehearse, running.submit],
     "Watch": [finding.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
+    "Past runs": [finding.compare],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],
     "Site": [looking.profiles, looking.schema],

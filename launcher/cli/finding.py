@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from launcher.cli import options
+from slipway.errors import Exit, SlipwayError
 
 
 @click.command()
@@ -31,3 +33,25 @@ def runs(as_json: bool, watch: bool, runs_dir: str | None, profile: str | None, 
 
     chosen = listing.Wanted(**wanted, profiles=[profile] if profile else [])
     listing.list_runs(options.runs_folders(runs_dir, profile), as_json, chosen, watch)
+
+
+@click.command()
+@click.argument("run_names", metavar="A B…", nargs=-1, required=True)
+@options.as_json
+@options.runs_dir
+@options.of_profile
+def compare(run_names: tuple[str, ...], as_json: bool, runs_dir: str | None, profile: str | None) -> None:
+    """Say in what runs differ, and how their losses and speed went. Ends with 1 where they differ.
+
+    \b
+    launch compare lr-3 lr-4
+
+    Their records are enough: images and data may be gone.
+    """
+    from launcher.runs import comparison
+
+    if len(run_names) < 2:
+        raise SlipwayError(Exit.WORDS, "expected two runs or more", remedy="launch compare A B…")
+    found = comparison.compare([options.find_run(name, runs_dir, profile) for name in run_names])
+    click.echo((comparison.as_json if as_json else comparison.text)(found), nl=False)
+    sys.exit(1 if found.differences else Exit.OK)
