@@ -13,12 +13,30 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import Inputs, Project, SpecOf, left_by, listed, record_image, record_of, rows_of, script, seen_of, squash
+from click.testing import CliRunner
+from helpers import (
+    Inputs,
+    Project,
+    SpecOf,
+    engine_of,
+    left_by,
+    listed,
+    record_image,
+    record_of,
+    rows_of,
+    script,
+    seen_of,
+    squash,
+    tree,
+)
+from test_engine_enroot import PROFILE as ENROOT
+from test_engine_enroot import own
 
 from images.locking import lock as locks
-from launcher.core.plan import Plan, Variable
+from launcher import cli
+from launcher.core.plan import RUN_DIR, Plan, Variable
 from launcher.planning.planner import make_plan
-from launcher.records import run_index
+from launcher.records import outputs, run_index
 from launcher.records.run_directory import STAMP, Outcome, Run
 from launcher.runs import listing
 from slipway.errors import SlipwayError
@@ -332,3 +350,101 @@ def test_a_configuration_that_both_containers_wrote_counts(project: Project, pai
     assert [(d["key"], d["values"]) for d in found if d["section"] == "configuration"] == [
         ("optimizer.lr", [0.001, 0.002])
     ]
+
+
+def test_ended_runs_are_removed(project: Project, pair: tuple[Run, Run]) -> None:
+    (pair[0].path / "output").mkdir()
+    dry = project.launch("rm", "base", "20260102", "--dry-run")
+    assert (dry.code, dry.stderr) == (0, "") and dry.stdout.startswith(f"would remove {pair[0].id} (done, 0.0 MiB)\n")
+    assert all(run.path.is_dir() for run in pair)
+    done = project.launch("rm", "base", pair[0].id)
+    assert (done.code, done.stdout) == (0, dry.stdout.splitlines(keepends=True)[0].replace("would remove", "removed"))
+    assert sorted(p.name for p in (project.path / "runs").iterdir()) == [pair[1].id]
+    assert project.launch("show", "base").code == 66
+
+
+def test_a_run_that_goes_on_is_not_removed(project: Project, spec_of: SpecOf, pair: tuple[Run, Run]) -> None:
+    plan = make_plan(spec_of(profile=ENROOT), seen_of(engine=engine_of(kind="enroot")), {})
+    run = left_by(project, plan, "20260103T000000Z-sft.automodel-aaaaaa")
+    (run.path / "process").write_text(json.dumps(own()))
+    before = tree(project.path)
+    done = project.launch("rm", pair[0].id, run.id)
+    assert (done.code, done.stdout) == (75, "")
+    assert done.stderr == f"error: {run.id}: has not ended: running\n  end it first: launch cancel {run.id}\n"
+    assert project.launch("prune", "--older", "1d", "--state", "running").stdout == ""
+    with pair[0].lock() as mine:
+        held = project.launch("rm", pair[0].id)
+    assert mine and held.code == 75 and "another command looks after it" in held.stderr
+    after = {name: what for name, what in tree(project.path).items() if ".removing" not in name}
+    assert after.keys() >= before.keys(), "a run that goes on may have got its metrics.jsonl"
+
+
+def test_outputs_stay_unless_they_are_named(project: Project, spec_of: SpecOf, tmp_path: Path) -> None:
+    plan = make_plan(spec_of(), seen_of(), {})
+    within = ended(project, msgspec.structs.replace(plan, output=f"{RUN_DIR}/output"), "20260101T000000Z")
+    (within.path / "output").mkdir()
+    (within.path / "output" / "weights").write_text("w")
+    signed = msgspec.structs.replace(plan, output=str(tmp_path / "signed"))
+    unsigned = msgspec.structs.replace(plan, output=str(tmp_path / "unsigned"))
+    runs = [ended(project, signed, "20260102T000000Z"), ended(project, unsigned, "20260103T000000Z")]
+    for run, folder in zip((runs[0], within), (tmp_path / "signed", tmp_path / "unsigned"), strict=True):
+        folder.mkdir()
+        (folder / "weights").write_text("w")
+        outputs.sign(folder, outputs.of_plan(signed, run))
+    refused = project.launch("rm", within.id, runs[0].id)
+    assert refused.code == 73 and f"error: {within.id}: its output is in its directory (0.0 MiB)\n" in refused.stderr
+    assert all(run.path.is_dir() for run in (within, *runs)), "nothing half-done"
+    pruned = project.launch("prune", "--older", "2d", "--dry-run")
+    assert f"kept: {within.id}: its output is in its directory" in pruned.stderr and runs[1].id in pruned.stdout
+    done = project.launch("rm", within.id, *(run.id for run in runs), "--checkpoints")
+    assert done.code == 0 and f"{runs[0].id} (done, 0.0 MiB) and {tmp_path}/signed\n" in done.stdout, done
+    assert not (tmp_path / "signed").exists() and (tmp_path / "unsigned" / "weights").exists()
+    assert not list((project.path / "runs").iterdir())
+
+
+def test_what_others_need_stays(project: Project, spec_of: SpecOf, tmp_path: Path) -> None:
+    """A run whose output is another one's input, and one that another one went on from; unless they go, too."""
+    plan = make_plan(spec_of(), seen_of(), {})
+    first = ended(project, msgspec.structs.replace(plan, output=f"{RUN_DIR}/output"), "20260101T000000Z")
+    (tmp_path / "link").symlink_to(first.path)
+    model = msgspec.structs.replace(plan.inputs["model"], path=f"{tmp_path}/link/output/model")
+    shared = msgspec.structs.replace(plan, output=str(tmp_path / "out"), inputs=plan.inputs | {"model": model})
+    made = ended(project, shared, "20260102T000000Z")
+    resumed = ended(project, msgspec.structs.replace(shared, resume=True), "20260103T000000Z", exit_code=1)
+    for run, user in ((first, made), (made, resumed)):
+        done = project.launch("rm", run.id)
+        assert done.code == 73 and f"{run.id}: run {user.id} has gone on from it, or is made of it" in done.stderr
+    dry = project.launch("prune", "--older", "1d", "--state", "done", "--dry-run")
+    assert (dry.code, dry.stdout) == (0, "") and dry.stderr.count("kept: ") == 2, "one stays, so the other does"
+    assert project.launch("rm", first.id, made.id, resumed.id, "--dry-run").stdout.count("would remove") == 3
+    assert project.launch("rm", resumed.id, "--dry-run").code == 0, "nobody needs the last"
+    assert project.launch("rm", first.id, "--force").code == 0 and not first.path.exists() and made.path.exists()
+
+
+def test_what_is_pruned(project: Project, many: list[Run]) -> None:
+    assert project.launch("prune").code == 64 and project.launch("prune", "--older", "x").code == 64
+    old = [run.id for run in many if run.id < listing.begin_of("30d")]
+    dry = project.launch("prune", "--older", "30d", "--state", "failed", "--dry-run")
+    found = [line.split()[2] for line in dry.stdout.splitlines()]
+    states = rows_of(project.launch("runs"))
+    assert found == [run_id for run_id in old if states[run_id].startswith("failed")] and len(found) in (35, 36)
+    done = project.launch("prune", "--older", "30d", "--state", "failed")
+    assert [line.split()[1] for line in done.stdout.splitlines()] == found
+    assert list(rows_of(project.launch("runs"))) == [run.id for run in many if run.id not in found]
+
+
+def test_what_a_killed_command_set_aside_goes_with_the_next(project: Project, pair: tuple[Run, Run]) -> None:
+    aside = project.path / "runs" / f".removing-{os.geteuid()}"
+    aside.mkdir()
+    pair[1].path.rename(aside / pair[1].id)
+    assert list(rows_of(project.launch("runs"))) == [pair[0].id]
+    assert project.launch("rm", pair[0].id).code == 0 and not aside.exists()
+
+
+def test_another_users_run_is_not_removed(
+    project: Project, pair: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.chdir(project.path)
+    done = CliRunner().invoke(cli.main, ["rm", pair[0].id], env={"SLIPWAY_RUNS": str(project.path / "runs")})
+    assert (done.exit_code, "it is another user's run" in done.stderr) == (77, True) and pair[0].path.is_dir()

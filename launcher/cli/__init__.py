@@ -15,7 +15,7 @@ from slipway.errors import nearest
 COMMANDS = {
     "Run": [running.run, rehearsing.rehearse, running.submit],
     "Watch": [finding.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
-    "Past runs": [finding.compare],
+    "Past runs": [finding.compare, finding.remove, finding.prune],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],
     "Site": [looking.profiles, looking.schema],
@@ -25,7 +25,8 @@ ELSEWHERE = {
     "start": "run", "exec": "run", "stop": "cancel", "kill": "cancel", "scancel": "cancel", "ps": "runs", "ls": "runs",
     "list": "runs", "queue": "runs", "squeue": "runs", "status": "show", "describe": "show", "info": "show",
     "log": "logs", "tail": "logs -f", "watch": "logs -f", "pull": "fetch", "download": "fetch", "validate": "check",
-    "doctor": "profiles doctor", "catalog": "steps", "dry-run": "run --dry-run",
+    "doctor": "profiles doctor", "catalog": "steps", "dry-run": "run --dry-run", "diff": "compare", "delete": "rm",
+    "remove": "rm",
 }  # fmt: skip
 WHOLE = 1000  # characters of a sentence of help: all of it
 
