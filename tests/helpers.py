@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import shutil
 import struct
 import subprocess
@@ -190,6 +191,19 @@ class Engine:
     def asked(self) -> list[str]:
         """METHOD PATH of every request, without the version of the API."""
         return (self.folder / "requests").read_text().splitlines()
+
+
+def listed(done: Done) -> list[str]:
+    """The rows of `launch runs`, below its heads."""
+    heads, *rows = done.stdout.splitlines() or [""]
+    assert not rows or heads.startswith("RUN  "), heads
+    return rows
+
+
+def rows_of(done: Done) -> dict[str, str]:
+    """What `launch runs` says of each run, by its id, with single spaces and without its age."""
+    words = (" ".join(line.split()).split(" ", 1) for line in listed(done))
+    return {run: re.sub(r" \d+ (s|min|h|d)(?= |$)", "", row, count=1) for run, row in words}
 
 
 Tree = dict[str, tuple[int, bytes]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Done, Engine, Project, SpecOf, left_by, seen_of
+from helpers import Done, Engine, Project, SpecOf, left_by, rows_of, seen_of
 
 from launcher.planning.planner import make_plan
 from launcher.records.run_directory import Run
@@ -36,8 +36,8 @@ class Left:
         """What is listed of each run, with single spaces. The whole one is, whatever became of the others."""
         done = self.project.launch("runs")
         assert (done.code, done.stderr) == (0, ""), done
-        rows = dict(" ".join(line.split()).split(" ", 1) for line in done.stdout.splitlines())
-        assert rows[WHOLE] == "done exit 0 7.664 -> 2.500 in 3 steps"
+        rows = rows_of(done)
+        assert rows[WHOLE] == "done 0 3 2.5 sft/automodel docker"
         return rows
 
     @property
@@ -82,7 +82,7 @@ def left(project: Project, engine: Engine, spec_of: SpecOf) -> Left:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_a_loss_that_is_no_number_is_named(left: Left, number: str) -> None:
     write(left.odd, "result.json", json.dumps(RESULT | {"last_loss": float(number)}))
-    assert left.row == f"done exit 0 7.664 -> {number} in 3 steps"
+    assert left.row == f"done 0 3 {number} sft/automodel docker"
     shown = left.on("show")
     assert (shown.code, f"loss       7.664 -> {number} in 3 steps\n" in shown.stdout) == (0, True)
     assert left.on("logs").stdout == "step 1/3\n"
@@ -92,12 +92,12 @@ def test_a_loss_that_is_no_number_is_named(left: Left, number: str) -> None:
 
 def test_a_loss_that_the_step_has_named_already(left: Left) -> None:
     write(left.odd, "result.json", RESULT | {"last_loss": None, "not_finite": {"last_loss": "NaN"}})
-    assert left.row == "done exit 0 7.664 -> NaN in 3 steps"
+    assert left.row == "done 0 3 NaN sft/automodel docker"
 
 
 def test_half_a_character_in_a_reason(left: Left) -> None:
     write(left.odd, "0/status.json", r'{"exit_code": 3, "cause": "step", "reason": "no \ud800"}')
-    assert left.row == "failed exit 3 7.664 -> 2.500 in 3 steps"
+    assert left.row == "failed 3 3 2.5 sft/automodel docker"
     assert "exit 3 (step: the step failed: no \ufffd)\n" in left.on("show").stdout
 
 
@@ -169,9 +169,9 @@ def test_a_report_that_cannot_be_read_is_named_and_hides_nothing(left: Left) -> 
     for run_id, (name, _, why) in runs.items():
         begin, _, said = rows[run_id].partition(" damaged: ")
         assert said.startswith(f"container/{name}: ") and why in said
-        loss = "7.664 -> 2.500 in 3 steps"
-        told = {"result.json": "done exit 0", "0/status.json": f"lost exit 70 {loss}"}
-        assert begin == told.get(name, f"done exit 0 {loss}")
+        of = "sft/automodel docker"
+        told = {"result.json": f"done 0 {of}", "0/status.json": f"lost 70 3 2.5 {of}"}
+        assert begin == told.get(name, f"done 0 3 2.5 {of}")
         assert "treasure" not in Run(left.odd.path.parent / run_id).record_file.read_text()
     assert left.rows() == rows, "and stays as it is"
     # One of each kind is enough of these.
@@ -186,7 +186,7 @@ def test_the_node_that_failed_first_tells_the_end(left: Left) -> None:
     write(left.odd, "failed", "3 1 n2\n")
     (left.odd.path / "container" / "1").mkdir()
     write(left.odd, "1/status.json", STATUS | {"exit_code": 3, "reason": "the second"})
-    assert left.row.startswith("failed exit 3")
+    assert left.row.startswith("failed 3 ")
     assert "(step: the step failed: the second)" in left.on("show").stdout
 
 

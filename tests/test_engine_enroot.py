@@ -18,7 +18,21 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import HERE, IMAGE, MODEL, REPO, TRAIN, Inputs, Project, SpecOf, engine_of, entry_of, left_by, seen_of
+from helpers import (
+    HERE,
+    IMAGE,
+    MODEL,
+    REPO,
+    TRAIN,
+    Inputs,
+    Project,
+    SpecOf,
+    engine_of,
+    entry_of,
+    left_by,
+    rows_of,
+    seen_of,
+)
 from test_golden import SHAPES, compare, without_hash
 
 from launcher.catalog import profiles
@@ -451,10 +465,10 @@ def test_files_that_no_script_wrote_are_named_and_nothing_is_signalled(
                 (run.path / file).write_text(value if isinstance(value, str) else json.dumps(value))
         said[run.id] = f"{name}: {why}"
     done = project.launch("runs")
-    rows = dict(" ".join(line.split()).split(" ", 1) for line in done.stdout.splitlines())
+    rows = rows_of(done)
     assert done.code == 0 and rows.keys() == said.keys()
     for run_id, why in said.items():
-        assert rows[run_id].startswith(f"damaged: {why}")
+        assert rows[run_id].startswith(f"damaged {why}")
         cancelled = project.launch("cancel", run_id)
         assert (cancelled.code, why in cancelled.stderr) == (65, True)
 
@@ -467,8 +481,8 @@ def test_a_status_that_cannot_be_read_is_said_beside_the_scripts_code(
     (run.path / "process").write_text(json.dumps(own()))
     (run.path / "ended").write_text(json.dumps({"exit": code, "finished": "x"}))
     (run.path / "container" / "0" / "status.json").write_text('{"exit_code": 0, "reas')
-    row = " ".join(project.launch("runs").stdout.split())
-    assert f"exit {code} damaged: container/0/status.json: is no JSON" in row
+    row = rows_of(project.launch("runs"))[run.id]
+    assert f"{code} sft/automodel enroot damaged: container/0/status.json: is no JSON" in row
     shown = project.launch("show", run.id)
     why = f" (step: the step failed: exit code {code}, and what its entrypoint wrote cannot be read)" if code else ""
     assert (shown.code, f"step       sft/automodel: exit {code}{why}\n" in shown.stdout) == (65, True)
@@ -486,8 +500,7 @@ def test_only_a_root_file_system_of_the_run_itself_is_removed(
     (run.path / "plan.json").write_bytes(msgspec.json.encode(plan))
     (run.path / "process").write_text(json.dumps(own(own=root.name)))
     (run.path / "ended").write_text('{"exit": 0, "finished": "x"}')
-    listed = project.launch("runs")
-    assert (listed.code, listed.stdout.split()[1:4]) == (0, ["done", "exit", "0"])
+    assert rows_of(project.launch("runs"))[run.id].startswith("done 0 ")
     assert (root.is_dir(), project.path.is_dir()) == (kept, True)
 
 

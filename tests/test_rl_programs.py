@@ -236,6 +236,7 @@ class Train:
 
     def __init__(self, root: Path) -> None:
         self.root, self.repository = root, root / "repository"
+        self.sections: dict[str, Any] = {}
         for folder in ("slipway", "state/0/ranks", "repository/examples", "repository/nemo_rl"):
             (root / folder).mkdir(parents=True)
         (self.repository / "nemo_rl" / "__init__.py").write_text("")
@@ -255,6 +256,7 @@ class Train:
             "set": [["checkpointing.checkpoint_dir", str(self.root / "output")]],
             "resume": {"where": str(self.root / "output" / "step_*"), "set": [["checkpointing.goes_on", True]]},
         }  # fmt: skip
+        config["base"]["values"].update(self.sections)
         (self.root / "slipway" / "plan.json").write_text(json.dumps({"config": config, "resume": resume}))
         where = {"SLIPWAY_DIR": str(self.root / "slipway"), "SLIPWAY_STATE_DIR": str(self.root / "state")}
         where |= {"SEEN": str(self.root / "seen.json"), "PYTHONPATH": "/site"}
@@ -339,6 +341,55 @@ def test_a_duration_of_the_configuration_counts_as_nemo_rl_says(train: Train) ->
     assert train.run(SLIPWAY_DEADLINE=str(time.time() + 90_000)).returncode == 0
     assert train.seen["clock"]["starts"] >= train.seen["clock"]["training"]
     assert train.seen["clock"]["seconds"] == 13_500
+
+
+LOGGER = """
+class Logger:
+    def log_metrics(self, metrics, step, prefix="", step_metric=None, step_finished=False):
+        print("given", prefix, step, step_finished, flush=True)
+"""
+LOGS = """
+from nemo_rl.utils.logger import Logger
+class Array(list):
+    def mean(self):
+        return sum(self) / len(self)
+logger = Logger()
+logger.log_metrics({"val_loss": 5.0}, 0, prefix="validation")
+told = {"loss": Array([1.0, 2.0]), "grad_norm": 0.5, "lr": 1e-6, "global_valid_toks": 100}
+logger.log_metrics(told, 1, prefix="train")
+logger.log_metrics({"total_step_time": 2.0, "policy_training": 1.5}, 1, prefix="timing/train")
+logger.log_metrics({"tokens_per_sec": 12.5}, 2, prefix="performance")
+logger.log_metrics({"loss": float("nan"), "lr": "?", "global_valid_toks": 100}, 2, prefix="train")
+logger.log_metrics({"total_step_time": 4.0}, 2, "timing/train", step_finished=True)
+logger.log_metrics({}, 3, prefix="timing/train")
+"""
+
+
+@pytest.mark.parametrize(("most", "of"), [(40, "/40"), (-1, "")])
+def test_each_step_is_told_with_what_the_librarys_logger_is_given(train: Train, most: int, of: str) -> None:
+    """As all algorithms of v0.4.0 to v0.7.0 give it: `timing/train` of a step last."""
+    (train.repository / "nemo_rl" / "utils" / "logger.py").write_text(LOGGER)
+    train.sections["sft"] = {"max_num_steps": most}
+    done = train.run(END=LOGS)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith(("slipway: step ", "given "))]
+    assert told == [
+        "given validation 0 False",
+        "given train 1 False",
+        f"slipway: step 1{of} | loss 1.5 | grad_norm 0.5 | lr 1e-06 | tokens_per_s 50 | step_s 2.000",
+        "given timing/train 1 False",
+        "given performance 2 False",
+        "given train 2 False",
+        f"slipway: step 2{of} | loss nan | tokens_per_s 12.5 | step_s 4.000",
+        "given timing/train 2 True",
+        f"slipway: step 3{of} | step_s 0.000",
+        "given timing/train 3 False",
+    ]
+
+
+def test_a_library_without_that_logger_trains_and_says_so(train: Train) -> None:
+    done = train.run()
+    assert (done.returncode, "the numbers of each step are not told: No module named" in done.stdout) == (0, True)
 
 
 def test_a_library_that_counts_in_another_way_is_refused(train: Train) -> None:

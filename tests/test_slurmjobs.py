@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Project, SpecOf, left_by, seen_of
+from helpers import Project, SpecOf, left_by, rows_of, seen_of
 from slurm_job import COMMANDS, PROFILE, RUN_ID, Commands
 from test_slurmwords import END, START, shown
 
@@ -173,8 +173,8 @@ def test_what_is_no_job_id_is_no_word_for_slurm(project: Project, spec_of: SpecO
         project.program(name, f'echo "$0 $@" >>{project.path}/called')
     (run.path / "job").write_text(text)
     listed = project.launch("runs")
-    row = " ".join(listed.stdout.split())
-    assert (listed.code, row) == (0, f"{run.id} damaged: job: is no job id: {visible(repr(text[:40]))}")
+    row = rows_of(listed)[run.id]
+    assert (listed.code, row) == (0, f"damaged job: is no job id: {visible(repr(text[:40]))}")
     for verb in ("show", "cancel", "logs"):
         done = project.launch(verb, run.id)
         assert (done.code, done.stdout) == (65, "") and f"{run.path}/job: is no job id" in done.stderr

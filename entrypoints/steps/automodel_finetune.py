@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def train(config: dict[str, Any], model: dict[str, Any]) -> None:
     start = record.stat().st_size if record.exists() else 0
     recipe = build_recipe(config)
     recipe.setup()
-    lines.total = total_steps(recipe.step_scheduler)
+    lines.begin(total_steps(recipe.step_scheduler))
     recipe.run_train_validation_loop()
     if slipway_step.rank() == 0:  # which alone wrote the record, and has closed it
         losses = read_losses(record, start)
@@ -81,14 +82,23 @@ def refuse_accidental_resume(config: dict[str, Any], output: Path) -> None:
 
 
 class StepLines(logging.Filter):
-    """Makes AutoModel's `step 11 | epoch 0 | loss …`, which counts from 0, into `step 12/120 | epoch 0 | loss …`."""
+    """Makes AutoModel's `step 11 | epoch 0 | loss …`, which counts from 0, into `step 12/120 | epoch 0 | loss …`.
+
+    At its end it says the seconds since the line before, which nothing else tells.
+    """
 
     total: int | None = None
+    before = 0.0
+
+    def begin(self, total: int) -> None:
+        self.total, self.before = total, time.monotonic()
 
     def filter(self, record: logging.LogRecord) -> bool:
         match = STEP_LINE.match(str(record.msg))
         if match and self.total:
-            record.msg = f"step {int(match[1]) + 1}/{self.total} | epoch " + str(record.msg)[match.end() :]
+            now, told = time.monotonic(), str(record.msg)[match.end() :]
+            record.msg = f"step {int(match[1]) + 1}/{self.total} | epoch {told} | step_s {now - self.before:.3f}"
+            self.before = now
         return True
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,10 +184,16 @@ def step_lines() -> Any:
     from transformers import TrainerCallback
 
     class StepLines(TrainerCallback):
+        def __init__(self) -> None:
+            self.before, self.steps = time.monotonic(), 0
+
         def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
             told = " | ".join(f"{k} {v:.4g}" for k, v in logs.items() if isinstance(v, float) and "second" not in k)
+            now, steps = time.monotonic(), state.global_step - self.steps
+            took = f" | step_s {(now - self.before) / steps:.3f}" if steps > 0 else ""
+            self.before, self.steps = now, state.global_step
             if state.is_world_process_zero:
-                print(f"step {state.global_step}/{state.max_steps} | {told}", flush=True)
+                print(f"step {state.global_step}/{state.max_steps} | {told}{took}", flush=True)
 
     return StepLines()
 

@@ -2,8 +2,8 @@
 
 It adds: the configuration comes merged from the plan, its base read by NeMo RL's own loader (examples inherit from one
 another); a job's time limit becomes checkpoint_must_save_by, counted from here and not from the end of NeMo RL's
-set-up; result.json names the last checkpoint; and the process ends when the script does, which NeMo RL's own does not
-after an error.
+set-up; each training step has a line with its numbers; result.json names the last checkpoint; and the process ends when
+the script does, which NeMo RL's own does not after an error.
 
 It must not be called nemo_rl.py: its folder comes first on the path, and would hide the library.
 """
@@ -42,6 +42,7 @@ def main() -> None:
     sys.path[:0] = [str(script.parent), str(repository)]
     if limited:
         count_from(started)
+    tell_steps(most_steps(config))
     code = 0
     with slipway_step.config_file(config) as path:
         code = run_script(script, ["--config", str(path)])
@@ -132,6 +133,57 @@ def count_from(started: float) -> None:
         self.start_time = started
 
     TimeoutChecker.__init__ = counts_from_the_start
+
+
+def most_steps(config: dict[str, Any]) -> int | None:
+    """max_num_steps of the section that has it; None where nothing limits them."""
+    sections = [section for section in config.values() if isinstance(section, dict)]
+    named = [section["max_num_steps"] for section in sections if "max_num_steps" in section]
+    return named[0] if named and isinstance(named[0], int) and named[0] > 0 else None
+
+
+def tell_steps(most: int | None) -> None:
+    """Prints what NeMo RL's own logger is given of each step: its stdout has neither the learning rate nor the norm of
+    the gradient, and begins to count with every epoch.
+
+    From v0.4.0 to v0.7.0 all algorithms give it `timing/train` of a step last (nemo_rl/algorithms/*.py).
+    """
+    try:
+        from nemo_rl.utils.logger import Logger
+    except ImportError as e:
+        print(f"slipway: the numbers of each step are not told: {e}", flush=True)
+        return
+    log, told = Logger.log_metrics, dict[str, Any]()
+
+    @functools.wraps(log)
+    def tells(self: Any, metrics: dict[str, Any], step: int, prefix: str = "", *args: Any, **kwargs: Any) -> None:
+        if prefix in ("train", "performance", "timing/train"):
+            told.update(metrics)
+        if prefix == "timing/train":
+            print(step_line(step, most, told), flush=True)
+            told.clear()
+        log(self, metrics, step, prefix, *args, **kwargs)
+
+    Logger.log_metrics = tells
+
+
+def step_line(step: int, most: int | None, told: dict[str, Any]) -> str:
+    """`slipway: step 3/40 | loss 1.25 | … | step_s 2.5`, of the numbers that are there; tokens are those that count."""
+    known = {name: number(told.get(name)) for name in ("loss", "grad_norm", "lr", "tokens_per_sec")}
+    seconds, tokens = number(told.get("total_step_time")) or 0.0, number(told.get("global_valid_toks"))
+    known["tokens_per_s"] = known.pop("tokens_per_sec")
+    if known["tokens_per_s"] is None and tokens is not None and seconds > 0:
+        known["tokens_per_s"] = tokens / seconds
+    numbers = "".join(f" {name} {value:.6g} |" for name, value in known.items() if value is not None)
+    return f"slipway: step {step}{f'/{most}' if most else ''} |{numbers} step_s {seconds:.3f}"
+
+
+def number(value: Any) -> float | None:
+    """One number of what a metric is: a number, or an array of them, of which it is the mean."""
+    try:
+        return float(value.mean() if hasattr(value, "mean") else value)
+    except (TypeError, ValueError):
+        return None
 
 
 def as_duration(seconds: int) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from images.locking.model import Flavour
 from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
+from launcher.catalog.log_lines import LogLine
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
@@ -174,7 +175,8 @@ class Release(Noun, frozen=True, kw_only=True):
 
     `script`: the library's own program. `presets`: what the base in the image says where its record does not: key ->
     value; `unsaid`: what the library takes where nothing says a key. `parameters`: name -> its keys, or what each of
-    its values sets. `refuses`: why -> keys that cannot be taken, with what is below them; or KEY=VALUE.
+    its values sets. `refuses`: why -> keys that cannot be taken, with what is below them; or KEY=VALUE. `metrics`: in
+    place of the step's.
     """
 
     when: dict[str, str] = {}
@@ -187,6 +189,7 @@ class Release(Noun, frozen=True, kw_only=True):
     roles: dict[Role, str] = {}
     wires: list[Wire] = []
     refuses: dict[str, list[str]] = {}
+    metrics: list[LogLine] = []
 
 
 class Backend(Noun, frozen=True, kw_only=True):
@@ -263,6 +266,7 @@ class Step(Noun, frozen=True, kw_only=True):
     template_keys: list[str] = []  # configuration keys that name another template
     backends: dict[str, Backend] = {}
     sample: Sample = Sample()
+    metrics: list[LogLine] = []  # lines of its log that tell the numbers of a step
     wires: list[Wire] = []
     presets: dict[str, Any] = {}  # what the base in the image says, key by key, where the image's record does not
     unsaid: dict[str, Any] = {}  # what the library takes for a key that nothing says

@@ -29,6 +29,7 @@ def at_release(step: Step, entry: Entry) -> Step:
     held = [r for r in step.releases if r.flavour in (None, entry.flavour) and fits(step, r.when, entry)]
     changes: dict[str, Any] = {"releases": [], "wires": [*step.wires, *(w for r in held for w in r.wires)]}
     changes["script"] = next((r.script for r in reversed(held) if r.script), step.script)
+    changes["metrics"] = next((r.metrics for r in reversed(held) if r.metrics), step.metrics)
     changes["presets"], changes["roles"] = dict(step.presets), dict(step.roles)
     changes["unsaid"] = dict(step.unsaid)
     changes["inputs"], changes["parameters"] = dict(step.inputs), dict(step.parameters)

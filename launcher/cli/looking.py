@@ -52,31 +52,6 @@ def show_config(diff: str | None, as_json: bool, words: tuple[str, ...], **given
     sys.exit(wrong[0].code if wrong else Exit.OK)
 
 
-@click.command()
-@click.option("-n", "most", type=click.IntRange(1), metavar="N", help="Only the newest N of them.")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those in this state: running, failed, …")
-@click.option("--step", "steps", multiple=True, metavar="STEP", help="Only those of this step, or folder of steps.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
-@options.runs_dir
-@options.of_profile
-def runs(
-    most: int | None,
-    states: tuple[str, ...],
-    steps: tuple[str, ...],
-    as_json: bool,
-    runs_dir: str | None,
-    profile: str | None,
-) -> None:
-    """List runs, newest last: those of every profile.
-
-    \b
-    launch runs -n 5 --state running --step rl
-    """
-    from launcher.runs import display
-
-    display.list_runs(options.runs_folders(runs_dir, profile), as_json, display.Wanted(states, steps, most))
-
-
 @click.command("show")
 @click.argument("run_name", metavar="RUN", default="last")
 @click.option("--json", "as_json", is_flag=True, help="The record as JSON.")
@@ -236,9 +211,10 @@ def doctor(name: str, nodes: int | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["matrix", "profile", "step"]))
+@click.argument("kind", type=click.Choice(["matrix", "metrics", "profile", "record", "step"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema of step.yaml, of profiles or of images/matrix.yaml, for editors."""
+    """Print the JSON Schema of step.yaml, of profiles or of images/matrix.yaml, for editors; for programs, that of a
+    run's record.json, or of a line of its metrics.jsonl."""
     from launcher.lists import step_list
 
     click.echo(step_list.schema(kind), nl=False)

@@ -64,6 +64,21 @@ _PLANNING: list[Decorator] = [
 ]
 
 
+def labels(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a run is called."""
+    called = click.option("--name", default="", metavar="NAME", help="Call the run so: commands take it for its id.")
+    tagged = click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="A tag of the run; repeatable.")
+    return called(tagged(command))
+
+
+def removing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How runs are removed."""
+    dry = click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+    outputs = click.option("--checkpoints", is_flag=True, help="Their outputs, too: those that the run alone has made.")
+    force = click.option("--force", is_flag=True, help="Also what another run has gone on from, or is made of.")
+    return dry(outputs(force(command)))
+
+
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """What a plan is made of: STEP, WORDS and the options that are fields of preparation.Options."""
     for decorate in reversed(_PLANNING):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from slipway.project import find_root
 @options.planning
 @click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
 @click.option("--rehearse", is_flag=True, help="First `launch rehearse` it; submit only what passes.")
+@options.labels
 @options.detach
 @options.follow
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
@@ -32,6 +34,8 @@ def run(
     directory: Path | None,
     convert: bool,
     rehearse: bool,
+    name: str,
+    tags: tuple[str, ...],
     words: tuple[str, ...],
     **given: Any,
 ) -> None:
@@ -40,7 +44,11 @@ def run(
     from launcher.planning import preparation, run_files
     from launcher.planning.probe import Looks
     from launcher.prerequisites import requirements
+    from launcher.records import run_directory
 
+    labels = run_directory.labels(name, tags)
+    if directory and (name or tags):
+        raise SlipwayError(Exit.WORDS, "-o submits nothing that could have a name", remedy="launch submit --name …")
     if rehearse and dry_run:
         raise SlipwayError(Exit.WORDS, "--rehearse and --dry-run: one of them")
     _refuse_both(detach, follow)
@@ -67,7 +75,7 @@ def run(
         try:
             after = _ensured(root, prepared, looks)
             if not requirements.outdated(prepared.plan):
-                return _go(root, prepared, detach, follow, after)
+                return _go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after)
             say("planned anew, with what was made")
         except gpus.Taken as e:
             say(f"{e.what}; planned anew")
@@ -80,17 +88,20 @@ def run(
 
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@options.labels
 @options.detach
 @options.follow
 @options.runs_dir
-def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) -> None:
+def submit(directory: Path, name: str, tags: tuple[str, ...], detach: bool, follow: bool, runs_dir: str | None) -> None:
     """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
     from launcher.planning import run_files
+    from launcher.records import run_directory
 
     _refuse_both(detach, follow)
-    root = find_root()
+    root, labels = find_root(), run_directory.labels(name, tags)
     prepared = run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:]))
-    _go(root, prepared, detach, follow, _ensured(root, prepared))
+    after = _ensured(root, prepared)
+    _go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after)
 
 
 @click.command()

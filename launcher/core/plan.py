@@ -13,6 +13,7 @@ from launcher.artifacts.detection import Artifact
 from launcher.catalog.cache_location import MegatronCache
 from launcher.catalog.conflicts import Conflict
 from launcher.catalog.definitions import Graceful, Step
+from launcher.catalog.log_lines import LogLine
 from launcher.catalog.profiles import Profile, SlurmProfile
 from launcher.catalog.releases import Wired
 from launcher.core.arguments import Arguments
@@ -313,6 +314,14 @@ class GpuRequest(Noun, frozen=True, kw_only=True):
     all: bool = False
 
 
+class Metrics(Noun, frozen=True, kw_only=True):
+    """Which lines of the log tell a step's numbers, and tokens of a row, where they are known: a library that says how
+    many rows a step had says tokens a second by that."""
+
+    lines: list[LogLine] = []
+    sequence_length: int | None = None
+
+
 class Plan(Noun, frozen=True, kw_only=True):
     """Everything resolved. What the container reads of it is /slipway/plan.json, the same text.
 
@@ -356,6 +365,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     secrets: list[str]
     needs: list[Requirement] = []
     makes: Requirement | None = None
+    metrics: Metrics = Metrics()
 
     @property
     def secrets_folder(self) -> str:

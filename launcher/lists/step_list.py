@@ -16,11 +16,15 @@ from launcher.catalog.definitions import ArtifactType, Input, Step
 from launcher.catalog.profiles import Profile
 from launcher.core.plan import Plan
 from launcher.lists import profile_list
+from launcher.records.metrics import Measured
+from launcher.records.run_directory import Record
 from slipway import canonical
 from slipway.errors import Exit, SlipwayError, nearest, visible
 from slipway.project import Root
 
-KINDS: dict[str, Any] = {"matrix": Matrix, "profile": Profile, "step": Step}
+KINDS: dict[str, Any] = {
+    "matrix": Matrix, "profile": Profile, "step": Step, "record": Record, "metrics": Measured
+}  # fmt: skip
 BY_PLACE = {"step": ("id", "folder"), "profile": ("name", "file")}  # what a file does not say of itself
 
 

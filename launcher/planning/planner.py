@@ -20,6 +20,7 @@ from launcher.core.plan import (
     EngineInfo,
     HostInfo,
     LaunchSpec,
+    Metrics,
     Mount,
     Plan,
     PlanShape,
@@ -80,6 +81,7 @@ def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
         secrets=sorted(spec.profile.secrets),
         needs=needed,
         makes=spec.makes,
+        metrics=_metrics(spec),
     )
 
 
@@ -122,6 +124,11 @@ def _inside(need: Requirement, spec: LaunchSpec, seen: Probed) -> str:
     if need in spec.needs:
         return container_path(seen.artifacts[need.input])
     return posixpath.join(cache_location.TARGET, posixpath.basename(need.place))
+
+
+def _metrics(spec: LaunchSpec) -> Metrics:
+    length = config_values.settings(spec).get("sequence_length") if spec.step.metrics else None
+    return Metrics(lines=spec.step.metrics, sequence_length=length)
 
 
 def limits(profile: Profile, engine: EngineInfo) -> dict[str, int]:

@@ -44,17 +44,19 @@ class Result(Report, frozen=True, kw_only=True):
     checkpoint: str | None = None
     path: str | None = None
     steps: int | None = None
+    total_steps: int | None = None
     first_loss: float | None = None
     last_loss: float | None = None
     not_finite: dict[str, str] = {}
 
     def loss(self) -> str:
         """How the loss went; empty where no step was trained: stopped early, or resumed when nothing was left to do."""
-        first, last = self._number("first_loss"), self._number("last_loss")
+        first, last = self.number("first_loss"), self.number("last_loss")
         steps = "?" if self.steps is None else self.steps
         return f"{first} -> {last} in {steps} steps" if last else ""
 
-    def _number(self, key: str) -> str:
+    def number(self, key: str) -> str:
+        """A loss for people; empty where it is not known."""
         value = getattr(self, key)
         return self.not_finite.get(key, "") if value is None else f"{value:.3f}"
 

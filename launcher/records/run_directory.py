@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -44,6 +45,8 @@ from slipway.yamldoc import Noun
 State = Literal["submitted", "ended"]
 STAMP = "%Y%m%dT%H%M%SZ"  # with which an id begins
 _ID = re.compile(r"(\d{8}T\d{6}Z)-(.+-[0-9a-f]{6})(?:-(\d{1,9}))?")
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+LONGEST_TAG = 200
 SHOWN, MOST = 10, 2000  # of runs that a part of an id fits; of ids that are compared with one that is not there
 RECORD_LIMIT = 64 * 2**20  # bytes: a plan, a request and all reports at their longest
 
@@ -111,10 +114,34 @@ class Record(Noun, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     versions: dict[str, Any] = {}
     config: str = ""
+    name: str = ""
+    tags: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         if self.engine.kind != self.plan.profile.kind:
             raise ValueError(f"the engine is {self.engine.kind!r}, the profile is for {self.plan.profile.kind}")
+
+
+class Labels(Noun, frozen=True, kw_only=True):
+    """What its user calls a run: a name by which commands find it while no other has it, and tags."""
+
+    name: str = ""
+    tags: dict[str, str] = {}
+
+
+def labels(name: str, tags: Iterable[str]) -> Labels:
+    """Of `--name NAME` and `--tag KEY[=VALUE]`. Raises SlipwayError 64."""
+    pairs = dict(tag.partition("=")[::2] for tag in tags)
+    for option, word in (("--name", name), *(("--tag", key) for key in pairs)):
+        if (word or option == "--tag") and not _LABEL.fullmatch(word):
+            remedy = "begin with a letter; up to 64 letters, digits, '.', '_' and '-' may stand there"
+            raise SlipwayError(Exit.WORDS, f"{word!r} is no {option[2:]}", where=option, remedy=remedy)
+    if name == "last":
+        raise SlipwayError(Exit.WORDS, "'last' is the newest run", where="--name", remedy="take another name")
+    if odd := next((value for value in pairs.values() if not value.isprintable() or len(value) > LONGEST_TAG), None):
+        what = f"{odd[:LONGEST_TAG]!r} is no value: expected at most {LONGEST_TAG} characters that can be printed"
+        raise SlipwayError(Exit.WORDS, what, where="--tag")
+    return Labels(name=name, tags=pairs)
 
 
 class _Event(msgspec.Struct):
@@ -171,6 +198,18 @@ class Run:
         """Whether `event(what)` was written; what is no event, such as a line that a kill cut off, does not count."""
         lines = (inbox.read(self.path, "events.jsonl", RECORD_LIMIT) or b"").splitlines()
         return any(_event(line) == what for line in lines if what.encode() in line)
+
+    def call(self, name: str) -> None:
+        """Leaves the run's name beside its record, so that it is found without reading all records."""
+        if name:
+            write_atomic(self.path / "name", f"{name}\n", PRIVATE)
+
+    @property
+    def name(self) -> str:
+        """Empty where it has none that can be read."""
+        with contextlib.suppress(SlipwayError):
+            return (inbox.read_text(self.path, "name", LONGEST_TAG) or "").strip()
+        return ""
 
     @contextlib.contextmanager
     def lock(self, wait: bool = False, name: str = "lock") -> Iterator[bool]:
@@ -274,7 +313,7 @@ def order(run_id: str) -> tuple[str, str, int]:
 
 
 def find(runs: Path, name: str, *others: Path) -> Run:
-    """A run by its id, a part that no other id has, its directory, or `last`, in `runs` and in `others`.
+    """A run by its id, its name, a part that no other id has, its directory, or `last`, in `runs` and in `others`.
 
     Raises SlipwayError 64, 66, 77.
     """
@@ -288,7 +327,8 @@ def find(runs: Path, name: str, *others: Path) -> Run:
     found = list_runs(folders)
     if name == "last" and found:
         return found[-1]
-    fitting = [run for run in found if run.id == name] or [run for run in found if name and name in run.id]
+    fitting = [run for run in found if run.id == name] or _called(found, name)
+    fitting = fitting or [run for run in found if name and name in run.id]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -299,6 +339,11 @@ def find(runs: Path, name: str, *others: Path) -> Run:
     ids = [run.id for run in found]
     remedy = nearest(name, ids[-MOST:]) if ids else "nothing has been launched from here yet; see also --runs-dir"
     raise SlipwayError(Exit.NO_INPUT, f"there is no run {name!r}", where=str(runs), remedy=remedy)
+
+
+def _called(runs: list[Run], name: str) -> list[Run]:
+    """Those of that name; of most runs there is no file to read."""
+    return [r for r in runs if os.path.lexists(f"{r.path}/name") and r.name == name] if _LABEL.fullmatch(name) else []
 
 
 def _told_apart(runs: list[Run]) -> list[str]:
@@ -326,7 +371,8 @@ def _check_readable(path: Path) -> None:
 
 def list_runs(folders: Iterable[Path]) -> list[Run]:
     """The runs of several folders, oldest first."""
-    return sorted((Run(f / i) for f in folders for i in list_ids(f)), key=lambda run: order(run.id))
+    filled = [runs for folder in folders if (runs := [Run(folder / run_id) for run_id in list_ids(folder)])]
+    return filled[0] if len(filled) == 1 else sorted(itertools.chain(*filled), key=lambda run: order(run.id))
 
 
 def list_ids(runs: Path) -> list[str]:

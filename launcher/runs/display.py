@@ -1,17 +1,14 @@
-"""Runs for people: list, show, logs, and the lines at a run's end."""
+"""A run for people: show, logs, and the lines at its end."""
 
 from __future__ import annotations
 
 import datetime
-import itertools
 import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,82 +18,12 @@ from launcher.core.plan import RUN_DIR
 from launcher.engines import logfiles, slurmjobs
 from launcher.records import run_directory
 from launcher.records.run_directory import Record, Run
-from launcher.runs import lifecycle
-from slipway import canonical, inbox
+from launcher.runs import lifecycle, progress
+from slipway import inbox
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError, visible
 from slipway.inbox import Damaged
 from slipway.project import find_root
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which runs are listed: in one of these states, of a step of one of these ids or folders; the newest of those."""
-
-    states: Sequence[str] = ()
-    steps: Sequence[str] = ()
-    most: int | None = None
-
-    def __call__(self, row: _Row) -> bool:
-        """A state with a reason, `pending (Priority)`, is known by its first words."""
-        step = row.record.plan.step if row.record else ""
-        return (not self.states or any(row.state == s or row.state.startswith(f"{s} (") for s in self.states)) and (
-            not self.steps or any(f"{step}/".startswith(f"{s.rstrip('/')}/") for s in self.steps)
-        )
-
-
-def list_runs(folders: list[Path], as_json: bool, wanted: Wanted) -> None:
-    """One line a run: id, state, exit code, loss, and what is wrong with what it left."""
-    found = run_directory.list_runs(folders)
-    rows: Iterable[_Row] = filter(wanted, map(_row, found))
-    if wanted.most is not None:  # from the newest on, so that no more are looked at than are listed
-        rows = reversed(list(itertools.islice(filter(wanted, map(_row, reversed(found))), wanted.most)))
-    for row in rows:
-        click.echo(canonical.dumps(row.facts) if as_json else visible(row.line))
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A run in the list. `record`: None where there is none, or none that can be read."""
-
-    run: Run
-    record: Record | None
-    state: str
-    damaged: list[str]
-
-    @property
-    def line(self) -> str:
-        outcome = self.record.outcome if self.record else None
-        code = "" if outcome is None else f"exit {outcome.exit_code}"
-        line = f"{self.run.id:<58} {self.state:<15} {code:<9} {_loss(self.record)}".rstrip()
-        if not self.damaged:
-            return line
-        return line + (f": {self.damaged[0]}" if outcome is None else f" damaged: {'; '.join(self.damaged)}")
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        outcome = self.record.outcome if self.record else None
-        return {
-            "run": self.run.id,
-            "state": self.state,
-            "step": self.record.plan.step if self.record else None,
-            "exit_code": outcome.exit_code if outcome else None,
-            "cause": outcome.cause if outcome else None,
-            "reason": outcome.reason if outcome else None,
-            "directory": str(self.run.path),
-            "damaged": self.damaged,
-        }
-
-
-def _row(run: Run) -> _Row:
-    """How a run stands; one that is broken, or whose engine is dead, hides no other."""
-    try:
-        record, state = lifecycle.refresh(run)
-    except SlipwayError as e:
-        file = e.where.removeprefix(f"{run.path}/") if e.where.startswith(f"{run.path}/") else ""
-        what = f"{file}: {e.what}" if file else e.what
-        return _Row(run, None, "damaged" if isinstance(e, Damaged) else "unknown", [what])
-    return _Row(run, record, state, record.outcome.damaged if record and record.outcome else [])
 
 
 def show(run: Run, as_json: bool) -> None:
@@ -121,8 +48,12 @@ def _print(*lines: str) -> None:
 def _story(run: Run, record: Record, state: str) -> Iterator[str]:
     plan = record.plan
     yield f"run        {run.id}"
+    if called := [record.name, *(f"{key}={value}" if value else key for key, value in record.tags.items())]:
+        yield from (f"name       {' '.join(filter(None, called))}" for _ in range(any(called)))
     yield f"state      {state}"
     yield from _end_lines(run, record)
+    if record.outcome is None and (line := progress.of(run, record).line):
+        yield f"progress   {line}"
     yield f"image      {plan.library}/{plan.release}-{plan.flavour}, {plan.image}"
     if plan.gpus:
         yield f"gpus       {', '.join(plan.gpus.uuids or plan.gpus.ids)}"

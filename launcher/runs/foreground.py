@@ -21,6 +21,7 @@ from typing import Literal
 
 from launcher.engines import Connection
 from launcher.planning.run_files import Prepared
+from launcher.records import metrics
 from launcher.records.run_directory import Record, Run
 from launcher.runs import lifecycle
 from slipway.console import say_now
@@ -57,7 +58,7 @@ def run(prepared: Prepared, show: Callable[[bytes], None] | None = None) -> tupl
     try:
         with lifecycle.submitted(prepared) as (run, engine):
             say_now(f"run {run.id}")
-            copies = _copies(run, prepared.engine.KEEPS_LOG) | {"stdout": show or _print}
+            copies = _copies(run, prepared) | {"stdout": show or _print}
             for follow in (partial(_stream, run, engine, events, copies), partial(_await_end, run, engine, events)):
                 threading.Thread(target=follow, daemon=True).start()
             _serve(run, engine, events)
@@ -102,9 +103,10 @@ def _await_end(run: Run, engine: Connection, events: _Events) -> None:
         events.put(_Event("run over", error=e))
 
 
-def _copies(run: Run, kept: bool) -> dict[str, Callable[[bytes], None]]:
+def _copies(run: Run, prepared: Prepared) -> dict[str, Callable[[bytes], None]]:
     """Where the log goes beside stdout, which may wait for its reader: logs/step.log where the engine keeps the log."""
-    return {"the log's copy in the run directory": partial(_append, run.log)} if kept else {}
+    kept = {"the log's copy in the run directory": partial(_append, run.log)} if prepared.engine.KEEPS_LOG else {}
+    return kept | {metrics.FILE: metrics.Follower(run, prepared.plan)}
 
 
 def _stream(run: Run, engine: Connection, events: _Events, copies: dict[str, Callable[[bytes], None]]) -> None:

@@ -19,7 +19,7 @@ from launcher.catalog import fabrics
 from launcher.core.plan import RUN_DIR, Plan
 from launcher.engines import Connection, Status, logfiles
 from launcher.planning.run_files import Prepared, write_run_files
-from launcher.records import container_reports, outcome, outputs, run_directory, run_secrets, store
+from launcher.records import container_reports, metrics, outcome, outputs, run_directory, run_secrets, store
 from launcher.records.container_reports import Reports
 from launcher.records.leases import Holder
 from launcher.records.outcome import End, Ended
@@ -53,6 +53,7 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
                 _make_cached(prepared, run)
                 output = _claim_output(prepared, run, made)
                 write_run_files(prepared, run.path)
+                run.call(prepared.labels.name)
                 request = prepared.engine.fill(prepared.request, run)
                 _make_folders(prepared.plan, run, made)
                 run.write(_first_record(prepared, run, request))
@@ -152,6 +153,8 @@ def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Reco
         slipway=__version__,
         argv=list(prepared.argv),
         submitted=run_directory.now(),
+        name=prepared.labels.name,
+        tags=prepared.labels.tags,
     )
 
 
@@ -201,6 +204,7 @@ def collect(run: Run, engine: Connection) -> Record:
         if status.state == "exited" and engines.of(record.engine.kind).KEEPS_LOG:
             with _recorded(run):
                 _save_log(run, engine)
+        metrics.update(run, record.plan)
         told = container_reports.read(run.path)
         known = _outcome(run, record.plan, status, told)
         record = msgspec.structs.replace(

@@ -437,7 +437,7 @@ def told(tree: Tree, run: Run) -> tuple[str, int, str]:
     words = outcome["end"], outcome["exit_code"], outcome["reason"]
     assert words == (row["state"], row["exit_code"], row["reason"]) and outcome == run.outcome
     state, code, reason = words
-    assert f"state      {state}\n" in shown and re.search(rf" {state} +exit {code}\b", line), (shown, line)
+    assert f"state      {state}\n" in shown and re.search(rf" {re.escape(state)} +{code}\b", line), (shown, line)
     why = f" ({outcome['cause']}: {reason})" if code else ""
     assert f": exit {code}{why}\n" in shown, shown
     return words

@@ -49,6 +49,20 @@ def test_every_step_has_a_line_with_its_loss(finished: Finished) -> None:
         assert f"step {step}/{STEPS} | epoch 0 | loss " in finished.done.out
 
 
+def test_the_numbers_of_every_step_are_kept(finished: Finished, tree: Tree) -> None:
+    """Read from the log while it came, by the launcher that stayed."""
+    lines = [json.loads(line) for line in (finished.run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["steps"]) for line in lines] == [(n, STEPS) for n in range(1, STEPS + 1)]
+    for line in lines:
+        assert all(line[name] > 0 for name in ("loss", "grad_norm", "lr", "tokens_per_s", "step_s")), line
+        assert line["not_finite"] == {} and line["memory_bytes"] is not None
+    assert f"{lines[-1]['loss']:.3f}" == f"{finished.run.outcome['result']['last_loss']:.3f}"
+    (row,) = (
+        row for row in map(json.loads, tree.launch("runs", "--json").out.splitlines()) if row["run"] == finished.run.id
+    )
+    assert (row["steps_done"], row["steps"]) == (STEPS, STEPS)
+
+
 def test_the_end_says_what_a_person_wants_to_know(finished: Finished, tree: Tree) -> None:
     last = finished.done.err[finished.done.err.index(f"run        {finished.run.id}") :]
     assert f"run        {finished.run.id}: done\n" in last
@@ -94,7 +108,7 @@ def test_other_processes_find_it(finished: Finished, tree: Tree) -> None:
     assert shown.code == 0 and "state      done\n" in shown.out and "sft/automodel: exit 0" in shown.out
     assert json.loads(tree.launch("show", finished.run.id, "--json").out) == finished.run.record
     listed = tree.launch("runs").out.splitlines()
-    assert [line.split()[1:4] for line in listed if line.startswith(finished.run.id)] == [["done", "exit", "0"]]
+    assert [line.split()[1:3] for line in listed if line.startswith(finished.run.id)] == [["done", "0"]]
     assert tree.launch("logs", finished.run.id).out == finished.done.out == finished.run.log
 
 
