@@ -1,5 +1,5 @@
-"""The `launch` command: `running` are the commands that run something, `rehearsing` tries a launch out, `looking` are
-those that look, `caching` those about converted models."""
+"""The `launch` command: `running` are the commands that run something, `repeating` those that do so again, `rehearsing`
+tries a launch out, `looking` are those that look, `caching` those about converted models."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from launcher.cli import caching, looking, rehearsing, running
+from launcher.cli import caching, looking, rehearsing, repeating, running
 from slipway.console import Group, command_group
 from slipway.errors import nearest
 
 COMMANDS = {
-    "Run": [running.run, rehearsing.rehearse, running.submit],
+    "Run": [running.run, rehearsing.rehearse, running.submit, repeating.resume],
     "Watch": [looking.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],

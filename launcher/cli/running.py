@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from slipway.project import find_root
 @options.planning
 @click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
 @click.option("--rehearse", is_flag=True, help="First `launch rehearse` it; submit only what passes.")
+@options.after
 @options.detach
 @options.follow
-@click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
+@options.dry_run
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: the request as JSON.")
 @click.option("-o", "directory", type=click.Path(path_type=Path), help="Write the run directory there; submit nothing.")
 def run(
+    after: tuple[str, ...],
     detach: bool,
     follow: bool,
     dry_run: bool,
@@ -36,13 +39,15 @@ def run(
     **given: Any,
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
-    from launcher.core import gpus
     from launcher.planning import preparation, run_files
 
     if rehearse and dry_run:
         raise SlipwayError(Exit.WORDS, "--rehearse and --dry-run: one of them")
+    if after and directory:
+        raise SlipwayError(Exit.WORDS, "--after and -o: one of them", remedy="submit it when that has ended")
     root = find_root()
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
+    jobs = options.await_runs(root, asked, after, dry_run)
     prepared = preparation.prepare(root, asked)
     if not dry_run:
         prepared = preparation.fetched(root, asked, prepared)
@@ -61,15 +66,32 @@ def run(
         if dry_run:
             click.echo(run_files.request_as(prepared, as_json, first), nl=False)
         sys.exit(code or first)
+
+    def again() -> Any:
+        anew = preparation.prepare(root, asked)
+        return _convert(root, asked, anew, dry=False) if convert else anew  # made already
+
+    sys.exit(code or launched(root, prepared, again, detach, follow, jobs))
+
+
+def launched(
+    root: Any, prepared: Any, again: Callable[[], Any], detach: bool, follow: bool, after: Sequence[str] = ()
+) -> int:
+    """Submits what nothing stops, and stays with it where that is asked for; the exit code.
+
+    `again`: plans it anew, where another run has taken its GPUs meanwhile. `after`: jobs that have to end well first.
+    """
+    from launcher.core import gpus
+
+    code = 0
     while not code:
         try:
-            return _go(root, prepared, detach, follow)
+            return _go(root, prepared, detach, follow, after)
         except gpus.Taken as e:
             say(f"{e.what}; planned anew")
-            prepared = preparation.prepare(root, asked)
-            prepared = _convert(root, asked, prepared, dry=False) if convert else prepared  # made already
+            prepared = again()
             code = options.report(prepared)
-    sys.exit(code)
+    return code
 
 
 @click.command()
@@ -82,7 +104,7 @@ def submit(directory: Path, detach: bool, follow: bool, runs_dir: str | None) ->
     from launcher.planning import run_files
 
     root = find_root()
-    _go(root, run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow)
+    sys.exit(_go(root, run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:])), detach, follow))
 
 
 @click.command()
@@ -161,7 +183,8 @@ def _start_conversion(prepared: Any) -> Any:
         return started
 
 
-def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
+def _go(root: Any, prepared: Any, detach: bool, follow: bool, jobs: Sequence[str] = ()) -> int:
+    """Its exit code, or 0 where nobody stays with it. `jobs`: that have to end well before it may start."""
     from launcher.prerequisites import conversions
     from launcher.records import run_directory
     from launcher.runs import lifecycle
@@ -170,14 +193,14 @@ def _go(root: Any, prepared: Any, detach: bool, follow: bool) -> None:
         raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
     after = conversions.ensure(root, prepared, _start_conversion)
     if detach or not (prepared.engine.ATTACHED or follow):
-        with lifecycle.submitted(prepared, after) as (started, _):
+        with lifecycle.submitted(prepared, after, jobs) as (started, _):
             click.echo(started.id)
         say(f"follow it with: launch logs -f {run_directory.spoken(root, started.path)}")
-        return
-    sys.exit(_finish(prepared, after).outcome.exit_code)
+        return 0
+    return int(_finish(prepared, after, jobs).outcome.exit_code)
 
 
-def _finish(prepared: Any, after: list[str] | None = None) -> Any:
+def _finish(prepared: Any, after: Sequence[str] = (), jobs: Sequence[str] = ()) -> Any:
     """Runs it to its end; its record, which has an outcome."""
     from launcher.runs import display, foreground, lifecycle
 
@@ -185,7 +208,7 @@ def _finish(prepared: Any, after: list[str] | None = None) -> Any:
         finished, record = foreground.run(prepared)
         display.print_end(finished, record)
     else:
-        with lifecycle.submitted(prepared, after or ()) as (finished, _):
+        with lifecycle.submitted(prepared, after, jobs) as (finished, _):
             click.echo(finished.id)
         record = display.follow(finished)
     if record.outcome is None:

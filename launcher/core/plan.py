@@ -15,6 +15,7 @@ from launcher.catalog.definitions import Graceful, Step
 from launcher.catalog.profiles import Profile, SlurmProfile
 from launcher.catalog.releases import Wired
 from launcher.core.arguments import Arguments
+from launcher.core.asked import Former
 from slipway import canonical
 from slipway.findings import Finding
 from slipway.resolver import Configuration
@@ -266,6 +267,7 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     megatron_cache: MegatronCache | None = None
     makes: Converted | None = None
     imposed: dict[str, Any] = {}
+    from_run: dict[str, Former] = {}
     config: Configuration = msgspec.field(default_factory=Configuration)
 
     @property
@@ -312,7 +314,8 @@ class Plan(Noun, frozen=True, kw_only=True):
     """Everything resolved. What the container reads of it is /slipway/plan.json, the same text.
 
     `platform`: what the image is for. `userns`: the container's user namespace, where it is not the engine's usual one.
-    `needs`: what has to be in the cache before the step starts; `makes`: what this run puts there.
+    `needs`: what has to be in the cache before the step starts; `makes`: what this run puts there. `from_run`: input ->
+    the run whose output it was given as.
     """
 
     schema: Literal[1]
@@ -351,6 +354,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     secrets: list[str]
     needs: list[Converted] = []
     makes: Converted | None = None
+    from_run: dict[str, Former] = {}
 
     @property
     def secrets_folder(self) -> str:

@@ -79,6 +79,7 @@ def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
         secrets=sorted(spec.profile.secrets),
         needs=needed,
         makes=spec.makes,
+        from_run=spec.from_run,
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import msgspec
 
 from launcher.catalog import profiles
+from launcher.core.asked import Asked, Former
 from launcher.core.plan import Plan
 from launcher.records import outcome
 from launcher.records.container_reports import Result
@@ -95,7 +96,11 @@ class EngineUsed(Noun, frozen=True, kw_only=True):
 
 
 class Record(Noun, frozen=True, kw_only=True):
-    """record.json: alone enough to understand a run, and to repeat it."""
+    """record.json: alone enough to understand a run, and to repeat it.
+
+    `asked`: None of what is no launch of its own (a rehearsal, a conversion for a cache), and in older records.
+    `resumed_by`: runs that have gone on from it.
+    """
 
     schema: Literal[1]
     run: str
@@ -111,6 +116,8 @@ class Record(Noun, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     versions: dict[str, Any] = {}
     config: str = ""
+    asked: Asked | None = None
+    resumed_by: list[Former] = []
 
     def __post_init__(self) -> None:
         if self.engine.kind != self.plan.profile.kind:

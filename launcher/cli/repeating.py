@@ -1,0 +1,97 @@
+"""The commands that launch again what the record of a run says."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher.cli import options, running
+from slipway.console import say
+from slipway.errors import Exit, SlipwayError
+from slipway.project import find_root
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.argument("words", nargs=-1)
+@click.option("--allow-drift", is_flag=True, default=None, help="Accept what is not as it was, or as the lock says.")
+@options.after
+@options.detach
+@options.follow
+@options.dry_run
+@options.runs_dir
+def resume(
+    run_name: str,
+    words: tuple[str, ...],
+    allow_drift: bool | None,
+    after: tuple[str, ...],
+    detach: bool,
+    follow: bool,
+    dry_run: bool,
+    runs_dir: str | None,
+) -> None:
+    """Go on with a run that has ended: the same launch, from its last checkpoint.
+
+    \b
+    launch resume last
+    launch resume 5c7673 max_steps=200
+
+    Step, profile, inputs, words and output are those of its record; WORDS are added, or replace those of the same name.
+    """
+    from launcher.planning import preparation, repeating
+    from launcher.runs import lifecycle
+
+    root = find_root()
+    run = options.find_run(run_name, runs_dir)
+    record, state = lifecycle.refresh(run)
+    if not run.ours:
+        raise SlipwayError(Exit.NOT_PERMITTED, "is another user's run", where=str(run.path))
+    if record is None:
+        raise SlipwayError(Exit.NO_INPUT, f"there is nothing to go on with: {state}", where=str(run.path))
+    if record.outcome is None:
+        remedy = f"launch wait {run.id}, or launch cancel {run.id}"
+        raise SlipwayError(Exit.TRY_AGAIN, f"run {run.id} goes on: {state}", remedy=remedy)
+    argv, folder = tuple(sys.argv[1:]), runs_dir or str(run.path.parent)
+    asked = repeating.resumed(run, record, words, allow_drift=allow_drift, runs_dir=folder, argv=argv)
+    jobs = options.await_runs(root, asked, after, dry_run)
+    prepared = preparation.prepare(root, asked)
+    if not _progress(prepared, record, bool(words)):
+        sys.exit(Exit.OK)
+    sys.exit(_launched(root, prepared, asked, detach, follow, dry_run, jobs))
+
+
+def _progress(prepared: Any, record: Any, changed: bool) -> bool:
+    """Says which steps are left, where that is known; whether any are. `changed`: the launch is not quite the same."""
+    from launcher.planning import repeating
+
+    asked = prepared.spec.step.resume
+    at = repeating.reached(Path(prepared.plan.output), asked) if asked else None
+    most = repeating.total(prepared.spec)
+    told = record.outcome.result.get("total_steps")
+    if not changed and type(told) is int:  # the epochs may end before the steps do
+        most = told
+    if at is None or most is None:
+        return True
+    if at >= most:
+        say(f"nothing to do: at step {at} of {most}")
+        return False
+    say(f"steps {at + 1} to {most}")
+    return True
+
+
+def _launched(root: Any, prepared: Any, asked: Any, detach: bool, follow: bool, dry_run: bool, jobs: list[str]) -> int:
+    """Prints it, or submits it; the exit code."""
+    from launcher.planning import preparation, run_files
+
+    if not dry_run:
+        prepared = preparation.fetched(root, asked, prepared)
+    code = options.report(prepared)
+    if dry_run:
+        first = 0 if code else options.report_conversions(root, prepared, quiet=False)
+        click.echo(run_files.request_as(prepared, False, first), nl=False)
+        return code or first
+    return code or running.launched(root, prepared, partial(preparation.prepare, root, asked), detach, follow, jobs)

@@ -1,0 +1,282 @@
+"""Runs that follow others: launch resume, run:RUN as an input, --after, launch replay. By the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from helpers import Engine, Inputs, Project, errors, record_of, tree, write_chat_model
+from test_outputs import checkpointed, controller
+
+from launcher.catalog.definitions import Resume
+from launcher.core.asked import Asked
+from launcher.core.plan import Plan
+from launcher.planning import repeating
+from launcher.records import outputs
+from launcher.records.run_directory import Outcome, Run
+
+STEP = "sft/automodel"
+ID = "20260101T000000Z-sft.automodel-aaaaaa"
+DONE = Outcome(exit_code=0, cause="step", reason="done", result={"steps": 10, "total_steps": 10})
+STOPPED = Outcome(exit_code=130, cause="signal", reason="stopped", result={"steps": 10, "total_steps": 40})
+FAILED = Outcome(exit_code=3, cause="step", reason="the step failed: ValueError: no")
+
+
+def replaced(outcome: Outcome, **changes: Any) -> Outcome:
+    return msgspec.structs.replace(outcome, **changes)
+
+
+def ended(project: Project, outcome: Outcome | None, *words: str, run_id: str = ID) -> Run:
+    """A run of `launch WORDS` with that outcome, in the project's runs; its plan is what `-o` writes."""
+    run = Run(project.path / "runs" / run_id)
+    done = project.launch("-o", str(run.path), *words)
+    assert done.code == 0, done
+    plan = msgspec.json.decode((run.path / "plan.json").read_bytes(), type=Plan)
+    asked = msgspec.json.decode((run.path / "asked.json").read_bytes(), type=Asked)
+    state: Any = "ended" if outcome else "submitted"
+    run.write(record_of(run, plan, project.env["DOCKER_HOST"], state=state, outcome=outcome, asked=asked))
+    (run.path / "lock").touch()
+    run.event("started")
+    if outcome:
+        run.event("ended")
+    return run
+
+
+def signed(run: Run) -> Path:
+    """What the run would have left in its output: a checkpoint after ten steps, and its name."""
+    record = run.record()
+    assert record
+    out = checkpointed(repeating.output(run, record.plan))
+    outputs.sign(out, outputs.of_plan(record.plan, run))
+    return out
+
+
+def dry(project: Project, *words: str) -> tuple[int, str, str]:
+    """Exit code and words of a dry run, and the request that it prints."""
+    before = tree(project.path)
+    done = project.launch("--dry-run", *words)
+    assert tree(project.path) == before
+    return done.code, errors(done.stderr), done.stdout
+
+
+def planless(request: str) -> list[str]:
+    """The lines of a request but for the plan's hash, which is another where the plan says more."""
+    return [line for line in request.splitlines() if "slipway.plan=" not in line]
+
+
+def test_a_run_goes_on_as_it_was_launched(project: Project, inputs: Inputs, built: Engine, tmp_path: Path) -> None:
+    """Whatever has become of the file of `-c`, and from any folder."""
+    (tmp_path / "mine.yaml").write_text("optimizer: {lr: 0.5}\n")
+    words = (STEP, *inputs.words, f"output={tmp_path}/out", "max_steps=40", "dataset.seq_length=77")
+    words += ("-c", "tiny", "-c", str(tmp_path / "mine.yaml"), "--env", "MINE=1", "--procs", "2")
+    run = ended(project, STOPPED, *words)
+    signed(run)
+    expected = dry(project, *words, "--resume")
+    (tmp_path / "mine.yaml").unlink()
+    code, said, request = dry(project, "resume", "last")
+    assert built.address
+    assert (code, said, request) == (0, "steps 11 to 40\n", expected[2])
+
+
+def test_words_are_added_or_replaced(project: Project, inputs: Inputs, built: Engine, tmp_path: Path) -> None:
+    words = (STEP, *inputs.words, f"output={tmp_path}/out", "max_steps=40", "-c", "tiny")
+    signed(ended(project, STOPPED, *words))
+    code, said, request = dry(project, "resume", "aaaaaa", "max_steps=200", "optimizer.lr=0.1")
+    assert built.address
+    assert (code, said) == (0, "steps 11 to 200\n")
+    again = (STEP, *inputs.words, f"output={tmp_path}/out", "-c", "tiny", "--resume")
+    assert request == dry(project, *again, "max_steps=200", "optimizer.lr=0.1")[2]
+    (other := tmp_path / "other").mkdir()
+    code, said, _ = dry(project, "resume", "last", f"model={write_chat_model(other / 'm')}", "seed=3")
+    assert code == 0, "the same content is the same model"
+    code, said, _ = dry(project, "resume", "last", f"train={_longer(inputs, tmp_path)}")
+    assert code == 65 and f"run {ID} made what is there with another train: " in said, said
+    assert dry(project, "resume", "last", "--allow-drift", f"train={tmp_path}/longer.jsonl")[0] == 0
+
+
+def _longer(inputs: Inputs, tmp_path: Path) -> Path:
+    path = tmp_path / "longer.jsonl"
+    path.write_text(inputs.train.read_text() * 2)
+    return path
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("step", "there", "said"),
+    [
+        ("40", "LATEST", "nothing to do: at step 40 of 40\n"),
+        ("39", "LATEST", "steps 40 to 40\n"),
+        ("39", "", f"run {ID} has saved no checkpoint there, so the run starts from the beginning\n"),
+    ],
+)
+def test_how_far_the_checkpoint_is_is_said(
+    project: Project, inputs: Inputs, tmp_path: Path, step: str, there: str, said: str
+) -> None:
+    """LATEST is a link, or a file with the same name in it; it may lead to where it stands in the container."""
+    run = ended(project, STOPPED, STEP, *inputs.words, f"output={tmp_path}/out", "max_steps=40")
+    out = signed(run)
+    (out / "LATEST").unlink()
+    (out / "epoch_0_step_9").rename(out / f"epoch_1_step_{int(step) - 1}")
+    for make in (Path.symlink_to, Path.write_text):
+        if there:
+            make(out / there, f"/output/epoch_1_step_{int(step) - 1}")
+        code, told, request = dry(project, "resume", "last")
+        (out / "LATEST").unlink(missing_ok=True)
+        assert (code, bool(request)) == (0, not said.startswith("nothing"))
+        assert told.endswith(said) if there else said in project.launch("--dry-run", "resume", "last").stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "pattern", "first", "names", "at"),
+    [
+        ("latest_checkpointed_iteration.txt", "([0-9]+)", 1, {"latest_checkpointed_iteration.txt": "93\n"}, 93),
+        ("latest_checkpointed_iteration.txt", "([0-9]+)", 1, {"latest_checkpointed_iteration.txt": "release\n"}, None),
+        ("step_*", "step_([0-9]+)", 1, {"step_9": "", "step_10": "", "step_11.tmp": ""}, 10),
+        ("LATEST", "", 1, {"LATEST": "epoch_0_step_9"}, None),
+        ("LATEST", "epoch_[0-9]+_step_([0-9]+)", 0, {}, None),
+    ],
+)
+def test_every_library_says_its_step_in_its_own_way(
+    tmp_path: Path, where: str, pattern: str, first: Any, names: dict[str, str], at: int | None
+) -> None:
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    asked = Resume(where=where, set={}, step=pattern, first=first)
+    assert repeating.reached(tmp_path, asked) == at
+
+
+@pytest.mark.usefixtures("built")
+def test_what_cannot_go_on_is_refused(project: Project, inputs: Inputs, tmp_path: Path) -> None:
+    words = (STEP, *inputs.words, f"output={tmp_path}/out")
+    run = ended(project, STOPPED, *words)
+    code, said, _ = dry(project, "resume", "last", f"output={tmp_path}/new")
+    assert code == 64 and f"output={tmp_path}/new: run {ID} goes on in its own output\n" in said
+    code, said, _ = dry(project, "resume", "last", "max_stepz=3")
+    assert code == 64 and "did you mean 'max_steps'?" in said
+    record = run.record()
+    assert record
+    run.write(msgspec.structs.replace(record, asked=None))
+    code, said, _ = dry(project, "resume", "last")
+    assert code == 65 and f"run {ID}: the record does not say what was asked for: " in said
+    assert f"launch --resume {STEP} … output={tmp_path}/out" in said
+
+
+@pytest.fixture
+def queue(project: Project, words: tuple[str, ...]) -> tuple[str, ...]:
+    """`launch` of a job of Slurm, whose sbatch writes down its words; the controller says that each is running."""
+    project.program("sbatch", f'echo "$@" >>{project.path}/../asked; echo 7')
+    project.program("squeue", "exit 0")
+    for name in ("cat", "bash"):
+        (Path(project.env["PATH"]) / name).symlink_to(str(shutil.which(name)))
+    controller(project, "RUNNING", "Reason=None")
+    return ("--profile", "slurm-pyxis", *words[:-1])
+
+
+def test_a_run_that_goes_on_is_not_resumed(project: Project, queue: tuple[str, ...]) -> None:
+    assert project.launch(*queue).code == 0
+    done = project.launch("resume", "last")
+    assert done.code == 75 and "goes on: running\n  launch wait 2" in done.stderr, done
+
+
+def test_both_records_name_each_other(project: Project, queue: tuple[str, ...], tmp_path: Path) -> None:
+    first = project.launch(*queue, f"output={tmp_path}/out", "max_steps=40")
+    controller(project, "CANCELLED", "Reason=None")
+    (tmp_path / "out" / "step_9").mkdir()
+    second = project.launch("resume", "last")
+    assert second.code == 0 and "steps 10 to 40\n" in second.stderr, second
+    records = {r.parent.name: json.loads(r.read_text()) for r in (project.path / "runs").glob("*/record.json")}
+    before, after = first.stdout.strip(), second.stdout.strip()
+    assert [run["run"] for run in records[before]["resumed_by"]] == [after]
+    assert records[after]["asked"]["resumes"] == {"run": before, "directory": str(project.path / "runs" / before)}
+    assert records[after]["plan"]["resume"] and records[after]["plan"]["output"] == f"{tmp_path}/out"
+    shown = project.launch("show", after).stdout, project.launch("show", before).stdout
+    assert f"\nresumes    {before}\n" in shown[0] and f"\nresumed by {after}\n" in shown[1]
+    (tmp_path / "out" / "step_40").mkdir()
+    controller(project, "CANCELLED", "Reason=None")
+    third = project.launch("resume", "last")
+    assert (third.code, third.stdout) == (0, "") and "nothing to do: at step 40 of 40\n" in third.stderr
+
+
+@pytest.mark.usefixtures("built")
+def test_what_a_run_has_made_is_an_input(project: Project, inputs: Inputs, tmp_path: Path) -> None:
+    made = write_chat_model(tmp_path / "made")
+    (made / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "made": 1}')
+    ended(project, replaced(DONE, checkpoint=str(made)), STEP, *inputs.words)
+    for name in ("last", "aaaaaa", ID):
+        code, said, request = dry(project, STEP, inputs.words[0], f"model=run:{name}")
+        assert (code, said) == (0, f"note: model=: of run {ID}, {made}\n")
+        assert planless(request) == planless(dry(project, STEP, inputs.words[0], f"model={made}")[2])
+    assert project.launch("-o", str(tmp_path / "d"), STEP, inputs.words[0], "model=run:last").code == 0
+    plan = json.loads((tmp_path / "d" / "plan.json").read_text())
+    assert plan["from_run"] == {"model": {"run": ID, "directory": str(project.path / "runs" / ID)}}
+    assert plan["inputs"]["model"]["path"] == str(made)
+    code, said, _ = dry(project, STEP, "train=run:last", inputs.words[1])
+    assert code == 65 and f"train={made}: " in said and "checkpoint_hf" in said, said
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("outcome", "code", "what"),
+    [
+        (FAILED, 66, f"run {ID} has not ended well: failed (the step failed: ValueError: no)\n"),
+        (replaced(STOPPED, checkpoint="/c"), 66, "launch resume {ID}; or name what it left yourself: /c\n"),
+        (DONE, 66, f"run {ID} ({STEP}) has reported no output\n"),
+    ],
+)
+def test_a_run_that_has_made_nothing_is_no_input(
+    project: Project, inputs: Inputs, outcome: Outcome, code: int, what: str
+) -> None:
+    ended(project, outcome, STEP, *inputs.words)
+    done = project.launch("check", STEP, inputs.words[0], "model=run:aaaaaa")
+    assert done.code == code and what.replace("{ID}", ID) in done.stderr, done
+    assert f"error: model=run:{project.path}/runs/{ID}: run {ID} " in done.stderr
+
+
+@pytest.mark.usefixtures("built")
+def test_a_run_that_there_is_not_is_no_input(project: Project, inputs: Inputs) -> None:
+    done = project.launch("check", STEP, inputs.words[0], "model=run:ffffff")
+    assert done.code == 66 and "there is no run 'ffffff'" in done.stderr
+
+
+def test_a_job_waits_for_others_to_end_well(project: Project, queue: tuple[str, ...], tmp_path: Path) -> None:
+    """One that goes on is Slurm's to wait for; one that has ended well is no more to be waited for."""
+    first = project.launch(*queue).stdout.strip()
+    second = project.launch(*queue, "--after", first)
+    assert second.code == 0, second
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert "--dependency" not in asked[0]
+    assert "--dependency=afterok:7 --kill-on-invalid-dep=yes script.sh" in asked[1]
+    events = (project.path / "runs" / second.stdout.strip() / "events.jsonl").read_text()
+    assert '"after": ["7"]' in events
+    controller(project, "CANCELLED", "Reason=None")
+    third = project.launch(*queue, "--after", second.stdout.strip())
+    said = f"error: --after {second.stdout.strip()}: it has not ended well: cancelled (cancelled"
+    assert third.code == 78 and said in third.stderr and len((tmp_path / "asked").read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(DONE, 69), (FAILED, 78), (Outcome(exit_code=75, cause="node", reason="a node failed"), 75)],
+)
+def test_a_launch_starts_only_after_runs_that_have_ended_well(
+    project: Project, inputs: Inputs, outcome: Outcome, code: int
+) -> None:
+    ended(project, outcome, STEP, *inputs.words)
+    done = project.launch(STEP, *inputs.words, "--after", "last")
+    assert done.code == code, done
+    assert (f"--after {ID}: it has not ended well: {outcome.word} (" in done.stderr) == (code != 69)
+    assert [run.name for run in (project.path / "runs").iterdir()] == [ID]
+
+
+def test_words_are_understood_before_anybody_waits(project: Project, queue: tuple[str, ...], inputs: Inputs) -> None:
+    """A profile of another engine has to wait here; with --dry-run nobody does."""
+    run = project.launch(*queue).stdout.strip()
+    done = project.launch(STEP, *inputs.words, "max_stepz=1", "--after", "last")
+    assert done.code == 64 and "did you mean 'max_steps'?" in done.stderr
+    done = project.launch("--dry-run", STEP, *inputs.words, "--after", "last")
+    assert f"note: --after: run {run} is running: the launch would wait for it\n" in done.stderr
