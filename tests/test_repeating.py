@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import Engine, Inputs, Project, errors, record_of, tree, write_chat_model
+from helpers import IMAGE, Engine, Inputs, Project, errors, record_of, tree, write_chat_model
 from test_outputs import checkpointed, controller
 
 from launcher.catalog.definitions import Resume
@@ -280,3 +280,137 @@ def test_words_are_understood_before_anybody_waits(project: Project, queue: tupl
     assert done.code == 64 and "did you mean 'max_steps'?" in done.stderr
     done = project.launch("--dry-run", STEP, *inputs.words, "--after", "last")
     assert f"note: --after: run {run} is running: the launch would wait for it\n" in done.stderr
+
+
+@pytest.fixture
+def copied(project: Project, inputs: Inputs, built: Engine, tmp_path: Path) -> Path:
+    """The record of a run that has ended, alone in a folder, its run directory gone."""
+    assert built.address
+    (tmp_path / "mine.yaml").write_text("optimizer: {lr: 0.5}\n")
+    words = (STEP, *inputs.words, f"output={tmp_path}/out", "max_steps=40", "-c", "tiny", "--env", "MINE=1")
+    run = ended(project, DONE, *words, "-c", str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").unlink()
+    (tmp_path / "copy").mkdir()
+    shutil.move(run.record_file, tmp_path / "copy" / "record.json")
+    shutil.rmtree(run.path)
+    return tmp_path / "copy" / "record.json"
+
+
+def test_a_replay_asks_for_the_same_from_the_record_alone(
+    project: Project, inputs: Inputs, copied: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("optimizer: {lr: 0.5}\n")
+    words = (STEP, *inputs.words, f"output={tmp_path}/out", "max_steps=40", "-c", "tiny", "--env", "MINE=1")
+    expected = dry(project, *words, "-c", str(tmp_path / "mine.yaml"))[2]
+    (tmp_path / "mine.yaml").unlink()
+    assert dry(project, "replay", str(copied), f"output={tmp_path}/out") == (0, "", expected)
+    code, said, request = dry(project, "replay", str(copied))
+    assert (code, said) == (0, "") and 'source="${RUN_DIR}"/output,target=/output' in request
+
+
+def test_inputs_that_moved_are_given_again_and_have_to_be_the_same(
+    project: Project, inputs: Inputs, copied: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    moved = inputs.train.rename(tmp_path / "new" / inputs.train.name)
+    code, said, _ = dry(project, "replay", str(copied))
+    assert code == 66 and f"error: train={inputs.train}: is not there any more (chat_jsonl, fingerprint " in said
+    assert "say where it is now: train=/new/path" in said
+    code, said, request = dry(project, "replay", str(copied), f"train={moved}")
+    assert code == 0 and f"source={moved},target=/inputs/train-" in request, said
+    moved.write_text(moved.read_text() * 2)
+    code, said, _ = dry(project, "replay", str(copied), f"train={moved}")
+    assert code == 65 and f"error: replay of {ID}: input train: {moved} has fingerprint " in said
+    assert dry(project, "replay", str(copied), f"train={moved}", "max_steps=3")[0] == 64
+    shutil.move(moved, tmp_path / "renamed.jsonl")
+    code, said, _ = dry(project, "replay", str(copied), f"train={tmp_path}/renamed.jsonl")
+    assert code == 65 and "as chats.jsonl: a file's name counts\n" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"entry": "f" * 64}, "entry: was automodel/"),
+        ({"image": f"sha256:{'9' * 64}"}, f"image: was sha256:{'9' * 64}, is {IMAGE} now"),
+        ({"files": {"steps/automodel_finetune.py": "0" * 64}}, "code: steps/automodel_finetune.py is another"),
+        ({"files": {"steps/gone.py": "0" * 64}}, "code: steps/gone.py is gone"),
+        (
+            {"env": {"MKL_CBWR": {"value": "AVX512", "by": "launcher"}}},
+            "environment: MKL_CBWR was AVX512, is COMPATIBLE",
+        ),
+        ({"env": {"OTHER": {"value": "1", "by": "profile"}}}, "environment: OTHER was 1, is not set now"),
+        ({"shape": {"nodes": 2, "gpus": 0, "procs": 1}}, "shape: was 2 nodes, 0 GPUs, 1 processes, is 1 nodes"),
+        ({"config": {"remove": ["mine"]}}, 'configuration: remove was ["mine"], is '),
+    ],
+)
+def test_what_differs_is_named_and_refused_unless_it_is_accepted(
+    project: Project, built: Engine, copied: Path, change: dict[str, Any], said: str
+) -> None:
+    record = json.loads(copied.read_text())
+    for key, value in change.items():
+        record["plan"][key] = {**record["plan"][key], **value} if isinstance(value, dict) else value
+    record["asked"]["commit"] = "c" * 40
+    copied.write_text(json.dumps(record))
+    code, told, request = dry(project, "replay", str(copied))
+    assert (code, told.count("error: ")) == (65, 1) and f"error: replay of {ID}: {said}" in told, told
+    assert (
+        "accept it with --allow-drift, which is recorded" in told and f"slipway: refused: replay of {ID}: " in request
+    )
+    if said.startswith(("entry", "code", "config", "env")):
+        assert f"check out {'c' * 12}, at which it was launched" in told
+    allowed = project.launch("replay", "--allow-drift", str(copied))
+    assert allowed.code == 69 and f"warning: replay of {ID}: {said}" in allowed.stderr, "a stand-in makes nothing"
+    assert built.refused
+
+
+def test_a_file_of_the_step_that_changed_is_named_by_its_keys(project: Project, copied: Path) -> None:
+    project.edit("launcher/steps/sft/automodel/tiny.yaml", "seq_length: 128", "seq_length: 64")
+    project.edit("entrypoints/steps/slipway_step.py", "import json", "import json\n")
+    code, told, _ = dry(project, "replay", str(copied))
+    assert code == 65
+    assert f"error: replay of {ID}: configuration: layer 1: dataset.seq_length was 128, is 64 now\n" in told
+    assert f"error: replay of {ID}: code: steps/slipway_step.py is another\n" in told
+
+
+def test_another_profile_may_differ_in_what_is_of_the_place(project: Project, copied: Path) -> None:
+    other = "schema: 1\nkind: docker\nextends: docker\nenv: {SITE: here}\nshm_size: 1GiB\n"
+    project.write("slipway.d/profiles/other.yaml", other)
+    code, told, request = dry(project, "replay", str(copied), "--profile", "other")
+    assert (code, told) == (0, "") and "--env SITE=here" in request and "--shm-size 1073741824" in request
+    project.write("slipway.d/profiles/other.yaml", other + "flavour: cuda\n")
+    assert dry(project, "replay", str(copied), "--profile", "other")[0] == 0, "the flavour is the record's"
+
+
+def test_the_record_of_a_replay_says_of_what_and_what_differed(
+    project: Project, queue: tuple[str, ...], tmp_path: Path
+) -> None:
+    first = project.launch(*queue, f"output={tmp_path}/out", "max_steps=40").stdout.strip()
+    file = project.path / "runs" / first / "record.json"
+    again = project.launch("replay", first)
+    assert again.code == 0, again
+    record = json.loads((project.path / "runs" / again.stdout.strip() / "record.json").read_text())
+    of = {"run": first, "directory": str(file.parent)}
+    assert record["asked"]["replays"] == {**of, "differs": []}
+    changed = json.loads(file.read_text())
+    changed["plan"]["env"]["OTHER"] = {"value": "1", "by": "profile"}
+    file.write_text(json.dumps(changed))
+    again = project.launch("replay", first, "--allow-drift")
+    record = json.loads((project.path / "runs" / again.stdout.strip() / "record.json").read_text())
+    assert record["asked"]["replays"] == {**of, "differs": ["environment: OTHER was 1, is not set now"]}
+    assert record["plan"]["allow_drift"] is True
+    shown = project.launch("show", again.stdout.strip()).stdout
+    assert f"\nreplays    {first}, but for: environment: OTHER was 1, is not set now\n" in shown
+
+
+@pytest.mark.usefixtures("built")
+def test_what_cannot_be_replayed_is_refused(project: Project, inputs: Inputs, tmp_path: Path) -> None:
+    run = ended(project, STOPPED, STEP, *inputs.words, f"output={tmp_path}/out")
+    signed(run)
+    ended(
+        project, DONE, STEP, *inputs.words, f"output={tmp_path}/out", "--resume", run_id=ID.replace("aaaaaa", "bbbbbb")
+    )
+    code, said, _ = dry(project, "replay", "bbbbbb")
+    assert code == 64 and "went on from a checkpoint, which a replay does not have" in said
+    (tmp_path / "record.json").write_text("{}")
+    code, said, _ = dry(project, "replay", str(tmp_path / "record.json"))
+    assert code == 65 and "not a run record" in said

@@ -13,7 +13,7 @@ from slipway.console import Group, command_group
 from slipway.errors import nearest
 
 COMMANDS = {
-    "Run": [running.run, rehearsing.rehearse, running.submit, repeating.resume],
+    "Run": [running.run, rehearsing.rehearse, running.submit, repeating.resume, repeating.replay],
     "Watch": [looking.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def resume(
 
     Step, profile, inputs, words and output are those of its record; WORDS are added, or replace those of the same name.
     """
-    from launcher.planning import preparation, repeating
+    from launcher.planning import repeating
+    from launcher.planning.checks import preflight
     from launcher.runs import lifecycle
 
     root = find_root()
@@ -58,10 +60,65 @@ def resume(
     argv, folder = tuple(sys.argv[1:]), runs_dir or str(run.path.parent)
     asked = repeating.resumed(run, record, words, allow_drift=allow_drift, runs_dir=folder, argv=argv)
     jobs = options.await_runs(root, asked, after, dry_run)
-    prepared = preparation.prepare(root, asked)
-    if not _progress(prepared, record, bool(words)):
+    again = partial(_planned, root, asked, dry_run)
+    prepared = again()
+    if preflight.first_error(prepared.findings) is None and not _progress(prepared, record, bool(words)):
         sys.exit(Exit.OK)
-    sys.exit(_launched(root, prepared, asked, detach, follow, dry_run, jobs))
+    sys.exit(_launched(root, prepared, again, detach, follow, dry_run, jobs))
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN|record.json")
+@click.argument("words", nargs=-1, metavar="[INPUT=PATH]…")
+@click.option("--profile", metavar="NAME", help="Where to run; that of the record otherwise.")
+@click.option("--allow-drift", is_flag=True, default=None, help="Run although something differs; what is recorded.")
+@options.detach
+@options.follow
+@options.dry_run
+@options.runs_dir
+def replay(
+    run_name: str,
+    words: tuple[str, ...],
+    profile: str | None,
+    allow_drift: bool | None,
+    detach: bool,
+    follow: bool,
+    dry_run: bool,
+    runs_dir: str | None,
+) -> None:
+    """Repeat a run, by its record and this repository at its commit.
+
+    \b
+    launch replay 5c7673
+    launch replay record.json train=/new/train.jsonl model=/new/llama output=out
+
+    What entry, image, inputs, code, configuration or environment have another way is named, and refused (65). Inputs
+    that have moved are given again. Without output= it goes into the run directory.
+    """
+    from launcher.planning import drift, repeating
+    from launcher.records import run_directory
+
+    root = find_root()
+    if Path(run_name).is_file():
+        record = run_directory.read_record(Path(run_name).absolute())
+    elif (found := options.find_run(run_name, runs_dir).record()) is not None:
+        record = found
+    else:
+        raise SlipwayError(Exit.NO_INPUT, "was never submitted: there is no record", where=f"run {run_name}")
+    given = {"profile": profile, "allow_drift": allow_drift, "runs_dir": runs_dir, "argv": tuple(sys.argv[1:])}
+    asked = repeating.replayed(record, words, **given)
+
+    def again() -> Any:
+        return drift.told(record, _planned(root, asked, dry_run))
+
+    sys.exit(_launched(root, again(), again, detach, follow, dry_run))
+
+
+def _planned(root: Any, asked: Any, dry_run: bool) -> Any:
+    from launcher.planning import preparation
+
+    prepared = preparation.prepare(root, asked)
+    return prepared if dry_run else preparation.fetched(root, asked, prepared)
 
 
 def _progress(prepared: Any, record: Any, changed: bool) -> bool:
@@ -83,15 +140,21 @@ def _progress(prepared: Any, record: Any, changed: bool) -> bool:
     return True
 
 
-def _launched(root: Any, prepared: Any, asked: Any, detach: bool, follow: bool, dry_run: bool, jobs: list[str]) -> int:
+def _launched(
+    root: Any,
+    prepared: Any,
+    again: Callable[[], Any],
+    detach: bool,
+    follow: bool,
+    dry_run: bool,
+    jobs: Sequence[str] = (),
+) -> int:
     """Prints it, or submits it; the exit code."""
-    from launcher.planning import preparation, run_files
+    from launcher.planning import run_files
 
-    if not dry_run:
-        prepared = preparation.fetched(root, asked, prepared)
     code = options.report(prepared)
     if dry_run:
         first = 0 if code else options.report_conversions(root, prepared, quiet=False)
         click.echo(run_files.request_as(prepared, False, first), nl=False)
         return code or first
-    return code or running.launched(root, prepared, partial(preparation.prepare, root, asked), detach, follow, jobs)
+    return code or running.launched(root, prepared, again, detach, follow, jobs)

@@ -22,7 +22,7 @@ class Asked(Noun, frozen=True, kw_only=True):
     """What the command line said that a plan does not say again: which words set parameters and keys, which shape.
 
     `inputs`: their names, in order; `words`: less inputs and output; `overlays`: of `-c`, whose values are in the plan;
-    `secrets`, `code`: as options, with whole paths; `commit`: of the project, empty where it is in no git repository.
+    `secrets`, `code`: as options, with whole paths and commits; `commit`: of the project, empty where git knows none.
     `resumes`: the run that this one goes on from; `replays`: the one that it repeats.
     """
 

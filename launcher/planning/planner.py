@@ -32,6 +32,9 @@ from launcher.planning.checks import config_values, network
 UNRESOLVED = "UNRESOLVED"
 REPOSITORY = "repository"  # of a snapshot, beside the blobs that it shares
 ENTRYPOINT = "/slipway/entrypoint.sh"
+# One thread, and instructions that every x86-64 processor since 2013 has: another machine then adds in the same order.
+THREADS = {"OMP_NUM_THREADS": "1"}
+INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 HF_HOME, HUB, DATASETS = "/cache/hf", "/cache/hub", "/cache/datasets"
 
 
@@ -166,6 +169,7 @@ def _input_mounts(artifact: Artifact) -> list[Mount]:
 def _environment(spec: LaunchSpec, seen: Probed, needed: list[Converted]) -> dict[str, Variable]:
     """Lowest to highest: image, step, profile, command line, launcher."""
     result = {"HF_DATASETS_CACHE": Variable(value=DATASETS, by="launcher")}  # a site may have a faster place
+    result |= {k: Variable(value=v, by="launcher") for k, v in _same_numbers(spec, seen).items()}
     result |= {k: Variable(value=v, by="step") for k, v in spec.step.env.items()}
     result |= {k: Variable(value=v, by="profile") for k, v in network.variables(spec).items()}
     result |= {k: Variable(value=v, by="profile") for k, v in spec.profile.env.items()}
@@ -204,6 +208,14 @@ def _environment(spec: LaunchSpec, seen: Probed, needed: list[Converted]) -> dic
         ours |= {cache_location.NAME: cache_location.TARGET, "MEGATRON_CONFIG_LOCK_DIR": cache_location.TARGET}
         ours |= {"SLIPWAY_CONVERTED": "\n".join(c.folder for c in needed)}
     return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}
+
+
+def _same_numbers(spec: LaunchSpec, seen: Probed) -> dict[str, str]:
+    """What lets a run without GPUs give the same bytes again; anybody's word counts more. Ray sets threads itself."""
+    if spec.entry.flavour != "cpu":
+        return {}
+    of_x86 = INSTRUCTIONS if not seen.image.platform.endswith("arm64") else {}
+    return of_x86 | (THREADS if spec.step.launcher != "ray" else {})
 
 
 def _shared(spec: LaunchSpec) -> list[str]:

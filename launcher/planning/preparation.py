@@ -115,16 +115,19 @@ def prepare(root: Root, options: Options) -> Prepared:
     writers = {name: tree.write for name, tree in checkouts.items()}
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
-    said = None if options.rehearsal or options.makes else _asked(root, options, chosen)
+    said = None if options.rehearsal or options.makes else _asked(root, options, chosen, checkouts)
     return Prepared(
         plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec, said
     )
 
 
-def _asked(root: Root, options: Options, chosen: Chosen) -> Asked:
+def _asked(root: Root, options: Options, chosen: Chosen, checkouts: Mapping[str, codes.Checkout]) -> Asked:
     """What a record keeps beside the plan, for `launch resume` and `launch replay`."""
     known = {*chosen.step.inputs, "output"}
-    code = [word.partition("=") for word in options.code]
+    trees = {
+        name: f"{tree.folder}" if tree.code.diff else f"{tree.folder}@{tree.code.commit}"
+        for name, tree in checkouts.items()
+    }
     return Asked(
         inputs=list(chosen.words.inputs),
         words=[word for word in options.words if word.partition("=")[0] not in known],
@@ -134,7 +137,7 @@ def _asked(root: Root, options: Options, chosen: Chosen) -> Asked:
         gpu_ids=options.gpu_ids,
         procs=options.procs,
         secrets=_whole_secrets(options.secret),
-        code=[f"{name}={Path(place).expanduser().absolute()}" for name, _, place in code],
+        code=[f"{name}={place}" for name, place in trees.items()],
         allow_dirty=options.allow_dirty,
         megatron_cache=options.megatron_cache and str(Path(options.megatron_cache).expanduser().absolute()),
         commit=codes.commit_of(root),

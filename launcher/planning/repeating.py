@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.catalog.definitions import Resume
-from launcher.core.asked import Asked, Former
+from launcher.core.asked import Asked, Former, Replayed
 from launcher.core.plan import RUN_DIR, LaunchSpec, Plan
 from launcher.planning.checks import config_values
 from launcher.planning.preparation import Options
@@ -32,6 +32,39 @@ def resumed(run: Run, record: Record, words: tuple[str, ...], **given: Any) -> O
     former = Former(run=run.id, directory=str(run.path))
     named = [*_inputs(record.plan, asked), f"output={made}", *asked.words]
     return _again(record.plan, asked, _replaced(named, words), {"resume": True, "resumes": former, **given})
+
+
+def replayed(record: Record, words: tuple[str, ...], **given: Any) -> Options:
+    """The same launch once more, into another output; `words`: inputs that have moved, and output=.
+
+    Raises SlipwayError 64 for other words, 65 where the record does not tell, 66 where an input is not there any more.
+    """
+    plan = record.plan
+    asked = _asked(record, f"launch {plan.step} … with the words of its record")
+    if plan.resume:
+        before = f"; it went on from run {asked.resumes.run}" if asked.resumes else ""
+        what = f"run {record.run} went on from a checkpoint, which a replay does not have{before}"
+        raise SlipwayError(Exit.WORDS, what, remedy="replay the run that began it")
+    for word in words:
+        name = word.partition("=")[0]
+        if name not in {*plan.inputs, "output"}:
+            remedy = f"say only where inputs are now ({', '.join(plan.inputs)}), and output="
+            raise SlipwayError(Exit.WORDS, "a replay is the same launch", where=word, remedy=remedy)
+    former = Replayed(run=record.run, directory=record.directory)
+    named = _replaced([*_inputs(plan, asked), *asked.words], words)
+    _there(plan, named)
+    shape = {"gpus": plan.shape.gpus if plan.flavour == "cuda" else None, "procs": plan.shape.procs}
+    return _again(plan, asked, named, {**shape, "replays": former, "gpu_ids": "", **given})
+
+
+def _there(plan: Plan, words: Iterable[str]) -> None:
+    """Raises SlipwayError 66 for the first input that is not where it was, with what brings it back."""
+    for name, found in plan.inputs.items():
+        gone = found.kind in ("file", "folder") and not found.files and not Path(found.path).exists()
+        if gone and not found.facts.get("hub") and _input(plan, name) in words:
+            what = f"is not there any more ({found.type}, fingerprint {found.fingerprint[:12]})"
+            remedy = f"say where it is now: {name}=/new/path"
+            raise SlipwayError(Exit.NO_INPUT, what, where=f"{name}={found.path}", remedy=remedy)
 
 
 def output(run: Run, plan: Plan) -> Path:

@@ -197,6 +197,14 @@ class Run:
             yield True
 
 
+def read_record(path: Path) -> Record:
+    """A record wherever it lies. Raises SlipwayError 65, 66 where there is none, 77."""
+    data = inbox.read(path.parent, path.name, RECORD_LIMIT, shared=True)
+    if data is None:
+        raise SlipwayError(Exit.NO_INPUT, "there is no such record", where=str(path))
+    return _decoded(data, path)
+
+
 def _decoded(data: bytes, path: Path) -> Record:
     try:
         return inbox.decode(data, Record, path)

@@ -132,6 +132,8 @@ def _story(run: Run, record: Record, state: str) -> Iterator[str]:
     if record.asked and record.asked.resumes:
         yield f"resumes    {record.asked.resumes.run}"
     yield from (f"resumed by {by.run}" for by in record.resumed_by)
+    if record.asked and (former := record.asked.replays):
+        yield f"replays    {former.run}{', but for: ' if former.differs else ''}{'; '.join(former.differs)}"
     for name, tree in plan.code.items():
         image = plan.repositories.get(name, {}).get("commit") or "own"
         changes = " with changes" if tree.diff else ""
