@@ -1,5 +1,6 @@
 """The `launch` command: `running` are the commands that run something, `repeating` those that do so again, `rehearsing`
-tries a launch out, `looking` are those that look, `caching` those about converted models."""
+tries a launch out, `looking` are those that look, `tracing` tells of what something is made, `caching` are those about
+converted models."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ from typing import Any
 
 import click
 
-from launcher.cli import caching, looking, rehearsing, repeating, running
+from launcher.cli import caching, looking, rehearsing, repeating, running, tracing
 from slipway.console import Group, command_group
 from slipway.errors import nearest
 
 COMMANDS = {
     "Run": [running.run, rehearsing.rehearse, running.submit, repeating.resume, repeating.replay],
     "Watch": [looking.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
-    "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
+    "Look": [looking.steps, looking.check, looking.show_config, looking.show_env, tracing.lineage],
     "Prepare": [running.fetch, caching.cache],
     "Site": [looking.profiles, looking.schema],
 }

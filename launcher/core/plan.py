@@ -27,14 +27,20 @@ SECRETS, SECRETS_INSIDE = ".secrets", "/run/secrets"  # in the folder of all run
 
 
 class OriginInput(Noun, frozen=True, kw_only=True):
-    """An input of the run that made what is in an output."""
+    """An input of the run that made what is in an output. `hub`: its name there; `run`: the one that made it."""
 
     path: str
     fingerprint: str
+    type: str = ""
+    hub: str = ""
+    run: Former | None = None
 
 
 class Origin(Noun, frozen=True, kw_only=True):
-    """Which run made what is in an output, and of what. `config`: sha256 of its configuration as it was planned."""
+    """Which run made what is in an output, and of what. `config`: sha256 of its configuration as it was planned.
+
+    `resumes`: the run that it went on from.
+    """
 
     schema: Literal[1]
     run: str
@@ -47,6 +53,9 @@ class Origin(Noun, frozen=True, kw_only=True):
     inputs: dict[str, OriginInput]
     config: str
     started: str
+    image: str = ""
+    type: str = ""
+    resumes: Former | None = None
 
 
 class OutputInfo(Noun, frozen=True, kw_only=True):

@@ -89,7 +89,7 @@ def _claim_output(prepared: Prepared, run: Run, made: list[Path]) -> outputs.Cla
         return None
     folder = _output_of(plan, run)
     _make(folder, made, PRIVATE_FOLDER if plan.output.startswith(RUN_DIR) else 0o777)
-    claim = outputs.Claim(folder, run)
+    claim = outputs.Claim(folder, run, prepared.asked.resumes if prepared.asked else None)
     claim.take(plan, prepared.address, partial(lives, does=f"writes into {folder}"))
     return claim
 
@@ -138,7 +138,7 @@ def _release(plan: Plan, run: Run) -> None:
         return
     folder = _output_of(plan, run)
     try:
-        outputs.release(folder, run.id)
+        outputs.release(folder, run.id, goes_on="resume" in plan.config)
     except OSError as e:  # a lease of a run that has ended binds nobody
         say_now(f"note: {outputs.lease(folder)} could not be removed: {e.strerror or e}")
 

@@ -76,6 +76,16 @@ def test_a_run_goes_on_and_its_output_is_the_next_ones_input(tree: Tree, work: W
     assert plan["from_run"]["model"]["run"] == run.id
     assert Path(plan["inputs"]["model"]["path"]).samefile(run.outcome["checkpoint"])
 
+    told = tree.launch("lineage", tree.run_of(following).outcome["checkpoint"])
+    assert told.code == 0, told
+    makers = [line.split()[2] for line in told.out.splitlines() if line.strip().startswith("made by ")]
+    assert makers == [tree.run_of(following).id, run.id]
+    assert f"went on from {tree.run_of(first).id}\n" in told.out
+    assert told.out.count("versions nemo-automodel 0.7.0, ") == 2
+    assert told.out.count("made elsewhere: no run has left its name there\n") == 3, (
+        "the data twice, and the first model"
+    )
+
 
 def test_a_launch_waits_for_another_to_end_well(tree: Tree, work: Work, place: Path) -> None:
     first = tree.launch("--detach", *work.words(place / "output", "max_steps=3", "checkpoint_every=3"))
