@@ -19,7 +19,8 @@ from launcher.records.run_directory import Outcome, Run
 
 STEP = "sft/automodel"
 FIRST, SECOND = "20260101T000000Z-sft.automodel-aaaaaa", "20260102T000000Z-sft.automodel-bbbbbb"
-VERSIONS = {"environments": {"main": {"nemo-automodel": "0.7.0", "torch": "2.13.0+cpu", "unasked": "1"}}}
+PACKAGES = {"nemo-automodel": "0.7.0", "torch": "2.13.0+cpu"}
+VERSIONS = {"environments": {"main": {"python": "/opt/venv/bin/python", "version": "3.11.2", "packages": PACKAGES}}}
 
 
 def trained(project: Project, run_id: str, output: Path, *words: str) -> tuple[Run, Path]:
@@ -118,7 +119,7 @@ def test_what_was_made_elsewhere_says_so(project: Project, inputs: Inputs, chain
 def test_the_tree_as_json_has_every_version(project: Project, chain: Path) -> None:
     tree = json.loads(project.launch("lineage", "--json", str(chain)).stdout)
     made = tree["made_by"]
-    assert made["versions"] == {"nemo-automodel": "0.7.0", "torch": "2.13.0+cpu"}
+    assert made["versions"] == PACKAGES
     assert made["inputs"]["model"]["made_by"]["run"] == FIRST
     assert made["inputs"]["train"]["note"].startswith("made elsewhere") and made["inputs"]["train"]["made_by"] is None
 

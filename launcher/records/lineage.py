@@ -137,12 +137,11 @@ def _made(origin: Origin, find: Find, most: int) -> Made:
 
 
 def _versions(record: Record) -> dict[str, str]:
-    """What the container said of the packages that the lock pins by hand: of an environment alone, or the first."""
+    """What the container said of its packages, as verify.py writes it; of the first environment where it has several."""
     environments = record.versions.get("environments")
-    for name, found in (environments if isinstance(environments, dict) else {}).items():
-        pinned = record.plan.environments.get(name, {}).get("packages", {})
-        if isinstance(found, dict):
-            return {p: str(found[p]) for p in pinned if p in found}
+    for found in environments.values() if isinstance(environments, dict) else ():
+        packages = found.get("packages") if isinstance(found, dict) else None
+        return {str(name): str(v) for name, v in packages.items()} if isinstance(packages, dict) else {}
     return {}
 
 
