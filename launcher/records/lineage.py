@@ -137,7 +137,7 @@ def _made(origin: Origin, find: Find, most: int) -> Made:
 
 
 def _versions(record: Record) -> dict[str, str]:
-    """What the container said of its packages, as verify.py writes it; of the first environment where it has several."""
+    """What the container said of its packages, as verify.py writes it; of several environments the first."""
     environments = record.versions.get("environments")
     for found in environments.values() if isinstance(environments, dict) else ():
         packages = found.get("packages") if isinstance(found, dict) else None
