@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from helpers import IMAGE, Engine, Inputs, Project, errors, record_of, tree, write_chat_model
+from test_code import commit, repository, write
 from test_outputs import checkpointed, controller
 
 from launcher.catalog.definitions import Resume
@@ -20,6 +21,7 @@ from launcher.records import outputs
 from launcher.records.run_directory import Outcome, Run
 
 STEP = "sft/automodel"
+PINS = {"ATEN_CPU_CAPABILITY", "MKL_CBWR", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA"}
 ID = "20260101T000000Z-sft.automodel-aaaaaa"
 DONE = Outcome(exit_code=0, cause="step", reason="done", result={"steps": 10, "total_steps": 10})
 STOPPED = Outcome(exit_code=130, cause="signal", reason="stopped", result={"steps": 10, "total_steps": 40})
@@ -414,3 +416,49 @@ def test_what_cannot_be_replayed_is_refused(project: Project, inputs: Inputs, tm
     (tmp_path / "record.json").write_text("{}")
     code, said, _ = dry(project, "replay", str(tmp_path / "record.json"))
     assert code == 65 and "not a run record" in said
+
+
+def test_a_tree_of_code_is_replayed_at_its_commit(project: Project, queue: tuple[str, ...], tmp_path: Path) -> None:
+    """Whatever has been committed since; a tree that was packed with changes is compared as it stands."""
+    (Path(project.env["PATH"]) / "git").symlink_to(str(shutil.which("git")))
+    base = "examples/configs/grpo_math_1B.yaml"
+    folder = repository(tmp_path / "RL", {"nemo_rl/a.py": "A = 1\n", "examples/run_grpo.py": "", base: ""})
+    begun = project.launch(*queue, "--code", f"nemo-rl={folder}")
+    assert begun.code == 0, begun.stderr
+    first = begun.stdout.strip()
+    write(folder, {"nemo_rl/a.py": "A = 2\n"})
+    commit(folder)
+    code, said, _ = dry(project, "replay", first)
+    assert code == 0, said
+    write(folder, {"nemo_rl/a.py": "A = 3\n"})
+    dirty = project.launch(*queue, "--code", f"nemo-rl={folder}", "--allow-dirty")
+    assert dirty.code == 0 and dry(project, "replay", dirty.stdout.strip())[0] == 0, dirty
+    write(folder, {"nemo_rl/a.py": "A = 4\n"})
+    code, said, _ = dry(project, "replay", dirty.stdout.strip())
+    assert code == 65 and "code: --code nemo-rl: was " in said and " with changes, is " in said, said
+
+
+def test_what_o_wrote_can_be_gone_on_with_and_replayed(
+    project: Project, queue: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert project.launch("-o", str(tmp_path / "d"), *queue, "max_steps=40").code == 0
+    done = project.launch("submit", str(tmp_path / "d"))
+    assert done.code == 0, done
+    record = json.loads((project.path / "runs" / done.stdout.strip() / "record.json").read_text())
+    assert record["asked"]["words"] == ["max_steps=40"]
+    assert dry(project, "replay", "last")[0] == 0
+
+
+@pytest.mark.usefixtures("built")
+def test_without_gpus_threads_and_instructions_are_pinned(project: Project, inputs: Inputs) -> None:
+    def seen(*words: str) -> dict[str, Any]:
+        done = project.launch("env", "--json", *words)
+        assert done.code == 0, done
+        return {row["name"]: (row["value"], row["by"]) for row in json.loads(done.stdout) if row["name"] in PINS}
+
+    assert seen(STEP, *inputs.words) == {
+        "ATEN_CPU_CAPABILITY": ("avx2", "launcher"), "MKL_CBWR": ("COMPATIBLE", "launcher"),
+        "OMP_NUM_THREADS": ("1", "step"), "ONEDNN_MAX_CPU_ISA": ("AVX2", "launcher"),
+    }  # fmt: skip
+    assert seen(STEP, *inputs.words, "--env", "MKL_CBWR=AUTO")["MKL_CBWR"] == ("AUTO", "command line")
+    assert seen(STEP, *inputs.words, "--flavour", "cuda") == {"OMP_NUM_THREADS": ("1", "step")}
