@@ -201,6 +201,7 @@ def test_both_records_name_each_other(project: Project, queue: tuple[str, ...], 
     controller(project, "CANCELLED", "Reason=None")
     third = project.launch("resume", "last")
     assert (third.code, third.stdout) == (0, "") and "nothing to do: at step 40 of 40\n" in third.stderr
+    assert f"note: run {after} has gone on from it already: " in project.launch("resume", before).stderr
 
 
 @pytest.mark.usefixtures("built")

@@ -57,6 +57,8 @@ def resume(
     if record.outcome is None:
         remedy = f"launch wait {run.id}, or launch cancel {run.id}"
         raise SlipwayError(Exit.TRY_AGAIN, f"run {run.id} goes on: {state}", remedy=remedy)
+    if record.resumed_by:
+        say(f"note: run {record.resumed_by[-1].run} has gone on from it already: this goes on from where that came")
     argv, folder = tuple(sys.argv[1:]), runs_dir or str(run.path.parent)
     asked = repeating.resumed(run, record, words, allow_drift=allow_drift, runs_dir=folder, argv=argv)
     jobs = options.await_runs(root, asked, after, dry_run)
