@@ -108,11 +108,15 @@ class Graceful(Noun, frozen=True, kw_only=True):
 class Resume(Noun, frozen=True, kw_only=True):
     """`where`: what is in the output once there is a checkpoint to go on from (a name or a pattern).
 
-    `set`: keys that make the library do; none where it does by itself.
+    `set`: keys that make the library do; none where it does by itself. `step`: a pattern whose group is the step of a
+    checkpoint, in the name of what `where` names, of that to which such a link leads, or in the text of such a file;
+    `first`: how the first step is counted there.
     """
 
     where: str
     set: dict[str, Any]
+    step: str = ""
+    first: Literal[0, 1] = 1
 
 
 class Command(Noun, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
-"""The `launch` command: `running` are the commands that run something, `rehearsing` tries a launch out, `looking` are
-those that look, `finding` those that find runs again, `caching` those about converted models."""
+"""The `launch` command: `running` are the commands that run something, `repeating` those that do so again, `rehearsing`
+tries a launch out, `looking` are those that look, `finding` those that find runs again, `tracing` tells of what
+something is made, `caching` are those about converted models."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ from typing import Any
 
 import click
 
-from launcher.cli import caching, finding, looking, rehearsing, running
+from launcher.cli import caching, finding, looking, rehearsing, repeating, running, tracing
 from slipway.console import Group, command_group
 from slipway.errors import nearest
 
 COMMANDS = {
-    "Run": [running.run, rehearsing.rehearse, running.submit],
+    "Run": [running.run, rehearsing.rehearse, running.submit, repeating.resume, repeating.replay],
     "Watch": [finding.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
-    "Past runs": [finding.compare, finding.remove, finding.prune],
+    "Past runs": [finding.compare, tracing.lineage, finding.remove, finding.prune],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],
     "Site": [looking.profiles, looking.schema],

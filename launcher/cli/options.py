@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,10 @@ detach: Decorator = click.option(
 follow: Decorator = click.option(
     "--follow", is_flag=True, help="Stay with a Slurm job until it ends; Ctrl-C leaves it running."
 )
+after: Decorator = click.option(
+    "--after", multiple=True, metavar="RUN", help="Start when RUN has ended well, and not otherwise; repeatable."
+)
+dry_run: Decorator = click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
 as_json: Decorator = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 _PLANNING: list[Decorator] = [
     click.argument("step"),
@@ -81,37 +86,60 @@ def removing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """What a plan is made of: STEP, WORDS and the options that are fields of preparation.Options."""
+
+    @functools.wraps(command)
+    def known(*args: Any, **given: Any) -> Any:
+        given["words"] = _up_to_date(given["words"], given["runs_dir"])
+        return command(*args, **given)
+
+    decorated: Callable[..., Any] = known
     for decorate in reversed(_PLANNING):
-        command = decorate(command)
-    return command
+        decorated = decorate(decorated)
+    return decorated
+
+
+def _up_to_date(words: tuple[str, ...], runs: str | None) -> tuple[str, ...]:
+    """`input=run:RUN` with the run's directory for its name; a run that has ended is collected, if nobody has."""
+    found = []
+    for word in words:
+        name, _, value = word.partition("=")
+        if value.startswith("run:"):
+            from launcher.runs import lifecycle
+
+            run = find_run(value.removeprefix("run:"), runs)
+            lifecycle.refresh(run)
+            word = f"{name}=run:{run.path}"
+        found.append(word)
+    return tuple(found)
+
+
+def await_runs(root: Any, asked: Any, looks: Any, names: tuple[str, ...], dry_run: bool = False) -> list[str]:
+    """Returns when the runs of --after have ended well, or with the jobs that Slurm has to wait for.
+
+    What is wrong with the words is said before anybody waits. Raises SlipwayError 75 or 78 where one has ended
+    otherwise.
+    """
+    if not names:
+        return []
+    from launcher.planning import preparation
+    from launcher.runs import waiting
+
+    kind = preparation.understood(root, asked, looks)
+    return waiting.for_success([find_run(name, asked.runs_dir) for name in names], kind, dry_run)
 
 
 def runs_folders(given: str | None, profile: str | None) -> list[Path]:
-    """Where runs are: where --runs-dir says, or --profile; else where the profile of this shell does, then all others.
+    """Where runs are: see run_inputs.folders."""
+    from launcher.planning import run_inputs
 
-    A profile that cannot be read is left out, unless it is the one that is named.
-    """
-    from launcher.catalog import profiles
-    from launcher.records import run_directory
-
-    root = find_root()
-    named = profile or os.environ.get("SLIPWAY_PROFILE", "").strip() or "docker"
-    folders = [run_directory.runs_dir(root, given, profiles.find_profile(root, named).runs)]
-    if not given and not profile:
-        for name in profiles.profile_files(root):
-            with contextlib.suppress(SlipwayError):
-                folders.append(run_directory.runs_dir(root, None, profiles.find_profile(root, name).runs))
-        folders.append(run_directory.runs_dir(root, None, None))
-    others = (f for f in folders[1:] if f.is_dir() and os.access(f, os.R_OK | os.X_OK))
-    return list(dict.fromkeys([folders[0], *others]))
+    return run_inputs.folders(find_root(), given, profile)
 
 
 def find_run(name: str, given: str | None, profile: str | None = None) -> Run:
     """The run of that name in `runs_folders`. Raises SlipwayError as run_directory.find does."""
-    from launcher.records import run_directory
+    from launcher.planning import run_inputs
 
-    first, *others = runs_folders(given, profile)
-    return run_directory.find(first, name, *others)
+    return run_inputs.find(find_root(), name, given, profile)
 
 
 def end_lost(run_id: str, profile: str | None) -> bool:

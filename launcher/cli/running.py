@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from slipway.project import find_root
 @click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
 @click.option("--rehearse", is_flag=True, help="First `launch rehearse` it; submit only what passes.")
 @options.labels
+@options.after
 @options.detach
 @options.follow
-@click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
+@options.dry_run
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: the request as JSON.")
 @click.option("-o", "directory", type=click.Path(path_type=Path), help="Write the run directory there; submit nothing.")
 def run(
+    after: tuple[str, ...],
     detach: bool,
     follow: bool,
     dry_run: bool,
@@ -40,20 +42,21 @@ def run(
     **given: Any,
 ) -> None:
     """Run STEP with WORDS: input=PATH, parameter=VALUE, output=PATH, section.key=VALUE."""
-    from launcher.core import gpus
     from launcher.planning import preparation, run_files
     from launcher.planning.probe import Looks
-    from launcher.prerequisites import requirements
-    from launcher.records import run_directory
+    from launcher.records import labels as labelling
 
-    labels = run_directory.labels(name, tags)
+    labels = labelling.said(name, tags)
     if directory and (name or tags):
         raise SlipwayError(Exit.WORDS, "-o submits nothing that could have a name", remedy="launch submit --name …")
     if rehearse and dry_run:
         raise SlipwayError(Exit.WORDS, "--rehearse and --dry-run: one of them")
+    if after and directory:
+        raise SlipwayError(Exit.WORDS, "--after and -o: one of them", remedy="submit it when that has ended")
     _refuse_both(detach, follow)
     root, looks = find_root(), Looks()
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
+    jobs = options.await_runs(root, asked, looks, after, dry_run)
     prepared = preparation.prepare(root, asked, looks)
     if not dry_run:
         prepared = preparation.fetched(root, asked, prepared, looks)
@@ -71,19 +74,47 @@ def run(
         if dry_run:
             click.echo(run_files.request_as(prepared, as_json, first), nl=False)
         sys.exit(code or first)
+
+    def labelled(found: Any) -> Any:
+        return dataclasses.replace(found, labels=labels)
+
+    def again() -> Any:
+        anew = preparation.prepare(root, asked, looks)
+        return labelled(_converted(root, asked, anew, looks) if convert else anew)
+
+    sys.exit(code or launched(root, labelled(prepared), looks, again, detach, follow, jobs))
+
+
+def launched(
+    root: Any,
+    prepared: Any,
+    looks: Any,
+    again: Callable[[], Any],
+    detach: bool,
+    follow: bool,
+    after: Sequence[str] = (),
+) -> int:
+    """Submits what nothing stops, and stays with it where that is asked for; the exit code.
+
+    `again`: plans it anew, where another run has taken its GPUs meanwhile, or what it needs was made. `after`: jobs
+    that have to end well first.
+    """
+    from launcher.core import gpus
+    from launcher.prerequisites import requirements
+
+    code = 0
     while not code:
         try:
-            after = _ensured(root, prepared, looks)
+            made = _ensured(root, prepared, looks)
             if not requirements.outdated(prepared.plan):
-                return _go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after)
+                return _go(root, prepared, detach, follow, made, after)
             say("planned anew, with what was made")
         except gpus.Taken as e:
             say(f"{e.what}; planned anew")
         looks.waited()
-        prepared = preparation.prepare(root, asked, looks)
-        prepared = _converted(root, asked, prepared, looks) if convert else prepared
+        prepared = again()
         code = options.report(prepared)
-    sys.exit(code)
+    return code
 
 
 @click.command()
@@ -95,13 +126,13 @@ def run(
 def submit(directory: Path, name: str, tags: tuple[str, ...], detach: bool, follow: bool, runs_dir: str | None) -> None:
     """Submit a run directory that `-o` wrote; it is copied to a run id of its own."""
     from launcher.planning import run_files
-    from launcher.records import run_directory
+    from launcher.records import labels as labelling
 
     _refuse_both(detach, follow)
-    root, labels = find_root(), run_directory.labels(name, tags)
+    root, labels = find_root(), labelling.said(name, tags)
     prepared = run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:]))
     after = _ensured(root, prepared)
-    _go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after)
+    sys.exit(_go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after))
 
 
 @click.command()
@@ -175,19 +206,23 @@ def _ensured(root: Any, prepared: Any, looks: Any = None) -> list[str]:
     return requirements.ensure(root, prepared, start, looks)
 
 
-def _go(root: Any, prepared: Any, detach: bool, follow: bool, after: list[str]) -> None:
+def _go(root: Any, prepared: Any, detach: bool, follow: bool, after: Sequence[str], jobs: Sequence[str] = ()) -> int:
+    """Its exit code, or 0 where nobody stays with it.
+
+    `after`: jobs that make what it needs; `jobs`: those that have to end well before it may start.
+    """
     from launcher.records import run_directory
     from launcher.runs import lifecycle
 
     if detach or not (prepared.engine.ATTACHED or follow):
-        with lifecycle.submitted(prepared, after) as (started, _):
+        with lifecycle.submitted(prepared, after, jobs) as (started, _):
             click.echo(started.id)
         say(f"follow it with: launch logs -f {run_directory.spoken(root, started.path)}")
-        return
-    sys.exit(_finish(prepared, after).outcome.exit_code)
+        return 0
+    return int(_finish(prepared, after, jobs).outcome.exit_code)
 
 
-def _finish(prepared: Any, after: Sequence[str] = ()) -> Any:
+def _finish(prepared: Any, after: Sequence[str] = (), jobs: Sequence[str] = ()) -> Any:
     """Runs it to its end; its record, which has an outcome."""
     from launcher.runs import display, foreground, lifecycle
 
@@ -195,7 +230,7 @@ def _finish(prepared: Any, after: Sequence[str] = ()) -> Any:
         finished, record = foreground.run(prepared)
         display.print_end(finished, record)
     else:
-        with lifecycle.submitted(prepared, after) as (finished, _):
+        with lifecycle.submitted(prepared, after, jobs) as (finished, _):
             click.echo(finished.id)
         record = display.follow(finished)
     if record.outcome is None:

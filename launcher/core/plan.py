@@ -17,6 +17,7 @@ from launcher.catalog.log_lines import LogLine
 from launcher.catalog.profiles import Profile, SlurmProfile
 from launcher.catalog.releases import Wired
 from launcher.core.arguments import Arguments
+from launcher.core.asked import Former
 from launcher.core.requirement import Requirement
 from slipway import canonical
 from slipway.findings import Finding
@@ -29,14 +30,20 @@ SECRETS, SECRETS_INSIDE = ".secrets", "/run/secrets"  # in the folder of all run
 
 
 class OriginInput(Noun, frozen=True, kw_only=True):
-    """An input of the run that made what is in an output."""
+    """An input of the run that made what is in an output. `hub`: its name there; `run`: the one that made it."""
 
     path: str
     fingerprint: str
+    type: str = ""
+    hub: str = ""
+    run: Former | None = None
 
 
 class Origin(Noun, frozen=True, kw_only=True):
-    """Which run made what is in an output, and of what. `config`: sha256 of its configuration as it was planned."""
+    """Which run made what is in an output, and of what. `config`: sha256 of its configuration as it was planned.
+
+    `resumes`: the run that it went on from.
+    """
 
     schema: Literal[1]
     run: str
@@ -49,6 +56,9 @@ class Origin(Noun, frozen=True, kw_only=True):
     inputs: dict[str, OriginInput]
     config: str
     started: str
+    image: str = ""
+    type: str = ""
+    resumes: Former | None = None
 
 
 class OutputInfo(Noun, frozen=True, kw_only=True):
@@ -272,6 +282,7 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     makes: Requirement | None = None
     imposed: dict[str, Any] = {}
     conflicts: list[Conflict] = []
+    from_run: dict[str, Former] = {}
     config: Configuration = msgspec.field(default_factory=Configuration)
 
     @property
@@ -326,7 +337,8 @@ class Plan(Noun, frozen=True, kw_only=True):
     """Everything resolved. What the container reads of it is /slipway/plan.json, the same text.
 
     `platform`: what the image is for. `userns`: the container's user namespace, where it is not the engine's usual one.
-    `needs`: what has to be there before the step starts; `makes`: what this run makes for others.
+    `needs`: what has to be there before the step starts; `makes`: what this run makes for others. `from_run`: input ->
+    the run whose output it was given as.
     """
 
     schema: Literal[1]
@@ -366,6 +378,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     needs: list[Requirement] = []
     makes: Requirement | None = None
     metrics: Metrics = Metrics()
+    from_run: dict[str, Former] = {}
 
     @property
     def secrets_folder(self) -> str:

@@ -63,10 +63,10 @@ class Recorded(Protocol):
 class Connection(Protocol):
     """The verbs that need the engine; each works from any process, at any time, and twice."""
 
-    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = (), ok: Sequence[str] = ()) -> str:
         """Starts the run, or puts it into the queue; returns the engine's own name for it. Leaves nothing on errors.
 
-        `after`: names of what has to end first, however; only where there is a queue.
+        `after`: names of what has to end first, however, `ok`: and with success; only where there is a queue.
         """
 
     def status(self, run: Claimed) -> Status: ...

@@ -243,7 +243,7 @@ class DockerRun:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = (), ok: Sequence[str] = ()) -> str:
         """Creates and starts; returns the container's id. Raises SlipwayError 69 or 66 and leaves nothing."""
         import docker.errors
 

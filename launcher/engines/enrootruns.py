@@ -71,7 +71,7 @@ def connect(address: str) -> AbstractContextManager[EnrootRuns]:
 class EnrootRuns:
     """What a run directory's process is asked and told. `process` names it, `ended` has its exit code."""
 
-    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = (), ok: Sequence[str] = ()) -> str:
         """Starts script.sh in a session of its own; returns its pid once it has the run directory."""
         log_file = run.path / "logs" / "step.log"
         with cannot_write(log_file), open(log_file, "ab", opener=private) as log:

@@ -59,10 +59,12 @@ def connect(address: str) -> Iterator[SlurmJobs]:
 class SlurmJobs:
     """What a run directory's job is asked and told. Its id is in the file `job`, and its name is the run's."""
 
-    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = ()) -> str:
+    def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = (), ok: Sequence[str] = ()) -> str:
         """sbatch from inside the run directory; returns the job id. Raises SlipwayError 69 with sbatch's own words."""
         words = ["sbatch", "--parsable", f"--job-name={name(run)}"]
-        words += [f"--dependency=afterany:{':'.join(after)}"] if after else []
+        named = [f"{how}:{':'.join(jobs)}" for how, jobs in (("afterany", after), ("afterok", ok)) if jobs]
+        words += [f"--dependency={','.join(named)}"] if named else []
+        words += ["--kill-on-invalid-dep=yes"] if ok else []  # else it would wait forever for what has failed
         done = _call([*words, "script.sh"], cwd=run.path)
         if done.returncode:
             said = slurmwords.refusal(done.stderr)

@@ -86,6 +86,14 @@ class Checkout:
             check_written(self.code, folder, Exit.TRY_AGAIN, "changed while it was being packed", known)
 
 
+def commit_of(root: Root) -> str:
+    """The commit that the project stands at; empty where git knows none, or does not trust it."""
+    try:
+        return Git(root.path)("rev-parse", "--verify", "--quiet", "HEAD")
+    except SlipwayError:
+        return ""
+
+
 def known(root: Root, entry: Entry) -> list[Hidden]:
     """The rows that are about this entry."""
     from packaging.specifiers import SpecifierSet

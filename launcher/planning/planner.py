@@ -34,6 +34,9 @@ from launcher.planning.checks import config_values, network
 UNRESOLVED = "UNRESOLVED"
 REPOSITORY = "repository"  # of a snapshot, beside the blobs that it shares
 ENTRYPOINT = "/slipway/entrypoint.sh"
+# One thread, and instructions that every x86-64 processor since 2013 has: another machine then adds in the same order.
+THREADS = {"OMP_NUM_THREADS": "1"}
+INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 HF_HOME, HUB, DATASETS = "/cache/hf", "/cache/hub", "/cache/datasets"
 
 
@@ -82,6 +85,7 @@ def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
         needs=needed,
         makes=spec.makes,
         metrics=_metrics(spec),
+        from_run=spec.from_run,
     )
 
 
@@ -186,6 +190,7 @@ def _input_mounts(artifact: Artifact) -> list[Mount]:
 def _environment(spec: LaunchSpec, seen: Probed, needed: list[Requirement]) -> dict[str, Variable]:
     """Lowest to highest: image, step, profile, command line, launcher."""
     result = {"HF_DATASETS_CACHE": Variable(value=DATASETS, by="launcher")}  # a site may have a faster place
+    result |= {k: Variable(value=v, by="launcher") for k, v in _same_numbers(spec, seen).items()}
     result |= {k: Variable(value=v, by="step") for k, v in spec.step.env.items()}
     result |= {k: Variable(value=v, by="profile") for k, v in network.variables(spec).items()}
     result |= {k: Variable(value=v, by="profile") for k, v in spec.profile.env.items()}
@@ -225,6 +230,14 @@ def _environment(spec: LaunchSpec, seen: Probed, needed: list[Requirement]) -> d
     if needed:
         ours["SLIPWAY_CONVERTED"] = "\n".join(_inside(need, spec, seen) for need in needed)
     return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}
+
+
+def _same_numbers(spec: LaunchSpec, seen: Probed) -> dict[str, str]:
+    """What lets a run without GPUs give the same bytes again; anybody's word counts more. Ray sets threads itself."""
+    if spec.entry.flavour != "cpu":
+        return {}
+    of_x86 = INSTRUCTIONS if not seen.image.platform.endswith("arm64") else {}
+    return of_x86 | (THREADS if spec.step.launcher != "ray" else {})
 
 
 def _shared(spec: LaunchSpec) -> list[str]:

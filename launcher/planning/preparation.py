@@ -23,10 +23,11 @@ from launcher.catalog import cache_location, commands, conflicts, definitions, p
 from launcher.catalog.cache_location import MegatronCache
 from launcher.core import gpus
 from launcher.core.arguments import Arguments, parse
+from launcher.core.asked import Asked, Former, Replayed
 from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
 from launcher.core.requirement import Requirement
 from launcher.planning import code as codes
-from launcher.planning import configuration, probe, rehearsal
+from launcher.planning import configuration, probe, rehearsal, run_inputs
 from launcher.planning.checks import config_values, memory, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.planning.probe import Looks
@@ -44,6 +45,8 @@ class Options:
     """The launch options of the command line, as given.
 
     `needs`: inputs in whose place others stand, which are made first; `makes`: what this launch makes for others.
+    `layers`: what files of `overlays` hold, where that is not to be read again. `resumes`, `replays`: the run that this
+    one goes on from, or repeats; `from_run`: inputs that are named by path, and which run made them.
     """
 
     step: str
@@ -68,12 +71,17 @@ class Options:
     needs: Mapping[str, tuple[Requirement, Artifact]] = field(default_factory=dict)
     makes: Requirement | None = None
     rehearsal: bool = False
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    resumes: Former | None = None
+    replays: Replayed | None = None
+    from_run: Mapping[str, Former] = field(default_factory=dict)
 
 
 class Chosen(NamedTuple):
     """What a launch is of, by its words, the catalogue, the lock, and what the engine has.
 
-    `step`: as the entry's release takes it; `engine`: what was seen of it; `why`: the line that says why this flavour.
+    `step`: as the entry's release takes it; `engine`: what was seen of it; `why`: the line that says why this flavour;
+    `from_run`: input -> the run that made it.
     """
 
     step: definitions.Step
@@ -85,6 +93,7 @@ class Chosen(NamedTuple):
     words: Arguments
     engine: EngineInfo
     why: str
+    from_run: Mapping[str, Former] = {}
 
 
 def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepared:
@@ -94,6 +103,8 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     """
     looks = looks or Looks()
     chosen = _choose(root, options, looks)
+    inputs, former = run_inputs.taken(root, options.runs_dir, chosen.words.inputs)
+    chosen = chosen._replace(words=replace(chosen.words, inputs=inputs), from_run={**options.from_run, **former})
     step, profile, entry, found = chosen.step, chosen.profile, chosen.entry, chosen.engine
     runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
     resumed = step.resume if options.resume else None
@@ -108,21 +119,62 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
     findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, trees)])
-    findings = [_in_file(finding, options.overlays) for finding in findings]
-    notes = [chosen.why, *_notes(spec, seen)]
+    read = tuple(name for name in options.overlays if name not in options.layers)
+    findings = [_in_file(finding, read) for finding in findings]
+    notes = [chosen.why, *run_inputs.notes(spec.words.inputs, spec.from_run), *_notes(spec, seen)]
     writers = {name: tree.write for name, tree in checkouts.items()}
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
-    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec)
+    said = None if options.rehearsal or options.makes else _asked(root, options, chosen, checkouts)
+    return Prepared(
+        plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec, said
+    )
+
+
+def _asked(root: Root, options: Options, chosen: Chosen, checkouts: Mapping[str, codes.Checkout]) -> Asked:
+    """What a record keeps beside the plan, for `launch resume` and `launch replay`."""
+    known = {*chosen.step.inputs, "output"}
+    trees = {
+        name: f"{tree.folder}" if tree.code.diff else f"{tree.folder}@{tree.code.commit}"
+        for name, tree in checkouts.items()
+    }
+    return Asked(
+        inputs=list(chosen.words.inputs),
+        words=[word for word in options.words if word.partition("=")[0] not in known],
+        overlays=list(options.overlays),
+        nodes=options.nodes,
+        gpus=options.gpus,
+        gpu_ids=options.gpu_ids,
+        procs=options.procs,
+        secrets=_whole_secrets(options.secret),
+        code=[f"{name}={place}" for name, place in trees.items()],
+        allow_dirty=options.allow_dirty,
+        megatron_cache=options.megatron_cache and str(Path(options.megatron_cache).expanduser().absolute()),
+        commit=codes.commit_of(root),
+        resumes=options.resumes,
+        replays=options.replays,
+    )
+
+
+def _whole_secrets(words: tuple[str, ...]) -> list[str]:
+    """`--secret` as it was given, with whole paths."""
+    places = _secrets(words)
+    return [name if place == "env" else f"{name}={place}" for name, place in places.items()]
+
+
+def understood(root: Root, options: Options, looks: Looks) -> str:
+    """The kind of the profile; raises SlipwayError for what the words alone make impossible. No input is looked at."""
+    return _choose(root, options, looks).profile.kind
 
 
 def _choose(root: Root, options: Options, looks: Looks) -> Chosen:
-    """Step, profile and entry, and what stands behind the step on the command line."""
+    """Step, profile and entry, and what stands behind the step on the command line; inputs as they are named there."""
     step = definitions.find_step(root, options.step)
     step = rehearsal.rehearsed(step) if options.rehearsal else step
     profile = profiles.find_profile(root, options.profile)
     profile = msgspec.structs.replace(profile, secrets=profile.secrets | _secrets(options.secret))
-    overlays = [(n, definitions.overlay(step, n)) for n in ("default", *options.overlays)]
+    named = ("default", *options.overlays)
+    overlays = [(n, options.layers[n] if n in options.layers else definitions.overlay(step, n)) for n in named]
     env = _environment(options.env)
     profiles.refuse_secrets(step.env, f"{step.folder}/step.yaml: env", "leave it out, and launch with --secret {}")
     lock = locks.load_lock(root)
@@ -164,6 +216,7 @@ def _resolve(root: Root, options: Options, chosen: Chosen, seen: Probed, code: d
         makes=options.makes,
         conflicts=conflicts.at_release(root, step, entry),
         imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
+        from_run=dict(chosen.from_run),
     )
     if path := spec.base.get("path"):
         hidden = configuration.hidden_by(spec, path)

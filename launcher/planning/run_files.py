@@ -15,12 +15,14 @@ import msgspec
 from launcher import engines
 from launcher.artifacts import detection
 from launcher.catalog import profiles
+from launcher.core.asked import Asked
 from launcher.core.plan import LaunchSpec, Plan
 from launcher.engines.shell import refusing
 from launcher.planning import code as codes
 from launcher.planning import probe
 from launcher.records import outputs, run_directory
-from slipway import canonical
+from launcher.records.labels import Labels
+from slipway import canonical, inbox
 from slipway.errors import Exit, SlipwayError
 from slipway.files import (
     PRIVATE,
@@ -36,6 +38,8 @@ from slipway.files import (
 from slipway.findings import Finding
 from slipway.project import Root
 
+ASKED = "asked.json"  # in a run directory: what `launch submit DIR` puts into the record
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -43,7 +47,8 @@ class Prepared:
 
     `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
     of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before. `spec`:
-    what was asked for; None of what `-o` wrote. `labels`: what the run is called.
+    what was asked for; None of what `-o` wrote. `asked`: what the record keeps of it; None of what is no launch of its
+    own. `labels`: what the run is called.
     """
 
     plan: Plan
@@ -57,7 +62,8 @@ class Prepared:
     code: Mapping[str, Callable[[Path], None]]
     hub: Mapping[str, str] = field(default_factory=dict)
     spec: LaunchSpec | None = None
-    labels: run_directory.Labels = field(default_factory=run_directory.Labels)
+    asked: Asked | None = None
+    labels: Labels = field(default_factory=Labels)
 
     @property
     def engine(self) -> engines.Engine:
@@ -76,6 +82,8 @@ def write_run_files(prepared: Prepared, path: Path) -> None:
     engine = prepared.engine
     write_atomic(path / "plan.json", canonical.pretty(prepared.plan), PRIVATE)
     write_atomic(path / engine.REQUEST, engine.request_text(prepared.request), PRIVATE)
+    if prepared.asked:
+        write_atomic(path / ASKED, canonical.pretty(prepared.asked), PRIVATE)
     with cannot_write(path):
         shutil.copyfile(path / "plan.json", path / "slipway" / "plan.json")
         (path / "logs").mkdir(exist_ok=True)
@@ -144,4 +152,6 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
         raise SlipwayError(Exit.UNAVAILABLE, found.error, where=found.address, remedy=found.remedy)
     runs = run_directory.runs_dir(root, runs_dir, plan.profile.runs)
     writers = {name: partial(codes.copy, tree, path / "code" / name) for name, tree in plan.code.items()}
-    return Prepared(plan, [], request, runs, [], found.address, argv, files, writers)
+    said = inbox.read(path, ASKED)
+    asked = None if said is None else inbox.decode(said, Asked, path / ASKED)
+    return Prepared(plan, [], request, runs, [], found.address, argv, files, writers, asked=asked)

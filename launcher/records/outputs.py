@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.artifacts.detection import OF_RUNS, files_of_others
+from launcher.artifacts.detection import OF_RUNS, Artifact, files_of_others
+from launcher.core.asked import Former
 from launcher.core.plan import RUN_DIR, Origin, OriginInput, Plan
 from launcher.records import leases
 from launcher.records.leases import Holder, Taken
@@ -41,8 +42,8 @@ def is_empty(folder: Path) -> bool:
     return not any(files_of_others(folder))
 
 
-def of_plan(plan: Plan, run: Run) -> Origin:
-    """Of what a run's checkpoints are made; of an input that was made for the run, what that is made of."""
+def of_plan(plan: Plan, run: Run, resumes: Former | None = None) -> Origin:
+    """Of what a run's output is made; of an input that was made for the run, what that is made of."""
     made = {r.place: OriginInput(path=r.source, fingerprint=r.fingerprint) for r in plan.needs}
     return Origin(
         schema=1,
@@ -53,16 +54,22 @@ def of_plan(plan: Plan, run: Run) -> Origin:
         release=plan.release,
         flavour=plan.flavour,
         entry=plan.entry,
-        inputs={
-            n: made.get(a.path) or OriginInput(path=a.path, fingerprint=a.fingerprint) for n, a in plan.inputs.items()
-        },
+        inputs={n: made.get(a.path) or _input(a, plan.from_run.get(n)) for n, a in plan.inputs.items()},
         config=canonical.sha256(plan.config),
         started=now(),
+        image=plan.image,
+        type=plan.output_type,
+        resumes=resumes,
     )
 
 
+def _input(found: Artifact, run: Former | None) -> OriginInput:
+    hub = str(found.facts.get("hub", ""))
+    return OriginInput(path=found.path, fingerprint=found.fingerprint, type=found.type, hub=hub, run=run)
+
+
 def sign(folder: Path, origin: Origin) -> None:
-    """Leaves a run's origin in its output, for whoever goes on from it. Raises SlipwayError 73."""
+    """Leaves a run's origin in its output, for whoever goes on from it, or asks. Raises SlipwayError 73."""
     write_atomic(folder / OF_RUNS / ORIGIN, canonical.pretty(origin))
 
 
@@ -76,7 +83,7 @@ def _unsign(folder: Path, before: Origin | None) -> None:
 
 
 def origin(folder: Path) -> Origin | None:
-    """Of what the checkpoints in a folder are made, by the run that made them; None where nothing tells.
+    """Of what the things in a folder are made, by the run that made them; None where nothing tells.
 
     An output in a run directory has that run's plan beside it. Raises SlipwayError 65 or 77 where it cannot be read.
     """
@@ -90,8 +97,8 @@ def origin(folder: Path) -> Origin | None:
 class Claim:
     """An output folder, for a run that is being submitted: one at a time writes there, and leaves its name."""
 
-    def __init__(self, folder: Path, run: Run) -> None:
-        self._folder, self._run = folder, run
+    def __init__(self, folder: Path, run: Run, resumes: Former | None = None) -> None:
+        self._folder, self._run, self._resumes = folder, run, resumes
         self._before: Origin | None = None
         self._held = self._signed = False
 
@@ -105,11 +112,10 @@ class Claim:
         if not plan.resume and not is_empty(self._folder):
             what = "is not empty any more: another run has written there since this was planned"
             raise SlipwayError(Exit.CANNOT_WRITE, what, where=f"output={self._folder}")
-        if "resume" in plan.config:
-            with contextlib.suppress(SlipwayError):  # one that nobody can read says nothing to anybody
-                self._before = origin(self._folder)
-            sign(self._folder, of_plan(plan, self._run))
-            self._signed = True
+        with contextlib.suppress(SlipwayError):  # one that nobody can read says nothing to anybody
+            self._before = origin(self._folder)
+        sign(self._folder, of_plan(plan, self._run, self._resumes))
+        self._signed = True
 
     def _lease(self, kind: str, address: str, lives: Callable[[Holder, str], bool]) -> None:
         place = lease(self._folder)
@@ -137,9 +143,17 @@ class Claim:
             release(self._folder, self._run.id)
 
 
-def release(folder: Path, run_id: str) -> None:
-    """Gives a run's lease back; one that it has not, or not any more, is left alone. Raises OSError."""
+def release(folder: Path, run_id: str, goes_on: bool = True) -> None:
+    """Gives a run's lease back; one that it has not, or not any more, is left alone. Raises OSError.
+
+    The name of a run that has made nothing goes, too, unless another may go on from there (`goes_on`).
+    """
     leases.release(lease(folder), run_id)
+    if not goes_on and folder.is_dir() and is_empty(folder):
+        with contextlib.suppress(SlipwayError):
+            found = origin(folder)
+            if found and found.run == run_id:
+                (folder / OF_RUNS / ORIGIN).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / OF_RUNS).rmdir()  # if nothing else is in it
 

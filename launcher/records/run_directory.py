@@ -23,8 +23,9 @@ from typing import Any, Literal
 import msgspec
 
 from launcher.catalog import profiles
+from launcher.core.asked import Asked, Former
 from launcher.core.plan import Plan
-from launcher.records import outcome
+from launcher.records import labels, outcome
 from launcher.records.container_reports import Result
 from launcher.records.outcome import Cause, End
 from slipway import canonical, inbox
@@ -45,8 +46,6 @@ from slipway.yamldoc import Noun
 State = Literal["submitted", "ended"]
 STAMP = "%Y%m%dT%H%M%SZ"  # with which an id begins
 _ID = re.compile(r"(\d{8}T\d{6}Z)-(.+-[0-9a-f]{6})(?:-(\d{1,9}))?")
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
-LONGEST_TAG = 200
 SHOWN, MOST = 10, 2000  # of runs that a part of an id fits; of ids that are compared with one that is not there
 RECORD_LIMIT = 64 * 2**20  # bytes: a plan, a request and all reports at their longest
 
@@ -98,7 +97,11 @@ class EngineUsed(Noun, frozen=True, kw_only=True):
 
 
 class Record(Noun, frozen=True, kw_only=True):
-    """record.json: alone enough to understand a run, and to repeat it."""
+    """record.json: alone enough to understand a run, and to repeat it.
+
+    `asked`: None of what is no launch of its own (a rehearsal, a conversion for a cache), and in older records.
+    `resumed_by`: runs that have gone on from it.
+    """
 
     schema: Literal[1]
     run: str
@@ -116,32 +119,12 @@ class Record(Noun, frozen=True, kw_only=True):
     config: str = ""
     name: str = ""
     tags: dict[str, str] = {}
+    asked: Asked | None = None
+    resumed_by: list[Former] = []
 
     def __post_init__(self) -> None:
         if self.engine.kind != self.plan.profile.kind:
             raise ValueError(f"the engine is {self.engine.kind!r}, the profile is for {self.plan.profile.kind}")
-
-
-class Labels(Noun, frozen=True, kw_only=True):
-    """What its user calls a run: a name by which commands find it while no other has it, and tags."""
-
-    name: str = ""
-    tags: dict[str, str] = {}
-
-
-def labels(name: str, tags: Iterable[str]) -> Labels:
-    """Of `--name NAME` and `--tag KEY[=VALUE]`. Raises SlipwayError 64."""
-    pairs = dict(tag.partition("=")[::2] for tag in tags)
-    for option, word in (("--name", name), *(("--tag", key) for key in pairs)):
-        if (word or option == "--tag") and not _LABEL.fullmatch(word):
-            remedy = "begin with a letter; up to 64 letters, digits, '.', '_' and '-' may stand there"
-            raise SlipwayError(Exit.WORDS, f"{word!r} is no {option[2:]}", where=option, remedy=remedy)
-    if name == "last":
-        raise SlipwayError(Exit.WORDS, "'last' is the newest run", where="--name", remedy="take another name")
-    if odd := next((value for value in pairs.values() if not value.isprintable() or len(value) > LONGEST_TAG), None):
-        what = f"{odd[:LONGEST_TAG]!r} is no value: expected at most {LONGEST_TAG} characters that can be printed"
-        raise SlipwayError(Exit.WORDS, what, where="--tag")
-    return Labels(name=name, tags=pairs)
 
 
 class _Event(msgspec.Struct):
@@ -208,7 +191,7 @@ class Run:
     def name(self) -> str:
         """Empty where it has none that can be read."""
         with contextlib.suppress(SlipwayError):
-            return (inbox.read_text(self.path, "name", LONGEST_TAG) or "").strip()
+            return (inbox.read_text(self.path, "name", labels.LONGEST) or "").strip()
         return ""
 
     @contextlib.contextmanager
@@ -227,6 +210,14 @@ class Run:
                 yield False
                 return
             yield True
+
+
+def read_record(path: Path) -> Record:
+    """A record wherever it lies. Raises SlipwayError 65, 66 where there is none, 77."""
+    data = inbox.read(path.parent, path.name, RECORD_LIMIT, shared=True)
+    if data is None:
+        raise SlipwayError(Exit.NO_INPUT, "there is no such record", where=str(path))
+    return _decoded(data, path)
 
 
 def _decoded(data: bytes, path: Path) -> Record:
@@ -343,7 +334,11 @@ def find(runs: Path, name: str, *others: Path) -> Run:
 
 def _called(runs: list[Run], name: str) -> list[Run]:
     """Those of that name; of most runs there is no file to read."""
-    return [r for r in runs if os.path.lexists(f"{r.path}/name") and r.name == name] if _LABEL.fullmatch(name) else []
+    return (
+        [r for r in runs if os.path.lexists(f"{r.path}/name") and r.name == name]
+        if labels.LABEL.fullmatch(name)
+        else []
+    )
 
 
 def _told_apart(runs: list[Run]) -> list[str]:

@@ -58,7 +58,13 @@ def _story(run: Run, record: Record, state: str) -> Iterator[str]:
     if plan.gpus:
         yield f"gpus       {', '.join(plan.gpus.uuids or plan.gpus.ids)}"
     for name, artifact in plan.inputs.items():
-        yield f"input      {name} = {artifact.path} ({artifact.type}, fingerprint {artifact.fingerprint[:12]})"
+        of_run = f", of run {plan.from_run[name].run}" if name in plan.from_run else ""
+        yield f"input      {name} = {artifact.path} ({artifact.type}, fingerprint {artifact.fingerprint[:12]}{of_run})"
+    if record.asked and record.asked.resumes:
+        yield f"resumes    {record.asked.resumes.run}"
+    yield from (f"resumed by {by.run}" for by in record.resumed_by)
+    if record.asked and (former := record.asked.replays):
+        yield f"replays    {former.run}{', but for: ' if former.differs else ''}{'; '.join(former.differs)}"
     for name, tree in plan.code.items():
         image = plan.repositories.get(name, {}).get("commit") or "own"
         changes = " with changes" if tree.diff else ""

@@ -19,7 +19,7 @@ from launcher.catalog import fabrics
 from launcher.core.plan import RUN_DIR, Plan
 from launcher.engines import Connection, Status, logfiles
 from launcher.planning.run_files import Prepared, write_run_files
-from launcher.records import container_reports, metrics, outcome, outputs, run_directory, run_secrets, store
+from launcher.records import container_reports, former, metrics, outcome, outputs, run_directory, run_secrets, store
 from launcher.records.container_reports import Reports
 from launcher.records.leases import Holder
 from launcher.records.outcome import End, Ended
@@ -34,12 +34,14 @@ START_POLL = 0.1  # seconds between two looks at a container that is being start
 
 
 @contextlib.contextmanager
-def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[Run, Connection]]:
+def submitted(
+    prepared: Prepared, after: Sequence[str] = (), ok: Sequence[str] = ()
+) -> Iterator[tuple[Run, Connection]]:
     """Claims a run directory, writes it, starts the container, and holds the run's lock inside the block.
 
-    `after`: jobs that have to end before it may start. What a run makes for a cache it makes under a lease: raises
-    Taken where another has that. When the container cannot be started, whatever was made for it is removed again:
-    nothing half-done is left.
+    `after`: jobs that have to end before it may start; `ok`: and well. What a run makes for a cache it makes under a
+    lease: raises Taken where another has that. When the container cannot be started, whatever was made for it is
+    removed again: nothing half-done is left.
     """
     made: list[Path] = []
     output: outputs.Claim | None = None
@@ -59,7 +61,7 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
                 run.write(_first_record(prepared, run, request))
                 run.event("prepared", launcher=os.getpid())
                 run_secrets.write(prepared.plan, run)
-                name = engine.submit(request, run, after)
+                name = engine.submit(request, run, after, ok)
             except SlipwayError:
                 if output:
                     output.give_back()
@@ -69,7 +71,9 @@ def submitted(prepared: Prepared, after: Sequence[str] = ()) -> Iterator[tuple[R
                 for folder in (f for f in reversed(made) if f.exists() and not any(f.iterdir())):
                     folder.rmdir()
                 raise
-            note(run, "started", name=name, after=list(after))
+            note(run, "started", name=name, after=[*after, *ok])
+            if prepared.asked and prepared.asked.resumes:
+                former.resumed(prepared.asked.resumes, run)
             yield run, engine
 
 
@@ -86,7 +90,7 @@ def _claim_output(prepared: Prepared, run: Run, made: list[Path]) -> outputs.Cla
         return None
     folder = _output_of(plan, run)
     _make(folder, made, PRIVATE_FOLDER if plan.output.startswith(RUN_DIR) else 0o777)
-    claim = outputs.Claim(folder, run)
+    claim = outputs.Claim(folder, run, prepared.asked.resumes if prepared.asked else None)
     claim.take(plan, prepared.address, partial(lives, does=f"writes into {folder}"))
     return claim
 
@@ -135,7 +139,7 @@ def _release(plan: Plan, run: Run) -> None:
         return
     folder = _output_of(plan, run)
     try:
-        outputs.release(folder, run.id)
+        outputs.release(folder, run.id, goes_on="resume" in plan.config)
     except OSError as e:  # a lease of a run that has ended binds nobody
         say_now(f"note: {outputs.lease(folder)} could not be removed: {e.strerror or e}")
 
@@ -155,6 +159,7 @@ def _first_record(prepared: Prepared, run: Run, request: dict[str, Any]) -> Reco
         submitted=run_directory.now(),
         name=prepared.labels.name,
         tags=prepared.labels.tags,
+        asked=prepared.asked,
     )
 
 

@@ -161,6 +161,24 @@ def test_a_step_that_somebody_kills(lab: Lab, place: Path) -> None:
     assert told(lab.tree, run) == ("killed", 137, "killed before it could save: by whom is not known")
 
 
+def test_a_job_starts_after_another_has_ended_well_and_not_otherwise(lab: Lab, place: Path) -> None:
+    """--after: Slurm waits, and cancels what would wait in vain."""
+    first = once(lab, place, "wait=true")
+    second = lab.submit(*toy(place / "second"), "--after", first.id)
+    third = lab.submit(*toy(place / "third"), "--after", second.id)
+    for run, before in ((second, first), (third, second)):
+        said = lab.slurm.call("scontrol", "show", "job", lab.job(run)).out
+        assert f"Dependency=afterok:{lab.job(before)}" in said
+    assert lab.tree.launch("cancel", first.id).code == 0
+    for run in (second, third):
+        lab.await_end(run, "CANCELLED")
+        assert told(lab.tree, run) == ("cancelled", 143, "cancelled: while it waited in the queue")
+    fourth = lab.submit(*toy(place / "fourth"))
+    last = lab.submit(*toy(place / "last"), "--after", fourth.id)
+    lab.await_end(last)
+    assert told(lab.tree, last) == told(lab.tree, fourth) == ("done", 0, "done")
+
+
 @pytest.mark.parametrize("way", ["launch cancel", "scancel"])
 def test_cancelled_while_it_waits(lab: Lab, place: Path, way: str) -> None:
     run = submit(lab, "held", *toy(place / "out"), lines=("sbatch: {hold: true}",))
