@@ -56,6 +56,14 @@ def holds(row: Conflict, release: str) -> bool:
 
 
 CASES = [(name, release) for name, row in ROWS.items() for release in RELEASES if holds(row, release)]
+PACKING = "Megatron's context parallelism asks for packed sequences"
+REFUSED = {  # of bases that are made for DTensor, what Megatron would not take
+    ("rm", "backend=megatron"): {
+        "reward models are for DTensor alone", "the optimizer of a model in bfloat16 is in bfloat16"
+    },
+    ("dapo", "backend=megatron"): {PACKING},
+    ("distillation", "backend=megatron"): {PACKING, "dynamic batching is for one pipeline stage"},
+}  # fmt: skip
 SAID = {(row.what, release) for name, release in CASES for row in [ROWS[name]]}
 OTHERS = [(n, r) for n, row in ROWS.items() for r in RELEASES if (row.what, r) not in SAID]
 
@@ -222,6 +230,19 @@ def test_the_library_takes_the_example_at_other_releases(spec_of: SpecOf, name: 
         assert (checks(row, release) if row.source.only_said else refusing(row, release, planned)) == []
 
 
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_as_it_is_shipped_is_not_refused(spec_of: SpecOf, name: str, release: str) -> None:
+    """On the base that the release has; but for what NeMo RL really refuses of it."""
+    tagged(release)
+    path = commands.base_config(step_of(f"rl/nemo_rl/{name}"), lock().entries[f"nemo-rl/{release}-cuda"])["path"]
+    for over in (["default"], ["default", "tiny"]):
+        for words in ((), ("backend=megatron",)):
+            planned = launch(spec_of, name, release, usual(name), *words, over=over, in_image=base_of(release, path))
+            told = {f.what.partition(": ")[2].partition(" (")[0] for f in planned.findings if "refuse" in f.what}
+            assert told <= REFUSED.get((name, *words), set())
+
+
 # Through the command line.
 
 
@@ -298,8 +319,8 @@ def test_each_value_is_told_with_who_set_it(grpo: Callable[..., Done], tmp_path:
     done = grpo("-c", str(mine))
     assert done.code == 78
     assert (
-        "error: policy.dynamic_batching.enabled=true: nemo-rl/v0.7.0-cuda refuses it: dynamic batching and sequence "
-        f"packing exclude each other (policy.dynamic_batching.enabled=true by -c {mine}; "
+        f"error: {mine}:1:29: policy.dynamic_batching.enabled: nemo-rl/v0.7.0-cuda refuses it: dynamic batching "
+        f"and sequence packing exclude each other (policy.dynamic_batching.enabled=true by -c {mine}; "
         f"policy.sequence_packing.enabled=true by {base})\n  set one of them to false\n"
     ) in done.stderr
     done = grpo("policy.dynamic_batching.enabled=true")

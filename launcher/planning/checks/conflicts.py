@@ -38,6 +38,8 @@ def _finding(spec: LaunchSpec, row: Conflict, look: _Look) -> Finding:
     said = dict(look.said(row.if_))
     theirs = [text for text, by in said.items() if by in _users(spec)]
     where = ", ".join(theirs or [text for text, by in said.items() if by]) or spec.step.id
+    if len(theirs) == 1 and (by := said[where]).startswith("-c ") and by.endswith((".yaml", ".yml")):
+        where = f"{by.removeprefix('-c ')}: {where.partition('=')[0]}"  # so that it is told with its line
     beside = "; ".join(f"{text} by {by}" if by else text for text, by in said.items() if not by or by not in text)
     told = f"{spec.entry.name} {'refuses' if row.severity == 'error' else 'may refuse'} it"
     if own := sorted(set(spec.code) & set(spec.step.repositories)):
