@@ -180,6 +180,16 @@ def test_odd_lines_hide_no_others(run: Run, plan: Plan, odd: bytes) -> None:
     assert told(run) == [1, 2]
 
 
+def test_a_line_that_was_made_to_be_slow_is_left_out() -> None:
+    lines = definitions.find_step(Root(REPO), "sft/megatron_bridge").metrics
+    slow = (
+        b"[2026-01-01 00:00:00] iteration 1/ 2 |" + b" elapsed time per iteration (ms): 1 | learning rate: 1 |" * 10_000
+    )
+    good = CASES[3]["log"].encode()
+    found = list(Reader(Metrics(lines=lines)).read(slow + b"\n" + good + slow[:4096] + b"\n"))
+    assert [m.step for m in found] == [10, 20, 30]
+
+
 def make_link(path: Path) -> None:
     path.parent.joinpath("kept").write_text("kept")
     path.symlink_to("kept")

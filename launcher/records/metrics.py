@@ -13,8 +13,7 @@ import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,7 +26,8 @@ from slipway.files import PRIVATE, write_atomic
 
 FILE, PLACE, LOCK = "metrics.jsonl", "metrics.place", "metrics.lock"
 ENGINES = "step.log"  # the log that an engine keeps, by the name under which it is collected
-PIECE = 2**20  # bytes of a log that are read at a time; a longer line tells no numbers
+PIECE = 2**20  # bytes of a log that are read at a time
+LONGEST = 4096  # bytes of a line that tells numbers: what a longer one would cost, a container could make any length
 TAIL = 16 * 1024  # bytes at the end of metrics.jsonl in which its last lines are
 RECENT = 20  # steps by whose time is told how long the rest will take
 _SCALE = {"memory_gib": 2**30, "memory_gb": 10**9}
@@ -77,10 +77,12 @@ class Reader:
 
     def knows(self, text: bytes) -> bool:
         """Whether any line tells anything."""
+        text = _short_lines(text)
         return any(line.search(text) for line, _ in self._lines)
 
     def read(self, text: bytes) -> Iterator[Measured]:
         """Of whole lines, in their order."""
+        text = _short_lines(text)
         found = [(m.start(), n, m) for n, (line, _) in enumerate(self._lines) for m in line.finditer(text)]
         for _, number, match in sorted(found, key=lambda item: item[:2]):
             said = {name: value.decode() for name, value in match.groupdict().items() if value is not None}
@@ -102,6 +104,11 @@ class Reader:
                if n not in known}  # fmt: skip
         time = said["time"].replace(" ", "T") if "time" in said else None
         return Measured(**known, time=time, not_finite=odd)
+
+
+def _short_lines(text: bytes) -> bytes:
+    lines = text.split(b"\n")
+    return text if max(map(len, lines)) <= LONGEST else b"\n".join(line for line in lines if len(line) <= LONGEST)
 
 
 def _numbers(said: Mapping[str, str]) -> dict[str, float]:
@@ -151,20 +158,16 @@ def update(run: Run, plan: Plan, engines: Iterable[bytes] | None = None) -> None
     """
     if not plan.metrics.lines or not run.ours:
         return
-    with contextlib.suppress(SlipwayError, OSError), contextlib.ExitStack() as files:
-        logs: dict[str, _Log | BinaryIO] = {} if engines is None else {ENGINES: _Log(0, engines)}
-        for path in sorted((run.path / "logs").glob("*.log"), key=_by_number) if engines is None else ():
-            if path.name != "job.log" and (file := inbox.opened(run.path, f"logs/{path.name}")):
-                logs[path.name] = files.enter_context(file)
+    logs: dict[str, _Log | None] = {} if engines is None else {ENGINES: _Log(0, engines)}
+    if engines is None:
+        names = (path.name for path in (run.path / "logs").glob("*.log") if path.name != "job.log")
+        logs = dict.fromkeys(sorted(names, key=lambda name: (len(name), name)))  # node-10 after node-2
+    with contextlib.suppress(SlipwayError, OSError):
         _add(run, plan.metrics, logs)
 
 
-def _by_number(path: Path) -> tuple[int, str]:
-    return len(path.name), path.name  # node-10 after node-2
-
-
-def _add(run: Run, metrics: Metrics, logs: Mapping[str, _Log | BinaryIO]) -> bool:
-    """Adds what is new in logs. False where another process is at it."""
+def _add(run: Run, metrics: Metrics, logs: Mapping[str, _Log | None]) -> bool:
+    """Adds what is new in logs: files of logs/ where none is given. False where another process is at it."""
     with run.lock(name=LOCK) as mine:
         if not mine:
             return False
@@ -174,7 +177,7 @@ def _add(run: Run, metrics: Metrics, logs: Mapping[str, _Log | BinaryIO]) -> boo
             file.truncate(min(place.size, file.tell()))
             size = min(place.size, file.tell())
             for name, log in logs.items():
-                for text in _whole_lines(log, read, name):
+                for text in _whole_lines(log, read, name) if log else _of_file(run, read, name):
                     lines = "".join(f"{canonical.dumps(measured)}\n" for measured in reader.read(text)).encode()
                     if size + len(lines) <= RECORD_LIMIT:
                         size += file.write(lines)
@@ -189,12 +192,17 @@ def _place(run: Run) -> Place:
     return Place()
 
 
-def _whole_lines(log: _Log | BinaryIO, read: dict[str, int], name: str) -> Iterator[bytes]:
+def _of_file(run: Run, read: dict[str, int], name: str) -> Iterator[bytes]:
+    """The same of a file; all of it where it has been written anew since."""
+    if file := inbox.opened(run.path, f"logs/{name}"):
+        with file:
+            place = read.get(name, 0)
+            read[name] = file.seek(place if place <= os.fstat(file.fileno()).st_size else 0)
+            yield from _whole_lines(_Log(read[name], iter(partial(file.read, PIECE), b"")), read, name)
+
+
+def _whole_lines(log: _Log, read: dict[str, int], name: str) -> Iterator[bytes]:
     """The lines of a log that are new and whole, in pieces; says in `read` how far they reach."""
-    if not isinstance(log, _Log):
-        place = read.get(name, 0)  # of a file that has been written anew since, none
-        at = log.seek(place if place <= os.fstat(log.fileno()).st_size else 0)
-        read[name], log = at, _Log(at, iter(partial(log.read, PIECE), b""))
     at, done, rest = log.at, max(log.at, read.get(name, 0)), b""
     for piece in log.pieces:
         rest += piece[max(0, done - at) :] if at < done else piece
