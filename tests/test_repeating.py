@@ -159,6 +159,8 @@ def test_what_cannot_go_on_is_refused(project: Project, inputs: Inputs, tmp_path
     assert code == 64 and f"output={tmp_path}/new: run {ID} goes on in its own output\n" in said
     code, said, _ = dry(project, "resume", "last", "max_stepz=3")
     assert code == 64 and "did you mean 'max_steps'?" in said
+    code, said, _ = dry(project, "resume", "last", "seed=1", "seed=2")
+    assert code == 64 and "seed is given twice" in said
     record = run.record()
     assert record
     run.write(msgspec.structs.replace(record, asked=None))
@@ -352,7 +354,7 @@ def test_what_differs_is_named_and_refused_unless_it_is_accepted(
     record = json.loads(copied.read_text())
     for key, value in change.items():
         record["plan"][key] = {**record["plan"][key], **value} if isinstance(value, dict) else value
-    record["asked"]["commit"] = "c" * 40
+    record["asked"]["commit"], record["plan"]["allow_drift"] = "c" * 40, True  # which is not asked for again
     copied.write_text(json.dumps(record))
     code, told, request = dry(project, "replay", str(copied))
     assert (code, told.count("error: ")) == (65, 1) and f"error: replay of {ID}: {said}" in told, told

@@ -75,7 +75,7 @@ def resume(
 @click.argument("run_name", metavar="RUN|record.json")
 @click.argument("words", nargs=-1, metavar="[INPUT=PATH]…")
 @click.option("--profile", metavar="NAME", help="Where to run; that of the record otherwise.")
-@click.option("--allow-drift", is_flag=True, default=None, help="Run although something differs; what is recorded.")
+@click.option("--allow-drift", is_flag=True, help="Run although something differs; what is recorded.")
 @options.detach
 @options.follow
 @options.dry_run
@@ -84,7 +84,7 @@ def replay(
     run_name: str,
     words: tuple[str, ...],
     profile: str | None,
-    allow_drift: bool | None,
+    allow_drift: bool,
     detach: bool,
     follow: bool,
     dry_run: bool,

@@ -20,35 +20,31 @@ from slipway.errors import Exit
 from slipway.findings import Finding, error, warning
 
 OF_MACHINE = {"HF_HUB_CACHE"}  # where that is depends on whether there is one on the host
+OF_PROJECT = ("entry", "code", "configuration", "environment", "command")  # what its commit brings back
 SHOWN = 60  # characters of a value
 
 
 def told(record: Record, prepared: Prepared) -> Prepared:
-    """The replay of a record with what differs among its findings, and in what its own record will say."""
-    commit = record.asked.commit if record.asked else ""
-    found = findings(record.plan, prepared.plan, record.run, commit)
-    if prepared.asked is None or prepared.asked.replays is None:
-        return prepared
-    said = [f"{what}: {how}" for what, how in differences(record.plan, prepared.plan)]
-    replays = msgspec.structs.replace(prepared.asked.replays, differs=said)
-    asked = msgspec.structs.replace(prepared.asked, replays=replays)
-    return replace(prepared, findings=[*prepared.findings, *found], asked=asked)
+    """The replay of a record with what differs among its findings, and in what its own record will say.
+
+    An error (65) each, or a warning where the replay allows drift.
+    """
+    found = list(differences(record.plan, prepared.plan))
+    asked = prepared.asked
+    if asked and asked.replays:
+        replays = msgspec.structs.replace(asked.replays, differs=[f"{what}: {said}" for what, said in found])
+        asked = msgspec.structs.replace(asked, replays=replays)
+    findings = [_finding(what, said, record, prepared.plan.allow_drift) for what, said in found]
+    return replace(prepared, findings=[*prepared.findings, *findings], asked=asked)
 
 
-def findings(then: Plan, now: Plan, run: str, commit: str) -> list[Finding]:
-    """Each difference as an error (65), or a warning where `now` allows drift. `commit`: of the project, then."""
-    found = []
-    for what, said in differences(then, now):
-        where, text = f"replay of {run}: {what}", said
-        if now.allow_drift:
-            found.append(warning(where, f"{text} (--allow-drift)"))
-            continue
-        at = f"check out {commit[:12]}, at which it was launched, or " if commit and what in _OF_PROJECT else ""
-        found.append(error(Exit.DATA, where, text, f"{at}accept it with --allow-drift, which is recorded"))
-    return found
-
-
-_OF_PROJECT = ("entry", "code", "configuration", "environment", "command")
+def _finding(what: str, said: str, record: Record, allowed: bool) -> Finding:
+    where = f"replay of {record.run}: {what}"
+    if allowed:
+        return warning(where, f"{said} (--allow-drift)")
+    commit = record.asked.commit if record.asked and what in OF_PROJECT else ""
+    at = f"check out {commit[:12]}, at which it was launched, or " if commit else ""
+    return error(Exit.DATA, where, said, f"{at}accept it with --allow-drift, which is recorded")
 
 
 def differences(then: Plan, now: Plan) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,10 @@ def _input(plan: Plan, name: str) -> str:
     return f"{name}={plan.inputs[name].facts.get('hub') or plan.inputs[name].path}"
 
 
-def _replaced(words: Iterable[str], by: Iterable[str]) -> tuple[str, ...]:
-    new = {word.partition("=")[0]: word for word in by}
-    old = {word.partition("=")[0]: word for word in words}
-    return tuple((old | new).values())
+def _replaced(words: Sequence[str], by: Sequence[str]) -> tuple[str, ...]:
+    """In the same places; one that is given twice stays twice, and is refused as in any launch."""
+    new, old = ({word.partition("=")[0]: word for word in some} for some in (by, words))
+    return tuple((old | new).values()) if len(new) == len(by) else (*words, *by)
 
 
 def _again(plan: Plan, asked: Asked, words: tuple[str, ...], given: Mapping[str, Any]) -> Options:
