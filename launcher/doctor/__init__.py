@@ -16,8 +16,8 @@ from typing import Any, Literal
 import msgspec
 
 from launcher.catalog.profiles import Profile
-from launcher.lists import profile_list
 from launcher.records import run_directory
+from slipway import tables
 from slipway.errors import Exit
 from slipway.project import Root
 from slipway.yamldoc import Noun
@@ -132,4 +132,4 @@ def exit_code(results: list[Result]) -> int:
 def table(results: list[Result]) -> str:
     """One line a result, with its remedy."""
     rows = [(r.state, r.check, f"{r.seen}; {r.remedy}" if r.remedy else r.seen) for r in results]
-    return profile_list.columns(rows)
+    return tables.columns(rows)

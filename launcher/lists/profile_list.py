@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from launcher.catalog import profiles
-from slipway import canonical
-from slipway.errors import SlipwayError, visible
+from slipway import canonical, tables
+from slipway.errors import SlipwayError
 from slipway.project import Root
 from slipway.yamldoc import Noun
 
@@ -64,22 +63,14 @@ def keys(root: Root, name: str) -> list[Key]:
 def table(found: list[Listed]) -> str:
     """One line a profile, under a heading."""
     rows = [(p.name, p.kind or "wrong", p.flavour or "-", p.extends or "-", p.error or p.file) for p in found]
-    return columns([("PROFILE", "KIND", "FLAVOUR", "EXTENDS", "FILE"), *rows])
+    return tables.columns([("PROFILE", "KIND", "FLAVOUR", "EXTENDS", "FILE"), *rows])
 
 
 def details(found: list[Key]) -> str:
     """One line a key: its value as JSON where it is no text, and where it was said."""
-    return columns((k.name, _text(k.value), k.origin or "default") for k in found)
+    return tables.columns((k.name, _text(k.value), k.origin or "default") for k in found)
 
 
 def _text(value: Any) -> str:
     plain = isinstance(value, str) and value.strip() == value != ""
     return "-" if value is None else value if plain else canonical.dumps(value)
-
-
-def columns(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of equal length as lines, in columns as wide as needed."""
-    listed = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(len(row[n]) for row in listed) for n in range(len(listed[0]) - 1)] if listed else []
-    cells = ([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]] for row in listed)
-    return "".join("  ".join(row).rstrip() + "\n" for row in cells)

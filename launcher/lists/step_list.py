@@ -15,10 +15,9 @@ from launcher.catalog import commands, definitions, releases
 from launcher.catalog.definitions import ArtifactType, Input, Step
 from launcher.catalog.profiles import Profile
 from launcher.core.plan import Plan
-from launcher.lists import profile_list
 from launcher.records.metrics import Measured
 from launcher.records.run_directory import Record
-from slipway import canonical
+from slipway import canonical, tables
 from slipway.errors import Exit, SlipwayError, nearest, visible
 from slipway.project import Root
 
@@ -57,7 +56,7 @@ def table(root: Root, steps: list[Step]) -> str:
     lock = locks.load_lock(root)
     rows = [("STEP", "LIBRARY", "IMAGE", "INPUTS -> OUTPUT", "TITLE")]
     rows += [(_names(s), s.library, _image(default_entry(lock, s)), _flow(s), s.title) for s in steps]
-    return profile_list.columns(rows)
+    return tables.columns(rows, width=tables.terminal_width(), spared=(2, 1))
 
 
 def as_json(root: Root, steps: list[Step]) -> str:
@@ -170,7 +169,7 @@ def environment(root: Root, plan: Plan, as_json: bool) -> str:
     if as_json:
         return canonical.pretty(rows)
     heads = ("NAME", "VALUE", "SET BY", "IMAGE SAYS")
-    return profile_list.columns([heads, *(["-" if v is None else v if v else '""' for v in r.values()] for r in rows)])
+    return tables.columns([heads, *(["-" if v is None else v if v else '""' for v in r.values()] for r in rows)])
 
 
 def schema(kind: str) -> str:

@@ -18,8 +18,8 @@ from launcher.records import metrics
 from launcher.records.metrics import Measured
 from launcher.records.run_directory import Record, Run
 from launcher.runs import lifecycle
-from slipway import canonical, resolver, yamldoc
-from slipway.errors import Exit, SlipwayError, visible
+from slipway import canonical, resolver, tables, yamldoc
+from slipway.errors import Exit, SlipwayError
 
 MOST_KEYS, DEEPEST, LONGEST = 20_000, 64, 60  # keys of a configuration; its depth; characters of a value for people
 SHOWN_STEPS = 10  # at which the losses of all are told
@@ -200,14 +200,14 @@ def text(found: Comparison) -> str:
     """For people: who is who, what differs by section, what does not, then losses and speed."""
     letters = [chr(ord("A") + n % 26) * (n // 26 + 1) for n in range(len(found.runs))]
     names = [f"{r.run}{f' ({r.name})' if r.name else ''}" for r in found.runs]
-    lines = _columns([*zip(letters, names, found.states, strict=True)], "")
+    said = tables.columns(zip(letters, names, found.states, strict=True))
     for section, rows in itertools.groupby(found.differences, key=lambda d: d.section):
-        lines += [f"{section}:", *_columns([(d.key, *map(_said, d.values)) for d in rows], "  ")]
-    lines += [f"the same: {', '.join(found.same)}"] if found.same else []
+        said += f"{section}:\n" + tables.columns(((d.key, *map(_said, d.values)) for d in rows), indent="  ")
+    said += f"the same: {', '.join(found.same)}\n" if found.same else ""
     if any(course.steps for course in found.courses):
         losses = ((f"loss at {step}", *of) for step, of in found.losses.items())
-        lines += ["training:", *_columns([("", *letters), *_course_rows(found.courses), *losses], "  ")]
-    return "".join(f"{line}\n" for line in lines)
+        said += "training:\n" + tables.columns([("", *letters), *_course_rows(found.courses), *losses], indent="  ")
+    return said
 
 
 def _course_rows(courses: Sequence[Course]) -> Iterator[tuple[str, ...]]:
@@ -229,12 +229,6 @@ def _said(value: Any) -> str:
     if re.fullmatch(r"(sha256:)?[0-9a-f]{40,64}", text):
         return text.removeprefix("sha256:")[:12]
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
-
-
-def _columns(rows: Sequence[Sequence[str]], indent: str) -> list[str]:
-    shown = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return [indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
 def as_json(found: Comparison) -> str:

@@ -7,7 +7,6 @@ import fnmatch
 import itertools
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -23,19 +22,14 @@ from launcher.records.metrics import Measured
 from launcher.records.run_directory import Record, Run
 from launcher.records.run_index import Index, Row
 from launcher.runs import lifecycle, progress
-from slipway.errors import Exit, SlipwayError, visible
+from slipway import tables
+from slipway.errors import Exit, SlipwayError
 from slipway.inbox import Damaged
 
 AGAIN = 2.0  # seconds between two looks with --watch
 ACTIVE = ("running", "pending", "starting", "ending", "being prepared")  # states that pass, as their first words
 HEADS = ("RUN", "STATE", "EXIT", "AGE", "PROGRESS", "LOSS", "STEP", "PROFILE", "NAME")
-SPARED = (
-    "STEP",
-    "PROFILE",
-    "EXIT",
-    "NAME",
-    "AGE",
-)  # left out one by one where the terminal is narrow; ids name the step
+SPARED = ("STEP", "PROFILE", "EXIT", "NAME", "AGE")  # left out one by one on a narrow terminal; ids name the step
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -95,7 +89,7 @@ def list_runs(folders: list[Path], as_json: bool, wanted: Wanted, watch: bool = 
         if as_json:
             text = b"".join(msgspec.json.encode(_facts(row)) + b"\n" for row in rows).decode()
         else:
-            text = table(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+            text = table(rows, tables.terminal_width())
         click.echo(("\x1b[H\x1b[2J" if watch and sys.stdout.isatty() else "") + text, nl=False)
         if not (watch and any(row.state.startswith(ACTIVE) for row in rows)):
             return
@@ -184,31 +178,23 @@ def table(rows: Iterable[Row], width: int | None) -> str:
     lines = [(_cells(row), _note(row)) for row in rows]
     if not lines:
         return ""
-    cells = [dict(zip(HEADS, HEADS, strict=True)), *(line[0] for line in lines)]
-    widths = {head: max(len(line[head]) for line in cells) for head in HEADS}
-    shown = [h for h in HEADS if h != "NAME" or any(line[h] for line, _ in lines)]
-    for head in SPARED:
-        if width is None or sum(widths[h] + 2 for h in shown) - 2 <= width:
-            break
-        shown = [h for h in shown if h != head]
-    texts = ["  ".join(line[h].ljust(widths[h]) for h in shown).rstrip() for line in cells]
-    whole = [f"{text}  {note}".rstrip() for text, note in zip(texts, ["", *(note for _, note in lines)], strict=True)]
-    return "".join(f"{text if width is None or len(text) <= width else f'{text[: width - 1]}…'}\n" for text in whole)
+    known = len(HEADS) if any(cells[-1] for cells, _ in lines) else len(HEADS) - 1  # nobody has called any by a name
+    shown = [(*HEADS[:known], ""), *((*cells[:known], note) for cells, note in lines)]
+    return tables.columns(shown, width=width, spared=[HEADS.index(h) for h in SPARED if h in HEADS[:known]])
 
 
 def _note(row: Row) -> str:
     """What is wrong with what a run has left; where it has no record that can be read, its state says that it is."""
-    return visible(f"{'' if row.step is None else 'damaged: '}{'; '.join(row.damaged)}") if row.damaged else ""
+    return f"{'' if row.step is None else 'damaged: '}{'; '.join(row.damaged)}" if row.damaged else ""
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: Row) -> tuple[str, ...]:
     seconds = age(row)
     done = "" if row.steps_done is None else f"{row.steps_done}{f'/{row.steps}' if row.steps else ''}"
     left = f" ({progress.span(row.seconds_left)})" if row.seconds_left is not None else ""
     loss = f"{row.loss:.4g}" if isinstance(row.loss, float) else row.loss or ""
-    known = (
+    return (
         row.run, row.state, "" if row.exit_code is None else str(row.exit_code),
         "" if seconds is None else progress.span(max(0, seconds)), done + left, loss, row.step or "",
         row.profile or "", row.name,
     )  # fmt: skip
-    return {head: visible(text) for head, text in zip(HEADS, known, strict=True)}
