@@ -104,20 +104,19 @@ def list_runs(folders: list[Path], as_json: bool, wanted: Wanted, watch: bool = 
 
 def find_rows(folders: list[Path], wanted: Wanted) -> list[Row]:
     """Those that are wanted, oldest first. From the newest on, so that no more are looked at than are listed."""
-    runs = [run for run in run_directory.list_runs(folders) if run.id >= wanted.begin]
-    indexes = {folder: Index(folder, os.environ) for folder in folders}
-    rows = (_row(run, indexes[run.path.parent]) for run in reversed(runs))
+    each = [(Index(folder, os.environ), run_directory.list_ids(folder)) for folder in folders]
+    runs = [(run_id, index) for index, ids in each for run_id in ids if run_id >= wanted.begin]
+    if sum(bool(ids) for _, ids in each) > 1:
+        runs.sort(key=lambda run: run_directory.order(run[0]))
+    rows = (index.get(run_id) or _row(Run(Path(index.folder, run_id)), index) for run_id, index in reversed(runs))
     found = list(itertools.islice(filter(wanted, rows), wanted.most))
-    there = {run.id for run in runs}
-    for index in indexes.values():
-        index.save(there if not wanted.begin else None)
+    for index, ids in each:
+        index.save(set(ids))
     return found[::-1]
 
 
 def _row(run: Run, index: Index) -> Row:
     """How a run stands; one that is broken, or whose engine is dead, hides no other."""
-    if known := index.get(run.id):
-        return known
     made_of = run_index.stamp(index.folder, run.id)
     try:
         record, state = lifecycle.refresh(run)
@@ -191,7 +190,7 @@ def table(rows: Iterable[Row], width: int | None) -> str:
         if width is None or sum(widths[h] + 2 for h in shown) - 2 <= width:
             break
         shown = [h for h in shown if h != head]
-    texts = ["  ".join(line[h].ljust(widths[h]) for h in shown).rstrip() for line in cells]
+    texts = [visible("  ".join(line[h].ljust(widths[h]) for h in shown).rstrip()) for line in cells]
     whole = [f"{text}  {note}".rstrip() for text, note in zip(texts, ["", *(note for _, note in lines)], strict=True)]
     return "".join(f"{text if width is None or len(text) <= width else f'{text[: width - 1]}…'}\n" for text in whole)
 
@@ -211,4 +210,4 @@ def _cells(row: Row) -> dict[str, str]:
         "" if seconds is None else progress.span(max(0, seconds)), done + left, loss, row.step or "",
         row.profile or "", row.name,
     )  # fmt: skip
-    return {head: visible(text) for head, text in zip(HEADS, known, strict=True)}
+    return dict(zip(HEADS, known, strict=True))
