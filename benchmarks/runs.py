@@ -4,7 +4,7 @@
 
 The runs have ended; their plan is a golden one. `first` has no index of them yet, and makes it. The reader is plain
 Python: it loads every record.json and prints id, step and state. All take turns; the table has the best round of each,
-and how many times as long as `launch runs` the others take.
+and how many times the processor time of `launch runs` the others take.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -55,10 +57,23 @@ def make(folder: Path, count: int) -> None:
         run.event("ended")
 
 
-def seconds(words: list[str], env: dict[str, str]) -> float:
-    begin = time.perf_counter()
+class Spent(NamedTuple):
+    """Seconds of clock and of processor."""
+
+    wall: float
+    cpu: float
+
+
+def spent(words: list[str], env: dict[str, str]) -> Spent:
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=env, cwd=REPO)
-    return time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Spent(time.perf_counter() - begin, cpu)
+
+
+def best(times: list[Spent]) -> Spent:
+    return Spent(min(t.wall for t in times), min(t.cpu for t in times))
 
 
 def main() -> None:
@@ -79,16 +94,17 @@ def main() -> None:
             "ls": ["ls", "-l", str(folder)],
             "reader": [sys.executable, "-c", READER, str(folder)],
         }
-        first = []
-        taken: dict[str, list[float]] = {name: [] for name in programs}
+        first = list[Spent]()
+        taken: dict[str, list[Spent]] = {name: [] for name in programs}
         for _ in range(asked.rounds):
             shutil.rmtree(cache, ignore_errors=True)
-            first.append(seconds(ours, env))
+            first.append(spent(ours, env))
             for program, words in programs.items():
-                taken[program].append(seconds(words, env))
-    best = {"launch runs, first": min(first)} | {program: min(times) for program, times in taken.items()}
-    for program, time_ in best.items():
-        print(f"{program:<20} {time_:6.3f} s  {time_ / best['launch runs']:5.2f}")
+                taken[program].append(spent(words, env))
+    ours_took = best(taken["launch runs"])
+    for program, times in {"launch runs, first": first, **taken}.items():
+        took = best(times)
+        print(f"{program:<20} {took.wall:6.3f} s, CPU {took.cpu:6.3f} s  {took.cpu / ours_took.cpu:5.2f}")
 
 
 if __name__ == "__main__":

@@ -93,11 +93,11 @@ class Index:
             self._rows[row.run] = (made_of, row)
             self._new = True
 
-    def save(self, there: set[str] | None) -> None:
-        """Writes what is new; runs that are not `there` any more are forgotten, where that is known."""
+    def save(self, there: set[str]) -> None:
+        """Writes what is new; runs that are not `there` any more are forgotten."""
         if not self._new or len(self._rows) < MANY:
             return
-        kept = {run_id: row for run_id, row in self._rows.items() if there is None or run_id in there}
+        kept = {run_id: row for run_id, row in self._rows.items() if run_id in there}
         with contextlib.suppress(SlipwayError, OSError):
             make_folders(self._place.parent)
             own_folder(self._place)

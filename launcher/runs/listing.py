@@ -98,20 +98,19 @@ def list_runs(folders: list[Path], as_json: bool, wanted: Wanted, watch: bool = 
 
 def find_rows(folders: list[Path], wanted: Wanted) -> list[Row]:
     """Those that are wanted, oldest first. From the newest on, so that no more are looked at than are listed."""
-    runs = [run for run in run_directory.list_runs(folders) if run.id >= wanted.begin]
-    indexes = {folder: Index(folder, os.environ) for folder in folders}
-    rows = (_row(run, indexes[run.path.parent]) for run in reversed(runs))
+    each = [(Index(folder, os.environ), run_directory.list_ids(folder)) for folder in folders]
+    runs = [(run_id, index) for index, ids in each for run_id in ids if run_id >= wanted.begin]
+    if sum(bool(ids) for _, ids in each) > 1:
+        runs.sort(key=lambda run: run_directory.order(run[0]))
+    rows = (index.get(run_id) or _row(Run(Path(index.folder, run_id)), index) for run_id, index in reversed(runs))
     found = list(itertools.islice(filter(wanted, rows), wanted.most))
-    there = {run.id for run in runs}
-    for index in indexes.values():
-        index.save(there if not wanted.begin else None)
+    for index, ids in each:
+        index.save(set(ids))
     return found[::-1]
 
 
 def _row(run: Run, index: Index) -> Row:
     """How a run stands; one that is broken, or whose engine is dead, hides no other."""
-    if known := index.get(run.id):
-        return known
     made_of = run_index.stamp(index.folder, run.id)
     try:
         record, state = lifecycle.refresh(run)
