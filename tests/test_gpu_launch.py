@@ -198,7 +198,8 @@ def test_a_script_refuses_likewise_where_what_comes_first_is_refused(
     entry = locks.select(locks.load_lock(project.root), "nemo-rl", "cpu")
     record = record_image(project.root, entry)
     squash(sidecar.folder(project.root), record)
-    given = ("backend=megatron", "--flavour", "cpu", "--dry-run", "--megatron-cache", f"{tmp_path}/cache")
+    given = ("backend=megatron", "policy.megatron_cfg.optimizer.bf16=false")  # since without CUDA all is in float32
+    given = (*given, "--flavour", "cpu", "--dry-run", "--megatron-cache", f"{tmp_path}/cache")
     done = project.launch("--profile", "slurm-pyxis", *words, *given)
     assert done.code == 66 and "error: image of megatron-bridge/" in done.stderr, done.stderr
     assert done.stderr.count("error: ") == 1
