@@ -23,29 +23,32 @@ def main() -> None:
 @main.command()
 @click.argument("libraries", nargs=-1)
 @click.option("--check", is_flag=True, help="Write nothing; ask the registries: exit 1 where a tag has moved.")
-@click.option("--upgrade", "upgrades", multiple=True, metavar="LIBRARY", help="Ask everything of LIBRARY anew.")
+@click.option("--upgrade", is_flag=True, help="Ask everything anew: packages, digests and commits.")
+@click.option("--upgrade-package", "moving", multiple=True, metavar="NAME", help="Ask for the newest NAME that fits.")
 @click.option("--record", "image", metavar="IMAGE", help="Write the identity of a built image into the lock.")
-def lock(libraries: tuple[str, ...], check: bool, upgrades: tuple[str, ...], image: str | None) -> None:
+def lock(libraries: tuple[str, ...], check: bool, upgrade: bool, moving: tuple[str, ...], image: str | None) -> None:
     """Resolve images/matrix.yaml into versions.lock.
 
-    Base digests and commits that are open are asked from their servers: those of LIBRARIES, else all.
+    A pin that still fits the matrix stays. Base digests and commits that are open are asked from their servers. With
+    --upgrade and --upgrade-package pins move: those of LIBRARIES, else all.
     """
     from images.locking import lock as locks
     from images.locking import resolve
     from images.machine import mirrors
 
-    if check + bool(upgrades) + bool(image) > 1:
-        raise click.UsageError("--check, --upgrade and --record exclude each other")
+    if check + upgrade + bool(moving) + bool(image) > 1:
+        raise click.UsageError("--check, --upgrade, --upgrade-package and --record exclude each other")
     root = find_root()
     if check:
         sys.exit(_check_lock(root, libraries))
     if image:
         return _record(root, image)
     matrix = locks.load_matrix(root)
-    locks.check_libraries(matrix, libraries + upgrades)
+    locks.check_libraries(matrix, libraries)
     old = locks.previous(root, say)
     outside = resolve.Outside(say, mirrors.load(root))
-    new, files = locks.build_lock(root, matrix, old, outside, ask=libraries or upgrades, upgrade=upgrades)
+    anew = (libraries or tuple(matrix.libraries)) if upgrade else ()
+    new, files = locks.build_lock(root, matrix, old, outside, libraries, anew, moving)
     for path, text in files.items():
         write_atomic(path, text)
     write_atomic(root.lock, locks.lock_text(new))
@@ -64,7 +67,7 @@ def render(check: bool) -> None:
 
     root = find_root()
     stale = 0
-    for name, text in renderer.committed(root, locks.load_lock(root)).items():
+    for name, text in renderer.committed(root, locks.tracked(root)).items():
         path = root.file(name)
         before = read_text(path) if path.exists() else ""
         if before == text:
@@ -94,6 +97,13 @@ def render(check: bool) -> None:
     metavar="NAME=DIR",
     help="Take a repository from a checkout as it stands; NAME=none leaves it out.",
 )
+@click.option(
+    "--with",
+    "added",
+    multiple=True,
+    metavar="PACKAGE",
+    help="Add NAME==VERSION, or a name of `extras:` in a matrix.yaml of yours: the release R+NAME, in a lock of yours.",
+)
 @click.option("--push", "reference", metavar="REF", help="Push it too, with a manifest that enroot understands.")
 @click.option(
     "--platform", type=click.Choice(["linux/amd64", "linux/arm64"]), help="For this processor; the engine's otherwise."
@@ -105,6 +115,7 @@ def build(
     flavour: Any,
     bases: tuple[str, ...],
     sources: tuple[str, ...],
+    added: tuple[str, ...],
     reference: str | None,
     platform: str | None,
     no_cache: bool,
@@ -115,6 +126,8 @@ def build(
 
     root = find_root()
     lock = locks.load_lock(root)
+    if added:
+        lock, release = _with_added(root, library, flavour, release, added, platform or "")
     entry = locks.select(lock, library, flavour, release)
     request = builder.Request(entry, builder.substitutions(bases), sources, no_cache, platform or "")
     record = builder.build(root, lock, request, say)
@@ -249,13 +262,27 @@ def status() -> None:
     sys.exit(Exit.OK if found.answers else Exit.UNAVAILABLE)
 
 
+def _with_added(
+    root: Root, library: str, flavour: Any, release: str | None, words: tuple[str, ...], platform: str
+) -> tuple[Any, str]:
+    """The lock with an entry that has the packages, and the release of that."""
+    from images.locking import extras, resolve
+    from images.locking import lock as locks
+    from images.machine import mirrors
+
+    lock = locks.tracked(root)
+    wish = extras.wished(root, lock, library, words)
+    base = locks.select(lock, library, flavour, release)
+    return extras.derive(root, lock, base, wish, resolve.Outside(say, mirrors.load(root)), platform)
+
+
 def _check_lock(root: Root, libraries: tuple[str, ...]) -> int:
     """Prints every pin beside what its server says now; returns the exit code."""
     from images.locking import lock as locks
     from images.locking import registry
     from images.machine import mirrors
 
-    lock = locks.load_lock(root)
+    lock = locks.tracked(root)
     locks.check_libraries(locks.load_matrix(root), libraries)
     rows = registry.check(lock, libraries, mirrors.load(root))
     for row in rows:
@@ -268,7 +295,7 @@ def _record(root: Root, image: str) -> None:
     from images.locking import lock as locks
     from images.machine import dockerhost
 
-    lock = locks.load_lock(root)
+    lock = locks.tracked(root)
     with dockerhost.engine_client(dockerhost.find(root)) as client:
         record, _ = identity.find(root, lock, image, client)
     write_atomic(root.lock, locks.lock_text(locks.with_image(lock, record.name, record.ids, record.drift)))

@@ -30,16 +30,19 @@ from helpers import (
     SpecOf,
     Template,
     entry_of,
+    only_wheels,
     record_image,
     relock,
     render_all,
     squash,
     tree,
+    wheel,
     write_chat_model,
     write_chats,
 )
 from slurm_job import Job
 
+from images.building import base
 from images.locking import lock as locks
 from images.squashing import sidecar
 from launcher.catalog import definitions, profiles
@@ -48,6 +51,8 @@ from launcher.catalog.profiles import Profile
 from launcher.core.arguments import Arguments
 from launcher.core.plan import LaunchSpec
 from launcher.planning import configuration
+from slipway import canonical
+from slipway.files import write_atomic
 from slipway.project import Root
 
 PROJECT = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
@@ -89,6 +94,51 @@ def boats(project: Project) -> Project:
     relock(project.root, Known())
     render_all(project.root)
     return project
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose pip knows one folder of wheels and nothing else."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX", "UV_CONSTRAINT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in only_wheels(folder).items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+@pytest.fixture
+def harbour(boats: Project, docker_stand_in: Path, wheels: Path) -> Project:
+    """That project, locked by the real uv from that folder of wheels: `boats` asks for `rope`, of which 1.0 is there.
+
+    Its registry answers, and nothing is unresolved.
+    """
+    boats.env |= only_wheels(wheels) | {"UV_CACHE_DIR": str(wheels.parent / "uv")}
+    for name, version, *requires in (
+        ("torch", "2.13.0+cpu"),
+        ("boats", "1.0", "rope"),
+        ("oars", "13.0"),
+        ("rope", "1.0"),
+    ):
+        wheel(wheels, name, version, *requires)
+    manifest = {"digest": f"sha256:{'d' * 64}", "manifests": []}
+    (docker_stand_in / "manifest.json").write_text(json.dumps({"manifest": manifest}))
+    for words in (("lock", "--upgrade"), ("render",)):
+        done = boats.images(*words)
+        assert done.code == 0, done
+    return boats
+
+
+@pytest.fixture
+def bootstrapped(boats: Project) -> Path:
+    """The base of the cpu image, as if it had been made."""
+    spec = locks.load_lock(boats.root).entries["boats/1.0-cpu"].base.bootstrap
+    folder = boats.root.state / "base" / canonical.sha256(spec)[:12]
+    write_atomic(folder / "base.tar", "a tar")
+    facts = base.BaseFacts(sha256="5" * 64, packages={"bash": "5.2"})
+    write_atomic(folder / "base.json", canonical.pretty(facts))
+    return folder / "base.tar"
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import json
 import math
 import re
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -340,18 +343,40 @@ libraries:
 BOATS = "registry.example/org/boats"
 
 
+def wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
+    """A wheel with nothing but its metadata."""
+    info = f"{name}-{version}.dist-info"
+    metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {r}" for r in requires)]
+    files = {"METADATA": "\n".join(metadata) + "\n", "WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n"}
+    hashes = {n: base64.urlsafe_b64encode(hashlib.sha256(t.encode()).digest()).decode() for n, t in files.items()}
+    files["RECORD"] = "".join(f"{info}/{n},sha256={h.rstrip('=')},\n" for n, h in hashes.items())
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in files.items():
+            archive.writestr(f"{info}/{file}", text)
+    return path
+
+
+def only_wheels(folder: Path) -> dict[str, str]:
+    """The environment of a machine whose pip and uv know one folder of wheels and nothing else."""
+    return {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": str(folder), "UV_OFFLINE": "1", "UV_NO_INDEX": "1"}
+
+
 class Known:
     """A resolver of `images lock` that pins every package to 1.0 and knows the digests of the `reachable` images."""
 
     def __init__(self, *reachable: str) -> None:
         self.reachable, self.asked = set(reachable), list[str]()
 
-    def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
+    def pins(self, groups: dict[str, MatrixGroup], before: str) -> dict[str, str]:  # noqa: ARG002
         self.asked += [f"pins {' '.join(groups)}"]
         return {
             n: "".join(f"{p.partition('==')[0]}==1.0 \\\n    --hash=sha256:0\n" for p in g.packages)
             for n, g in groups.items()
         }
+
+    def added(self, group: MatrixGroup, *_: Any) -> dict[str, tuple[MatrixGroup, str]]:
+        return {"added": (group, self.pins({"added": group}, "")["added"])}
 
     def base(self, base: Base) -> Base:
         self.asked += [f"base {base.reference}"]

@@ -19,9 +19,7 @@ from helpers import IMAGE, MATRIX_FILE, Engine, Known, Project, relock, tree
 from images.building import base, build, identity
 from images.building.build import Context
 from images.locking import lock as locks
-from slipway import canonical
 from slipway.errors import Exit, SlipwayError
-from slipway.files import write_atomic
 
 FROM = "registry.example/org/boats:26.08@sha256:8888888888888888888888888888888888888888888888888888888888888888"
 CONFIG, MANIFEST, STAND_IN = (f"sha256:{c * 64}" for c in "cde")
@@ -35,17 +33,6 @@ def docker(docker_stand_in: Path, engine: Engine) -> Path:
     tags = {f"slipway/boats:{t}": IMAGE for t in ("26.08-cuda", "26.06-cuda", "1.0-cpu")}
     engine.holds(images={IMAGE: IMAGE, "local/base:1": STAND_IN} | tags)
     return docker_stand_in
-
-
-@pytest.fixture
-def bootstrapped(boats: Project) -> Path:
-    """The base of the cpu image, as if it had been made."""
-    spec = locks.load_lock(boats.root).entries["boats/1.0-cpu"].base.bootstrap
-    folder = boats.root.state / "base" / canonical.sha256(spec)[:12]
-    write_atomic(folder / "base.tar", "a tar")
-    facts = base.BaseFacts(sha256="5" * 64, packages={"bash": "5.2"})
-    write_atomic(folder / "base.json", canonical.pretty(facts))
-    return folder / "base.tar"
 
 
 def calls(docker: Path) -> list[list[str]]:

@@ -10,6 +10,7 @@ import pytest
 from helpers import BOATS, COMMIT, DIGEST, MATRIX_FILE, REPO, TREE, Known, Project, relock
 
 from images.building import render
+from images.locking import groups
 from images.locking import lock as locks
 from images.locking.model import Identity, Matrix
 from slipway import canonical, yamldoc
@@ -219,7 +220,7 @@ def test_a_flavour_without_a_default_asks_for_a_release(boats: Project) -> None:
 
 def test_pins_are_read_from_requirements_with_normal_names() -> None:
     text = "# a comment==1\nA_b.C==1.0+cpu \\\n    --hash=sha256:0\nd==2 ; python_version < '3'\ne>=3\n"
-    assert locks.pins_of(text) == {"a-b-c": "1.0+cpu", "d": "2"}
+    assert groups.pins_of(text) == {"a-b-c": "1.0+cpu", "d": "2"}
 
 
 def test_the_checksum_of_the_matrix_does_not_depend_on_order(tmp_path: Path) -> None:

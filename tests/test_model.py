@@ -77,7 +77,7 @@ def test_every_field_of_an_entry_is_decided_on() -> None:
     assert set(Entry.__struct_fields__) == {
         "library", "release", "flavour", "base", "python", "environments", "groups", "repositories", "env", "user",
         "workdir", "driver", "repair", "platform",
-        "image", "tested", "sources", "notes", "known_as", "holds", "configurations",
+        "image", "tested", "sources", "notes", "known_as", "holds", "configurations", "extends",
     }  # fmt: skip
 
 

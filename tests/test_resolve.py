@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import REGISTRY, Project
+from helpers import REGISTRY, Project, wheel
 
-from images.locking import resolve
-from images.locking.lock import pins_of
+from images.locking.groups import pins_of, without
 from images.locking.model import Base, MatrixGroup
 from images.locking.resolve import HEADER, Outside
 from slipway.errors import Exit, SlipwayError
 from slipway.files import sha256_file
 
 INDEX = f"sha256:{'a' * 64}"
-
-
-def wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
-    """A wheel with nothing but its metadata."""
-    info = f"{name}-{version}.dist-info"
-    metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {r}" for r in requires)]
-    files = {"METADATA": "\n".join(metadata) + "\n", "WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n"}
-    hashes = {n: base64.urlsafe_b64encode(hashlib.sha256(t.encode()).digest()).decode() for n, t in files.items()}
-    files["RECORD"] = "".join(f"{info}/{n},sha256={h.rstrip('=')},\n" for n, h in hashes.items())
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in files.items():
-            archive.writestr(f"{info}/{file}", text)
-    return path
-
-
-@pytest.fixture
-def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine whose pip knows one folder of wheels and nothing else."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    settings = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": str(folder), "UV_OFFLINE": "1", "UV_NO_INDEX": "1"}
-    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX", "UV_CONSTRAINT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    return folder
 
 
 def group(*packages: str, no_deps: bool = False, excludes: tuple[str, ...] = (), python: str = "3.11") -> MatrixGroup:
@@ -63,7 +32,7 @@ def test_groups_are_resolved_as_one_set_then_split_in_their_order(wheels: Path) 
     wheel(wheels, "core", "2.0")
     app = wheel(wheels, "app", "1.0", "core<2", "extra")
     extra = wheel(wheels, "extra", "3.0")
-    texts = Outside(quiet).pins({"first": group("core"), "second": group("app")})
+    texts = Outside(quiet).pins({"first": group("core"), "second": group("app")}, "")
     assert texts == {
         "first": f"{HEADER}core==1.0 \\\n    --hash=sha256:{sha256_file(core1)}\n",
         "second": f"{HEADER}app==1.0 \\\n    --hash=sha256:{sha256_file(app)}\n"
@@ -79,29 +48,29 @@ def test_no_configuration_of_uv_above_the_temporary_folder_counts(
     (tmp_path / "uv.toml").write_text("[pip]\nconstraint-dependencies = [")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     wheel(wheels, "core", "1.0")
-    assert "core==1.0" in Outside(quiet).pins({"all": group("core")})["all"]
+    assert "core==1.0" in Outside(quiet).pins({"all": group("core")}, "")["all"]
 
 
 def test_resolving_again_gives_the_same_text(wheels: Path) -> None:
     wheel(wheels, "core", "1.0")
     wheel(wheels, "app", "1.0", "core")
     groups = {"all": group("app")}
-    assert Outside(quiet).pins(groups) == Outside(quiet).pins(groups)
+    assert Outside(quiet).pins(groups, "") == Outside(quiet).pins(groups, "")
 
 
 def test_a_group_without_dependencies_takes_only_what_it_names(wheels: Path) -> None:
     wheel(wheels, "app", "1.0", "missing")
-    assert pins_of(Outside(quiet).pins({"all": group("app", no_deps=True)})["all"]) == {"app": "1.0"}
+    assert pins_of(Outside(quiet).pins({"all": group("app", no_deps=True)}, "")["all"]) == {"app": "1.0"}
 
 
 def test_what_is_excluded_need_not_exist(wheels: Path) -> None:
     wheel(wheels, "app", "1.0", "missing")
-    assert pins_of(Outside(quiet).pins({"all": group("app", excludes=("missing",))})["all"]) == {"app": "1.0"}
+    assert pins_of(Outside(quiet).pins({"all": group("app", excludes=("missing",))}, "")["all"]) == {"app": "1.0"}
 
 
 def test_a_local_version_is_taken_from_the_folder_without_another_index(wheels: Path) -> None:
     torch = wheel(wheels, "torch", "2.13.0+cpu")
-    text = Outside(quiet).pins({"torch": group("torch==2.13.0+cpu")})["torch"]
+    text = Outside(quiet).pins({"torch": group("torch==2.13.0+cpu")}, "")["torch"]
     assert text == f"{HEADER}torch==2.13.0+cpu \\\n    --hash=sha256:{sha256_file(torch)}\n"
 
 
@@ -109,22 +78,22 @@ def test_what_does_not_fit_is_said_in_uvs_words(wheels: Path) -> None:
     wheel(wheels, "core", "1.0")
     wheel(wheels, "app", "1.0", "core>=2")
     with pytest.raises(SlipwayError, match=r"(?s)^cannot resolve app:\n.*No solution.*core>=2") as e:
-        Outside(quiet).pins({"all": group("app")})
+        Outside(quiet).pins({"all": group("app")}, "")
     assert e.value.code == Exit.DATA
 
 
 @pytest.mark.usefixtures("wheels")
 def test_groups_of_one_environment_have_one_python() -> None:
     with pytest.raises(SlipwayError, match="one python and one platform") as e:
-        Outside(quiet).pins({"a": group("x"), "b": group("y", python="3.12")})
+        Outside(quiet).pins({"a": group("x"), "b": group("y", python="3.12")}, "")
     assert e.value.code == Exit.CONFIG
 
 
 def test_a_requirement_leaves_with_its_hashes() -> None:
     text = "a==1 \\\n    --hash=sha256:0 \\\n    --hash=sha256:1\nB_c==2 \\\n    --hash=sha256:2\nd==3\n"
-    assert resolve._without(text, {"b-c"}) == "a==1 \\\n    --hash=sha256:0 \\\n    --hash=sha256:1\nd==3\n"
-    assert resolve._without(text, {"a", "d"}) == "B_c==2 \\\n    --hash=sha256:2\n"
-    assert resolve._without(text, set()) == text
+    assert without(text, {"b-c"}) == "a==1 \\\n    --hash=sha256:0 \\\n    --hash=sha256:1\nd==3\n"
+    assert without(text, {"a", "d"}) == "B_c==2 \\\n    --hash=sha256:2\n"
+    assert without(text, set()) == text
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import msgspec
 from images.bootstrap import debian
 from images.building import base as bases
 from images.building import configurations, identity, render, workspace
-from images.locking import platforms, sources
+from images.locking import own, platforms, sources
 from images.locking.lock import REPAIRS
 from images.locking.model import Entry, Lock
 from images.locking.resolve import TORCH_CPU_INDEX
@@ -140,9 +140,10 @@ def gather(
     entrypoints = root.file("entrypoints")
     files = {"verify.py": entrypoints / "verify.py"}
     for name, group in entry.groups.items():
-        path = root.path / group.file
+        path = own.file_of(root, group)
         if not path.is_file() or sha256_file(path) != group.sha256:
-            raise SlipwayError(Exit.DATA, "not the file that the lock names", where=str(path), remedy="images lock")
+            remedy = f"run: {entry.build_command if entry.extends else 'images lock'}"
+            raise SlipwayError(Exit.DATA, "not the file that the lock names", where=str(path), remedy=remedy)
         files[f"requirements-{name}.txt"] = path
     files |= {f"repair/{r.program}": root.path / REPAIRS / r.program for r in entry.repair if r.program}
     tar = None
@@ -151,7 +152,7 @@ def gather(
         folder = entrypoints / "cpu" / entry.library
         hooks = [p for p in sorted(folder.glob("*")) if p.is_file()]
         files |= {f"cpu/{p.name}": p for p in [*hooks, *(folder.parent.glob("*.py") if hooks else ())]}
-    files = {name: root.file(path) for name, path in files.items()}
+    files = {name: path if name.startswith("requirements-") else root.file(path) for name, path in files.items()}
     texts = render.files_of(root, lock, entry)
     if chosen:
         texts["repositories.json"] = canonical.pretty({name: source.brought for name, source in chosen.items()})

@@ -10,6 +10,7 @@ from typing import Any
 
 from images.inspection import compare
 from images.inspection.compare import SAID, Image, Side
+from images.locking import own
 from images.locking.model import Lock
 from images.machine import dockerhost
 from slipway import yamldoc
@@ -25,8 +26,9 @@ def find(root: Root, word: str) -> Side:
     if Path(word).is_file():
         return yamldoc.load(Path(word), Lock)
     lock = yamldoc.load(root.lock, Lock)
-    if word in lock.entries:
-        return lock.entries[word]
+    entries = lock.entries | own.load(root)
+    if word in entries:
+        return entries[word]
     text = _at_revision(root, word)
     if text is not None:
         return yamldoc.convert(text, Lock, f"{word}:{root.lock.name}")
@@ -34,7 +36,7 @@ def find(root: Root, word: str) -> Side:
     if image:
         return image
     what = f"{word!r} is no lock file, no entry of the lock, no git revision with a lock and no image on {engine}"
-    raise SlipwayError(Exit.WORDS, what, remedy=f"entries: {nearest(word, lock.entries)}")
+    raise SlipwayError(Exit.WORDS, what, remedy=f"entries: {nearest(word, entries)}")
 
 
 def _at_revision(root: Root, word: str) -> str | None:

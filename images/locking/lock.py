@@ -9,10 +9,12 @@ from typing import Protocol
 
 import msgspec
 
+from images.locking import groups, own
 from images.locking.model import (
     Base,
     Entry,
     Environment,
+    Extends,
     Flavour,
     Group,
     Identity,
@@ -22,7 +24,6 @@ from images.locking.model import (
     Matrix,
     MatrixBase,
     MatrixEntry,
-    MatrixGroup,
     MatrixRepository,
     Repair,
     Repository,
@@ -31,18 +32,15 @@ from images.locking.model import (
 from images.locking.platforms import OTHERS
 from slipway import canonical, yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import read_text, sha256_file
+from slipway.files import read_text
 from slipway.project import Root
 
 REPAIRS = "entrypoints/repair"
 HEADER = "# Made by `images lock` from images/matrix.yaml; do not edit.\n"
 
 
-class Resolver(Protocol):
+class Resolver(groups.Packages, Protocol):
     """What asks the outside world; see resolve.py."""
-
-    def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
-        """The hashed requirements text of every group, resolved together but for those with `no_deps`."""
 
     def base(self, base: Base) -> Base:
         """`base` with the digests that its registry gives; unchanged (unresolved) where it does not answer."""
@@ -61,8 +59,22 @@ def load_matrix(root: Root) -> Matrix:
                 at, what = ("libraries", name, "default", flavour), f"there is no release {release!r}"
                 raise _wrong(root, at, what, nearest(release, releases))
         for flavour, release, wish in _releases(library):
+            _check_release(root, ("libraries", name, flavour, release), release)
             _check_row(root, matrix, ("libraries", name, flavour, release), wish)
     return matrix
+
+
+def _check_release(root: Root, at: tuple[str, ...], release: str) -> None:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        local = Version(release).local
+    except InvalidVersion as e:
+        what = "is no version (PEP 440), by which releases are ordered"
+        raise _wrong(root, at, what, "name it by its tag's version, such as 0.7.0 or 26.08.01") from e
+    if local:
+        what = "a local part (+) of a version names packages of one's own"
+        raise _wrong(root, at, what, "leave it out; packages are added by: images build --with")
 
 
 def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntry) -> None:
@@ -86,10 +98,10 @@ def _check_row(root: Root, matrix: Matrix, at: tuple[str, ...], wish: MatrixEntr
         raise _wrong(root, at_tools, f"unknown group {group!r}", nearest(group, wish.groups))
     for group in sorted(set(wish.groups) - set(used) - set(tools)):
         raise _wrong(root, (*at, "groups", group), "is in no environment, and builds nothing")
-    for platform, own in wish.platforms.items():
+    for platform, packages in wish.platforms.items():
         if platform not in OTHERS:
             raise _wrong(root, (*at, "platforms", platform), "unknown platform", f"expected {', '.join(OTHERS)}")
-        for group in sorted(set(own) - set(wish.groups)):
+        for group in sorted(set(packages) - set(wish.groups)):
             raise _wrong(root, (*at, "platforms", platform, group), "unknown group", nearest(group, wish.groups))
     for name, repository in wish.repositories.items():
         _check_repository(root, (*at, "repositories", name), repository)
@@ -142,7 +154,13 @@ def matrix_checksum(matrix: Matrix) -> str:
 
 
 def load_lock(root: Root) -> Lock:
-    """The lock, refused (65) where it was edited by hand or not made from the matrix beside it."""
+    """The project's lock, as `tracked`, with the entries of the user's own beside it."""
+    lock = tracked(root)
+    return msgspec.structs.replace(lock, entries=lock.entries | own.load(root))
+
+
+def tracked(root: Root) -> Lock:
+    """The project's lock, refused (65) where it was edited by hand or not made from the matrix beside it."""
     lock = yamldoc.load(root.lock, Lock)
     if lock.checksum != lock.contents:
         what = "its contents are not those that it was written with: it was edited by hand, or merged"
@@ -168,7 +186,8 @@ def previous(root: Root, say: Callable[[str], None]) -> Lock | None:
 def select(lock: Lock, library: str, flavour: Flavour, release: str | None = None) -> Entry:
     """The entry of `library`; its default release for `flavour` unless named. Raises SlipwayError 64.
 
-    A processor's own entry is asked for by `Lock.on`.
+    A processor's own entry is asked for by `Lock.on`. Raises SlipwayError 65 for one of the user's own, where the
+    entry that it derives from has moved.
     """
     if library not in lock.libraries:
         raise SlipwayError(Exit.WORDS, f"unknown library {library!r}", remedy=nearest(library, lock.libraries))
@@ -180,7 +199,19 @@ def select(lock: Lock, library: str, flavour: Flavour, release: str | None = Non
         raise SlipwayError(
             Exit.WORDS, f"{library} has no {what} for flavour {flavour}", remedy=nearest(wanted or "", releases)
         )
+    for entry in lock.entries.values():
+        if (entry.library, entry.flavour, entry.release) == (library, flavour, wanted) and entry.extends:
+            _check_moved(lock, entry, entry.extends)
     return releases[wanted]
+
+
+def _check_moved(lock: Lock, entry: Entry, extends: Extends) -> None:
+    name = named(entry.library, extends.release, entry.flavour, entry.platform)
+    now = lock.entries[name].checksum if name in lock.entries else ""
+    if now != extends.entry:
+        has = f"its entry is {now[:12]} now" if now else "which the lock has no more"
+        what = f"derives from {name} as it was (entry {extends.entry[:12]}): {has}"
+        raise SlipwayError(Exit.DATA, what, where=entry.name, remedy=f"add the packages again: {entry.build_command}")
 
 
 def build_lock(
@@ -190,15 +221,19 @@ def build_lock(
     resolver: Resolver,
     ask: tuple[str, ...] = (),
     upgrade: tuple[str, ...] = (),
+    moving: tuple[str, ...] = (),
 ) -> tuple[Lock, dict[Path, str]]:
     """The lock for `matrix`, and the requirements files (path -> text) that it names; writes nothing.
 
     `ask`: the libraries whose open digests are asked for; all of them where it is empty. `upgrade`: the libraries for
-    which everything is asked anew, whatever `old` says.
+    which everything is asked anew, whatever `old` says. `moving`: packages that are. Raises SlipwayError 64 for one
+    that nobody has pinned.
 
     What has not changed is carried over from `old`: groups whose wishes are the same and whose file is intact, digests,
-    commits, and, while an entry's checksum is the same, its recorded images and tests.
+    commits, and, while an entry's checksum is the same, its recorded images and tests. Where a wish has changed, the
+    pins that still fit stay.
     """
+    groups.check_moving(root, old, ask, moving)
     entries: dict[str, Entry] = {}
     files: dict[Path, str] = {}
     for name, library in sorted(matrix.libraries.items()):
@@ -207,7 +242,7 @@ def build_lock(
             before = old.entries.get(key) if old else None
             kept = None if name in upgrade else before
             asked = resolver if not ask or name in ask else None
-            groups, texts = _groups(root, key, wish, kept, resolver)
+            pinned, texts = groups.lock_groups(root, key, wish, kept, resolver, moving if asked else ())
             files |= texts
             entry = Entry(
                 library=name,
@@ -216,8 +251,8 @@ def build_lock(
                 platform=platform,
                 base=_base(matrix, wish.base, before, asked, anew=kept is None),
                 python=wish.python,
-                environments=_environments(root, wish, groups, texts),
-                groups=groups,
+                environments=_environments(root, wish, pinned, texts),
+                groups=pinned,
                 repositories={
                     n: _repository(r, before.repositories.get(n) if before else None, asked, anew=kept is None)
                     for n, r in wish.repositories.items()
@@ -263,12 +298,6 @@ def with_image(lock: Lock, name: str, ids: list[str], drift: dict[str, str]) -> 
 def lock_text(lock: Lock) -> str:
     """The file's text: header, then sorted YAML."""
     return HEADER + yamldoc.dump(msgspec.to_builtins(lock))
-
-
-def pins_of(text: str) -> dict[str, str]:
-    """name -> version of a requirements text, names normalised as PEP 503 does."""
-    found = re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", text, re.MULTILINE)
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
 def _releases(library: Library) -> list[tuple[Flavour, str, MatrixEntry]]:
@@ -318,53 +347,18 @@ def _repository(wish: MatrixRepository, before: Repository | None, resolver: Res
     return found if found.commit else known
 
 
-def _groups(
-    root: Root, key: str, wish: MatrixEntry, before: Entry | None, resolver: Resolver
-) -> tuple[dict[str, Group], dict[Path, str]]:
-    kept = _intact_groups(root, wish, before)
-    if kept is not None:
-        return kept, {}
-    groups, files = {}, {}
-    for wanted in _resolved_together(wish):
-        for name, text in resolver.pins(wanted).items():
-            file = f"images/{key}/requirements-{name}.txt"
-            pinned = msgspec.structs.asdict(wish.groups[name])
-            groups[name] = Group(**pinned, file=file, sha256=canonical.sha256(text.encode()))
-            files[root.path / file] = text
-    return groups, files
-
-
-def _resolved_together(wish: MatrixEntry) -> list[dict[str, MatrixGroup]]:
-    """The groups that end up in the image, in the order of their layers; and each group of build tools alone."""
-    installed = {g: wish.groups[g] for e in wish.environments.values() for g in e.groups}
-    tools = [{n: g} for n, g in wish.groups.items() if n not in installed]
-    return [installed, *tools] if installed else tools
-
-
-def _intact_groups(root: Root, wish: MatrixEntry, before: Entry | None) -> dict[str, Group] | None:
-    """The old groups where all of them are still what is wanted; one environment is resolved as a whole."""
-    if before is None or set(before.groups) != set(wish.groups):
-        return None
-    for name, group in before.groups.items():
-        path = root.path / group.file
-        same = all(getattr(group, f) == getattr(wish.groups[name], f) for f in MatrixGroup.__struct_fields__)
-        if not same or not path.is_file() or sha256_file(path) != group.sha256:
-            return None
-    return before.groups
-
-
 def _environments(
-    root: Root, wish: MatrixEntry, groups: dict[str, Group], texts: dict[Path, str]
+    root: Root, wish: MatrixEntry, pinned: dict[str, Group], texts: dict[Path, str]
 ) -> dict[str, Environment]:
     def text_of(group: str) -> str:
-        path = root.path / groups[group].file
+        path = root.path / pinned[group].file
         return texts.get(path) or read_text(path)
 
     result = {}
     for name, env in wish.environments.items():
         packages = dict(env.packages)
         for group in env.groups:
-            packages |= pins_of(text_of(group))
+            packages |= groups.pins_of(text_of(group))
         result[name] = Environment(**msgspec.structs.asdict(env) | {"packages": packages})
     return result
 

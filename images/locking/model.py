@@ -5,6 +5,7 @@ Both files become these frozen Structs in one place (`slipway.yamldoc`); unknown
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, Literal
 
 import msgspec
@@ -219,6 +220,18 @@ class Identity(Struct, frozen=True, kw_only=True):
     ids: list[str]
 
 
+class Extends(Struct, frozen=True, kw_only=True):
+    """What an entry of the user's own lock derives from: `release` of the project's lock, whose checksum was `entry`.
+
+    `words`: what `--with` said; `packages`: what that meant.
+    """
+
+    release: str
+    entry: str
+    words: list[str]
+    packages: list[str]
+
+
 class Entry(Struct, frozen=True, kw_only=True):
     """One row of the lock: everything that an image of `library`, `release` and `flavour` is made from.
 
@@ -229,6 +242,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     release: str
     flavour: Flavour
     platform: str = ""
+    extends: Extends | None = None
     base: Base
     python: str
     environments: dict[str, Environment]
@@ -255,13 +269,15 @@ class Entry(Struct, frozen=True, kw_only=True):
     @property
     def tag(self) -> str:
         """The image's name on an engine, for people; nothing is ever run by it."""
-        return "slipway/" + self.name.replace("/", ":")
+        return "slipway/" + self.name.replace("/", ":").replace("+", "-with-")
 
     @property
     def build_command(self) -> str:
         """What builds the image; for remedies."""
         platform = f" --platform {self.platform}" if self.platform else ""
-        return f"images build {self.library} --release {self.release} --flavour {self.flavour}{platform}"
+        release = self.extends.release if self.extends else self.release
+        added = "".join(f" --with {shlex.quote(word)}" for word in self.extends.words) if self.extends else ""
+        return f"images build {self.library} --release {release} --flavour {self.flavour}{platform}{added}"
 
     @property
     def layers(self) -> list[str]:
@@ -284,7 +300,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         """sha256 (hex) of what the image is made from: neither where claims come from, nor what was seen since, nor
         what of it is read."""
         body: dict[str, Any] = msgspec.to_builtins(self)
-        for key in ("image", "tested", "sources", "notes", "known_as", "holds", "configurations"):
+        for key in ("image", "tested", "sources", "notes", "known_as", "holds", "configurations", "extends"):
             body.pop(key, None)
         for repair in body.get("repair", []):
             repair.pop("why")

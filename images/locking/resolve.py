@@ -5,21 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from images.locking import registry, sources
-from images.locking.lock import pins_of
-from images.locking.model import Base, MatrixGroup, Repository
+from images.locking import own, registry, sources
+from images.locking.groups import canonical_name, pins_of, without
+from images.locking.model import Base, FromSource, MatrixGroup, Repository
 from images.machine import mirrors, pipconf
 from slipway.errors import Exit, SlipwayError, quoted
 from slipway.files import sha256_file
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 HEADER = "# Made by `images lock`; do not edit.\n"
+ADDED = "added"  # the group of packages that a user adds to an entry
+BUILD_TOOLS = ["setuptools", "wheel"]  # for what is built from source
 
 
 class Outside:
@@ -32,7 +35,7 @@ class Outside:
         self._found: dict[tuple[str, ...], Any] = {}  # what was asked once: several entries may start from one image
         self._pip = pipconf.read()
 
-    def pins(self, groups: dict[str, MatrixGroup]) -> dict[str, str]:
+    def pins(self, groups: dict[str, MatrixGroup], before: str) -> dict[str, str]:
         """See `lock.Resolver`. Groups with dependencies are resolved as one set, then split in their order.
 
         Raises SlipwayError 65 with uv's own words where nothing fits, 69 where uv is not installed.
@@ -41,14 +44,40 @@ class Outside:
         agreed = ""
         if together:
             self.say(f"resolving {', '.join(together)}")
-            agreed = self._uv(_union(list(together.values())), constraints="")
+            agreed = self._uv(_union(list(together.values())), "", before)
         texts: dict[str, str] = {}
         taken: set[str] = set()
         for name, group in groups.items():
-            text = self._uv(group, constraints="" if group.no_deps else agreed, hashes=True)
-            texts[name] = HEADER + _without(text, taken)
+            text = self._uv(group, "" if group.no_deps else agreed, before, hashes=True)
+            texts[name] = HEADER + without(text, taken)
             taken |= set(pins_of(text))
         return texts
+
+    def added(self, group: MatrixGroup, pins: dict[str, str], before: str) -> dict[str, tuple[MatrixGroup, str]]:
+        """See `groups.Packages`."""
+        self.say(f"resolving {' '.join(group.packages)}")
+        fixed = [f"{name}=={version}" for name, version in pins.items()]
+        local = [pin for pin in fixed if pin.endswith("+cpu")]  # from an index of their own
+        wish, sources = msgspec.structs.replace(group, packages=[*group.packages, *local]), list[str]()
+        try:
+            text = self._uv(wish, "\n".join(fixed), before)
+        except SlipwayError:
+            sources = self._without_wheels(wish, "\n".join(fixed), before)
+            if not sources:
+                raise
+            self.say(f"there is no wheel of {', '.join(sources)}: built from source")
+            text = self._uv(wish, "\n".join(fixed), before, sources=sources)
+        new = {name: f"{name}=={version}" for name, version in pins_of(text).items() if name not in pins}
+        tools = MatrixGroup(packages=BUILD_TOOLS, python=group.python, platform=group.platform)
+        wheels = msgspec.structs.replace(group, packages=[p for n, p in new.items() if n not in sources], no_deps=True)
+        built = msgspec.structs.replace(
+            group,
+            packages=[p for n, p in new.items() if n in sources],
+            no_deps=True,
+            from_source=FromSource(tools=f"{ADDED}-tools"),
+        )
+        made = {ADDED: wheels} | ({f"{ADDED}-source": built, f"{ADDED}-tools": tools} if built.packages else {})
+        return {n: (g, own.HEADER + self._uv(g, "", before, hashes=True)) for n, g in made.items() if g.packages}
 
     def base(self, base: Base) -> Base:
         """See `lock.Resolver`."""
@@ -71,30 +100,52 @@ class Outside:
                 self.unresolved.append(str(e))
         return self._found[place]
 
-    def _uv(self, group: MatrixGroup, constraints: str, hashes: bool = False) -> str:
+    def _without_wheels(self, group: MatrixGroup, constraints: str, before: str) -> list[str]:
+        """Which of the packages, resolved whatever there is of them, are there as sources alone."""
+        found = tomllib.loads(self._uv(group, constraints, before, every=True))["packages"]
+        return sorted(canonical_name(package["name"]) for package in found if not package.get("wheels"))
+
+    def _uv(
+        self,
+        group: MatrixGroup,
+        constraints: str,
+        before: str,
+        hashes: bool = False,
+        sources: Iterable[str] = (),
+        every: bool = False,
+    ) -> str:
+        """What uv writes: requirements; or, with `every`, a pylock.toml of whatever there is, wheel or source.
+
+        `before`: pins that it keeps where they fit. `sources`: packages that are taken as sources though others are
+        wheels.
+        """
+        out = "pylock.toml" if every else "out"
         with tempfile.TemporaryDirectory() as tmp:
-            files = {"in": group.packages, "excludes": group.excludes, "constraints": [constraints]}
+            files = {"in": group.packages, "excludes": group.excludes, "constraints": [constraints], "out": [before]}
             files["uv.toml"] = []  # else uv takes the one of the nearest parent, where anybody may write
             for name, lines in files.items():
                 (Path(tmp) / name).write_text("\n".join(lines) + "\n")
             command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
             command += ["--no-emit-index-url", "--python-version", group.python, "--python-platform", group.platform]
             command += ["--excludes", "excludes", "--constraint", "constraints"]
+            command += ["--output-file", out]  # what stands there already is kept where it fits
             command += ["--generate-hashes"] if hashes else []
             command += ["--no-deps"] if group.no_deps else []
-            command += ["--no-binary" if group.from_source else "--only-binary", ":all:"]
-            command += self._places(group)
+            command += [] if every else ["--no-binary" if group.from_source else "--only-binary", ":all:"]
+            command += [word for name in sources for word in ("--no-binary", name)]
+            command += self._places([*group.packages, *constraints.splitlines()])
             done = subprocess.run([*command, "in"], cwd=tmp, capture_output=True, text=True, check=False)
+            text = (Path(tmp) / out).read_text() if not done.returncode else ""
         if "No module named uv" in done.stderr:
             raise SlipwayError(Exit.UNAVAILABLE, "uv is not installed", remedy="pip install -r requirements-dev.txt")
         if done.returncode:
             raise SlipwayError(Exit.DATA, f"cannot resolve {' '.join(group.packages)}:{quoted(done.stderr)}")
-        return self._hash_local(done.stdout) if hashes else done.stdout
+        return self._hash_local(text) if hashes else text
 
-    def _places(self, group: MatrixGroup) -> list[str]:
+    def _places(self, packages: list[str]) -> list[str]:
         """uv does not read pip's find-links; PyTorch's CPU builds are elsewhere where no folder has them."""
         options = [w for folder in self._pip.find_links for w in ("--find-links", str(folder))]
-        local = [p for p in group.packages if p.endswith("+cpu") and not self._pip.wheels_for(p)]
+        local = [p for p in packages if p.endswith("+cpu") and not self._pip.wheels_for(p)]
         if local:
             options += ["--extra-index-url", TORCH_CPU_INDEX, "--index-strategy", "unsafe-best-match"]
         return options
@@ -122,14 +173,3 @@ def _union(groups: list[MatrixGroup]) -> MatrixGroup:
         platform=first.platform,
         excludes=sorted({e for g in groups for e in g.excludes}),
     )
-
-
-def _without(text: str, names: set[str]) -> str:
-    """The requirements text less the packages of an earlier group (a requirement and its hash lines are one block)."""
-    blocks: list[list[str]] = []
-    for line in text.splitlines(keepends=True):
-        if line.startswith(" ") and blocks:
-            blocks[-1].append(line)
-        else:
-            blocks.append([line])
-    return "".join("".join(b) for b in blocks if not set(pins_of(b[0])) & names)
