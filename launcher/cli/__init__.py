@@ -1,5 +1,5 @@
 """The `launch` command: `running` are the commands that run something, `rehearsing` tries a launch out, `looking` are
-those that look, `caching` those about converted models."""
+those that look, `explaining` says why a run failed, `caching` are those about converted models."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from launcher.cli import caching, looking, rehearsing, running
+from launcher.cli import caching, explaining, looking, rehearsing, running
 from slipway.console import Group, command_group
 from slipway.errors import nearest
 
 COMMANDS = {
     "Run": [running.run, rehearsing.rehearse, running.submit],
-    "Watch": [looking.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
+    "Watch": [looking.runs, looking.show_run, looking.logs, explaining.explain, looking.wait, running.cancel],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],
     "Site": [looking.profiles, looking.schema],
@@ -24,7 +24,8 @@ ELSEWHERE = {
     "start": "run", "exec": "run", "stop": "cancel", "kill": "cancel", "scancel": "cancel", "ps": "runs", "ls": "runs",
     "list": "runs", "queue": "runs", "squeue": "runs", "status": "show", "describe": "show", "info": "show",
     "log": "logs", "tail": "logs -f", "watch": "logs -f", "pull": "fetch", "download": "fetch", "validate": "check",
-    "doctor": "profiles doctor", "catalog": "steps", "dry-run": "run --dry-run",
+    "doctor": "profiles doctor",
+    "why": "explain", "diagnose": "explain", "catalog": "steps", "dry-run": "run --dry-run",
 }  # fmt: skip
 WHOLE = 1000  # characters of a sentence of help: all of it
 

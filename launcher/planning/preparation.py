@@ -25,7 +25,7 @@ from launcher.core.arguments import Arguments, parse
 from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
 from launcher.planning import code as codes
 from launcher.planning import configuration, probe, rehearsal
-from launcher.planning.checks import config_values, memory, memory_rl, parallelism, preflight
+from launcher.planning.checks import config_values, memory, memory_kept, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.planning.run_files import Prepared
 from launcher.records import run_directory
@@ -101,7 +101,10 @@ def prepare(root: Root, options: Options) -> Prepared:
     writers = {name: tree.write for name, tree in checkouts.items()}
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
-    return Prepared(plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec)
+    return Prepared(
+        plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec,
+        memory_kept.of(spec, seen),
+    )  # fmt: skip
 
 
 def _choose(root: Root, options: Options) -> Chosen:

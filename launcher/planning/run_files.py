@@ -43,7 +43,7 @@ class Prepared:
 
     `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
     of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before. `spec`:
-    what was asked for; None of what `-o` wrote.
+    what was asked for; None of what `-o` wrote. `memory`: what is estimated of a GPU's, which the run keeps.
     """
 
     plan: Plan
@@ -57,6 +57,7 @@ class Prepared:
     code: Mapping[str, Callable[[Path], None]]
     hub: Mapping[str, str] = field(default_factory=dict)
     spec: LaunchSpec | None = None
+    memory: dict[str, str] = field(default_factory=dict)
 
     @property
     def engine(self) -> engines.Engine:
