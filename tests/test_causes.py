@@ -22,9 +22,8 @@ WANTED = {
 
 @pytest.mark.parametrize(("row", "seen"), SEEN, ids=[f"{r.id}-{n}" for n, (r, _) in enumerate(SEEN)])
 def test_a_real_line_is_known_by_its_own_row_first(row: Row, seen: Seen) -> None:
-    fitting = [other for other in ROWS if re.search(other.pattern, seen.line)]
-    assert fitting and fitting[0].id == row.id
-    match = re.search(row.pattern, seen.line)
+    assert next((other.id for other in ROWS if other.match(seen.line)), "") == row.id
+    match = row.match(seen.line)
     assert match and (not seen.says or row.said(match) == seen.says)
     assert seen.source
 

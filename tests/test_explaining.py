@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,13 @@ def test_what_follows_of_another_ranks_end_is_not_the_cause(ended: Ended, told: 
     found = told()
     assert found["exception"]["text"] == "ValueError: bad batch"
     assert [cause["id"] for cause in found["causes"]] == ["exception", "nccl-peer"]
+
+
+def test_what_follows_comes_last_although_it_was_told_first(ended: Ended, told: Told) -> None:
+    log = WATCHDOG.format(0) + "OSError: [Errno 28] No space left on device: '/output/a'\n"
+    ended(End.FAILED, "exit code 1", {"logs/step.log": log})
+    assert [(cause["id"], cause["line"]) for cause in told()["causes"]] == [("disk", 2), ("nccl-timeout", 1)]
+    assert told()["causes"][0]["detail"] == "'/output/a'"
 
 
 def test_lines_of_ranks_that_stand_between_each_other(ended: Ended, told: Told) -> None:
@@ -246,6 +254,7 @@ def test_logs_are_not_believed(ended: Ended, project: Project, tmp_path: Path) -
     nasty = traceback("ValueError: \x1b]0;title\x07\x1b[2J bad") + traceback("OSError: \x9b31m{run}{0.__class__}")
     run = ended(End.FAILED, "exit code 1", {"logs/step.log": filler * 20_000 + nasty})
     (run.path / "logs" / "a.log").symlink_to(tmp_path / "secret")
+    os.mkfifo(run.path / "logs" / "b.log")
     done = project.launch("explain")
     assert done.code == 0
     assert not {c for c in done.stdout if not c.isprintable()} - {"\n"}
@@ -268,3 +277,39 @@ def test_what_has_not_ended_is_not_explained(project: Project, spec_of: SpecOf, 
     done = project.launch("explain", run.id)
     assert (done.code, done.stdout) == (69, "")  # its engine is gone
     assert project.launch("explain", "nothing").code == 66
+
+
+SITE = "schema: 1\nkind: slurm\nextends: slurm-pyxis\ngpu: {model: H100, memory: 80GiB}\n"
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def test_from_a_launch_to_its_explanation(project: Project, words: tuple[str, ...], tmp_path: Path) -> None:
+    """What was estimated when it was planned stands beside what ran out."""
+    project.write("slipway.d/profiles/site.yaml", SITE)
+    (tmp_path / "llama" / "config.json").write_text(json.dumps(LLAMA_8B))
+    project.program("sbatch", "echo 7")
+    project.program("squeue", "exit 0")
+    ended = "JobId=7 JobName=x JobState=FAILED ExitCode=1:0 Restarts=0 Requeue=1 Reason=NonZeroExitCode"
+    project.program("scontrol", f"echo '{ended}'")
+    launched = project.launch("--profile", "site", *words)
+    assert launched.code == 0, launched
+    run = Run(project.path / "runs" / launched.stdout.strip())
+    (run.path / "logs" / "node-0.log").write_text(traceback(OOM, "(DTensorPolicyWorker pid=7, ip=10.0.0.1) "))
+    (run.path / "container" / "0").mkdir(exist_ok=True)
+    (run.path / "container" / "0" / "ranks").mkdir()
+    status = {"exit_code": 1, "cause": "step", "reason": "exit code 1"}
+    (run.path / "container" / "0" / "status.json").write_text(json.dumps(status))
+    done = project.launch("explain", run.id)
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        f"run        {run.id}: failed",
+        "end        exit 1: the step failed: exit code 1",
+        "cause      out of GPU memory: 86.00 MiB asked for, 264.00 MiB of 23.64 GiB free",
+    ], done
+    estimate = next(line for line in lines if line.startswith("estimate   about "))
+    assert "of 80 GiB a GPU, most in" in estimate and estimate.removeprefix("estimate   ") in launched.stderr
+    assert lines[-1].startswith("           takes less: ")
+    assert lines[2] in project.launch("show", run.id).stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import rl
 from helpers import SpecOf
@@ -31,7 +33,7 @@ def _words(said: str) -> list[str]:
 
 def _shape(said: str) -> dict[str, int]:
     words = said.split()
-    shape = dict(zip(words, words[1:], strict=False))
+    shape = dict(itertools.pairwise(words))
     nodes, gpus = int(shape.get("--nodes", 1)), int(shape.get("--gpus", 8))
     return {"nodes": nodes, "gpus": gpus, "procs": gpus}
 

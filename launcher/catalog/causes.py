@@ -22,7 +22,8 @@ class Seen(Noun, frozen=True, kw_only=True):
 
 
 class Row(Noun, frozen=True, kw_only=True):
-    """A pattern of lines and what they mean. `by`: who writes such lines; `says`: words with the pattern's groups.
+    """A pattern of lines and what they mean. `by`: who writes such lines; `words`: a line that it fits has one of them;
+    `says`: words with the pattern's groups.
 
     `follows`: it comes of something else, as a rule; `end`: the state of a run that says the same by itself; `ranks`:
     which rank was last is told with it; `memory`: the plan's estimate of a GPU's memory is.
@@ -31,6 +32,7 @@ class Row(Noun, frozen=True, kw_only=True):
     id: str
     cause: str
     by: str
+    words: list[str]
     pattern: str
     remedy: str
     says: str = ""
@@ -39,6 +41,10 @@ class Row(Noun, frozen=True, kw_only=True):
     ranks: bool = False
     memory: bool = False
     seen: list[Seen] = []
+
+    def match(self, line: str) -> re.Match[str] | None:
+        """What of a line says it."""
+        return re.search(self.pattern, line) if any(word in line for word in self.words) else None
 
     def said(self, match: re.Match[str]) -> str:
         """What is told of a match; empty where it has nothing to say."""

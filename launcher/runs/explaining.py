@@ -25,8 +25,8 @@ from slipway import inbox
 from slipway.errors import SlipwayError
 from slipway.yamldoc import Noun
 
-PART, ALL, FEWEST = 2**20, 2**26, 2**16  # bytes: of a log, of all of them, and of one where they are many
-MOST = 1000  # logs that are read
+PART, ALL, FEWEST = 2**20, 2**24, 2**16  # bytes: of a log, of all of them, and of one where they are many
+MOST = 256  # logs that are read
 DIVERGED, RAISED = "divergence", "exception"  # the row for a loss that is no number; an exception that no row knows
 RECORD, RESULT = "record.json", "container/result.json"  # where the outcome's own words stand
 # Ends that say all by themselves. The others say that something was wrong, and not what.
@@ -152,13 +152,13 @@ def _causes(record: Record, outcome: Outcome, logs: list[Log], raised: Raised | 
     ranked, same = list[tuple[tuple[bool, bool, int, int], Found]](), list[Found]()
     for row in causes.load().lines:
         if hits := list(_hits(row, outcome, logs)):
-            found, of_it = _found(row, record, hits, logs), bool(raised and re.search(row.pattern, raised.text))
+            found, of_it = _found(row, record, hits, logs), bool(raised and row.match(raised.text))
             ranked.append(((row.follows, not of_it, hits[0].order, hits[0].line), found))
             same += [found] if row.end == outcome.word else []
     ordered = [found for _, found in sorted(ranked, key=lambda each: each[0])]
     said = [*_diverged(outcome), *([_end(record, outcome, same)] if outcome.end in _TOLD else [])]
     ordered = [f for f in ordered if f.id not in {f.id for f in said} and not (outcome.end in _TOLD and f in same)]
-    if raised and not any(re.search(row.pattern, raised.text) for row in causes.load().lines):
+    if raised and not any(row.match(raised.text) for row in causes.load().lines):
         remedy = _remedy(causes.load().ends[End.FAILED.value], record)
         own = Found(id=RAISED, cause=raised.text, where=raised.who, remedy=remedy)
         said.append(msgspec.structs.replace(own, file=raised.file, line=raised.line))
@@ -211,15 +211,15 @@ def _nodes(hits: list[_Hit], logs: list[Log]) -> str:
 
 def _hits(row: Row, outcome: Outcome, logs: list[Log]) -> Iterator[_Hit]:
     """The first line of each log that training did not outlive, then the outcome's own words."""
-    pattern = re.compile(row.pattern, re.MULTILINE)
     for order, log in enumerate(logs):
-        for found in pattern.finditer(log.text):
-            at = log.text.count("\n", 0, found.start())
-            if at >= log.outlived:
-                yield _Hit(found, log.plain[at].strip()[:LONGEST], log.file, log.number(at), order)
+        if not any(word in log.text for word in row.words):
+            continue
+        for at, line in enumerate(log.plain[log.outlived :], log.outlived):
+            if found := row.match(line):
+                yield _Hit(found, line.strip()[:LONGEST], log.file, log.number(at), order)
                 break
-    if match := pattern.search(outcome.reason):
-        yield _Hit(match, outcome.reason[:LONGEST], RECORD, 0, len(logs))
+    if found := row.match(outcome.reason):
+        yield _Hit(found, outcome.reason[:LONGEST], RECORD, 0, len(logs))
 
 
 def _first(logs: list[Log]) -> Raised | None:
@@ -228,11 +228,11 @@ def _first(logs: list[Log]) -> Raised | None:
     One that only follows of another process's end is taken where there is no other.
     """
     rank = next((rank for log in logs if (rank := tracebacks.first_rank(log)) is not None), None)
-    follows = [row.pattern for row in causes.load().lines if row.follows]
+    follows = [row for row in causes.load().lines if row.follows]
     all_of_them = [raised for log in logs for raised in tracebacks.exceptions(log)]
     return min(
         all_of_them,
-        key=lambda r: (any(re.search(p, r.text) for p in follows), rank is not None and r.who != f"rank {rank}"),
+        key=lambda r: (any(row.match(r.text) for row in follows), rank is not None and r.who != f"rank {rank}"),
         default=None,
     )
 

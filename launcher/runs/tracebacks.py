@@ -23,7 +23,7 @@ _CHAIN = frozenset({
     "The above exception was the direct cause of the following exception:",
 })  # fmt: skip
 _RAISED = re.compile(r"(?:[A-Za-z_]\w{0,80}\.){0,12}(?P<name>[A-Z]\w{0,80})(?:\(\w{1,80}\))?(?:: .*)?$")
-_REPEATED = re.compile(r" \[repeated \d+x across cluster\].*$")
+_REPEATED = " [repeated "  # how often Ray has seen a line on other nodes
 # Of torchrun: that a process has failed, which is no cause; of Ray: the same, of an actor.
 _SUMMARIES = frozenset({"ChildFailedError", "SignalException", "ActorDiedError", "RayActorError", "RayTaskError"})
 # A step that was trained: what stands before the last but one of these was outlived.
@@ -94,11 +94,13 @@ class _Traceback:
 
 def plain(line: str) -> tuple[str, str]:
     """A line without colours and prefixes, and whose it is."""
-    line, who = _COLOUR.sub("", line), ""
+    if "\x1b" in line:
+        line = _COLOUR.sub("", line)
+    who = ""
     while match := _PREFIX.match(line):
         who = match["rank"] or match["actor"] or who
         line = line[match.end() :]
-    return _REPEATED.sub("", line), who
+    return line.partition(_REPEATED)[0], who
 
 
 def exceptions(log: Log) -> list[Raised]:
