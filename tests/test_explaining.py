@@ -102,6 +102,11 @@ def test_a_failed_process_says_its_exception(ended: Ended, project: Project, tol
     assert told()["exception"] == {
         "text": "KeyError: 'input_ids'", "who": "rank 3", "file": "logs/step.log", "line": 5, "first": ""
     }  # fmt: skip
+    assert project.launch("explain").stdout.splitlines()[2:] == [
+        "cause      KeyError: 'input_ids' (rank 3)",
+        "           logs/step.log:5",
+        f"remedy     read the log: launch logs {RUN}",
+    ]
     lines = project.launch("show").stdout.splitlines()
     assert "cause      KeyError: 'input_ids' (rank 3)" in lines
     assert f"remedy     read the log: launch logs {RUN}" in lines
@@ -121,6 +126,21 @@ def test_what_follows_of_another_ranks_end_is_not_the_cause(ended: Ended, told: 
     found = told()
     assert found["exception"]["text"] == "ValueError: bad batch"
     assert [cause["id"] for cause in found["causes"]] == ["exception", "nccl-peer"]
+
+
+def test_an_exception_is_told_beside_a_cause_that_it_does_not_say(ended: Ended, project: Project) -> None:
+    lost = traceback("ConnectionError: the other side is gone", "[rank1]: ")
+    killed = (
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
+    )
+    ended(End.OUT_OF_MEMORY, "Slurm, at the job's limit", {"logs/job.log": killed, "logs/node-0.log": lost})
+    lines = project.launch("explain").stdout.splitlines()
+    assert lines[2:6] == [
+        "cause      killed: out of memory: Slurm, at the job's limit",
+        f"           logs/job.log:1: {killed.strip()}",
+        "exception  ConnectionError: the other side is gone",
+        "           rank 1, logs/node-0.log:4",
+    ]
 
 
 def test_what_follows_comes_last_although_it_was_told_first(ended: Ended, told: Told) -> None:
@@ -309,7 +329,9 @@ def test_from_a_launch_to_its_explanation(project: Project, words: tuple[str, ..
         "end        exit 1: the step failed: exit code 1",
         "cause      out of GPU memory: 86.00 MiB asked for, 264.00 MiB of 23.64 GiB free",
     ], done
-    estimate = next(line for line in lines if line.startswith("estimate   about "))
+    assert lines[3] == f"           DTensorPolicyWorker pid=7, ip=10.0.0.1, logs/node-0.log:4: {OOM}"
+    estimate = lines[4]
+    assert estimate.startswith("estimate   about ")
     assert "of 80 GiB a GPU, most in" in estimate and estimate.removeprefix("estimate   ") in launched.stderr
     assert lines[-1].startswith("           takes less: ")
     assert lines[2] in project.launch("show", run.id).stdout

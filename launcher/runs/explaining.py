@@ -116,21 +116,25 @@ def text(known: Explanation) -> Iterator[str]:
     """For people, a line each, in which what logs say is still to be made visible."""
     yield f"run        {known.run}: {known.state}"
     yield f"end        exit {known.exit_code}: {known.reason}"
+    raised = known.exception
     for number, cause in enumerate(known.causes):
         yield f"{'also' if number else 'cause':<10} {cause.text}"
-        if cause.quote:
-            yield f"           {_place(cause.file, cause.line)}: {cause.quote}"
+        if cause.file:
+            who = raised.who if raised and raised.text == cause.quote else ""
+            place = ", ".join(filter(None, [who, _place(cause.file, cause.line)]))
+            yield f"           {': '.join(filter(None, [place, cause.quote]))}"
         if not number:
             yield from _beside(known, cause)
 
 
 def _beside(known: Explanation, cause: Found) -> Iterator[str]:
-    """What is told of the likeliest cause alone."""
-    if raised := known.exception:
+    """What is told of the likeliest cause alone: the exception, where that is not the cause itself, and what to do."""
+    raised = known.exception
+    if raised and raised.text not in (cause.quote, cause.cause):
         yield f"exception  {raised.text}"
         yield f"           {', '.join(filter(None, [raised.who, _place(raised.file, raised.line)]))}"
-        if raised.first:
-            yield f"           it came of {raised.first}"
+    if raised and raised.first:
+        yield f"           it came of {raised.first}"
     if estimate := known.memory.get("estimate"):
         yield f"estimate   {estimate}"
     yield f"remedy     {cause.remedy}"
