@@ -253,9 +253,11 @@ def test_what_the_outcome_says_is_looked_at_too(ended: Ended, told: Told, reason
 
 
 def test_a_run_that_diverged_is_explained_although_it_is_done(ended: Ended, project: Project, told: Told) -> None:
-    ended(End.DONE, result={"last_loss": None, "not_finite": {"last_loss": "NaN"}})
+    log = STEP.format(1) + "".join(STEP.format(n).replace("6.1472", "nan") for n in range(2, 6))
+    ended(End.DONE, logs={"logs/step.log": log}, result={"last_loss": None, "not_finite": {"last_loss": "NaN"}})
     (cause,) = told()["causes"]
-    assert (cause["id"], cause["detail"]) == ("divergence", "last_loss NaN")
+    assert (cause["id"], cause["detail"], cause["line"]) == ("divergence", "last_loss NaN", 2)
+    assert "step 2/120 | epoch 0 | loss nan" in cause["quote"]
     assert "remedy" not in project.launch("show").stdout
 
 

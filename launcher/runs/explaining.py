@@ -160,7 +160,7 @@ def _causes(record: Record, outcome: Outcome, logs: list[Log], raised: Raised | 
             ranked.append(((row.follows, not of_it, hits[0].order, hits[0].line), found))
             same += [found] if row.end == outcome.word else []
     ordered = [found for _, found in sorted(ranked, key=lambda each: each[0])]
-    said = [*_diverged(outcome), *([_end(record, outcome, same)] if outcome.end in _TOLD else [])]
+    said = [*_diverged(outcome, logs), *([_end(record, outcome, same)] if outcome.end in _TOLD else [])]
     ordered = [f for f in ordered if f.id not in {f.id for f in said} and not (outcome.end in _TOLD and f in same)]
     if raised and not any(row.match(raised.text) for row in causes.load().lines):
         remedy = _remedy(causes.load().ends[End.FAILED.value], record)
@@ -169,11 +169,15 @@ def _causes(record: Record, outcome: Outcome, logs: list[Log], raised: Raised | 
     return [*said, *ordered] or [_end(record, outcome, [])]
 
 
-def _diverged(outcome: Outcome) -> Iterator[Found]:
+def _diverged(outcome: Outcome, logs: list[Log]) -> Iterator[Found]:
+    """Where the last loss is no number; with the first line that says so, which training outlived."""
     if odd := _odd(outcome):
         row = next(row for row in causes.load().lines if row.id == DIVERGED)
         detail = ", ".join(f"{key} {value}" for key, value in odd.items())
-        yield Found(id=row.id, cause=row.cause, detail=detail, file=RESULT, remedy=row.remedy)
+        lines = ((log, at) for log in logs for at, line in enumerate(log.plain) if row.match(line))
+        log, at = next(lines, (None, 0))
+        file, line, quote = (log.file, log.number(at), log.plain[at].strip()[:LONGEST]) if log else (RESULT, 0, "")
+        yield Found(id=row.id, cause=row.cause, detail=detail, quote=quote, file=file, line=line, remedy=row.remedy)
 
 
 def _end(record: Record, outcome: Outcome, said: list[Found]) -> Found:
