@@ -1,6 +1,6 @@
 """The `launch` command: `running` are the commands that run something, `repeating` those that do so again, `rehearsing`
 tries a launch out, `looking` are those that look, `finding` those that find runs again, `tracing` tells of what
-something is made, `caching` are those about converted models."""
+something is made, `explaining` why a run failed, `caching` are those about converted models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from launcher.cli import caching, finding, looking, rehearsing, repeating, running, tracing
+from launcher.cli import caching, explaining, finding, looking, rehearsing, repeating, running, tracing
 from slipway.console import Group, command_group
 from slipway.errors import nearest
 
 COMMANDS = {
     "Run": [running.run, rehearsing.rehearse, running.submit, repeating.resume, repeating.replay],
-    "Watch": [finding.runs, looking.show_run, looking.logs, looking.wait, running.cancel],
+    "Watch": [finding.runs, looking.show_run, looking.logs, explaining.explain, looking.wait, running.cancel],
     "Past runs": [finding.compare, tracing.lineage, finding.remove, finding.prune],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],
@@ -27,7 +27,7 @@ ELSEWHERE = {
     "list": "runs", "queue": "runs", "squeue": "runs", "status": "show", "describe": "show", "info": "show",
     "log": "logs", "tail": "logs -f", "watch": "logs -f", "pull": "fetch", "download": "fetch", "validate": "check",
     "doctor": "profiles doctor", "catalog": "steps", "dry-run": "run --dry-run", "diff": "compare", "delete": "rm",
-    "remove": "rm",
+    "remove": "rm", "why": "explain", "diagnose": "explain",
 }  # fmt: skip
 WHOLE = 1000  # characters of a sentence of help: all of it
 

@@ -28,7 +28,7 @@ from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
 from launcher.core.requirement import Requirement
 from launcher.planning import code as codes
 from launcher.planning import configuration, probe, rehearsal, run_inputs
-from launcher.planning.checks import config_values, memory, memory_rl, parallelism, preflight
+from launcher.planning.checks import config_values, memory, memory_kept, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.planning.probe import Looks
 from launcher.planning.run_files import Prepared
@@ -127,8 +127,9 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     request = engine.render(plan)
     said = None if options.rehearsal or options.makes else _asked(root, options, chosen, checkouts)
     return Prepared(
-        plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec, said
-    )
+        plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec, said,
+        memory=memory_kept.of(spec, seen),
+    )  # fmt: skip
 
 
 def _asked(root: Root, options: Options, chosen: Chosen, checkouts: Mapping[str, codes.Checkout]) -> Asked:

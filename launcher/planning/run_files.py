@@ -48,7 +48,7 @@ class Prepared:
     `files`: what goes into the run's slipway/ folder beside plan.json -> where it is now. `code`: what writes each tree
     of --code into a folder. `hub`: the inputs of the hub, at their commits, that have to be fetched before. `spec`:
     what was asked for; None of what `-o` wrote. `asked`: what the record keeps of it; None of what is no launch of its
-    own. `labels`: what the run is called.
+    own. `labels`: what the run is called. `memory`: what is estimated of a GPU's, which the run keeps.
     """
 
     plan: Plan
@@ -64,6 +64,7 @@ class Prepared:
     spec: LaunchSpec | None = None
     asked: Asked | None = None
     labels: Labels = field(default_factory=Labels)
+    memory: dict[str, str] = field(default_factory=dict)
 
     @property
     def engine(self) -> engines.Engine:

@@ -18,7 +18,7 @@ from launcher.core.plan import RUN_DIR
 from launcher.engines import logfiles, slurmjobs
 from launcher.records import run_directory
 from launcher.records.run_directory import Record, Run
-from launcher.runs import lifecycle, progress
+from launcher.runs import explaining, lifecycle, progress
 from slipway import inbox
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError, visible
@@ -170,7 +170,7 @@ def _end_lines(run: Run, record: Record) -> list[str]:
     if outcome is None:
         return [f"step       {plan.step}"]
     why = f" ({outcome.cause}: {outcome.reason})" if outcome.exit_code else ""
-    lines = [f"step       {plan.step}: exit {outcome.exit_code}{why}"]
+    lines = [f"step       {plan.step}: exit {outcome.exit_code}{why}", *explaining.summary(run, record)]
     seconds = _seconds(outcome.started, outcome.finished)
     if seconds is not None:
         lines.append(f"time       {seconds:.0f} s")

@@ -59,7 +59,7 @@ def submitted(
                 request = prepared.engine.fill(prepared.request, run)
                 _make_folders(prepared.plan, run, made)
                 run.write(_first_record(prepared, run, request))
-                run.event("prepared", launcher=os.getpid())
+                run.event("prepared", launcher=os.getpid(), memory=prepared.memory)
                 run_secrets.write(prepared.plan, run)
                 name = engine.submit(request, run, after, ok)
             except SlipwayError:

@@ -35,6 +35,8 @@ def test_a_recipe_that_raises(tree: Tree, work: Work, place: Path) -> None:
     assert run.ended == (1, "step")
     assert run.outcome["reason"].endswith("TemplateError: not this one")
     assert f"run        {run.id}: failed\n" in done.err
+    cause = "cause      the chat template does not take a conversation of the data: not this one\n"
+    assert cause in done.err and cause in tree.launch("explain", run.id).out
     assert sorted(p.name for p in output.glob("epoch_*")) == ["epoch_0_step_0", "epoch_0_step_1"], "what it wrote stays"
     assert not run.outcome.get("checkpoint"), "but none is called its result"
     assert tree.container(run) is None

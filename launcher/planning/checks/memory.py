@@ -304,7 +304,7 @@ def model_of(spec: LaunchSpec, seen: Probed, known: Known) -> Model | None:
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
     """A warning where the memory gets scarce, an error where it is far too little, both with what would fit."""
-    found = _sized(spec, seen)
+    found = sized(spec, seen)
     used = sum(estimate(found[0], found[1]).values()) / found[2] if found else 0
     if not found or used < WARN:
         return []
@@ -319,7 +319,7 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
 
 def notes(spec: LaunchSpec, seen: Probed) -> list[str]:
     """The estimate in one line, where it is no finding; of a step that trains, else what would be needed for one."""
-    if found := _sized(spec, seen):
+    if found := sized(spec, seen):
         return [] if check(spec, seen) else [f"note: memory: {line(*found)}"]
     trains = spec.step.launcher != "ray" and spec.step.roles.keys() >= NEEDED
     if spec.entry.flavour != "cuda" or not trains or not (missing := _missing(spec, seen)):
@@ -338,7 +338,8 @@ def _missing(spec: LaunchSpec, seen: Probed) -> list[str]:
     return said if model_of(spec, seen, known) else [*said, "the model's sizes"]
 
 
-def _sized(spec: LaunchSpec, seen: Probed) -> tuple[Model, Layout, int] | None:
+def sized(spec: LaunchSpec, seen: Probed) -> tuple[Model, Layout, int] | None:
+    """What an estimate is made of, with a GPU's bytes; None where something is not known."""
     size = gpu_bytes(spec, seen)
     if spec.entry.flavour != "cuda" or not size:
         return None

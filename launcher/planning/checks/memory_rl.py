@@ -224,14 +224,14 @@ def _sizes(found: Artifact) -> Model | None:
         return None
 
 
-def _size(spec: LaunchSpec, seen: Probed) -> int:
+def size_of(spec: LaunchSpec, seen: Probed) -> int:
     """Bytes of a GPU; 0 where there is none, or it is unknown."""
     return memory.gpu_bytes(spec, seen) if spec.step.launcher == "ray" and spec.entry.flavour == "cuda" else 0
 
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
     """A warning where the memory gets scarce, an error where it is far too little, or generation cannot start."""
-    if not (size := _size(spec, seen)):
+    if not (size := size_of(spec, seen)):
         return []
     run, reward = run_of(spec, seen), reward_of(spec, seen)
     return [*(_trains(spec, run, size) if run else []), *(_judges(spec, reward, size) if reward else [])]
@@ -242,8 +242,8 @@ def _trains(spec: LaunchSpec, run: Run, size: int) -> list[Finding]:
     if used < WARN * size:
         return findings
     other = memory.next_fit(run.model, run.layout, size, lambda layout: most(run, layout))
-    remedy = f"would fit: {_remedy(spec, run, other)}" if other else "no shape fits: shorten the sequences"
-    return [*findings, _scarce(used / size, line(run, size), remedy)]
+    fits = f"would fit: {remedy(spec, run, other)}" if other else "no shape fits: shorten the sequences"
+    return [*findings, _scarce(used / size, line(run, size), fits)]
 
 
 def _judges(spec: LaunchSpec, reward: Reward, size: int) -> list[Finding]:
@@ -275,7 +275,7 @@ def _starts(spec: LaunchSpec, run: Run, size: int) -> list[Finding]:
 
 def notes(spec: LaunchSpec, seen: Probed) -> list[str]:
     """The estimates, a line each, where they are no findings; and with what, or without what, there is none."""
-    if not (size := _size(spec, seen)):
+    if not (size := size_of(spec, seen)):
         missing = [] if spec.step.launcher != "ray" or spec.entry.flavour != "cuda" else [memory.unsized(spec, seen)]
         return [f"note: memory: not estimated, since nothing here says {m}" for m in missing]
     run, reward = run_of(spec, seen), reward_of(spec, seen)
@@ -321,7 +321,7 @@ def _terms(terms: Terms) -> str:
     return ", ".join(f"{name} {size / GIB:.1f}" for name, size in terms.items())
 
 
-def _remedy(spec: LaunchSpec, run: Run, other: Layout) -> str:
+def remedy(spec: LaunchSpec, run: Run, other: Layout) -> str:
     """What to say on the command line for another layout; of GPUs only how many, where not all of them train."""
     whole = run.layout.world == spec.nodes * spec.procs
     asked = other if whole else msgspec.structs.replace(other, world=run.layout.world)
