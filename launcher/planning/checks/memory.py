@@ -74,6 +74,11 @@ class Model(Noun, frozen=True, kw_only=True):
         return self.vocab * self.hidden * (1 if self.tied else 2)
 
     @property
+    def body(self) -> int:
+        """All but the embeddings; none where a checkpoint has fewer weights than its sizes say."""
+        return max(self.total - self.embeddings, 0)
+
+    @property
     def in_experts(self) -> int:
         """Weights that expert parallelism divides."""
         return 3 * self.layers * self.experts * self.hidden * (self.expert_intermediate or self.intermediate)
@@ -142,7 +147,7 @@ def estimate(model: Model, layout: Layout) -> dict[str, float]:
         model_part = 1.0 if name == "weights" else sharded
         terms[name] = size * (model_part * _held(model, layout, bool(layout.sharding >= least)) + trained)
     if layout.sharding == 3:  # two layers are gathered while one is computed
-        terms["weights"] += 2 * layout.bytes[0] * (model.total - model.embeddings) / model.layers / layout.tensor
+        terms["weights"] += 2 * layout.bytes[0] * model.body / model.layers / layout.tensor
     terms |= {"frozen": layout.frozen} if layout.frozen else {}
     backward = terms | {"activations": activations(model, layout)}
     if not layout.frees:
@@ -157,8 +162,8 @@ def _held(model: Model, layout: Layout, sharded: bool) -> float:
     """Weights that belong to one GPU; where `sharded`, its part of what all its data parallel peers hold."""
     tensor, pipeline = layout.tensor, layout.pipeline
     ends = model.embeddings if pipeline == 1 else model.vocab * model.hidden
-    experts = min(model.in_experts, model.total - model.embeddings)
-    dense = ends / tensor + (model.total - model.embeddings - experts) / (tensor * pipeline)
+    experts = min(model.in_experts, model.body)
+    dense = ends / tensor + (model.body - experts) / (tensor * pipeline)
     expert_share = layout.expert * layout.expert_tensor * pipeline
     if not sharded:
         return dense + experts / expert_share
