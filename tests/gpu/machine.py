@@ -17,6 +17,7 @@ from typing import Any, get_args
 import yaml
 
 from images.building import render
+from images.locking import groups
 from images.locking import lock as locks
 from images.locking.model import (
     Base,
@@ -101,13 +102,13 @@ class Silent:
     def repository(self, repository: Repository) -> Repository:
         return repository
 
-    def pins(self, groups: dict[str, Any]) -> dict[str, str]:
+    def pins(self, groups: dict[str, Any], before: str) -> dict[str, str]:  # noqa: ARG002
         raise AssertionError(f"a machine has no groups to resolve: {', '.join(groups)}")
 
 
 def expected(entry: Entry, there: Interpreter) -> dict[str, str]:
     """What verify.py has to find: the cpu image's pins, and the machine's own torch with what torch asks for."""
-    brought = locks.pins_of((REPO / entry.groups["torch"].file).read_text())
+    brought = groups.pins_of((REPO / entry.groups["torch"].file).read_text())
     own = {name: version for name, version in there.packages.items() if name in brought}
     return {n: v for n, v in entry.environments["main"].packages.items() if n not in brought} | own
 
