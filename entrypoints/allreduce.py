@@ -94,7 +94,7 @@ def judge(args: argparse.Namespace, store: Any, end: float) -> str:
             f.writelines(f"{line}\n" for line in named(args, store, ranks))
     store.set(VERDICT, verdict or "-")
     end = time.monotonic() + LINGER  # the store is this process's: others have to read it
-    there = [f"{READ}/{node}" for node in range(1, args.nodes) if store.check([f"{COMING}/{node * args.procs}"])]
+    there = [f"{READ}/{node}" for node in range(1, args.nodes) if any_has_come(args, store, node)]
     while not all(store.check([key]) for key in there) and time.monotonic() < end:
         time.sleep(POLL)
     return verdict
@@ -114,6 +114,11 @@ def await_verdict(args: argparse.Namespace, store: Any, end: float) -> str:
 
 def all_have(store: Any, what: str, ranks: Any) -> bool:
     return all(store.check([f"{what}/{rank}"]) for rank in ranks)
+
+
+def any_has_come(args: argparse.Namespace, store: Any, node: int) -> bool:
+    """Any process of it: one may fail before the others have started."""
+    return any(store.check([f"{COMING}/{rank}"]) for rank in range(node * args.procs, (node + 1) * args.procs))
 
 
 def failed(store: Any, ranks: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def test_an_adapter_knows_its_base_and_is_merged_as_peft_does(yard: Tree, work: 
     assert json.loads((adapter / "slipway.json").read_text()) == record
     assert run.outcome["result"]["last_loss"] < run.outcome["result"]["first_loss"]
     assert "28 of 39 tensors merged" in done.out and merging.outcome["result"]["base_compared"] is True
-    assert "28 of 39 tensors have changed; largest error of a merged weight: 0" in done.out
+    off = re.search(r"28 of 39 tensors have changed; largest error of a merged weight: (\S+)", done.out)
+    assert off and float(off[1]) < 1e-6, done.out  # it is computed with other instructions than in a run
 
     mounts = [word for p in (work.model, adapter, merged) for word in ("--mount", str(p))]
     program = ["python", "-c", COMPARE, str(work.model), str(adapter), str(merged)]

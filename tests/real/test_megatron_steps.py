@@ -126,7 +126,7 @@ def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(
     (made,) = converted(dock, place / "cache")
     assert made["state"] == "whole" and made["bytes"] > 1e6
     verified = dock.launch("cache", "verify", "--megatron-cache", str(place / "cache"))
-    assert verified.code == 0 and "1 looked at, 0 faults" in verified.err, verified
+    assert verified.code == 0 and re.search(r"[1-9]\d* looked at, 0 faults", verified.err), verified
 
     (source,) = (p.parent for p in voyage.glob("*/iter_0000000") if (p.parent / "iter_0000000" / "tokenizer").is_dir())
     other = ("--megatron-cache", str(place / "other"))

@@ -81,7 +81,7 @@ def test_an_output_whose_run_has_lost_its_directory_is_still_taken(tree: Tree, p
     until("a step that waits", (output / "waiting").exists)
     for path in (output / "waiting", output / "written", run.path):
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    refused = tree.launch(*words)
+    refused = tree.launch(*words, "code=3")  # of another plan: in the same second it would get the same id
     assert refused.code == 75 and f"end it: launch cancel {run.id}" in refused.err, refused
     assert tree.launch("cancel", run.id).code == 0
     for path in (p for p in output.iterdir() if p.is_file()):
