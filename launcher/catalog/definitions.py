@@ -271,6 +271,7 @@ class Step(Noun, frozen=True, kw_only=True):
     backends: dict[str, Backend] = {}
     sample: Sample = Sample()
     metrics: list[LogLine] = []  # lines of its log that tell the numbers of a step
+    reports: list[str] = []  # numbers in its result.json, by dotted key, which --expect can name; NAME.*: all below
     wires: list[Wire] = []
     presets: dict[str, Any] = {}  # what the base in the image says, key by key, where the image's record does not
     unsaid: dict[str, Any] = {}  # what the library takes for a key that nothing says

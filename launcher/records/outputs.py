@@ -65,7 +65,8 @@ def of_plan(plan: Plan, run: Run, resumes: Former | None = None) -> Origin:
 
 def _input(found: Artifact, run: Former | None) -> OriginInput:
     hub = str(found.facts.get("hub", ""))
-    return OriginInput(path=found.path, fingerprint=found.fingerprint, type=found.type, hub=hub, run=run)
+    known = "" if run and "expected" in found.facts else found.fingerprint  # it was not there yet
+    return OriginInput(path=found.path, fingerprint=known, type=found.type, hub=hub, run=run)
 
 
 def sign(folder: Path, origin: Origin) -> None:
