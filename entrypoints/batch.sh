@@ -72,9 +72,11 @@ check_image() {
 # What jobs before this one have made: their containers have left links in their outputs, which lead nowhere else.
 check_made() {
     local link top made
+    # shellcheck disable=SC2153 # set by script.sh, where there are any
     for link in ${MADE[@]+"${MADE[@]}"}; do
-        top=$(readlink -e "${link%%/.slipway-run/made*}") && made=$(readlink -e "$link") ||
-            refuse "$link: the run that was to make it has not said what it has made"
+        top=$(readlink -e "${link%%/.slipway-run/made*}")
+        made=$(readlink -e "$link")
+        [[ -n $top && -n $made ]] || refuse "$link: the run that was to make it has not said what it has made"
         [[ $made/ == "$top"/* ]] || refuse "$link: leads out of $top"
     done
 }

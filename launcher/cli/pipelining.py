@@ -43,8 +43,8 @@ def pipeline(
     once, each after those that it needs; elsewhere one runs after the other.
     """  # fmt: skip
     from launcher.catalog import pipelines
+    from launcher.chains import links
     from launcher.lists import pipeline_list
-    from launcher.pipelines import links
     from launcher.planning.probe import Looks
 
     root = find_root()
@@ -68,7 +68,7 @@ def pipeline(
         sys.exit(_told(chain, as_json))
     with book.lock():
         book.read()
-        chain.look(names)
+        chain.look(names, fetch=True)
         code = _told(chain, False, quiet=True)
         sys.exit(code or _driven(root, chain, follow))
 
@@ -107,12 +107,13 @@ def _row(link: Any) -> dict[str, Any]:
         "needs": {name: before for name, (before, _) in link.needs.items()},
         "expect": list(link.options.expect),
         "key": link.key,
+        "findings": link.findings,
     }
 
 
 def _driven(root: Any, chain: Any, follow: bool) -> int:
     """Runs it; the code of the first step that failed."""
-    from launcher.pipelines import driving
+    from launcher.chains import driving
     from launcher.planning.checks import preflight
 
     def start(prepared: Any, again: Callable[[], Any], jobs: list[str]) -> int:
@@ -134,8 +135,8 @@ def _driven(root: Any, chain: Any, follow: bool) -> int:
         return int(wrong.code) if wrong else 0
 
     ends = driving.drive(chain, start, report, follow)
-    for name, why in ends.held.items():
-        say(f"not started: {name} ({why})")
+    if ends.held:
+        say(f"not started: {', '.join(f'{name} ({why})' for name, why in ends.held.items())}")
     if ends.jobs:
         say(f"see how they stand with: launch pipeline {chain.pipeline.file} --show")
     return ends.code

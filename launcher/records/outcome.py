@@ -129,5 +129,6 @@ def former(cause: Cause, code: int) -> End:
     if code == 0:
         return End.DONE
     ends = {"step": End.FAILED, "engine": End.FAILED} | {end.cause: end for end in (
-        End.STOPPED, End.CANCELLED, End.REFUSED, End.OUT_OF_MEMORY, End.NODE_FAILED, End.NEVER_STARTED)}  # fmt: skip
+        End.STOPPED, End.CANCELLED, End.REFUSED, End.OUT_OF_MEMORY, End.NODE_FAILED, End.NEVER_STARTED,
+        End.NOT_MET)}  # fmt: skip
     return ends[cause]

@@ -15,9 +15,9 @@ from launcher.artifacts.datasets import USUAL
 from launcher.artifacts.detection import MADE, OF_RUNS, Artifact
 from launcher.catalog import definitions, pipelines, profiles
 from launcher.catalog.pipelines import Pipeline, Stage
+from launcher.chains import keys
 from launcher.core.asked import Former
 from launcher.core.plan import RUN_DIR
-from launcher.pipelines import keys
 from launcher.planning import preparation, run_inputs
 from launcher.planning.checks import preflight
 from launcher.planning.preparation import Options
@@ -84,15 +84,25 @@ class Chain:
         self.root, self.pipeline, self.asked, self.book, self.looks = root, pipeline, asked, book, looks
         self.links: dict[str, Link] = {}
 
-    def look(self, names: list[str]) -> None:
-        """Plans and checks each, and finds what is there of it. Raises SlipwayError where one cannot be planned."""
+    def look(self, names: list[str], fetch: bool = False) -> None:
+        """Plans and checks each, and finds what is there of it. Raises SlipwayError where one cannot be planned.
+
+        `fetch`: brings inputs of the hub into HF_HOME.
+        """
         for name in names:
-            link = self.links[name] = self._planned(name)
+            link = self.links[name] = self._planned(name, fetch)
             self._stand(link)
             if link.stands == "to run":
                 self._check(link)
 
-    def _planned(self, name: str) -> Link:
+    def look_again(self, link: Link) -> bool:
+        """Plans a step anew that is about to start, hours after it was checked; whether it is what it was."""
+        self.looks, before = Looks(), link.key
+        now = self._planned(link.name)
+        link.options, link.planned, link.parts, link.key = now.options, now.planned, now.parts, now.key
+        return link.key == before
+
+    def _planned(self, name: str, fetch: bool = False) -> Link:
         """With all that steps make taken to be what it will be."""
         stage, needs = self.pipeline.steps[name], self.pipeline.needs(name)
         with_steps = {i: self.links[before] for i, (before, _) in needs.items()}
@@ -101,7 +111,9 @@ class Chain:
             step = definitions.find_step(self.root, stage.step)
             options = dataclasses.replace(self._options(name, bool(step.metrics)), expected=expected)
             words = (*options.words, *(f"{i}={artifact.path}" for i, artifact in expected.items()))
-            planned = preparation.prepare(self.root, dataclasses.replace(options, words=words), self.looks)
+            whole = dataclasses.replace(options, words=words)
+            planned = preparation.prepare(self.root, whole, self.looks)
+            planned = preparation.fetched(self.root, whole, planned, self.looks) if fetch else planned
         except SlipwayError as e:
             raise self.placed(name, e) from e
         parts = keys.parts(planned.plan)
@@ -172,7 +184,7 @@ class Chain:
             link.why = f"what {run.id} has made is not there any more"
         else:
             link.stands, link.run, link.made = "done", run, outcome.checkpoint
-            link.why = "unchanged since" if outcome.end is End.DONE else "what is expected has changed, and is met"
+            link.why = "unchanged" if outcome.end is End.DONE else "what is expected has changed, and is met"
 
     def _check(self, link: Link) -> None:
         """The rules, with what is there of its inputs."""
@@ -212,7 +224,8 @@ class Chain:
         return [self._told(link, finding, names) for finding in findings]
 
     def _told(self, link: Link, finding: Finding, names: Mapping[str, str]) -> Finding:
-        texts = {"where": finding.where, "what": finding.what, "remedy": finding.remedy}
+        remedy = finding.remedy.replace("say --convert, or run first: ", "put a step between: ")
+        texts = {"where": finding.where, "what": finding.what, "remedy": remedy}
         for path, name in names.items():
             texts = {key: text.replace(path, name) for key, text in texts.items()}
         texts["where"] = f"{self._place(link.name, finding.where)}: {texts['where']}"

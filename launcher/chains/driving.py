@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from launcher.chains.links import Chain, Link, left
 from launcher.engines import slurmjobs
-from launcher.pipelines.links import Chain, Link, left
 from launcher.planning.run_files import Prepared
-from launcher.records.outcome import INT, TERM, End
+from launcher.records.outcome import End
 from launcher.records.run_directory import Record, Run
 from launcher.runs import lifecycle
 from slipway.console import say
@@ -28,11 +28,12 @@ class Start(Protocol):
 @dataclass
 class Ends:
     """What has become of the steps so far. `failed`: step -> exit code; `held`: step -> why it was not started;
-    `jobs`: step -> the job of Slurm that goes on."""
+    `jobs`: step -> the job of Slurm that goes on; `stopped`: who stays with the pipeline wants it to end."""
 
     failed: dict[str, int]
     held: dict[str, str]
     jobs: dict[str, str]
+    stopped: bool = False
 
     @property
     def code(self) -> int:
@@ -47,7 +48,9 @@ def drive(chain: Chain, start: Start, report: Callable[[Link, Prepared], int], f
     """
     ends = Ends({}, {}, {})
     for link in chain.links.values():
-        if before := [b for b, _ in link.needs.values() if b in ends.failed or b in ends.held]:
+        if ends.stopped:
+            ends.held[link.name] = "stopped before"
+        elif before := [b for b, _ in link.needs.values() if b in ends.failed or b in ends.held]:
             ends.held[link.name] = f"needs steps.{before[0]}"
             say(f"{link.name}: not started: {ends.held[link.name]}, which {_how(before[0], ends)}")
         elif link.stands == "not met":
@@ -55,8 +58,6 @@ def drive(chain: Chain, start: Start, report: Callable[[Link, Prepared], int], f
             ends.failed[link.name] = int(Exit.NOT_MET)
         else:
             _go(chain, link, ends, start, report)
-        if ends.failed.get(link.name) in (INT, TERM):  # whoever stopped it did not mean that one step
-            break
     if follow:
         for name in list(ends.jobs):
             _await(chain.links[name], ends)
@@ -71,7 +72,7 @@ def _go(chain: Chain, link: Link, ends: Ends, start: Start, report: Callable[[Li
     if link.run:
         chain.book.take(link.name, link.planned.plan.step, link.key, link.parts, link.run)
     if link.stands == "done":
-        say(f"{link.name}: {link.why}, run {link.run.id if link.run else ''}")
+        say(f"{link.name}: done before, {link.why}: run {link.run.id if link.run else ''}")
     elif link.stands == "running":
         _found(link, ends)
     elif jobs := _jobs(chain, link, ends):
@@ -96,6 +97,8 @@ def _start(
     chain: Chain, link: Link, ends: Ends, start: Start, report: Callable[[Link, Prepared], int], jobs: list[str]
 ) -> None:
     say(f"{link.name}: {link.planned.plan.step}: {link.why}")
+    if not chain.look_again(link):
+        say(f"note: {link.name}: what it is made of has changed since it was checked")
     prepared = chain.prepare(link, fetch=True)
     if code := report(link, prepared):
         ends.failed[link.name] = code
@@ -151,6 +154,7 @@ def _ended(link: Link, record: Record, ends: Ends) -> None:
     assert outcome is not None
     if outcome.end is not End.DONE:
         ends.failed[link.name] = outcome.exit_code
+        ends.stopped = ends.stopped or outcome.end is End.STOPPED
         say(f"{link.name}: {outcome.word}: {outcome.reason}")
     elif not outcome.checkpoint:
         ends.failed[link.name] = int(Exit.NO_INPUT)
