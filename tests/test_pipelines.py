@@ -318,6 +318,19 @@ def test_shipped_pipelines_fit_together(gpus: tuple[Project, tuple[str, ...]], n
     assert len(json.loads(shown.stdout)["steps"]) == 4
 
 
+def test_what_a_step_needs_first_is_checked_with_it(gpus: tuple[Project, tuple[str, ...]]) -> None:
+    """A model that is not there yet is to be converted for NeMo RL's cache: that launch is planned, too."""
+    project, words = gpus
+    project.own("launcher/pipelines/sft-grpo-quantize.yaml")
+    project.edit(
+        "launcher/pipelines/sft-grpo-quantize.yaml", "set: {max_steps: params.rl_steps}", "set: {backend: megatron}"
+    )
+    project.edit("launcher/pipelines/sft-grpo-quantize.yaml", "  rl_steps: {help: steps of GRPO, default: 200}\n", "")
+    shown = project.launch("pipeline", "sft-grpo-quantize", *words, "--profile", "slurm-pyxis", "--dry-run")
+    wrong = [line for line in shown.stderr.splitlines() if line.startswith("error: ") and "steps.grpo" in line]
+    assert len(wrong) == 2 and all(": image of nemo-rl/v0.7.0-cuda: " in line for line in wrong), shown.stderr
+
+
 def test_pipelines_are_listed_and_known_by_schema(project: Project) -> None:
     listed = project.launch("pipeline").stdout.splitlines()
     assert [line.split()[0] for line in listed] == [

@@ -23,6 +23,7 @@ from launcher.planning.checks import preflight
 from launcher.planning.preparation import Options
 from launcher.planning.probe import Looks
 from launcher.planning.run_files import Prepared
+from launcher.prerequisites import requirements
 from launcher.records import run_directory
 from launcher.records.outcome import End
 from launcher.records.pipeline_state import Book
@@ -190,7 +191,17 @@ class Chain:
         """The rules, with what is there of its inputs."""
         ready = all(self.links[before].stands == "done" for before, _ in link.needs.values())
         link.checked = self.prepare(link) if link.needs and ready else link.planned
-        link.findings = self.told(link, link.checked.findings)
+        link.findings = self.told(link, [*link.checked.findings, *self._of_needs(link, link.checked)])
+
+    def _of_needs(self, link: Link, prepared: Prepared) -> Iterator[Finding]:
+        """Of what a launch has made first, as a conversion for the library's own cache."""
+        try:
+            for need in requirements.missing(prepared.plan):
+                first = requirements.prepare(self.root, prepared, need, self.looks)
+                yield from first.findings
+                yield from self._of_needs(link, first)
+        except SlipwayError as e:
+            raise self.placed(link.name, e) from e
 
     def prepare(self, link: Link, fetch: bool = False) -> Prepared:
         """The launch with its inputs as they are: of runs that are done, and of jobs that it waits for."""
