@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import Engine, Inputs, Project, record_image, record_of, tree
+from helpers import Engine, Inputs, Project, record_image, record_of, squash, tree
+from test_outputs import controller
 
 from images.locking import lock as locks
+from images.squashing import sidecar
 from launcher.core.asked import Asked
 from launcher.core.plan import Plan
 from launcher.records.run_directory import Outcome, Run
@@ -273,7 +275,7 @@ def test_what_is_gone_is_made_again(chain: Project, inputs: Inputs) -> None:
     shutil.rmtree(run.path / "output")
     assert stands(look(chain, inputs)[1])["sft"] == ("to run", f"what {run.id} has made is not there any more")
     shutil.rmtree(run.path)
-    assert stands(look(chain, inputs)[1])["sft"] == ("to run", "its launcher ended before it was started")
+    assert stands(look(chain, inputs)[1])["sft"] == ("to run", "was not started the last time")
 
 
 def test_what_is_not_met_stays_so_until_something_changes(chain: Project, inputs: Inputs) -> None:
@@ -383,3 +385,48 @@ def test_paths_of_a_file_are_relative_to_it(chain: Project, inputs: Inputs, tmp_
     chain.env["SLIPWAY_ROOT"] = str(chain.path)
     shown = chain.launch("pipeline", str(chain.path / "chain.yaml"), *words, cwd=elsewhere)
     assert shown.code == 0, shown
+
+
+@pytest.fixture
+def slurm(chain: Project, tmp_path: Path) -> Path:
+    """A Slurm that takes every job and never starts one; the folder in which its words are written down."""
+    image = record_image(chain.root, locks.select(locks.load_lock(chain.root), "automodel", "cuda"))
+    squash(sidecar.folder(chain.root), image)
+    chain.edit("chain.yaml", "flavour: cpu\n", "flavour: cuda\nprofile: slurm-pyxis\n")
+    counter = f'echo "$@" >>{tmp_path}/sbatch; n=0; while read -r _; do n=$((n+1)); done <{tmp_path}/sbatch; echo $n'
+    chain.program("sbatch", counter)
+    controller(chain, "PENDING", "Reason=Dependency")
+    return tmp_path
+
+
+def test_on_slurm_all_jobs_are_submitted_each_after_those_that_it_needs(
+    chain: Project, inputs: Inputs, slurm: Path
+) -> None:
+    """Planned by the link that the job before will leave, under that job's key; a second launcher takes them."""
+    done = chain.launch("pipeline", "chain.yaml", *inputs.words)
+    assert done.code == 0, done
+    runs = {Run(chain.path / "runs" / name) for name in done.stdout.split()}
+    records = {r.tags["pipeline-step"]: r for run in runs if (r := run.record())}
+    words = [line.split() for line in (slurm / "sbatch").read_text().splitlines()]
+    assert [next((w for w in line if w.startswith("--dependency")), "") for line in words] == [
+        "", "--dependency=afterok:1", "--dependency=afterok:2:1", ""]  # fmt: skip
+    assert all(("--kill-on-invalid-dep=yes" in line) == any("afterok" in w for w in line) for line in words)
+    sft, lora = records["sft"], records["lora"]
+    model = lora.plan.inputs["model"]
+    assert model.path == f"{sft.directory}/output/.slipway-run/made"
+    assert model.fingerprint == sft.tags["pipeline-key"] and lora.plan.from_run["model"].run == sft.run
+    script = Path(lora.directory, "script.sh").read_text()
+    assert f"MADE=({model.path})\n" in script and f"{model.path}:/inputs/model-{model.fingerprint[:8]}:ro" in script
+    assert "MADE=" not in Path(sft.directory, "script.sh").read_text()
+    assert sft.plan.env["SLIPWAY_EXPECT"].value == "learns"
+    again = chain.launch("pipeline", "chain.yaml", *inputs.words)
+    assert (again.code, again.stdout) == (0, ""), again
+    assert len((slurm / "sbatch").read_text().splitlines()) == 4
+
+
+def test_what_sbatch_refuses_holds_what_needs_it_and_nothing_else(chain: Project, inputs: Inputs, slurm: Path) -> None:
+    chain.program("sbatch", f"case $* in *peft*) echo no >&2; exit 1;; esac; echo $* >>{slurm}/sbatch; echo 7")
+    done = chain.launch("pipeline", "chain.yaml", *inputs.words)
+    assert done.code == 69 and len(done.stdout.split()) == 2, done
+    assert "not started: merge (needs steps.lora)\n" in done.stderr
+    assert stands(look(chain, inputs)[1])["lora"] == ("to run", "was not started the last time")

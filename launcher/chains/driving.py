@@ -28,11 +28,13 @@ class Start(Protocol):
 @dataclass
 class Ends:
     """What has become of the steps so far. `failed`: step -> exit code; `held`: step -> why it was not started;
-    `jobs`: step -> the job of Slurm that goes on; `stopped`: who stays with the pipeline wants it to end."""
+    `jobs`: step -> the job of Slurm that goes on; `started`: steps that this launcher has started; `stopped`: who stays
+    with the pipeline wants it to end."""
 
     failed: dict[str, int]
     held: dict[str, str]
     jobs: dict[str, str]
+    started: set[str]
     stopped: bool = False
 
     @property
@@ -46,7 +48,7 @@ def drive(chain: Chain, start: Start, report: Callable[[Link, Prepared], int], f
 
     `report`: says what was found of a launch, and returns the code of its first error. `follow`: stays with jobs, too.
     """
-    ends = Ends({}, {}, {})
+    ends = Ends({}, {}, {}, set())
     for link in chain.links.values():
         if ends.stopped:
             ends.held[link.name] = "stopped before"
@@ -69,6 +71,8 @@ def _how(name: str, ends: Ends) -> str:
 
 
 def _go(chain: Chain, link: Link, ends: Ends, start: Start, report: Callable[[Link, Prepared], int]) -> None:
+    if link.stands == "running" and ends.started & {before for before, _ in link.needs.values()}:
+        _outlive(link)
     if link.run:
         chain.book.take(link.name, link.planned.plan.step, link.key, link.parts, link.run)
     if link.stands == "done":
@@ -81,6 +85,15 @@ def _go(chain: Chain, link: Link, ends: Ends, start: Start, report: Callable[[Li
         _start(chain, link, ends, start, report, [])
     else:
         ends.held[link.name] = "what it needs has failed"
+
+
+def _outlive(link: Link) -> None:
+    """Of a job that waits for one which has failed since: Slurm is about to cancel it, and another takes its place."""
+    assert link.run is not None
+    say(f"{link.name}: run {link.run.id} waits for what has failed: waiting for its end")
+    record = lifecycle.await_end(link.run)
+    link.stands, link.run, link.made = "to run", None, ""
+    link.why = f"{record.outcome.word if record.outcome else 'ended'} before: {record.run}"
 
 
 def _jobs(chain: Chain, link: Link, ends: Ends) -> list[str]:
@@ -112,6 +125,7 @@ def _start(
         return
     book.settle(link.name, run)
     link.run = run
+    ends.started.add(link.name)
     record, _ = lifecycle.refresh(run)
     if record and record.outcome:
         _ended(link, record, ends)

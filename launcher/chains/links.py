@@ -167,7 +167,7 @@ class Chain:
         if before is None:
             return "has not run yet"
         if before.key == link.key:
-            return "the directory of its run is gone" if before.run else "its launcher ended before it was started"
+            return "the directory of its run is gone" if before.run else "was not started the last time"
         steps = {i: step for i, (step, _) in link.needs.items()}
         return "; ".join(keys.changes(before.parts, link.parts, steps)) or "has not run yet"
 
