@@ -10,7 +10,7 @@ import msgspec
 from launcher.artifacts.detection import Artifact
 from launcher.core.plan import Plan
 from launcher.planning.planner import container_paths
-from launcher.prerequisites.requirements import KEPT
+from launcher.prerequisites.requirements import OWN
 from slipway import canonical
 
 SHOWN = 40  # characters of a value
@@ -77,13 +77,12 @@ def predicted(name: str, plan: Plan, of_key: str, path: str, below: str) -> Arti
     `below`: what of it is named. Its fingerprint is the step's key.
     """
     none = Artifact(name="", path="", kind="missing")
-    like = next((a for a in plan.inputs.values() if "architecture" in a.facts), none)
-    model = plan.output_type.startswith("checkpoint_")
-    facts = {fact: value for fact, value in like.facts.items() if model and fact in KEPT}
-    whole = model and plan.output_type != "checkpoint_lora" and "quantized" not in like.facts
+    given = plan.inputs.values() if plan.output_type.startswith("checkpoint_") else ()
+    like = next((a for a in given if a.sizes.architecture), none)
+    whole = plan.output_type != "checkpoint_lora" and not like.weights.quantized
     return Artifact(
         name=name, path=path, kind="file" if "." in below.rpartition("/")[2] else "folder", type=plan.output_type,
         fingerprint=canonical.sha256([of_key, below]) if below else of_key,
-        facts=facts | {"expected": like.path},
+        expected=like.path or path, tokenizer=like.tokenizer, sizes=msgspec.structs.replace(like.sizes, **OWN),
         bytes=like.bytes if whole else 0, parameters=like.parameters if whole else 0,
     )  # fmt: skip

@@ -227,7 +227,7 @@ class Chain:
     def _keyed(self, name: str, path: str, key: str) -> Artifact:
         """What is there, under the key by which a job names it that was planned before: one chain, one name."""
         found, _ = self.looks.once(lambda: (detection.inspect(name, Path(path)), None), path, "", str(USUAL))
-        return msgspec.structs.replace(found, name=name, fingerprint=key, facts=found.facts | {"expected": path})
+        return msgspec.structs.replace(found, name=name, fingerprint=key, expected=path)
 
     def told(self, link: Link, findings: list[Finding]) -> list[Finding]:
         """Findings with the place in the pipeline, in which what is not there has the name of its step."""
