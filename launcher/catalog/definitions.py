@@ -265,6 +265,7 @@ class Step(Noun, frozen=True, kw_only=True):
     rehearse: Rehearsal | None = None
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
+    config_class: str = ""  # of the library, whose fields the whole configuration has
     script: str = ""  # of the library's repository, which the step program runs
     template: str = ""  # the input by whose chat template rows are rendered, or the key that gets its path
     template_keys: list[str] = []  # configuration keys that name another template

@@ -2,6 +2,8 @@
 
 Where nothing is known, nothing is claimed: of an image whose record does not say it, of a class that takes any key, of
 a section without a `_target_` that is not always of one class, and of everything where `--code` brings another tree.
+Nor of what the base in the image says. Types (`config_class` of a step) do not name all that a library reads: a key by
+whose name its sources look something up is known, too.
 """
 
 from __future__ import annotations
@@ -23,9 +25,46 @@ def check(spec: LaunchSpec, classes: Classes | None) -> Iterator[Finding]:
     """What somebody sets, and the library's class does not take."""
     if classes is None or spec.code:
         return
+    whole = classes.known.get(classes.targets.get(spec.step.config_class, ""))
     for key, node in spec.config.root.items.items():
         if isinstance(node, Section):
             yield from _section(spec, classes, key, node, classes.sections.get(key, ""))
+            if whole and (parts := _parts(classes, [whole], key)):
+                yield from _mapping(spec, classes, key, node, parts)
+
+
+def _mapping(spec: LaunchSpec, classes: Classes, key: str, section: Section, of: list[Taken]) -> Iterator[Finding]:
+    """A section that is of one of these types. What it holds is theirs, or read by its name."""
+    known = list(dict.fromkeys(name for taken in of for name in taken.keys))
+    anything = any(taken.open for taken in of)
+    for name, item in section.items.items():
+        place = f"{key}.{name}"
+        if parts := _parts(classes, of, name):
+            if isinstance(item, Section):
+                yield from _mapping(spec, classes, place, item, parts)
+        elif _of_the_image(spec, place) or name in classes.read:
+            continue
+        elif name not in known and not anything:
+            what = f"{of[0].name} of {_library(spec)} has no such key, and nothing there reads one"
+            yield from _wrong(spec, place, item, what, nearest(name, known))
+        elif isinstance(item, Section) and any(name in taken.plain for taken in of):
+            yield from _wrong(spec, place, item, f"{of[0].name}.{name} of {_library(spec)} is no section", "")
+
+
+def _parts(classes: Classes, of: list[Taken], name: str) -> list[Taken]:
+    """The types that a section below may be of."""
+    names = dict.fromkeys(part for taken in of for part in taken.keys.get(name, ()))
+    return [classes.known[part] for part in names if part in classes.known]
+
+
+def _of_the_image(spec: LaunchSpec, key: str) -> bool:
+    """Whether the base in the image says this key, as the library's own files may of what no class names."""
+    node = spec.in_image.values if spec.in_image else None
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
 def _section(spec: LaunchSpec, classes: Classes, key: str, section: Section, name: str = "") -> Iterator[Finding]:
@@ -36,7 +75,7 @@ def _section(spec: LaunchSpec, classes: Classes, key: str, section: Section, nam
     also = spec.entry.configurations.also.get(key, []) if spec.entry.configurations else []
     for name, item in section.items.items():
         place = f"{key}.{name}"
-        if name in OF_LOADERS or name in also:
+        if name in OF_LOADERS or name in also or _of_the_image(spec, place):
             continue
         if name not in taken.keys and not taken.open:
             what = f"{taken.name} of {_library(spec)} has no such argument"
