@@ -6,9 +6,10 @@ TREE is a folder of sources in the image, CLASS the full name of a class there w
 TypedDict, a pydantic model or a dataclass. Nothing is imported, since a library may want a GPU for that: the sources
 are parsed. stdout is one JSON document, as that of read_classes.py: `targets`, CLASS -> class; `known`, class -> its
 `keys`, with the classes that a section below may be of, `plain` ones, and whether it is `open`; `why` one is not known;
-and `read`: every name by which the sources look something up in a mapping, since such types do not name all that the
-library reads. A class, or a key, whose section the sources hand on whole (`f(**section)`, `section.items()`) is open:
-what gets it knows more keys. The standard library.
+and `read`: other keys that count as known, since such types do not name all that a library reads: every name by which
+its sources look something up in a mapping, and what the YAML files of its examples say (SECTION.KEY where a type has
+such a key elsewhere). A class whose section the sources hand on whole (`f(**section)`, `section.items()`) is open: what
+gets it knows more keys. The standard library.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +31,8 @@ LOOKUPS = {"get", "pop", "setdefault"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BYTES = 4 << 20  # of one file of the sources
 FILES = 5_000
+EXAMPLES = "examples"
+NAMED = re.compile(r"^([ -]*)([A-Za-z_][A-Za-z0-9_]*):", re.MULTILINE)  # a key in a YAML file
 MOST = 400  # classes
 SECONDS = 300  # for all of it
 
@@ -38,11 +42,12 @@ class Unknown(Exception):
 
 
 class Sources:
-    """The modules of a tree, parsed once each."""
+    """The modules of a tree, parsed once each. `tops`: its packages."""
 
-    def __init__(self, tree: Path) -> None:
-        self.tree = tree
+    def __init__(self, tree: Path, tops: list[str]) -> None:
+        self.tree, self.tops = tree, tops
         self.parsed: dict[Path, ast.Module] = {}
+        self.listed: list[tuple[str, ast.ClassDef, set[str]]] | None = None
 
     def file(self, module: str) -> Path | None:
         base = self.tree.joinpath(*module.split("."))
@@ -74,10 +79,33 @@ class Sources:
 
     def all_files(self) -> list[Path]:
         """What may read a configuration: the packages of the classes, and the programs that users start."""
-        found = [p for top in ("examples", *self.tops) for p in sorted((self.tree / top).rglob("*.py"))]
+        found = [p for top in (EXAMPLES, *self.tops) for p in sorted((self.tree / top).rglob("*.py"))]
         return found[:FILES]
 
-    tops: tuple[str, ...] = ()
+    def derived(self, module: str, node: ast.ClassDef) -> list[tuple[str, ast.ClassDef]]:
+        """The classes that derive from one: a section may be of them, too."""
+        found = []
+        for name, other, bases in self.classes():
+            if node.name in bases and self.named(name, node.name) == (module, node):
+                found += [(name, other), *self.derived(name, other)]
+        return found
+
+    def classes(self) -> list[tuple[str, ast.ClassDef, set[str]]]:
+        """Every class of the packages, with its module and the names of its bases."""
+        if self.listed is None:
+            self.listed = []
+            for file in (f for f in self.all_files() if f.relative_to(self.tree).parts[0] in self.tops):
+                parts = file.relative_to(self.tree).with_suffix("").parts
+                module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+                own = [n for n in statements(self.parsed_or_empty(file)) if isinstance(n, ast.ClassDef)]
+                self.listed += [(module, n, {last_name(b) for b in n.bases}) for n in own]
+        return self.listed
+
+    def parsed_or_empty(self, file: Path) -> ast.Module:
+        try:
+            return self.parse(file)
+        except SyntaxError:
+            return ast.Module([], [])  # a file for another Python, or a template
 
 
 def statements(body: ast.AST) -> list[ast.stmt]:
@@ -111,6 +139,7 @@ class Reader:
     def __init__(self, sources: Sources, whole: set[str]) -> None:
         self.sources, self.whole = sources, whole
         self.known: dict[str, dict[str, Any]] = {}
+        self.open: set[str] = set()
 
     def take(self, module: str, node: ast.ClassDef) -> str:
         """Adds a class, and those that its fields are made of; its full name."""
@@ -120,10 +149,14 @@ class Reader:
         said: dict[str, Any] = {"name": node.name, "keys": {}, "plain": [], "open": False, "mapping": True}
         self.known[name] = said
         self.fill(said, module, node)
-        lines = (name, f"{node.name}")
-        said["open"] = said["open"] or any(line in self.whole for line in lines)
+        said["open"] = said["open"] or node.name in self.whole
         said["plain"] = sorted(set(said["plain"]))
         return name
+
+    def all_known(self) -> dict[str, dict[str, Any]]:
+        for name in self.open & self.known.keys():
+            self.known[name]["open"] = True
+        return self.known
 
     def fill(self, said: dict[str, Any], module: str, node: ast.ClassDef) -> None:
         """The fields of a class, those of its bases first."""
@@ -140,12 +173,14 @@ class Reader:
 
     def field(self, said: dict[str, Any], module: str, key: str, annotation: ast.expr) -> None:
         parts = list(self.alternatives(module, annotation))
-        classes = [p for p in parts if isinstance(p, tuple)]
-        known = None not in parts and key not in self.whole  # of anything else, such as a dict, nothing is claimed
-        said["keys"][key] = [self.take(*c) for c in classes] if known else []
+        classes = [c for p in parts if isinstance(p, tuple) for c in (p, *self.sources.derived(*p))]
+        known = None not in parts  # of anything else, such as a dict, nothing is claimed
+        said["keys"][key] = names = list(dict.fromkeys(self.take(*c) for c in classes)) if known else []
         said["plain"] = [k for k in said["plain"] if k != key]
         if known and not classes:
             said["plain"].append(key)
+        if key in self.whole:
+            self.open |= {*names}
 
     def alternatives(self, module: str, hint: ast.AST, depth: int = 0) -> list[Any]:
         """Those of a type: a class as (module, node), "" for one of a single value, None for all else."""
@@ -270,17 +305,40 @@ def annotated(hint: ast.AST | None) -> set[str]:
 def uses(sources: Sources) -> Uses:
     found = Uses()
     for file in sources.all_files():
-        try:
-            found.visit(sources.parse(file))
-        except SyntaxError:
-            continue  # a file for another Python, or a template
+        found.visit(sources.parsed_or_empty(file))
     return found
+
+
+def in_examples(tree: Path) -> tuple[set[str], set[tuple[str, str]]]:
+    """The keys of all YAML files that the library ships; and each with the key of the section that it stands in."""
+    pairs: set[tuple[str, str]] = set()
+    for file in sorted((tree / EXAMPLES).rglob("*.yaml"))[:FILES]:
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            above: list[tuple[int, str]] = []  # indentation and key of the sections that a line stands in
+            for found in NAMED.finditer(stream.read(BYTES)):
+                indent, key = len(found[1]), found[2]
+                above = [part for part in above if part[0] < indent]
+                pairs.add((above[-1][1] if above else "", key))
+                above.append((indent, key))
+    return {key for _, key in pairs}, pairs
+
+
+def beside_types(used: set[str], tree: Path, known: dict[str, dict[str, Any]]) -> list[str]:
+    """What counts as known though no type names it: KEY, or SECTION.KEY where KEY is that of a type elsewhere."""
+    keys = {key for said in known.values() for key in said["keys"]}
+    named, pairs = in_examples(tree)
+    inside: dict[str, set[str]] = {}
+    for said in known.values():
+        for key, parts in said["keys"].items():
+            if parts:
+                inside.setdefault(key, set()).update(k for part in parts for k in known[part]["keys"])
+    places = {f"{section}.{key}" for section, key in pairs if key in keys and key not in inside.get(section, {key})}
+    return sorted(((used | named) - keys) | places)
 
 
 def look(tree: str, names: list[str]) -> dict[str, Any]:
     """What is printed."""
-    sources = Sources(Path(tree))
-    sources.tops = tuple(dict.fromkeys(name.partition(".")[0] for name in names))
+    sources = Sources(Path(tree), list(dict.fromkeys(name.partition(".")[0] for name in names)))
     used = uses(sources)
     reader = Reader(sources, used.whole)
     targets: dict[str, str] = {}
@@ -290,12 +348,12 @@ def look(tree: str, names: list[str]) -> dict[str, Any]:
         try:
             found = sources.named(module, last)
             if not found or not isinstance(found[1], ast.ClassDef):
-                raise Unknown(f"no such class below {tree}")
+                raise Unknown(f"there is no such class below {tree}")
             targets[name] = reader.take(found[0], found[1])
         except (Unknown, SyntaxError, OSError, RecursionError) as e:
             why[name] = f"{name}: {e}"
-    keys = {key for said in reader.known.values() for key in said["keys"]}
-    return {"targets": targets, "known": reader.known, "why": why, "read": sorted(used.read - keys) if targets else []}
+    known = reader.all_known()
+    return {"targets": targets, "known": known, "why": why, "read": beside_types(used.read, sources.tree, known)}
 
 
 def late(*_: Any) -> None:

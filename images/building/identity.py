@@ -52,8 +52,8 @@ class Taken(Noun, frozen=True, kw_only=True):
 
 class Classes(Noun, frozen=True, kw_only=True):
     """Which keys the library in the image knows: `known`, class -> what it takes. `sections`: of a configuration -> its
-    class there; `targets`: what was asked for -> its class there; `why` one of either is not known. `read`: names by which
-    the library looks something up in a mapping, beside the keys that its types name."""
+    class there; `targets`: what was asked for -> its class there; `why` one of either is not known. `read`: keys (KEY,
+    or SECTION.KEY) that the library looks up or ships in an example, beside those that its types name."""
 
     sections: dict[str, str] = {}
     targets: dict[str, str] = {}
