@@ -269,7 +269,7 @@ class Uses(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Dict(self, node: ast.Dict) -> None:
-        for key, value in zip(node.keys, node.values):
+        for key, value in zip(node.keys, node.values, strict=False):
             if key is None:
                 self.whole |= self.stands_for(value)
         self.generic_visit(node)

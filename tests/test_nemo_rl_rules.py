@@ -54,13 +54,6 @@ def test_ready_messages_are_prompts_from_v0_6_0_on(spec_of: SpecOf) -> None:
         assert errors(spec_of, "grpo", release, given=given) == []
 
 
-def test_the_library_reads_one_plain_file(spec_of: SpecOf) -> None:
-    whole = rows("train")
-    for change in ({"kind": "folder"}, {"kind": "glob", "files": ["/a", "/b"]}, {"path": "/data/train.jsonl.gz"}):
-        given = [msgspec.structs.replace(whole, **change), model("policy")]
-        assert errors(spec_of, "grpo", "v0.7.0", given=given)[0][1] == "has to be one plain .jsonl file"
-
-
 def test_a_data_set_of_the_hub_is_warned_of(spec_of: SpecOf) -> None:
     for said, name in (((), "the one of the base configuration"), (("dataset=gsm8k",), "gsm8k")):
         (found,) = launch(spec_of, "grpo", "v0.7.0", [model("policy")], *said).findings

@@ -39,8 +39,8 @@ class BaseFile(Noun, frozen=True, kw_only=True):
 class Taken(Noun, frozen=True, kw_only=True):
     """What a class of a library takes by name. `keys`: each -> those of `Classes.known` that its value may be made of.
 
-    `plain`: keys whose value is a number, a text or a truth. `open`: it takes any other key, too. `mapping`: its sections
-    are of the classes that `keys` says, without a `_target_`.
+    `plain`: keys whose value is a number, a text or a truth. `open`: it takes any other key, too. `mapping`: its
+    sections are of the classes that `keys` says, without a `_target_`.
     """
 
     name: str

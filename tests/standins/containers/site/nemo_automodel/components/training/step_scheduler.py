@@ -1,4 +1,4 @@
-"""Stands for nemo_automodel.components.training.step_scheduler: what a section of AutoModel 0.5.0's configuration may have."""
+"""Stands for nemo_automodel.components.training.step_scheduler: sections of AutoModel 0.5.0."""
 
 from __future__ import annotations
 
