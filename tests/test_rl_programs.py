@@ -221,7 +221,8 @@ if config["checkpointing"]["checkpoint_must_save_by"]:
     seen["clock"] = {"starts": checker.start_time, "training": training, "seconds": checker.last_save_time}
 data = config.get("data", {})
 parts = [data, data.get("train", {}), *data.get("validation", [])]
-seen["files"] = [part[key] for part in parts for key in ("train_data_path", "val_data_path", "data_path") if key in part]
+keys = ("train_data_path", "val_data_path", "data_path")
+seen["files"] = [part[key] for part in parts for key in keys if key in part]
 seen["rows"] = [len(Path(file).read_text().splitlines()) for file in seen["files"]]
 Path(os.environ["SEEN"]).write_text(json.dumps(seen))
 threading.Thread(target=threading.Event().wait).start()  # what NeMo RL's driver leaves behind: it never ends by itself

@@ -1,7 +1,7 @@
 """Runs one of NeMo RL's own scripts as the driver, where Ray is up already (RAY_ADDRESS).
 
 It adds: the configuration comes merged from the plan, its base read by NeMo RL's own loader (examples inherit from one
-another); rows that are packed, or in several files, become one file; a job's time limit becomes checkpoint_must_save_by,
+another); packed rows, or several files of them, become one file; a job's time limit becomes checkpoint_must_save_by,
 counted from here and not from the end of NeMo RL's set-up; each training step has a line with its numbers; result.json
 names the last checkpoint; and the process ends when the script does, which NeMo RL's own does not after an error.
 

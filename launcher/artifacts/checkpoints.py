@@ -99,7 +99,7 @@ def tokenizer_facts(folder: Path) -> dict[str, str | int]:
     for path in found:
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
-    template = _template(folder)
+    template = chat_template(folder)
     facts: dict[str, str | int] = {"tokenizer": digest.hexdigest() if found else ""}
     facts["template"] = hashlib.sha256(template.encode()).hexdigest() if template else ""
     facts["template_tools"] = int(bool(TOOLS.search(template)))
@@ -110,7 +110,7 @@ def tokenizer_facts(folder: Path) -> dict[str, str | int]:
     return {k: v for k, v in facts.items() if v}
 
 
-def _template(folder: Path) -> str:
+def chat_template(folder: Path) -> str:
     """The chat template: a file of its own wins over the configuration, as in transformers."""
     own = folder / "chat_template.jinja"
     if own.is_file():
