@@ -24,6 +24,20 @@ def test_a_step_as_it_is_shipped_fits_one_node_of_eight(spec_of: SpecOf, name: s
     assert errors(spec_of, name, release, over=["default", "tiny"], procs=2 if name == "rlhf" else 1, gpus=1) == []
 
 
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "rm"])
+def test_the_other_backend_fits_the_steps_own_configuration(spec_of: SpecOf, name: str, release: str) -> None:
+    """What Megatron asks of packing is set by `backend=megatron`, where the base has it another way."""
+    nodes = 2 if name in ("dapo", "distillation") else 1
+    assert errors(spec_of, name, release, "backend=megatron", nodes=nodes) == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_reward_model_is_not_trained_by_megatron(spec_of: SpecOf, release: str) -> None:
+    said = "a reward model is for DTensor alone, Megatron knows none at any of these releases"
+    assert any(said in what for _, what in errors(spec_of, "rm", release, "backend=megatron"))
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_tiny_fits_one_process_without_cuda(spec_of: SpecOf, name: str) -> None:
     procs = 2 if name == "rlhf" else 1
