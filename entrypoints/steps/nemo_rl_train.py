@@ -1,9 +1,9 @@
 """Runs one of NeMo RL's own scripts as the driver, where Ray is up already (RAY_ADDRESS).
 
 It adds: the configuration comes merged from the plan, its base read by NeMo RL's own loader (examples inherit from one
-another); a job's time limit becomes checkpoint_must_save_by, counted from here and not from the end of NeMo RL's
-set-up; each training step has a line with its numbers; result.json names the last checkpoint; and the process ends when
-the script does, which NeMo RL's own does not after an error.
+another); packed rows, or several files of them, become one file; a job's time limit becomes checkpoint_must_save_by,
+counted from here and not from the end of NeMo RL's set-up; each training step has a line with its numbers; result.json
+names the last checkpoint; and the process ends when the script does, which NeMo RL's own does not after an error.
 
 It must not be called nemo_rl.py: its folder comes first on the path, and would hide the library.
 """
@@ -17,14 +17,17 @@ import os
 import re
 import runpy
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import slipway_inputs
 import slipway_step
 
+ROWS = ("train_data_path", "val_data_path", "data_path")  # keys that name a file
 MARGIN = 900  # seconds before a time limit in which the last checkpoint is written, unless the plan says another
 
 
@@ -45,9 +48,25 @@ def main() -> None:
         count_from(started)
     losses = tell_steps(most_steps(config))
     code = 0
-    with slipway_step.config_file(config) as path:
-        code = run_script(script, ["--config", str(path)])
+    with tempfile.TemporaryDirectory(prefix="slipway-rows-") as folder:
+        join_rows(config.get("data") or {}, Path(folder))
+        with slipway_step.config_file(config) as path:
+            code = run_script(script, ["--config", str(path)])
     leave(code or finish(Path(config["checkpointing"]["checkpoint_dir"]), losses))
+
+
+def join_rows(data: dict[str, Any], folder: Path) -> None:
+    """Makes one plain file in `folder` of what is none: NeMo RL's datasets read one, and unpack nothing.
+
+    v0.4.0 and v0.5.0 name files in `data` itself, later releases in a section for each, or a list of those.
+    """
+    sections = [data, *(v for v in data.values() if isinstance(v, dict))]
+    sections += [part for v in data.values() if isinstance(v, list) for part in v if isinstance(part, dict)]
+    for section in sections:
+        for key in ROWS:
+            named = section.get(key)
+            if isinstance(named, str) and named.startswith("/") and not slipway_inputs.plain(source := Path(named)):
+                section[key] = str(slipway_inputs.one_jsonl(source, folder / f"{len(list(folder.iterdir()))}.jsonl"))
 
 
 def finish(output: Path, losses: Sequence[float] = ()) -> int:
