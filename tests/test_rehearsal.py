@@ -38,7 +38,7 @@ def value(prepared: Prepared, key: str) -> Any:
 
 def test_what_a_rehearsal_sets_counts_whoever_says_otherwise(prepare: Any) -> None:
     words = ("max_steps=1000", "global_batch_size=64", "distributed.tp_size=8", "wandb.project=mine", "seq_length=77")
-    small = prepare(*words, flavour="cpu", rehearsal=True)
+    small = prepare(*words, flavour="cpu", rehearsal="cpu")
     assert not [f for f in small.findings if f.severity == "error"]
     assert small.plan.command[-1] == "/slipway/steps/automodel_rehearse.py"
     assert {"steps/automodel_finetune.py", "steps/slipway_rehearsal.py"} <= small.plan.files.keys()
@@ -58,7 +58,9 @@ def test_a_launch_knows_nothing_of_it(prepare: Any) -> None:
 
 def test_what_differs_is_told_key_by_key(prepare: Any) -> None:
     run = prepare("max_steps=1000", "local_batch_size=1", "model.torch_dtype=bfloat16", flavour="cpu", procs=4)
-    small = prepare("max_steps=1000", "local_batch_size=1", "model.torch_dtype=bfloat16", flavour="cpu", rehearsal=True)
+    small = prepare(
+        "max_steps=1000", "local_batch_size=1", "model.torch_dtype=bfloat16", flavour="cpu", rehearsal="cpu"
+    )
     assert run.spec and small.spec
     told = {d.what: (d.run, d.rehearsal) for d in planning.differences(run.spec, small.spec)}
     assert told["step_scheduler.max_steps"] == ("1000", "2")
@@ -71,7 +73,7 @@ def test_a_step_without_a_way_to_is_refused(refused: Refused, inputs: Inputs, pr
     project.edit(STEP_FILE, "\nrehearse:", "\nrehears:")
     assert "did you mean 'rehearse'" in refused(78, "rehearse", "sft/automodel", *inputs.words)
     assert "cannot be rehearsed" in refused(
-        64, "rehearse", "pretrain/automodel", f"data={inputs.train}", f"model={inputs.model}"
+        64, "rehearse", "convert/hf_to_megatron", f"model={inputs.model}"
     )
 
 
@@ -98,7 +100,7 @@ DATA = {
     "share": 0.25,
     "samples": [{**PLACE, "pieces": PIECES, "whole": True}],
 }
-STEPS = {"error": "", "losses": [2.5, 2.25], "model": "Llama", "none": ""}
+STEPS = {"error": "", "losses": [2.5, 2.25], "models": {"model": "Llama"}, "did": [], "none": ""}
 
 
 def found(data: dict[str, Any] | None = None, steps: dict[str, Any] | None = None) -> rehearsal.Rehearsal:

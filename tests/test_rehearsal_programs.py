@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "entrypoints" / "steps"))
 import automodel_rehearse
 import megatron_rehearse_packing
 import slipway_rehearsal
+import slipway_small
 from slipway_rehearsal import Place, Row
 
 PLACES = [Place("a.jsonl", n) for n in range(1, 400)]
@@ -153,10 +154,10 @@ def test_what_is_cut_is_known_by_its_whole_length() -> None:
 )  # fmt: skip
 def test_a_model_becomes_small_and_stays_of_its_kind(config: dict[str, Any], expected: dict[str, Any]) -> None:
     small = SimpleNamespace(**config)
-    slipway_rehearsal.shrink(small, slipway_rehearsal.WIDTHS["layers and widths"])
+    slipway_small.shrink(small, slipway_small.WIDTHS)
     assert vars(small) == expected
     fewer = SimpleNamespace(**config)
-    slipway_rehearsal.shrink(fewer, slipway_rehearsal.WIDTHS["layers"])
+    slipway_small.shrink(fewer, {})
     assert fewer.num_attention_heads == config["num_attention_heads"]
     assert fewer.num_hidden_layers == min(2, config["num_hidden_layers"])
 

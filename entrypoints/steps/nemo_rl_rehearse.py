@@ -1,0 +1,164 @@
+"""Rehearses a step of NeMo RL without Ray: its own check of the configuration, and its own data path over every row.
+
+Both are what the step's script itself calls before it asks Ray for anything; the script is imported, and not run.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nemo_rl_train
+import slipway_inputs
+import slipway_rehearsal
+import slipway_small
+import slipway_step
+from slipway_rehearsal import Place, Row
+from slipway_step import ConfigError
+
+# What the script makes its data by -> what a row is.
+SETUPS = {"setup_preference_data": "preferences", "setup_data": "conversations", "setup_response_data": "prompts"}
+
+
+class Data(slipway_rehearsal.Data):
+    """An input's rows as NeMo RL's AllTaskProcessedDataset has them. One that it masks is not learned.
+
+    Of preferences the chosen answer's last message is shown, as the library's collate function marks it.
+    """
+
+    beyond = "masked"
+
+    def __init__(self, kind: str, dataset: Any, tokenizer: Any, places: list[Place], limit: int) -> None:
+        self.kind, self.dataset, self.tokenizer, self.places = kind, dataset, tokenizer, places
+        self.limit = limit - 1 if kind == "conversations" else limit  # which has to be shorter
+        self.learns = kind != "prompts"
+
+    def read(self, number: int) -> Row:
+        from nemo_rl.data.llm_message_utils import add_loss_mask_to_message_log
+
+        datum = self.dataset[number]
+        pairs = self.kind == "preferences"
+        log = datum["message_log_chosen" if pairs else "message_log"]
+        whole = max(datum["length_chosen"], datum["length_rejected"]) if pairs else datum["length"]
+        add_loss_mask_to_message_log([log], only_unmask_final=pairs)
+        ids = [int(token) for message in log for token in message["token_ids"]]
+        learned = [bool(mark) for message in log for mark in message["token_loss_mask"]]
+        if not self.learns:
+            learned = [True] * len(ids)
+        return Row(ids, learned if datum["loss_multiplier"] else [False] * len(ids), int(whole))
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids))
+
+
+def main() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # rows are shared among processes already
+    plan = slipway_step.load_plan()
+    script = Path(plan["config"]["script"])
+    if not script.is_file():
+        raise ConfigError(f"{script}: the image does not have this script")
+    repository = script.parents[1]
+    config = slipway_step.merge_config(plan["config"], lambda base: nemo_rl_train.load_base(base, repository))
+    config.pop("deadline", None)
+    with slipway_step.config_file(config):
+        pass
+    os.chdir(repository)  # its configurations name prompts relative to it
+    sys.path[:0] = [str(script.parent), str(repository)]
+    library = runpy.run_path(str(script), run_name="slipway_rehearses")
+    checked = check(config, library)
+    tokenizer = library["get_tokenizer"](checked.policy["tokenizer"])
+    if generation := checked.policy.get("generation"):
+        configure(library, checked, generation, tokenizer)
+    name = next(name for name in SETUPS if name in library)
+    with tempfile.TemporaryDirectory(dir=slipway_step.STATE) as folder:
+        told = rehearse(SETUPS[name], library[name], checked, tokenizer, Path(folder))
+    slipway_rehearsal.leave(told, None)
+
+
+def check(config: dict[str, Any], library: dict[str, Any]) -> Any:
+    """The script's MasterConfig. Raises ConfigError with the library's words for each key that it refuses."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from pydantic import ValidationError
+
+    library.get("register_omegaconf_resolvers", lambda: None)()
+    try:
+        return library["MasterConfig"](**OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+    except ValidationError as e:
+        wrong = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in e.errors()]
+        raise ConfigError(f"NeMo RL refuses the configuration: {'; '.join(wrong)}") from e
+    except OmegaConfBaseException as e:
+        raise ConfigError(f"NeMo RL refuses the configuration: {slipway_rehearsal.said(e)}") from e
+
+
+def configure(library: dict[str, Any], checked: Any, generation: Any, tokenizer: Any) -> None:
+    """What the script makes of the generation's section, which has checks of its own."""
+    if "configure_generation_config" in library:
+        try:
+            checked.policy["generation"] = library["configure_generation_config"](generation, tokenizer)
+        except (AssertionError, KeyError, ValueError) as e:
+            raise ConfigError(f"policy.generation: NeMo RL raised {slipway_rehearsal.said(e)}") from e
+
+
+def rehearse(kind: str, setup: Any, checked: Any, tokenizer: Any, folder: Path) -> dict[str, dict[str, Any]]:
+    """What is found of each input."""
+    known = slipway_small.vocabulary(Path(checked.policy["model_name"]))
+    told = {}
+    for name in ("train", "validation"):
+        if not (section := checked.data.get(name)):
+            continue
+        lines, where = rows_of(section)
+        try:
+            data = load(setup, checked.data, name, tokenizer)
+        except Exception as e:  # noqa: BLE001 - whatever the library raises is what is wrong
+            told[name] = by_halves(e, setup, checked.data, name, tokenizer, lines, where, folder)
+            continue
+        count = len(data)
+        places = where if len(where) == count else [Place(f"data.{name}", row + 1) for row in range(count)]
+        limit = checked.data["max_input_seq_length"]
+        told[name] = slipway_rehearsal.examine(name, Data(kind, data, tokenizer, places, limit), known)[1]
+    return told
+
+
+def load(setup: Any, data: dict[str, Any], name: str, tokenizer: Any) -> Any:
+    """The library's dataset of an input, as the script makes it: each is loaded as if it were for training."""
+    config = {**copy.deepcopy(data), "train": copy.deepcopy(data[name]), "validation": None}
+    return setup(tokenizer, config)[0]
+
+
+def rows_of(section: Any) -> tuple[list[bytes], list[Place]]:
+    """The lines of the file that a section names, and where they stand; none where it names no one file."""
+    if not isinstance(section, dict) or not Path(str(section.get("data_path", ""))).is_file():
+        return [], []
+    file = Path(section["data_path"])
+    return [line for line in slipway_inputs.lines([file]) if line.strip()], slipway_rehearsal.places([file])
+
+
+def by_halves(
+    wrong: Exception, setup: Any, data: dict[str, Any], name: str, tokenizer: Any, lines: list[bytes],
+    where: list[Place], folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """What is told where the library cannot load an input: the rows that it cannot, or that it takes none at all."""
+    tries = 0
+
+    def build(some: list[bytes]) -> None:
+        nonlocal tries
+        tries += 1  # the library keeps what it has prepared by the file's path
+        file = folder / f"{name}-{tries}.jsonl"
+        file.write_bytes(b"".join(some))
+        load(setup, {**data, name: {**data[name], "data_path": str(file)}}, name, tokenizer)
+
+    faults = slipway_rehearsal.unreadable(build, lines)
+    if not faults or len(faults) == len(lines):
+        return slipway_rehearsal.refused(wrong, len(lines))
+    told = [{"file": where[row].file, "line": where[row].line, "what": faults[row]} for row in sorted(faults)]
+    return {"error": "", "rows": len(lines), "faulty": len(faults), "faults": told}
+
+
+if __name__ == "__main__":
+    slipway_step.run(main)
