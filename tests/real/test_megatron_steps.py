@@ -214,9 +214,29 @@ def test_what_would_be_converted_first_is_rehearsed_by_a_small_conversion(dock: 
     assert not (place / "out").exists()
 
 
+DOCUMENTS = """
+import json, sys, torch
+from transformers import AutoTokenizer
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+model, data, prefix = sys.argv[1:]
+tokenizer, builder = AutoTokenizer.from_pretrained(model), IndexedDatasetBuilder(prefix + ".bin")
+for line in list(open(data))[:100]:
+    ids = tokenizer(json.loads(line)["messages"][-1]["content"])["input_ids"]
+    builder.add_document(torch.tensor(ids, dtype=torch.int32), [len(ids)])
+builder.finalize(prefix + ".idx")
+"""
+
+
 @pytest.mark.long
-def test_pretraining_is_rehearsed_on_the_librarys_mock_data(dock: Tree) -> None:
-    done = dock.launch("rehearse", "pretrain/megatron_bridge", "--flavour", "cpu", "-c", "tiny", "--json")
+def test_pretraining_is_rehearsed_on_documents_that_nobody_may_write_beside(
+    dock: Tree, work: Work, place: Path
+) -> None:
+    words = ("--mount", str(work.folder), "--mount", str(place), "--", "python", "-c", DOCUMENTS, str(work.model))
+    made = dock.images("run", "megatron-bridge", "--flavour", "cpu", *words, str(work.train), str(place / "docs"))
+    assert made.code == 0, made
+    inputs = (f"data={place / 'docs'}", f"tokenizer={work.model}")
+    done = dock.launch("rehearse", "pretrain/megatron_bridge", "--flavour", "cpu", "-c", "tiny", *inputs, "--json")
     assert done.code == 0, done
-    steps = json.loads(done.out)["steps"]
-    assert len(steps["losses"]) == 2 and "2 layers" in steps["models"]["model"]
+    found = json.loads(done.out)
+    assert (found["data"]["data"]["rows"], found["data"]["data"]["faulty"]) == (100, 0)
+    assert len(found["steps"]["losses"]) == 2 and "2 layers" in found["steps"]["models"]["model"]

@@ -107,6 +107,7 @@ def test_a_quantization_is_rehearsed_to_its_export(yard: Tree, work: Work, place
     assert "[[" not in done.out and not (place / "out").exists()  # nothing is learned
 
 
+@pytest.mark.long
 def test_a_distillation_is_rehearsed_by_two_small_models(yard: Tree, work: Work) -> None:
     words = (f"teacher={work.model}", f"student={work.model}", f"train={work.train}", "seq_length=64")
     done = yard.launch("rehearse", "optimize/modelopt/distill", "--flavour", "cpu", *words, "--json")
