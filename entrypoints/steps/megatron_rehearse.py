@@ -7,6 +7,7 @@ here. result.json says what was found; an exception of the library's is a findin
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from slipway_rehearsal import Steps
 
 LOGITS = 2 << 30  # bytes that the logits of one row may take, with the loss's copies
 LOGIT_BYTES = 14  # of each
+EXPERTS = "the model has experts, whose layers in Megatron-Core nobody has tried without CUDA"
 ONE = dict.fromkeys(megatron_convert.SIZES, 1)  # process
 
 # What a provider of Megatron-Bridge calls its sizes -> at most so much.
@@ -62,6 +64,8 @@ def fine_tuning(config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], d
             few["data"][name] = str(data.write(rows, most, folder / f"{name}-few"))
     if any(few["data"].get(name) == config["data"].get(name) for name in told):
         return told, slipway_rehearsal.no_steps("an input has no row to take them on")
+    if experts(base):
+        return told, slipway_rehearsal.no_steps(EXPERTS)
 
     def make(steps: Steps) -> None:
         if hugging_face(base):
@@ -118,6 +122,8 @@ def pretraining(config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], d
             told["data"] = slipway_rehearsal.refused(e, 0)
             return told, slipway_rehearsal.no_steps("the library does not read the documents")
         told["data"] = slipway_rehearsal.examine("data", data, known)[1]
+    if sections["model"].get("num_moe_experts"):
+        return told, slipway_rehearsal.no_steps(EXPERTS)
     length = min(sections["dataset"]["seq_length"], LOGITS // (LOGIT_BYTES * max(known, 1)))
 
     def go(steps: Steps) -> None:
@@ -160,6 +166,15 @@ def vocabulary(base: Path) -> int:
     if hugging_face(base):
         return slipway_small.vocabulary(base)
     return int(getattr(provider_at(base), "vocab_size", None) or 0)
+
+
+def experts(base: Path) -> bool:
+    """Whether the real model has experts."""
+    if not hugging_face(base):
+        return bool(getattr(provider_at(base), "num_moe_experts", None))
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config") or config
+    return any(config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 
 def shrink(provider: Any) -> str:

@@ -11,7 +11,7 @@ import runpy
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nemo_rl_train
 import slipway_inputs
@@ -25,32 +25,40 @@ from slipway_step import ConfigError
 SETUPS = {"setup_preference_data": "preferences", "setup_data": "conversations", "setup_response_data": "prompts"}
 
 
+class Kind(NamedTuple):
+    """`rows`: of SETUPS; `final`: of a row only the last message is learned; `learns`: whether tokens are, at all."""
+
+    rows: str
+    final: bool
+    learns: bool
+
+
 class Data(slipway_rehearsal.Data):
     """An input's rows as NeMo RL's AllTaskProcessedDataset has them. One that it masks is not learned.
 
-    Of preferences the chosen answer's last message is shown, as the library's collate function marks it.
+    Of preferences the chosen answer is shown; of one that is masked the library keeps no length.
     """
 
     beyond = "masked"
 
-    def __init__(self, kind: str, dataset: Any, tokenizer: Any, places: list[Place], limit: int) -> None:
+    def __init__(self, kind: Kind, dataset: Any, tokenizer: Any, places: list[Place], limit: int) -> None:
         self.kind, self.dataset, self.tokenizer, self.places = kind, dataset, tokenizer, places
-        self.limit = limit - 1 if kind == "conversations" else limit  # which has to be shorter
-        self.learns = kind != "prompts"
+        self.limit = limit - 1 if kind.rows == "conversations" else limit  # which have to be shorter
+        self.learns = kind.learns
 
     def read(self, number: int) -> Row:
         from nemo_rl.data.llm_message_utils import add_loss_mask_to_message_log
 
         datum = self.dataset[number]
-        pairs = self.kind == "preferences"
-        log = datum["message_log_chosen" if pairs else "message_log"]
-        whole = max(datum["length_chosen"], datum["length_rejected"]) if pairs else datum["length"]
-        add_loss_mask_to_message_log([log], only_unmask_final=pairs)
+        pair = self.kind.rows == "preferences"
+        log = datum["message_log_chosen" if pair else "message_log"]
+        whole = max(datum["length_chosen"], datum["length_rejected"]) if pair else datum["length"]
+        add_loss_mask_to_message_log([log], only_unmask_final=self.kind.final)
         ids = [int(token) for message in log for token in message["token_ids"]]
         learned = [bool(mark) for message in log for mark in message["token_loss_mask"]]
-        if not self.learns:
-            learned = [True] * len(ids)
-        return Row(ids, learned if datum["loss_multiplier"] else [False] * len(ids), int(whole))
+        if not datum["loss_multiplier"]:
+            return Row(ids, [False] * len(ids), max(int(whole), self.limit + 1))
+        return Row(ids, learned if self.learns else [True] * len(ids), int(whole))
 
     def decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids))
@@ -76,8 +84,15 @@ def main() -> None:
         configure(library, checked, generation, tokenizer)
     name = next(name for name in SETUPS if name in library)
     with tempfile.TemporaryDirectory(dir=slipway_step.STATE) as folder:
-        told = rehearse(SETUPS[name], library[name], checked, tokenizer, Path(folder))
+        told = rehearse(kind_of(SETUPS[name], library, checked), library[name], checked, tokenizer, Path(folder))
     slipway_rehearsal.leave(told, None)
+
+
+def kind_of(rows: str, library: dict[str, Any], checked: Any) -> Kind:
+    """What is learned of the script's rows: as its algorithm calls add_loss_mask_to_message_log, and by its own key."""
+    if rows == "preferences":
+        return Kind(rows, final=True, learns="rm_train" not in library)  # a reward is of a whole answer
+    return Kind(rows, bool(rows == "conversations" and checked.sft.only_unmask_final), rows == "conversations")
 
 
 def check(config: dict[str, Any], library: dict[str, Any]) -> Any:
@@ -105,7 +120,7 @@ def configure(library: dict[str, Any], checked: Any, generation: Any, tokenizer:
             raise ConfigError(f"policy.generation: NeMo RL raised {slipway_rehearsal.said(e)}") from e
 
 
-def rehearse(kind: str, setup: Any, checked: Any, tokenizer: Any, folder: Path) -> dict[str, dict[str, Any]]:
+def rehearse(kind: Kind, setup: Any, checked: Any, tokenizer: Any, folder: Path) -> dict[str, dict[str, Any]]:
     """What is found of each input."""
     known = slipway_small.vocabulary(Path(checked.policy["model_name"]))
     told = {}
@@ -127,7 +142,8 @@ def rehearse(kind: str, setup: Any, checked: Any, tokenizer: Any, folder: Path) 
 
 def load(setup: Any, data: dict[str, Any], name: str, tokenizer: Any) -> Any:
     """The library's dataset of an input, as the script makes it: each is loaded as if it were for training."""
-    config = {**copy.deepcopy(data), "train": copy.deepcopy(data[name]), "validation": None}
+    alone = {"train": copy.deepcopy(data[name]), "validation": None, "use_multiple_dataloader": False}
+    config = {**copy.deepcopy(data), **alone, "val_data_paths": None}
     return setup(tokenizer, config)[0]
 
 
