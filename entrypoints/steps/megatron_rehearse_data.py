@@ -20,9 +20,10 @@ class Conversations(slipway_rehearsal.Data):
 
     beyond = "cut"
 
-    def __init__(self, dataset: Any, tokenizer: Any, file: Path, size: int) -> None:
-        self.dataset, self.tokenizer, self.file, self.limit = dataset, tokenizer, file, size + 1
-        self.places = slipway_rehearsal.places([file])
+    def __init__(self, dataset: Any, tokenizer: Any, source: Path, size: int) -> None:
+        self.dataset, self.tokenizer, self.limit = dataset, tokenizer, size + 1
+        self.files = slipway_inputs.jsonl_files(source)
+        self.places = slipway_rehearsal.places(self.files)
 
     def read(self, number: int) -> Row:
         sample = self.dataset[number]
@@ -35,7 +36,7 @@ class Conversations(slipway_rehearsal.Data):
 
     def write(self, rows: list[int], _: int, target: Path) -> Path:
         """Some rows as a file of their own."""
-        lines = [line for line in slipway_inputs.lines([self.file]) if line.strip()]
+        lines = [line for line in slipway_inputs.lines(self.files) if line.strip()]
         return slipway_rehearsal.write_rows(lines, rows, target.with_suffix(".jsonl"))
 
 
@@ -114,7 +115,7 @@ def count(file: Path) -> int:
         from pyarrow import parquet
 
         return int(parquet.read_metadata(file).num_rows)
-    return len(slipway_rehearsal.places([file]))
+    return len(slipway_rehearsal.places(slipway_inputs.jsonl_files(file)))
 
 
 def load(file: Path, section: dict[str, Any], tokenizer: Path, plain: Path) -> Conversations | Packed:

@@ -75,6 +75,16 @@ def main() -> None:
     config.pop("deadline", None)
     with slipway_step.config_file(config):
         pass
+    sections = {name: (config.get("data") or {}).get(name) for name in ("train", "validation")}
+    named = {n: Path(s["data_path"]) for n, s in sections.items() if isinstance(s, dict) and s.get("data_path")}
+    with tempfile.TemporaryDirectory(dir=slipway_step.STATE) as folder:
+        nemo_rl_train.join_rows(config.get("data") or {}, Path(folder))
+        slipway_rehearsal.leave(tried(config, script, named, Path(folder)), None)
+
+
+def tried(config: dict[str, Any], script: Path, named: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
+    """What is found of each input. `named`: where their rows stand. Raises ConfigError."""
+    repository = script.parents[1]
     os.chdir(repository)  # its configurations name prompts relative to it
     sys.path[:0] = [str(script.parent), str(repository)]
     library = runpy.run_path(str(script), run_name="slipway_rehearses")
@@ -82,10 +92,8 @@ def main() -> None:
     tokenizer = library["get_tokenizer"](checked.policy["tokenizer"])
     if generation := checked.policy.get("generation"):
         configure(library, checked, generation, tokenizer)
-    name = next(name for name in SETUPS if name in library)
-    with tempfile.TemporaryDirectory(dir=slipway_step.STATE) as folder:
-        told = rehearse(kind_of(SETUPS[name], library, checked), library[name], checked, tokenizer, Path(folder))
-    slipway_rehearsal.leave(told, None)
+    setup = next(name for name in SETUPS if name in library)
+    return rehearse(kind_of(SETUPS[setup], library, checked), library[setup], checked, tokenizer, named, folder)
 
 
 def kind_of(rows: str, library: dict[str, Any], checked: Any) -> Kind:
@@ -120,14 +128,16 @@ def configure(library: dict[str, Any], checked: Any, generation: Any, tokenizer:
             raise ConfigError(f"policy.generation: NeMo RL raised {slipway_rehearsal.said(e)}") from e
 
 
-def rehearse(kind: Kind, setup: Any, checked: Any, tokenizer: Any, folder: Path) -> dict[str, dict[str, Any]]:
+def rehearse(
+    kind: Kind, setup: Any, checked: Any, tokenizer: Any, named: dict[str, Path], folder: Path
+) -> dict[str, dict[str, Any]]:
     """What is found of each input."""
     known = slipway_small.vocabulary(Path(checked.policy["model_name"]))
     told = {}
     for name in ("train", "validation"):
-        if not (section := checked.data.get(name)):
+        if not checked.data.get(name):
             continue
-        lines, where = rows_of(section)
+        lines, where = rows_of(named[name]) if name in named else ([], [])
         try:
             data = load(setup, checked.data, name, tokenizer)
         except Exception as e:  # noqa: BLE001 - whatever the library raises is what is wrong
@@ -147,12 +157,12 @@ def load(setup: Any, data: dict[str, Any], name: str, tokenizer: Any) -> Any:
     return setup(tokenizer, config)[0]
 
 
-def rows_of(section: Any) -> tuple[list[bytes], list[Place]]:
-    """The lines of the file that a section names, and where they stand; none where it names no one file."""
-    if not isinstance(section, dict) or not Path(str(section.get("data_path", ""))).is_file():
+def rows_of(source: Path) -> tuple[list[bytes], list[Place]]:
+    """The lines of an input, and where they stand; none of data that the library brings."""
+    if not source.is_absolute():
         return [], []
-    file = Path(section["data_path"])
-    return [line for line in slipway_inputs.lines([file]) if line.strip()], slipway_rehearsal.places([file])
+    files = slipway_inputs.jsonl_files(source)
+    return [line for line in slipway_inputs.lines(files) if line.strip()], slipway_rehearsal.places(files)
 
 
 def by_halves(

@@ -67,6 +67,12 @@ _PLANNING: list[Decorator] = [
         "--megatron-cache", metavar="DIR", help="NRL_MEGATRON_CHECKPOINT_DIR; the profile's or usual one otherwise."
     ),
     click.option("--resume", is_flag=True, help="Continue the run whose output is in output=."),
+    click.option(
+        "--expect",
+        multiple=True,
+        metavar="CONDITION",
+        help="What the run has to come to, or it is no success (76): loss<2.0, learns; repeatable.",
+    ),
     click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded."),
     runs_dir,
 ]
@@ -137,7 +143,7 @@ def converted(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
 
     anew = requirements.converted(root, asked, prepared, looks)
     for need, artifact in anew.needs.values():
-        if "expected" not in artifact.facts:
+        if not artifact.expected:
             say(f"{need.input}: {need.by} has made {need.place} before")
     return anew
 

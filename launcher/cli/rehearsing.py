@@ -105,7 +105,7 @@ def _small(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
     same = any((e.library, e.flavour, e.release) == (library, "cpu", asked.release) for e in entries)
     here = profiles.find_profile(root, asked.profile).kind == "docker"
     needs = [need for need, _ in asked.needs.values()]
-    made = {need.place for need, artifact in asked.needs.values() if "expected" not in artifact.facts}
+    made = {need.place for need, artifact in asked.needs.values() if not artifact.expected}
     given = [word for word in asked.words if not word.startswith("output=")]
     words = rehearsal.unconverted(prepared.spec.step, given, needs, made)
     return preparation.prepare(
@@ -113,7 +113,7 @@ def _small(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
         dataclasses.replace(
             asked, words=tuple(words), profile=asked.profile if here else "docker", flavour="cpu",
             release=asked.release if same else None, nodes=1, gpus=None, gpu_ids=None, procs=1, secret=(), code=(),
-            resume=False, needs={}, rehearsal=prepared.plan.flavour,
+            resume=False, needs={}, rehearsal=prepared.plan.flavour, expect=(),
         ),
         looks,
     )  # fmt: skip
