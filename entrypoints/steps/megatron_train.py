@@ -194,6 +194,8 @@ def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:
     slipway_documents.refuse_empty_split(prefixes, str(sections["dataset"]["split"]))
     target = f"{BRIDGE}.training.config.GPTDatasetConfig"
     sections["dataset"] |= {"_target_": target, "data_path": prefixes}
+    if not sections["dataset"].get("path_to_cache"):  # indices of samples: else they go beside the documents
+        sections["dataset"]["path_to_cache"] = str(slipway_step.STATE / "data")
 
 
 def build(sections: dict[str, Any]) -> Any:

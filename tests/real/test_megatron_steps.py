@@ -139,3 +139,84 @@ def test_packing_is_rehearsed_on_every_row(dock: Tree, work: Work, place: Path) 
     assert re.search(r"warning: train=: \d+ of 11 rows have more than 41 tokens .* and are left out", done.err)
     assert f"[[{rows[0]['messages'][-1]['content']}<|im_end|>" in done.out
     assert not (place / "out").exists()
+
+
+DAMAGE = """
+import sys
+from pyarrow import Table, parquet
+table = parquet.read_table(sys.argv[1])
+rows = table.slice(0, 12).to_pylist()
+rows[6]["loss_mask"].pop()
+parquet.write_table(Table.from_pylist(rows, schema=table.schema), sys.argv[1])
+"""
+
+
+def test_packed_rows_are_rehearsed_as_the_library_reads_them(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+    """Its own rule of a row, which training leaves out; two steps of a small model take the others."""
+    shutil.copytree(voyage / "packed", place / "packed")
+    (rows,) = (place / "packed").glob("training_*.parquet")
+    damaged = ("--mount", str(place), "--", "python", "-c", DAMAGE, str(rows))
+    assert dock.images("run", "megatron-bridge", "--flavour", "cpu", *damaged).code == 0
+    words = ("peft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={place / 'packed'}")
+    done = dock.launch("rehearse", *words, f"model={voyage / 'base'}", f"tokenizer={work.model}")
+    assert done.code == 65, done
+    wrong = re.findall(rf"^error: {re.escape(str(rows))}:(\d+): (.*)$", done.err, re.M)
+    assert len(wrong) == 1 and wrong[0][0] == "7", done
+    assert re.fullmatch(r"ValueError: Row 7: loss_mask length \(\d+\) != input_ids length \(\d+\)", wrong[0][1])
+    chats = [json.loads(line)["messages"] for line in work.train.read_text().splitlines()]
+    answers = {f"{chat[-1]['content']}<|im_end|>\n" for chat in chats}  # the template's newline is learned, too
+    shown = set(re.findall(r"\[\[(.*?)\]\]", re.sub(r"^    ", "", done.out, flags=re.M), re.S)) - {" "}  # the legend
+    assert len(shown) > 3 and shown <= answers, shown
+    assert re.search(r"^steps       loss \d\.\d+ -> \d\.\d+$", done.out, re.M)
+    assert "steps       saved iter_0000002 (checkpoint_lora)" in done.out
+    assert "GPTModelProvider with 2 layers" in done.out
+
+
+def test_what_would_be_converted_first_is_rehearsed_by_a_small_conversion(dock: Tree, work: Work, place: Path) -> None:
+    """--rehearse with --convert: nothing is converted but a small model, and nothing is submitted."""
+    shutil.copytree(work.model, place / "llama")
+    template = place / "llama" / "chat_template.jinja"
+    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
+    template.write_text(strict + template.read_text())
+    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
+    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
+    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={place / 'chats.jsonl'}")
+    before = dock.all_runs()
+    inputs = (f"model={place / 'llama'}", f"tokenizer={place / 'llama'}", f"output={place / 'out'}")
+    done = dock.launch("--rehearse", "--convert", *words, *inputs)
+    assert done.code == 65, done
+    assert f"error: {place / 'chats.jsonl'}:5: TemplateError: too many\n" in done.err
+    assert "steps       converted by Megatron-Bridge, as convert/hf_to_megatron does" in done.err
+    assert "steps       saved iter_0000002 (checkpoint_megatron)" in done.err
+    assert f"there what convert/hf_to_megatron makes of {place / 'llama'}" in done.err
+    assert [run.record["plan"]["step"] for run in dock.since(before)] == ["sft/megatron_bridge"]
+    assert not (place / "out").exists()
+
+
+DOCUMENTS = """
+import json, sys, torch
+from transformers import AutoTokenizer
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+model, data, prefix = sys.argv[1:]
+tokenizer, builder = AutoTokenizer.from_pretrained(model), IndexedDatasetBuilder(prefix + ".bin")
+for line in list(open(data))[:100]:
+    ids = tokenizer(json.loads(line)["messages"][-1]["content"])["input_ids"]
+    builder.add_document(torch.tensor(ids, dtype=torch.int32), [len(ids)])
+builder.finalize(prefix + ".idx")
+"""
+
+
+@pytest.mark.long
+def test_pretraining_is_rehearsed_on_documents_that_nobody_may_write_beside(
+    dock: Tree, work: Work, place: Path
+) -> None:
+    words = ("--mount", str(work.folder), "--mount", str(place), "--", "python", "-c", DOCUMENTS, str(work.model))
+    made = dock.images("run", "megatron-bridge", "--flavour", "cpu", *words, str(work.train), str(place / "docs"))
+    assert made.code == 0, made
+    inputs = (f"data={place / 'docs'}", f"tokenizer={work.model}")
+    done = dock.launch("rehearse", "pretrain/megatron_bridge", "--flavour", "cpu", "-c", "tiny", *inputs, "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    assert (found["data"]["data"]["rows"], found["data"]["data"]["faulty"]) == (100, 0)
+    assert len(found["steps"]["losses"]) == 2 and "2 layers" in found["steps"]["models"]["model"]
