@@ -30,13 +30,13 @@ def test_the_table_has_every_step_with_its_image(project: Project) -> None:
     done = project.launch("steps")
     assert (done.code, done.stderr) == (0, "")
     heading, *lines = done.stdout.splitlines()
-    assert heading.split() == ["STEP", "LIBRARY", "IMAGE", "INPUTS", "->", "OUTPUT", "TITLE"]
+    assert heading.split() == ["STEP", "LIBRARY", "IMAGE", "TESTED", "INPUTS", "->", "OUTPUT", "TITLE"]
     assert [line.split()[0] for line in lines] == STEPS
     line = next(line for line in lines if line.startswith("sft/automodel "))
     entry = locks.select(locks.load_lock(project.root), "automodel", "cuda")
     assert f"  {entry.release}@{str(entry.base.digest)[:19]}  " in line
     told = " ".join(line.split())
-    assert told.endswith(" train, validation?, model -> checkpoint_hf Supervised fine-tuning with NeMo AutoModel")
+    assert told.endswith(" no train, validation?, model -> checkpoint_hf Supervised fine-tuning with NeMo AutoModel")
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def _run(site: Any, lessons: Sequence[Any], as_json: bool) -> list[Any]:
         else:
             say(f"{number}/{len(lessons)} {lesson.step} in {lesson.entry.name}")
             row = trial.run(site, lesson, trial.words(site, lesson, outputs))
-        if row.result == "ok":
+        if row.result == "ok" and row.run:
             outputs[lesson.step] = f"run:{row.run.path}"
         rows.append(row)
         _tell(row, max(len(each.step) for each in lessons), as_json)
@@ -125,7 +125,7 @@ def _tell(row: Any, width: int, as_json: bool) -> None:
     """A line, and those that explain a failure; beside a JSON document they are for the person at the terminal."""
     tell = say if as_json else click.echo
     time = f"{row.seconds:.0f} s" if row.seconds is not None else ""
-    lines = row.why.split("\n") or [""]
+    lines = [f"exit code {row.exit_code}"] if row.told else row.why.split("\n")
     rest = "; ".join(filter(None, [time, row.run.id if row.run else "", lines[0]]))
     tell(visible(f"{row.result:8} {row.lesson.step.ljust(width)}  {row.lesson.entry.name}  {rest}"))
     for line in [*lines[1:], *row.told]:

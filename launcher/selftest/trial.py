@@ -133,9 +133,9 @@ def _ended(lesson: Lesson, ended: Run, record: Record) -> Row:
     outcome = record.outcome
     assert outcome is not None  # it was collected
     if outcome.exit_code:
-        result = "stopped" if outcome.end in _STOPPED else "failed"
         told = tuple(explaining.summary(ended, record))
-        return Row(lesson, result, outcome.reason, outcome.exit_code, ended, record, told)
+        failed = Row(lesson, "failed", outcome.reason, outcome.exit_code, ended, record, told)
+        return dataclasses.replace(failed, result="stopped") if outcome.end in _STOPPED else failed
     found = detection.inspect("output", Path(outcome.checkpoint)) if outcome.checkpoint else None
     promised = record.plan.output_type
     if found is None or found.type != promised or found.faults:
