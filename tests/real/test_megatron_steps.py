@@ -65,12 +65,6 @@ def test_two_processes_train_together(tried: Callable[[str], Tried]) -> None:
     assert (run.path / "container" / "0" / "ranks" / "1.pid").is_file()
 
 
-def test_without_documents_it_pretrains_on_mock_data_and_says_so(dock: Tree, place: Path) -> None:
-    words = ("pretrain/megatron_bridge", "--flavour", "cpu", "-c", "tiny", "max_steps=1", f"output={place / 'out'}")
-    done = dock.launch(*words)
-    assert done.code == 0 and "Megatron-Bridge trains on its mock data" in done.err, done
-
-
 def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Voyage, place: Path) -> None:
     """By its own train.exit_signal_handler, in each rank."""
     words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage.folder / 'packed'}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +63,16 @@ def test_the_lock_takes_what_was_attested_and_the_steps_say_it(
     model, chats = tried("automodel").material("model"), tried("automodel").material("chats")
     again = copy.launch("sft/automodel", "--flavour", "cpu", f"model={model}", f"train={chats}", "--dry-run")
     assert again.code == 0, again
+
+
+def test_ctrl_c_ends_it_and_attests_nothing(dock: Tree, place: Path) -> None:
+    """It goes to the step that runs; no other one is begun."""
+    before = dock.all_runs()
+    started = dock.start("launch", "selftest", "--flavour", "cpu", "--library", "modelopt", "-o", str(place / "made"))
+    run = dock.run_of(started)
+    dock.await_running(run)
+    started.signal(signal.SIGINT)
+    done = started.finish()
+    assert done.code == 130 and "stopped; 2 more were not run, and nothing is attested\n" in done.err, done
+    assert done.out.startswith("stopped  optimize/modelopt/prune ") and not (place / "made").exists()
+    assert dock.since(before) == [run] and dock.container(run) is None

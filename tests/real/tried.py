@@ -52,6 +52,6 @@ class Tried:
 def selftest(tree: Tree, library: str) -> Tried:
     """Runs it, on the cpu flavour, where each step has to end well."""
     words = ("selftest", "--profile", "docker", "--flavour", "cpu", "--library", library, "--json")
-    done = tree.start("launch", *words).finish(5 * PATIENCE)  # seven launches at most
+    done = tree.start("launch", *words).finish(7 * PATIENCE)  # seven launches at most
     assert done.code == 0, (done.out[-4000:], done.err[-4000:])
     return Tried(tree, done)
