@@ -25,7 +25,7 @@ def test_a_dry_run_says_what_would_run_and_makes_nothing(project: Project, tmp_p
     first, *_, last = done.stdout.splitlines()
     made = project.path / "runs" / ".selftest-"
     assert first.startswith(
-        "launch --profile docker peft/automodel --flavour cpu --release 0.7.0 --procs 1 -c tiny train="
+        "launch --profile docker peft/automodel --flavour cpu --release 0.7.0 --procs 2 -c tiny train="
     )
     assert f"train={made}" in first and first.endswith("/edition-1/model")
     assert last.startswith("launch --profile docker convert/merge_lora_hf ") and " adapter=run:peft/automodel " in last
@@ -99,3 +99,53 @@ def test_what_a_launch_would_refuse_is_a_failure(project: Project) -> None:
 @pytest.mark.usefixtures("built")
 def test_words_that_fit_nothing(refused: Refused, words: tuple[str, ...], code: int, said: str) -> None:
     assert refused(code, *CPU, *words).startswith(said)
+
+
+# What Slurm's commands do at a site where each job is over when sbatch returns, and has left a checkpoint.
+SBATCH = """
+/bin/mkdir -p container/0/ranks output
+/bin/cp -r ../.selftest-*/edition-*/model/. output
+echo '{"exit_code": 0, "cause": "step", "machine": "EPYC, 2 processors"}' >container/0/status.json
+echo '{"gpu_names": ["NVIDIA H200"], "driver": "575"}' >container/0/versions.json
+echo '{"checkpoint": "/output", "type": "checkpoint_hf"}' >container/result.json
+printf '%s\\n' '{"event": "start", "attempt": 0, "job": "7", "time": "2026-01-01T00:00:00Z"}' \\
+    '{"event": "end", "attempt": 0, "job": "7", "exit": "0", "requeued": "false", "time": "2026-01-01T00:00:09Z"}' \\
+    >attempts.jsonl
+echo 7
+"""
+
+
+def test_on_slurm_each_job_is_waited_for_and_what_it_has_made_is_looked_at(project: Project, tmp_path: Path) -> None:
+    """The adapter that peft promises is a whole model here: a failure, although its job ended well."""
+    entry = locks.select(locks.load_lock(project.root), "automodel", "cuda")
+    squash(tmp_path / "shared" / "squash", record_image(project.root, entry))
+    lines = ["schema: 1", "kind: slurm", "gpus: 8", f"shared: [{tmp_path}/shared]"]
+    lines += [
+        f"squash: {tmp_path}/shared/squash",
+        f"runs: {tmp_path}/shared/runs",
+        f"hf_home: {tmp_path}/shared/hf",
+        "",
+    ]
+    project.write("slipway.d/profiles/site.yaml", "\n".join(lines))
+    project.program("sbatch", SBATCH)
+    project.program("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    for name in ("sacct", "squeue"):
+        project.program(name, "echo 'accounting storage is disabled' >&2; exit 1")
+    done = project.launch("selftest", "--profile", "site", "--library", "automodel", "--json")
+    assert done.code == 65, done
+    told = json.loads(done.stdout)
+    steps = {step["step"]: step["tested"] for step in told["steps"]}
+    assert {name: step["result"] for name, step in steps.items()} == {
+        "peft/automodel": "failed", "pretrain/automodel": "ok", "sft/automodel": "ok",
+        "convert/merge_lora_hf": "skipped",
+    }  # fmt: skip
+    assert (
+        steps["peft/automodel"]["why"] == "it ended with 0, and its output is checkpoint_hf, expected checkpoint_lora"
+    )
+    (file,) = told["attestations"]
+    found = json.loads(Path(file).read_text())
+    assert (found["hardware"], found["driver"], found["engine"]) == ("1 x NVIDIA H200", "575", "slurm")
+    refused = project.images("lock", "--attest", file)
+    assert refused.code == 65 and f"error: {file}: peft/automodel failed: it ended with 0" in refused.stderr
+    runs = project.launch("runs", "--profile", "site", "--tag", "selftest", "--json").stdout.splitlines()
+    assert [json.loads(run)["step"] for run in runs] == ["peft/automodel", "pretrain/automodel", "sft/automodel"]
