@@ -144,6 +144,8 @@ def _attest(site: Any, rows: Sequence[Any], folder: Path | None) -> list[str]:
     files = []
     for path, found in attesting.attestations(rows, ours, folder or site.root.kept("attestations")):
         attesting.write(path, found)
-        say(f"attested {found.name}; it goes into the lock with: images lock --attest {shlex.quote(str(path))}")
+        failed = [name for name, step in found.steps.items() if step.result == "failed"]
+        lead = f"the lock takes it by: images lock --attest {shlex.quote(str(path))}"
+        say(f"{found.name}: {f'{path} says what failed; the lock does not take it' if failed else lead}")
         files.append(str(path))
     return files
