@@ -73,7 +73,7 @@ def test_a_fault_behind_the_beginning_is_found(tmp_path: Path) -> None:
     assert detection.inspect("a", path).faults == []
     (found,) = check(path).checked
     assert places(Report(full=True, checked=[found])) == [("error", f"a.jsonl:{2 * PIECE // len(GOOD) + 1}")]
-    assert found.artifact.facts == {"checked": "whole"}
+    assert found.artifact.checked == "whole"
 
 
 def test_packed_and_empty_files_among_others(tmp_path: Path, small_pieces: int) -> None:
@@ -96,7 +96,7 @@ def test_anything_else_is_hashed_whole(tmp_path: Path) -> None:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    assert found.artifact.facts["sha256"] == digest.hexdigest() and found.exit == 0
+    assert found.sha256 == digest.hexdigest() and found.exit == 0
 
 
 def test_progress_is_told_in_bytes_up_to_all_of_them(tmp_path: Path, small_pieces: int) -> None:
@@ -175,9 +175,11 @@ def test_the_command_says_what_each_path_is(project: Project, tmp_path: Path, fu
     done = project.launch("check", *full, str(chats), str(model))
     assert (done.code, done.stderr) == (0, "")
     lines = "212 bytes, 2 lines" if full else "212 bytes"
-    said = f"{chats}: chat_jsonl (file, {lines})\n  checked: whole\n  rows: 2\n{model}: checkpoint_hf (fol"
+    numbers = "  rows: 2\n  messages: assistant 2, user 2\n  rows that came before, byte for byte: 1\n"
+    numbers += f"    {chats}:2 repeats {chats}:1\n"
+    said = f"{chats}: chat_jsonl (file, {lines})\n  checked: whole\n{numbers}{model}: checkpoint_hf (fol"
     assert done.stdout.startswith(said)
-    assert "  parameters: 10\n  architecture: LlamaForCausalLM\n  tokenizer: " in done.stdout
+    assert "  parameters: 10\n" in done.stdout and "\n  sizes.architecture: LlamaForCausalLM\n" in done.stdout
     assert ("  sha256: " in done.stdout) == bool(full)
 
 
@@ -185,7 +187,8 @@ def test_the_command_prints_faults_and_the_number_of_the_rest(project: Project, 
     path = write_chats(tmp_path / "a.jsonl", *["{}"] * 25, TWICE.strip())
     done = project.launch("check", "--full", "--workers", "1", str(path))
     assert (done.code, done.stderr) == (65, "")
-    assert done.stdout.splitlines()[3] == f"  error: {path}:3: `messages` is missing"
+    assert done.stdout.splitlines()[2:4] == ["  rows: 28", "  messages: assistant 3, user 4"]
+    assert f"\n  error: {path}:3: `messages` is missing\n" in done.stdout
     assert done.stdout.splitlines()[-2:] == [
         f"  warning: {path}:28: two user messages in a row", "  and 5 more errors",
     ]  # fmt: skip

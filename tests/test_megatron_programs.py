@@ -6,9 +6,11 @@ import contextlib
 import gzip
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -381,13 +383,36 @@ def test_a_validation_of_less_than_a_batch_is_refused(training: Training) -> Non
     assert "validation_128.idx.parquet has 8 rows, less than one batch of 16; lower eval_global" in training.refused()
 
 
-def test_a_folder_of_several_files_is_refused_by_name(training: Training) -> None:
+@pytest.mark.parametrize("named", ["shards", "shards/*.jsonl*", "shards/b.jsonl.gz"])
+def test_conversations_in_several_files_or_packed_become_one(training: Training, named: str) -> None:
+    folder = training.root / "shards"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(CHAT * 3 + "\n")
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(CHAT.encode() * 5))
+    (folder / "info.json").write_text("{}")
+    training.words |= {"data.train": training.root / named, "data.validation": training.root / named}
+    root = Path(training.seen()["dataset"]["dataset_root"])
+    rows = 5 if named.endswith(".gz") else 8
+    assert (root / "training.jsonl").read_text() == (root / "validation.jsonl").read_text() == CHAT * rows
+
+
+def test_the_other_ranks_wait_for_the_one_file(training: Training) -> None:
     folder = training.root / "shards"
     folder.mkdir()
     for name in ("a.jsonl", "b.jsonl"):
-        (folder / name).write_text(CHAT)
+        (folder / name).write_text(CHAT * 4)
     training.words["data.train"] = folder
-    assert "expected one Parquet or JSONL file of training, found a.jsonl, b.jsonl" in training.refused()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(training.train, rank="1")
+        assert training.train().returncode == 0 and other.result().returncode == 0, other.result().stderr
+    assert (training.root / "run" / "data" / "training.jsonl").read_text() == CHAT * 8
+
+
+def test_several_packings_of_one_split_are_refused_by_name(training: Training) -> None:
+    shutil.copy(training.pack / "training_128.idx.parquet", training.pack / "training_64.idx.parquet")
+    training.words["data.train"] = training.pack
+    said = "expected one Parquet file of training, found training_128.idx.parquet, training_64.idx.parquet"
+    assert said in training.refused()
 
 
 def test_an_output_with_a_checkpoint_is_resumed_or_refused(training: Training) -> None:
@@ -575,7 +600,8 @@ def test_packing_writes_what_training_reads(program: Program) -> None:
     names = ["128_metadata.jsonl", "slipway.json", "training_128.idx.parquet", "validation_128.idx.parquet"]
     assert sorted(p.name for p in program.output.iterdir()) == names
     record = json.loads((program.output / "slipway.json").read_text())
-    assert {k: record[k] for k in ("tokenizer", "template")} == checkpoints.tokenizer_facts(folder)
+    known = checkpoints.tokenizer(folder)
+    assert (record["tokenizer"], record["template"]) == (known.vocabulary, known.template)
     assert record["pack_size"] == 128
     made = program.read("result.json")
     counted = {"chats": 3, "documents": 3, "rows": 3, "tokens": 6, "learned_tokens": 3}
@@ -717,7 +743,9 @@ def test_hashes_are_those_of_the_launcher(tmp_path: Path, template: Any, own: bo
         (folder / name).write_text(name)
     if own:
         (folder / "chat_template.jinja").write_text("own")
-    assert slipway_inputs.tokenizer_record(folder) == checkpoints.tokenizer_facts(folder)
+    known = checkpoints.tokenizer(folder)
+    template = {"template": known.template} if known.template else {}
+    assert slipway_inputs.tokenizer_record(folder) == {"tokenizer": known.vocabulary, **template}
     assert slipway_inputs.VOCABULARY == huggingface.VOCABULARY
 
 

@@ -27,6 +27,7 @@ from test_presets import loaded
 
 from images.building.identity import BaseFile
 from launcher.artifacts.detection import Artifact
+from launcher.artifacts.nouns import Sizes
 from launcher.catalog import commands, conflicts
 from launcher.catalog.conflicts import Condition, Conflict
 from launcher.core.plan import Code
@@ -86,8 +87,8 @@ def example(spec_of: SpecOf, row: Conflict, release: str, passes: bool = False, 
 def described(artifact: Artifact, architecture: str) -> Artifact:
     if artifact.type != "checkpoint_hf" or not architecture:
         return artifact
-    experts: dict[str, str | int] = {"experts": 8} if "Moe" in architecture else {}
-    return msgspec.structs.replace(artifact, facts=artifact.facts | {"architecture": architecture} | experts)
+    sizes = Sizes(architecture=architecture, experts=8 if "Moe" in architecture else 0)
+    return msgspec.structs.replace(artifact, sizes=sizes)
 
 
 def of(planned: Launch, row: Conflict) -> list[Any]:
@@ -334,7 +335,7 @@ def test_asynchronous_grpo_with_the_defaults_lacks_three_things(grpo: Callable[.
     assert "knows no dynamic sampling" in told and "knows no scaled rewards" in told and "no shaped rewards" in told
 
 
-EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True"
+EXPANDABLE = "PYTORCH_ALLOC_CONF: expandable_segments:True"
 
 
 def test_a_variable_counts_wherever_it_is_set(grpo: Callable[..., Done], project: Project) -> None:
@@ -348,7 +349,7 @@ def test_a_variable_counts_wherever_it_is_set(grpo: Callable[..., Done], project
     assert f"error: {file}:4:7: env.PYTORCH_ALLOC_CONF: " in done.stderr, done.stderr
     step = project.write("slipway.d/steps/mine/grpo/step.yaml", f"extends: [rl/nemo_rl/grpo]\nenv: {{{EXPANDABLE}}}\n")
     done = project.launch(*CLUSTER, "mine/grpo", *paths_of(project))
-    assert done.code == 78 and f"{step}: env.PYTORCH_CUDA_ALLOC_CONF: " in done.stderr and what in done.stderr
+    assert done.code == 78 and f"{step}: env.PYTORCH_ALLOC_CONF: " in done.stderr and what in done.stderr
 
 
 def paths_of(project: Project) -> list[str]:
@@ -489,7 +490,7 @@ def condition(c: Condition) -> str:
     if c.any:
         return " or ".join(map(condition, c.any))
     name, right = c.comparison
-    left = c.variable or f"{c.input}{'=' if c.input else ''}{c.fact and f' {c.fact}'}" or " x ".join(
+    left = c.variable or f"{c.input}{'=' if c.input else ''}{c.size and f' {c.size}'}" or " x ".join(
         map(str, conflicts.factors(c.key)))  # fmt: skip
     if name == "given":
         return f"{left} is {'' if right else 'not '}given"

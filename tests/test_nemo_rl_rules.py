@@ -9,6 +9,8 @@ import pytest
 from helpers import SpecOf
 from rl import RELEASES, SECTIONS, STEPS, launch, model, rows, usual
 
+from launcher.artifacts.nouns import Tokenizer
+
 Told = tuple[str, str]
 
 
@@ -22,6 +24,20 @@ def errors(spec_of: SpecOf, name: str, release: str, *said: str, given: Any = No
 def test_a_step_as_it_is_shipped_fits_one_node_of_eight(spec_of: SpecOf, name: str, release: str) -> None:
     assert errors(spec_of, name, release) == []
     assert errors(spec_of, name, release, over=["default", "tiny"], procs=2 if name == "rlhf" else 1, gpus=1) == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "rm"])
+def test_the_other_backend_fits_the_steps_own_configuration(spec_of: SpecOf, name: str, release: str) -> None:
+    """What Megatron asks of packing is set by `backend=megatron`, where the base has it another way."""
+    nodes = 2 if name in ("dapo", "distillation") else 1
+    assert errors(spec_of, name, release, "backend=megatron", nodes=nodes) == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_reward_model_is_not_trained_by_megatron(spec_of: SpecOf, release: str) -> None:
+    said = "a reward model is for DTensor alone, Megatron knows none at any of these releases"
+    assert any(said in what for _, what in errors(spec_of, "rm", release, "backend=megatron"))
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -39,7 +55,11 @@ def test_a_key_of_old_documentation_is_answered_with_the_real_one(spec_of: SpecO
 
 
 def test_rows_of_v0_4_0_need_a_task_name(spec_of: SpecOf) -> None:
-    bare = [rows("train", columns="input,output"), rows("validation", columns="input,output"), model("policy")]
+    bare = [
+        rows("train", columns=["input", "output"]),
+        rows("validation", columns=["input", "output"]),
+        model("policy"),
+    ]
     what = "nemo-rl/v0.4.0-cuda needs the column task_name in every row"
     assert errors(spec_of, "grpo", "v0.4.0", given=bare) == [
         ("train=/data/train.jsonl", what), ("validation=/data/validation.jsonl", what),
@@ -52,13 +72,6 @@ def test_ready_messages_are_prompts_from_v0_6_0_on(spec_of: SpecOf) -> None:
     assert "is no prompt_jsonl: found chat_jsonl" in errors(spec_of, "grpo", "v0.5.0", given=given)[0][1]
     for release in SECTIONS:
         assert errors(spec_of, "grpo", release, given=given) == []
-
-
-def test_the_library_reads_one_plain_file(spec_of: SpecOf) -> None:
-    whole = rows("train")
-    for change in ({"kind": "folder"}, {"kind": "glob", "files": ["/a", "/b"]}, {"path": "/data/train.jsonl.gz"}):
-        given = [msgspec.structs.replace(whole, **change), model("policy")]
-        assert errors(spec_of, "grpo", "v0.7.0", given=given)[0][1] == "has to be one plain .jsonl file"
 
 
 def test_a_data_set_of_the_hub_is_warned_of(spec_of: SpecOf) -> None:
@@ -133,7 +146,7 @@ def test_dtensor_does_not_read_a_megatron_checkpoint(spec_of: SpecOf) -> None:
 
 
 def test_rows_need_a_chat_template(spec_of: SpecOf) -> None:
-    bare = msgspec.structs.replace(model("policy"), facts={"tokenizer": "a" * 64})
+    bare = msgspec.structs.replace(model("policy"), tokenizer=Tokenizer(vocabulary="a" * 64))
     for name in ("grpo", "sft", "dpo"):
         given = [*usual(name)[:2], bare]
         kind = {"grpo": "prompts", "sft": "conversations", "dpo": "preferences"}[name]
@@ -143,7 +156,7 @@ def test_rows_need_a_chat_template(spec_of: SpecOf) -> None:
 
 
 def test_a_teacher_speaks_with_the_students_tokenizer(spec_of: SpecOf) -> None:
-    other = msgspec.structs.replace(model("teacher"), facts={"tokenizer": "e" * 64, "template": "b" * 64})
+    other = msgspec.structs.replace(model("teacher"), tokenizer=Tokenizer(vocabulary="e" * 64, template="b" * 64))
     given = [rows("train"), model("student"), other]
     told = errors(spec_of, "distillation", "v0.7.0", given=given)
     assert told == [("teacher=/data/teacher", "has another tokenizer than student=/data/student")]

@@ -283,6 +283,7 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     imposed: dict[str, Any] = {}
     conflicts: list[Conflict] = []
     from_run: dict[str, Former] = {}
+    expect: list[str] = []
     config: Configuration = msgspec.field(default_factory=Configuration)
 
     @property
@@ -341,7 +342,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     the run whose output it was given as.
     """
 
-    schema: Literal[1]
+    schema: Literal[2]
     step: str
     library: str
     release: str

@@ -45,7 +45,7 @@ def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
     entry, step, needed = spec.entry, spec.step, [*spec.needs, *cached(spec, seen)]
     output = spec.words.output
     return Plan(
-        schema=1,
+        schema=2,
         step=step.id,
         library=entry.library,
         release=entry.release,
@@ -160,7 +160,7 @@ def container_path(artifact: Artifact) -> str:
     """
     path, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
     if place:
-        below = REPOSITORY if "blobs" in artifact.facts else ""
+        below = REPOSITORY if artifact.blobs else ""
         path = posixpath.join(path, below, Path(artifact.path).relative_to(place.repository))
     elif artifact.kind != "folder":
         path = posixpath.join(path, Path(artifact.path).name)
@@ -177,7 +177,7 @@ def container_paths(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
 
 def _input_mounts(artifact: Artifact) -> list[Mount]:
     folder, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
-    if place and (store := artifact.facts.get("blobs")):  # its links lead to ../../blobs
+    if place and (store := artifact.blobs):  # its links lead to ../../blobs
         both = {REPOSITORY: str(place.repository), "blobs": str(store)}
         return [Mount(source=s, target=posixpath.join(folder, n), readonly=True) for n, s in both.items()]
     if place:
@@ -227,6 +227,8 @@ def _environment(spec: LaunchSpec, seen: Probed, needed: list[Requirement]) -> d
         ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # an image says `all`, which NVIDIA's runtime obeys as the default one
     if spec.megatron_cache:  # the lock of its configurations ignores HF_HOME
         ours |= {cache_location.NAME: cache_location.TARGET, "MEGATRON_CONFIG_LOCK_DIR": cache_location.TARGET}
+    if spec.expect:
+        ours["SLIPWAY_EXPECT"] = "\n".join(spec.expect)
     if needed:
         ours["SLIPWAY_CONVERTED"] = "\n".join(_inside(need, spec, seen) for need in needed)
     return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}

@@ -32,7 +32,15 @@ from .registry import registry
 from .support import PROJECT, REFUSING, Proxy, Tree, encoded, told
 from .tried import Tried, selftest
 
-DATA = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
+DATA = (
+    "versions.lock",
+    "images",
+    "launcher/steps",
+    "launcher/profiles",
+    "launcher/pipelines",
+    "templates",
+    "entrypoints",
+)
 TOY = Path(__file__).parent / "toy"
 CACHE = Path(__file__).parent / "cache"
 
@@ -102,7 +110,9 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
         else:
             shutil.copy(source, target)
     shutil.copytree(TOY / "step", path / "launcher" / "steps" / "test" / "toy")
-    shutil.copy(TOY / "toy.py", path / "entrypoints" / "steps")
+    shutil.copytree(TOY / "link", path / "launcher" / "steps" / "test" / "link")
+    for program in TOY.glob("*.py"):
+        shutil.copy(program, path / "entrypoints" / "steps")
     for step in CACHE.glob("*/step.yaml"):
         shutil.copytree(step.parent, path / "launcher" / "steps" / "test" / step.parent.name)
     for program in CACHE.glob("cache_*.py"):
