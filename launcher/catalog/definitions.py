@@ -12,6 +12,7 @@ from images.locking.model import Flavour
 from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
 from launcher.catalog.log_lines import LogLine
+from launcher.catalog.trials import Selftest
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
@@ -267,6 +268,7 @@ class Step(Noun, frozen=True, kw_only=True):
     commands: list[Command]
     why: str = ""  # said where no command fits
     rehearse: Rehearsal | None = None
+    selftest: Selftest | None = None  # without it `launch selftest` leaves the step out
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     config_class: str = ""  # of the library, whose fields the whole configuration has

@@ -1,4 +1,4 @@
-"""Every Megatron-Bridge step through `launch` in its cpu image, on a tiny real model: the example, what it leaves."""
+"""Every Megatron-Bridge step through `launch` in its cpu image, on a tiny real model: what a selftest of it leaves."""
 
 from __future__ import annotations
 
@@ -6,47 +6,69 @@ import json
 import re
 import shutil
 import signal
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from .cache import converted, reads
 from .conftest import Work
-from .support import ENDLESS, PATIENCE, PROJECT, Running, Tree, told
+from .support import ENDLESS, PROJECT, Tree, told
+from .tried import Tried
 
 pytestmark = pytest.mark.real
-BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Voyage:
+    """A selftest's outputs by the names that the example gives them, in `folder`, and the model that they come from."""
+
+    folder: Path
+    model: Path
+
+
+MADE = {
+    "packed": "data_prep/sft_packing", "base": "convert/hf_to_megatron", "sft": "sft/megatron_bridge",
+    "lora": "peft/megatron_bridge", "merged": "convert/merge_lora", "back": "convert/megatron_to_hf",
+    "pretrained": "pretrain/megatron_bridge",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def voyage(dock: Tree, work: Work, ground: Path) -> Path:
-    """The example's folder, after it has run."""
-    folder = ground / "voyage"
-    command = [
-        "bash",
-        str(PROJECT / "examples/megatron/run.sh"),
-        str(work.folder / "data"),
-        str(work.model),
-        str(folder),
-    ]
-    env = {**dock.env, "PATH": f"{BIN}:{dock.env['PATH']}"}
-    done = Running(command, dock.path, env).finish(4 * PATIENCE)  # eight launches
-    assert done.code == 0, (done.out[-3000:], done.err[-3000:])
-    (folder / "out").write_text(done.out)
-    return folder
+def voyage(dock: Tree, tried: Callable[[str], Tried], ground: Path) -> Voyage:
+    """With one more: `tuned`, the fine-tuned weights as Hugging Face has them."""
+    found = tried("megatron-bridge")
+    made = Voyage(ground / "voyage", found.material("model"))
+    for name, step in MADE.items():
+        shutil.copytree(found.output(step), made.folder / name)
+    words = ("convert/megatron_to_hf", "--flavour", "cpu", "-c", "tiny", f"config={made.model}")
+    done = dock.launch(*words, f"model={found.made('sft/megatron_bridge')}", f"output={made.folder / 'tuned'}")
+    assert done.code == 0, done
+    return made
 
 
-def test_all_steps_run_and_the_conversion_changes_nothing(voyage: Path) -> None:
-    out = (voyage / "out").read_text()
-    assert "converted there and back: largest difference 0.0\n" in out
-    assert "fine-tuned: 39 of 39 tensors have changed" in out and "LoRA, merged:" in out
+def test_all_steps_run_and_the_conversion_changes_nothing(dock: Tree, voyage: Voyage) -> None:
+    """By the example's own look at what it makes."""
+    example = PROJECT / "examples" / "megatron"
+    mounts = [word for folder in (voyage.folder, voyage.model, example) for word in ("--mount", str(folder))]
+    program = ("python", str(example / "verify.py"), str(voyage.model), str(voyage.folder))
+    done = dock.images("run", "megatron-bridge", "--flavour", "cpu", *mounts, "--", *program)
+    assert done.code == 0, done
+    assert "converted there and back: largest difference 0.0\n" in done.out
+    assert "fine-tuned: 39 of 39 tensors have changed" in done.out and "LoRA, merged:" in done.out
 
 
-def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+def test_two_processes_train_together(tried: Callable[[str], Tried]) -> None:
+    run = tried("megatron-bridge").run("sft/megatron_bridge")
+    assert run.record["plan"]["shape"] == {"nodes": 1, "gpus": 0, "procs": 2}
+    assert (run.path / "container" / "0" / "ranks" / "1.pid").is_file()
+
+
+def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Voyage, place: Path) -> None:
     """By its own train.exit_signal_handler, in each rank."""
-    words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}"]
-    words += [f"model={voyage / 'base'}", f"tokenizer={work.model}", f"output={place / 'out'}"]
+    words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage.folder / 'packed'}"]
+    words += [f"model={voyage.folder / 'base'}", f"tokenizer={voyage.model}", f"output={place / 'out'}"]
     launched = dock.start("launch", *words, f"max_steps={ENDLESS}")
     launched.await_line(r"iteration +3/")
     launched.signal(signal.SIGTERM)
@@ -59,22 +81,32 @@ def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Path, work: Work,
     assert again.code == 0 and re.findall(r"iteration +(\d+)/", again.out) == [str(saved + 1)], again
 
 
-def test_training_with_another_tokenizer_than_the_packings_is_refused(dock: Tree, voyage: Path, work: Work) -> None:
-    other = voyage / "other"
-    shutil.copytree(work.model, other)
+def test_training_with_another_tokenizer_than_the_packings_is_refused(dock: Tree, voyage: Voyage) -> None:
+    other = voyage.folder / "other"
+    shutil.copytree(voyage.model, other)
     config = json.loads((other / "tokenizer_config.json").read_text())
     template = other / "chat_template.jinja"
     template.write_text(
         (template.read_text() if template.exists() else config.get("chat_template", "")) + "\n{# other #}"
     )
-    words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}")
-    done = dock.launch(*words, f"model={voyage / 'base'}", f"tokenizer={other}", f"output={voyage / 'never'}")
+    words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage.folder / 'packed'}")
+    done = dock.launch(
+        *words, f"model={voyage.folder / 'base'}", f"tokenizer={other}", f"output={voyage.folder / 'never'}"
+    )
     assert done.code in (65, 78), done
-    assert "template" in done.err and not list((voyage / "never").glob("iter_*"))
+    assert "template" in done.err and not list((voyage.folder / "never").glob("iter_*"))
 
 
-def test_a_packing_for_another_step_names_what_is_wanted(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
-    words = ("sft/automodel", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}", f"model={work.model}")
+def test_a_packing_for_another_step_names_what_is_wanted(dock: Tree, voyage: Voyage, place: Path) -> None:
+    words = (
+        "sft/automodel",
+        "--flavour",
+        "cpu",
+        "-c",
+        "tiny",
+        f"train={voyage.folder / 'packed'}",
+        f"model={voyage.model}",
+    )
     done = dock.launch(*words, f"output={place / 'out'}")
     assert done.code == 65
     assert "is no chat_jsonl: found packed_parquet" in done.err
@@ -94,11 +126,9 @@ def test_what_has_to_be_converted_first_is_converted_once(dock: Tree, work: Work
     assert again.code == 0 and "has made" in again.err and "megatron_train.py" in again.out
 
 
-def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(
-    dock: Tree, work: Work, voyage: Path, place: Path
-) -> None:
+def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(dock: Tree, voyage: Voyage, place: Path) -> None:
     """The conversion that a step of Ray finds in NRL_MEGATRON_CHECKPOINT_DIR; the other launch takes it as it is."""
-    words = reads(work.model, place / "one", "bridge")
+    words = reads(voyage.model, place / "one", "bridge")
     done = dock.launch(*words, "--megatron-cache", str(place / "cache"))
     assert done.code == 0 and "policy: first convert/hf_to_megatron, into " in done.err, done
     seen = json.loads((place / "one" / "seen.json").read_text())
@@ -108,13 +138,19 @@ def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(
     verified = dock.launch("cache", "verify", "--megatron-cache", str(place / "cache"))
     assert verified.code == 0 and re.search(r"[1-9]\d* looked at, 0 faults", verified.err), verified
 
-    (source,) = (p.parent for p in voyage.glob("*/iter_0000000") if (p.parent / "iter_0000000" / "tokenizer").is_dir())
     other = ("--megatron-cache", str(place / "other"))
     adopted = dock.launch(
-        "cache", "adopt", str(source), "test/bridge", f"policy={work.model}", "--flavour", "cpu", *other
+        "cache",
+        "adopt",
+        str(voyage.folder / "base"),
+        "test/bridge",
+        f"policy={voyage.model}",
+        "--flavour",
+        "cpu",
+        *other,
     )
     assert adopted.code == 0, adopted
-    done = dock.launch(*reads(work.model, place / "two", "bridge"), *other)
+    done = dock.launch(*reads(voyage.model, place / "two", "bridge"), *other)
     assert done.code == 0 and "convert/hf_to_megatron" not in done.err, done
 
 
