@@ -744,7 +744,7 @@ def test_what_is_packed_with_zstd_is_refused(project: Project, inputs: Inputs, t
     (tmp_path / "chats.jsonl.zst").write_bytes(packed)
     (tmp_path / "shards" / "b.jsonl.zst").write_bytes(packed)
     done = project.launch("check", STEP, f"train={tmp_path}/{name}", inputs.words[1])
-    assert done.code == 65 and "is packed with zstd, which no image can read" in done.stderr
+    assert done.code == 65 and "is packed with zstd, which sft/automodel does not read" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["chats.jsonl.gz", "shards", "shards/*.gz"])

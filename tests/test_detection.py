@@ -14,7 +14,7 @@ import pytest
 from helpers import CHAT, HERE, SHARDS, safetensors, write_chats, write_checkpoint
 
 from launcher.artifacts import detection
-from launcher.artifacts.datasets import INDEX_MAGIC
+from launcher.artifacts.binidx import INDEX_MAGIC
 from launcher.artifacts.detection import MAX_FAULTS, SAMPLE_BYTES, SAMPLES, Artifact
 
 

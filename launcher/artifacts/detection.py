@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from launcher.artifacts import blobs, checkpoints, datasets, hub_cache, huggingface, marker
+from launcher.artifacts import binidx, blobs, checkpoints, datasets, hub_cache, huggingface, marker
 from launcher.artifacts.checkpoints import MAX_HEADER
 from launcher.artifacts.datasets import USUAL, Rows
 from launcher.artifacts.faults import MAX_FAULTS, Found, fault, kept
@@ -39,7 +39,8 @@ class Artifact(Noun, frozen=True, kw_only=True):
     step makes for a launch the key of that;
     `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `blobs` (the cache's shared store,
     where its files are there), `checked` (`whole` or `beginning`), `files`, `rows`, `sequences`, `pack_size`,
-    `padded_to` (a multiple, of packed conversations), `tools` (1: rows have some), `zstd` (1), `tokenizer` and
+    `padded_to` (a multiple, of packed conversations), `tools` (1: rows have some), `zstd` (1), `blend` (1: each split
+    has documents of its own), `vocabulary` (of the tokenizer that documents were made with), `tokenizer` and
     `template` (sha256), `tokenizer_class`, `tekken` (1), `template_tools` (1: it renders tools), `generation` (1: the
     template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`,
     `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1), `positions`, `taken` (the last
@@ -186,6 +187,8 @@ def _look(folder: Path, rows: Rows) -> Found:
     found = checkpoints.look(folder)
     if found:
         return found
+    if (blend := folder / binidx.BLEND).is_file() and binidx.is_blend(blend):
+        return binidx.look([], blend)
     files = datasets.data_files(folder)
     if files:
         return datasets.look(files, rows)
