@@ -533,7 +533,6 @@ def test_what_the_library_takes_of_a_conversation(said: Any, inputs: Inputs, row
         ({"instruction": "a", "input": "", "output": "b"}, "Alpaca (`instruction`, `input`, `output`), not `messages`"),
         ({"instruction": "a", "response": "b"}, "Alpaca (`instruction`, `input`, `output`), not `messages`"),
         ({"prompt": "a", "completion": "b"}, "pairs of `prompt` and `completion`, not `messages`; this makes them: jq"),
-        ({"text": "a"}, "plain texts (`text`), which have no answers to learn from"),
     ],
 )  # fmt: skip
 def test_rows_in_another_form_are_named(said: Any, inputs: Inputs, row: dict[str, Any], form: str) -> None:

@@ -52,9 +52,8 @@ def documents(source: Path, split: str) -> tuple[Any, bool]:
     that no document is left for.
     """
     if blend := slipway_documents.blend_of(source):
-        named = {"train": blend["training"], "validation": blend.get("validation", blend["training"])}
-        flat = {name: slipway_documents.flat(*found) for name, found in named.items()}
-        return {**flat, "test": flat["validation"]}, "validation" in blend
+        named = {"train": "training", "validation": "validation"}
+        return {k: slipway_documents.flat(*blend[v]) for k, v in named.items() if v in blend}, "validation" in blend
     prefixes = slipway_documents.prefixes(source)
     slipway_documents.refuse_empty_split(prefixes, split)
     parts = slipway_documents.shares(split)

@@ -47,7 +47,8 @@ class Input(Noun, frozen=True, kw_only=True):
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
     `plain`: of an adapter, LoRA alone. `quantized`: method of quantized weights that it takes -> what is said of it.
     `zstd`: files packed so are read, too. `one_file`: nothing packed, no folder, no pattern. `grammar`: what a
-    conversation may be (`rows.Grammar`). `why`: said where the type is wrong. `frozen`: a model that every process holds whole, and none trains.
+    conversation may be (`rows.Grammar`). `why`: said where the type is wrong. `frozen`: a model that every process
+    holds whole, and none trains.
     """
 
     types: list[ArtifactType]
