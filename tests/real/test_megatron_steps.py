@@ -51,7 +51,7 @@ def voyage(dock: Tree, work: Work, ground: Path) -> Path:
         str(folder),
     ]
     env = {**dock.env, "PATH": f"{BIN}:{dock.env['PATH']}"}
-    done = Running(command, dock.path, env).finish(4 * PATIENCE)  # eight launches
+    done = Running(command, dock.path, env).finish(4 * PATIENCE)  # nine launches
     assert done.code == 0, (done.out[-3000:], done.err[-3000:])
     (folder / "out").write_text(done.out)
     return folder
@@ -61,6 +61,71 @@ def test_all_steps_run_and_the_conversion_changes_nothing(voyage: Path) -> None:
     out = (voyage / "out").read_text()
     assert "converted there and back: largest difference 0.0\n" in out
     assert "fine-tuned: 39 of 39 tensors have changed" in out and "LoRA, merged:" in out
+
+
+# The texts once more: rows of Parquet; and in two files, of which one is packed with zstd. pyarrow is the image's.
+PARTS = """
+import json, sys, pathlib, pyarrow
+from pyarrow import parquet
+sys.path.insert(0, sys.argv[3])
+import slipway_corpus
+source, folder = map(pathlib.Path, sys.argv[1:3])
+lines = source.read_bytes().splitlines(keepends=True)
+(folder / "parts").mkdir()
+packed = pyarrow.Codec("zstd").compress(b"".join(lines[:1500]), asbytes=True)
+(folder / "parts" / "a.jsonl.zst").write_bytes(packed)
+(folder / "parts" / "b.jsonl").write_bytes(b"".join(lines[1500:]))
+table = pyarrow.table({"content": [json.loads(line)["content"] for line in lines]})
+parquet.write_table(table, folder / "all.parquet", row_group_size=700)
+for name, data, type_ in (
+    ("cut.jsonl.zst", packed[:-100], "text_jsonl"),
+    ("cut.parquet", (folder / "all.parquet").read_bytes()[:-9], "text_parquet"),
+):
+    (folder / name).write_bytes(data)
+    try:
+        print("whole:", sum(1 for _ in slipway_corpus.blocks(folder / name, type_, "content", "file")))
+    except slipway_corpus.ConfigError as e:
+        print(e)
+"""
+
+
+def test_texts_become_documents_on_which_both_libraries_train(
+    dock: Tree, voyage: Path, work: Work, place: Path
+) -> None:
+    """Megatron-Bridge has, in the voyage. AutoModel's own reader reads the same folder."""
+    runs = {r.record["plan"]["step"]: r for r in dock.all_runs() if f"{voyage}/" in str(r.record["plan"])}
+    prepared, trained = runs["data_prep/pretrain_prep"], runs["pretrain/megatron_bridge"]
+    record = json.loads((voyage / "documents" / "slipway.json").read_text())
+    rows = len((voyage / "texts.jsonl").read_text().splitlines())
+    assert sum(s["documents"] for made in record["splits"].values() for s in made) == rows
+    assert prepared.outcome["result"]["counts"]["documents"] == rows
+    result = trained.outcome["result"]
+    assert result["steps"] == 8 and result["last_loss"] < result["first_loss"] - 0.05
+    assert "validation loss at iteration 4" in trained.log
+    words = ("pretrain/automodel", "--flavour", "cpu", "-c", "tiny", "max_steps=4", f"model={work.model}")
+    done = dock.launch(*words, f"data={voyage / 'documents' / 'blend.json'}", f"output={place / 'out'}")
+    assert done.code == 0 and done.out.count("[val]") >= 1, done
+    result = dock.run_of(done).outcome["result"]
+    assert result["steps"] == 4 and result["last_loss"] < result["first_loss"]
+
+
+def test_texts_in_any_form_become_the_same_documents(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+    """Byte for byte, and with one worker as with all. What is cut off is no text."""
+    steps = PROJECT / "entrypoints" / "steps"
+    mounts = [word for folder in (voyage, place, steps, PROJECT / "slipway") for word in ("--mount", str(folder))]
+    command = ["python", "-c", PARTS, str(voyage / "texts.jsonl"), str(place), str(steps)]
+    done = dock.images("run", "megatron-bridge", "--flavour", "cpu", *mounts, "--", *command)
+    assert done.code == 0 and "cut.jsonl.zst: the zstd data is broken: " in done.out, done
+    assert "cut.parquet: cannot be read as Parquet: " in done.out and "whole:" not in done.out
+    words = ("data_prep/pretrain_prep", "--flavour", "cpu", "-c", "tiny", "text_field=content", "workers=1")
+    for source in ("parts", "all.parquet"):
+        output = place / f"of-{source}"
+        done = dock.launch(*words, f"train={place / source}", f"tokenizer={work.model}", f"output={output}")
+        assert done.code == 0, done
+        files = [p for p in sorted((voyage / "documents").iterdir()) if p.is_file()]
+        assert len(files) == 6
+        for file in files:
+            assert file.read_bytes() == (output / file.name).read_bytes(), file
 
 
 def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
