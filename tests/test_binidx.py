@@ -12,7 +12,7 @@ import pytest
 from helpers import Project
 
 from launcher.artifacts import binidx, datasets, detection
-from launcher.artifacts.faults import Found
+from launcher.artifacts.nouns import Data, Documents, Found
 
 
 def faults(found: Found | detection.Artifact) -> list[tuple[str, str]]:
@@ -49,7 +49,7 @@ def test_tokens_and_index_belong_together(tmp_path: Path, suffix: str) -> None:
     file = write_tokens(tmp_path).with_suffix(suffix)
     other = file.with_suffix(".idx" if suffix == ".bin" else ".bin")
     assert datasets.beside(file) == [other]
-    assert datasets.look([file]) == datasets.look([file, other]) == Found(type="binidx", facts={"sequences": 2})
+    assert datasets.look([file]) == datasets.look([file, other]) == Found(type="binidx", data=Data(sequences=2))
     assert datasets.look([write_tokens(tmp_path, (1,), 8, 2).with_suffix(suffix)]).faults == []
 
 
@@ -78,14 +78,15 @@ def test_a_folder_is_what_its_blend_names(tmp_path: Path) -> None:
     write_record(tmp_path)
     blend = write_blend(tmp_path, train=["5", "train-00000"], valid=["5", "valid-00000"])
     folder = detection.inspect("data", tmp_path)
-    facts = {"sequences": 4, "blend": 1, "tokenizer": "a" * 64, "vocabulary": 2048}
-    assert (folder.kind, folder.type, folder.facts, folder.faults) == ("folder", "binidx", facts, [])
+    made = Documents(blend=True, tokenizer="a" * 64, vocabulary=2048)
+    assert (folder.kind, folder.type, folder.documents, folder.faults) == ("folder", "binidx", made, [])
+    assert folder.data == Data(sequences=4)
     named = detection.inspect("data", blend)
-    assert (named.kind, named.type, named.facts) == ("file", "binidx", facts)
+    assert (named.kind, named.type, named.documents) == ("file", "binidx", made)
     pairs = [f"{n}.{s}" for n in ("train-00000", "valid-00000") for s in ("bin", "idx")]
     assert [Path(f).name for f in named.files] == ["blend.json", *pairs, "slipway.json"]
     pair = detection.inspect("data", tmp_path / "train-00000")
-    assert pair.facts == {"sequences": 2, "tokenizer": "a" * 64, "vocabulary": 2048}
+    assert pair.data.sequences == 2 and pair.documents == Documents(tokenizer="a" * 64, vocabulary=2048)
 
 
 def test_a_blend_of_several_preparations(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_blend_of_several_preparations(tmp_path: Path) -> None:
         write_record(tmp_path / name)
     write_blend(tmp_path, train=["7", "web/train-00000", "3", "code/train-00000"])
     found = detection.inspect("data", tmp_path)
-    assert (found.facts["sequences"], found.facts["tokenizer"], found.faults) == (4, "a" * 64, [])
+    assert (found.data.sequences, found.documents.tokenizer, found.faults) == (4, "a" * 64, [])
     write_record(tmp_path / "code", tokenizer="b" * 64)
     ((where, what),) = faults(detection.inspect("data", tmp_path))
     assert where == "slipway.json" and what.startswith(

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from launcher.artifacts.faults import Found, fault
+from launcher.artifacts.faults import fault
+from launcher.artifacts.nouns import Data, Documents, Found
 from slipway.findings import Finding
 
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
@@ -111,14 +112,14 @@ def look(indexes: Sequence[Path], blend: Path | None = None) -> Found:
         indexes = [blend.parent / f"{name}.idx" for name in names if not Path(name).is_absolute()]
         if not names:
             faults.append(fault(blend, "no blend: expected lists of weights and pairs of files, with one for train"))
-    sequences, facts = 0, dict[str, str | int]()
+    sequences = 0
     for index in indexes:
         count, wrong = check(index)
         sequences += count
         faults += [wrong] if wrong else []
-    facts["sequences"] = sequences
-    facts |= {"blend": 1} if blend is not None else {}
-    return Found(type="binidx", faults=faults, facts=facts | _recorded(indexes, faults))
+    tokenizer, vocabulary = _recorded(indexes, faults)
+    documents = Documents(blend=blend is not None, tokenizer=tokenizer, vocabulary=vocabulary)
+    return Found(type="binidx", faults=faults, data=Data(sequences=sequences), documents=documents)
 
 
 def _misnamed(blend: Path, names: Sequence[str]) -> Iterator[Finding]:
@@ -128,8 +129,11 @@ def _misnamed(blend: Path, names: Sequence[str]) -> Iterator[Finding]:
             yield fault(blend, f"{what}: name pairs by their path from there")
 
 
-def _recorded(indexes: Sequence[Path], faults: list[Finding]) -> dict[str, str | int]:
-    """By which tokenizer the pairs were made, where slipway.json beside them says so; of two tokenizers a fault."""
+def _recorded(indexes: Sequence[Path], faults: list[Finding]) -> tuple[str, int]:
+    """By which tokenizer, of how many tokens, the pairs were made, where slipway.json beside them says so.
+
+    Of two tokenizers there is a fault.
+    """
     found: dict[Path, Prepared] = {}
     for record in dict.fromkeys(index.with_name(RECORD) for index in indexes):
         if not record.is_file():
@@ -145,8 +149,7 @@ def _recorded(indexes: Sequence[Path], faults: list[Finding]) -> dict[str, str |
             what = f"made with another tokenizer than {first[0].parent} (sha256 {other.tokenizer[:12]} and "
             faults.append(fault(record, f"{what}{first[1].tokenizer[:12]}): make both with one"))
     size = max((p.vocabulary for p in made.values()), default=0)
-    facts: dict[str, str | int] = {"tokenizer": first[1].tokenizer, "vocabulary": size}
-    return {k: v for k, v in facts.items() if v}
+    return first[1].tokenizer, size
 
 
 def _head(index: Path) -> _Index:

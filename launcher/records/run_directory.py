@@ -25,7 +25,7 @@ import msgspec
 from launcher.catalog import profiles
 from launcher.core.asked import Asked, Former
 from launcher.core.plan import Plan
-from launcher.records import labels, outcome
+from launcher.records import labels, older, outcome
 from launcher.records.container_reports import Result
 from launcher.records.outcome import Cause, End
 from slipway import canonical, inbox
@@ -222,7 +222,7 @@ def read_record(path: Path) -> Record:
 
 def _decoded(data: bytes, path: Path) -> Record:
     try:
-        return inbox.decode(data, Record, path)
+        return older.decode(data, Record, path)
     except Damaged as e:
         raise Damaged(f"not a run record: {e.what}", path) from e
 

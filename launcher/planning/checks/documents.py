@@ -34,19 +34,19 @@ def _documents(spec: LaunchSpec, seen: Probed, data: Artifact) -> Iterator[Findi
         yield error(Exit.WORDS, "tokenizer", what, "name the one that they were made with: tokenizer=PATH")
     if given is not None:
         yield from _tokenizer(data, given)
-    if "blend" in data.facts:
+    if data.documents.blend:
         yield from _split(spec, data)
 
 
 def _tokenizer(data: Artifact, given: Artifact) -> Iterator[Finding]:
     """slipway.json beside the documents says which tokenizer made them; of others nothing is known."""
-    where, made = f"{given.name}={given.path}", str(data.facts.get("tokenizer", ""))
-    named, size = str(given.facts.get("tokenizer", "")), int(data.facts.get("vocabulary", 0))
+    where, made = f"{given.name}={given.path}", data.documents.tokenizer
+    named, size = given.tokenizer.vocabulary, data.documents.vocabulary
     if made and named and made != named:
         what = f"{data.name}={data.path} was made with another tokenizer: sha256 {made[:12]}, here {named[:12]}"
         remedy = f"name the one that it was made with: {given.name}=PATH, or make the documents again: {PREPARE}"
         yield error(Exit.DATA, where, what, remedy)
-    rows = int(given.facts.get("vocab", 0)) if "layers" in given.facts else 0
+    rows = given.sizes.vocab
     if given.name == "model" and rows and size > rows:
         what = f"has embeddings for {rows:,} tokens (vocab_size), {data.name}={data.path} has ids up to {size - 1:,}"
         yield error(Exit.DATA, where, what, f"name a model of that vocabulary, or make the documents again: {PREPARE}")
