@@ -175,7 +175,9 @@ def test_the_command_says_what_each_path_is(project: Project, tmp_path: Path, fu
     done = project.launch("check", *full, str(chats), str(model))
     assert (done.code, done.stderr) == (0, "")
     lines = "212 bytes, 2 lines" if full else "212 bytes"
-    said = f"{chats}: chat_jsonl (file, {lines})\n  checked: whole\n  data.rows: 2\n{model}: checkpoint_hf (fol"
+    numbers = "  rows: 2\n  messages: assistant 2, user 2\n  rows that came before, byte for byte: 1\n"
+    numbers += f"    {chats}:2 repeats {chats}:1\n"
+    said = f"{chats}: chat_jsonl (file, {lines})\n  checked: whole\n{numbers}{model}: checkpoint_hf (fol"
     assert done.stdout.startswith(said)
     assert "  parameters: 10\n" in done.stdout and "\n  sizes.architecture: LlamaForCausalLM\n" in done.stdout
     assert ("  sha256: " in done.stdout) == bool(full)
@@ -185,7 +187,8 @@ def test_the_command_prints_faults_and_the_number_of_the_rest(project: Project, 
     path = write_chats(tmp_path / "a.jsonl", *["{}"] * 25, TWICE.strip())
     done = project.launch("check", "--full", "--workers", "1", str(path))
     assert (done.code, done.stderr) == (65, "")
-    assert done.stdout.splitlines()[3] == f"  error: {path}:3: `messages` is missing"
+    assert done.stdout.splitlines()[2:4] == ["  rows: 28", "  messages: assistant 3, user 4"]
+    assert f"\n  error: {path}:3: `messages` is missing\n" in done.stdout
     assert done.stdout.splitlines()[-2:] == [
         f"  warning: {path}:28: two user messages in a row", "  and 5 more errors",
     ]  # fmt: skip

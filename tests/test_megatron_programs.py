@@ -6,9 +6,11 @@ import contextlib
 import gzip
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -381,13 +383,36 @@ def test_a_validation_of_less_than_a_batch_is_refused(training: Training) -> Non
     assert "validation_128.idx.parquet has 8 rows, less than one batch of 16; lower eval_global" in training.refused()
 
 
-def test_a_folder_of_several_files_is_refused_by_name(training: Training) -> None:
+@pytest.mark.parametrize("named", ["shards", "shards/*.jsonl*", "shards/b.jsonl.gz"])
+def test_conversations_in_several_files_or_packed_become_one(training: Training, named: str) -> None:
+    folder = training.root / "shards"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(CHAT * 3 + "\n")
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(CHAT.encode() * 5))
+    (folder / "info.json").write_text("{}")
+    training.words |= {"data.train": training.root / named, "data.validation": training.root / named}
+    root = Path(training.seen()["dataset"]["dataset_root"])
+    rows = 5 if named.endswith(".gz") else 8
+    assert (root / "training.jsonl").read_text() == (root / "validation.jsonl").read_text() == CHAT * rows
+
+
+def test_the_other_ranks_wait_for_the_one_file(training: Training) -> None:
     folder = training.root / "shards"
     folder.mkdir()
     for name in ("a.jsonl", "b.jsonl"):
-        (folder / name).write_text(CHAT)
+        (folder / name).write_text(CHAT * 4)
     training.words["data.train"] = folder
-    assert "expected one Parquet or JSONL file of training, found a.jsonl, b.jsonl" in training.refused()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(training.train, rank="1")
+        assert training.train().returncode == 0 and other.result().returncode == 0, other.result().stderr
+    assert (training.root / "run" / "data" / "training.jsonl").read_text() == CHAT * 8
+
+
+def test_several_packings_of_one_split_are_refused_by_name(training: Training) -> None:
+    shutil.copy(training.pack / "training_128.idx.parquet", training.pack / "training_64.idx.parquet")
+    training.words["data.train"] = training.pack
+    said = "expected one Parquet file of training, found training_128.idx.parquet, training_64.idx.parquet"
+    assert said in training.refused()
 
 
 def test_an_output_with_a_checkpoint_is_resumed_or_refused(training: Training) -> None:

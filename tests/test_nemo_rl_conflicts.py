@@ -335,7 +335,7 @@ def test_asynchronous_grpo_with_the_defaults_lacks_three_things(grpo: Callable[.
     assert "knows no dynamic sampling" in told and "knows no scaled rewards" in told and "no shaped rewards" in told
 
 
-EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True"
+EXPANDABLE = "PYTORCH_ALLOC_CONF: expandable_segments:True"
 
 
 def test_a_variable_counts_wherever_it_is_set(grpo: Callable[..., Done], project: Project) -> None:
@@ -349,7 +349,7 @@ def test_a_variable_counts_wherever_it_is_set(grpo: Callable[..., Done], project
     assert f"error: {file}:4:7: env.PYTORCH_ALLOC_CONF: " in done.stderr, done.stderr
     step = project.write("slipway.d/steps/mine/grpo/step.yaml", f"extends: [rl/nemo_rl/grpo]\nenv: {{{EXPANDABLE}}}\n")
     done = project.launch(*CLUSTER, "mine/grpo", *paths_of(project))
-    assert done.code == 78 and f"{step}: env.PYTORCH_CUDA_ALLOC_CONF: " in done.stderr and what in done.stderr
+    assert done.code == 78 and f"{step}: env.PYTORCH_ALLOC_CONF: " in done.stderr and what in done.stderr
 
 
 def paths_of(project: Project) -> list[str]:

@@ -26,6 +26,20 @@ def test_a_step_as_it_is_shipped_fits_one_node_of_eight(spec_of: SpecOf, name: s
     assert errors(spec_of, name, release, over=["default", "tiny"], procs=2 if name == "rlhf" else 1, gpus=1) == []
 
 
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "rm"])
+def test_the_other_backend_fits_the_steps_own_configuration(spec_of: SpecOf, name: str, release: str) -> None:
+    """What Megatron asks of packing is set by `backend=megatron`, where the base has it another way."""
+    nodes = 2 if name in ("dapo", "distillation") else 1
+    assert errors(spec_of, name, release, "backend=megatron", nodes=nodes) == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_reward_model_is_not_trained_by_megatron(spec_of: SpecOf, release: str) -> None:
+    said = "a reward model is for DTensor alone, Megatron knows none at any of these releases"
+    assert any(said in what for _, what in errors(spec_of, "rm", release, "backend=megatron"))
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_tiny_fits_one_process_without_cuda(spec_of: SpecOf, name: str) -> None:
     procs = 2 if name == "rlhf" else 1
@@ -58,13 +72,6 @@ def test_ready_messages_are_prompts_from_v0_6_0_on(spec_of: SpecOf) -> None:
     assert "is no prompt_jsonl: found chat_jsonl" in errors(spec_of, "grpo", "v0.5.0", given=given)[0][1]
     for release in SECTIONS:
         assert errors(spec_of, "grpo", release, given=given) == []
-
-
-def test_the_library_reads_one_plain_file(spec_of: SpecOf) -> None:
-    whole = rows("train")
-    for change in ({"kind": "folder"}, {"kind": "glob", "files": ["/a", "/b"]}, {"path": "/data/train.jsonl.gz"}):
-        given = [msgspec.structs.replace(whole, **change), model("policy")]
-        assert errors(spec_of, "grpo", "v0.7.0", given=given)[0][1] == "has to be one plain .jsonl file"
 
 
 def test_a_data_set_of_the_hub_is_warned_of(spec_of: SpecOf) -> None:

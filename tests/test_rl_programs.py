@@ -219,6 +219,11 @@ if config["checkpointing"]["checkpoint_must_save_by"]:
     training = time.time()
     checker = TimeoutChecker(config["checkpointing"]["checkpoint_must_save_by"], fit_last_save_time=True)
     seen["clock"] = {"starts": checker.start_time, "training": training, "seconds": checker.last_save_time}
+data = config.get("data", {})
+parts = [data, data.get("train", {}), *data.get("validation", [])]
+keys = ("train_data_path", "val_data_path", "data_path")
+seen["files"] = [part[key] for part in parts for key in keys if key in part]
+seen["rows"] = [len(Path(file).read_text().splitlines()) for file in seen["files"]]
 Path(os.environ["SEEN"]).write_text(json.dumps(seen))
 threading.Thread(target=threading.Event().wait).start()  # what NeMo RL's driver leaves behind: it never ends by itself
 for step in json.loads(os.environ.get("STEPS", "[2, 10]")):
@@ -275,6 +280,23 @@ class Train:
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
     return Train(tmp_path)
+
+
+@pytest.mark.parametrize("named", ["shards", "shards/*.jsonl*", "shards/b.jsonl.gz", "shards/a.jsonl"])
+def test_rows_that_are_packed_or_in_several_files_become_one(train: Train, named: str) -> None:
+    folder = train.root / "shards"
+    folder.mkdir()
+    row = json.dumps({"input": "1", "output": "2"}) + "\n"
+    (folder / "a.jsonl").write_text(row * 3)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(row.encode() * 5))
+    path = str(train.root / named)
+    sections = {"train": {"data_path": path}, "validation": [{"data_path": path}], "default": {"data_path": None}}
+    train.sections["data"] = {"train_data_path": path, "val_data_path": path, **sections}
+    assert train.run().returncode == 0
+    rows = {"shards": 8, "shards/*.jsonl*": 8, "shards/b.jsonl.gz": 5, "shards/a.jsonl": 3}[named]
+    assert train.seen["rows"] == [rows] * 4
+    assert (train.seen["files"] == [path] * 4) == (named == "shards/a.jsonl"), "a plain file is read where it is"
+    assert not any(Path(file).exists() for file in train.seen["files"] if file != path)
 
 
 def test_the_script_gets_its_configuration_in_its_repository(train: Train) -> None:

@@ -8,6 +8,7 @@ output that would be overwritten and of keys that the library does not know, and
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,10 @@ def wire_conversations(sections: dict[str, Any], data: dict[str, Any]) -> None:
     else:
         if dataset["_target_"] == BEFORE_0_6:
             slipway_megatron.refuse_unmarked_template(tokenizer, "tokenizer.tokenizer_model")
-        dataset["dataset_root"] = str(link(train, validation, work_folder()))
+        rows(train, "training")
+        if validation is not None:
+            rows(validation, "validation")
+        dataset["dataset_root"] = str(work_folder())
     refuse_less_than_a_batch("data.train", train, sections["train"]["global_batch_size"])
     dataset["do_validation"] = validation is not None
     if validation is None:
@@ -89,17 +93,21 @@ def wire_conversations(sections: dict[str, Any], data: dict[str, Any]) -> None:
 
 
 def chosen(source: Path, split: str) -> Path:
-    """The one file of an input. Of a packing's folder it is that of `split`. Raises ConfigError for none or several."""
+    """The Parquet file of an input, of a packing's folder that of `split`; where there is none, the input itself.
+
+    Raises ConfigError for several, and for an input without any file.
+    """
     if source.is_file():
         return source
-    found = sorted(p for p in source.iterdir() if p.suffix in (*PARQUET, ".jsonl") and "_metadata" not in p.name)
+    there = source.iterdir() if source.is_dir() else source.parent.glob(source.name)
+    found = sorted(p for p in there if p.suffix in PARQUET and "_metadata" not in p.name)
     found = [p for p in found if p.name.startswith(split)] or found
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found[:3]) or "none"
-        raise ConfigError(
-            f"data: {source}: expected one Parquet or JSONL file of {split}, found {names}; name one file"
-        )
-    return found[0]
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found[:3])
+        raise ConfigError(f"data: {source}: expected one Parquet file of {split}, found {names}; name one file")
+    if not found:
+        slipway_inputs.jsonl_files(source)
+    return found[0] if found else source
 
 
 def refuse_other_packing(train: Path, tokenizer: Path, seq_length: int) -> None:
@@ -121,20 +129,19 @@ def refuse_other_packing(train: Path, tokenizer: Path, seq_length: int) -> None:
             )
 
 
-def refuse_less_than_a_batch(key: str, file: Path, batch: int) -> None:
+def refuse_less_than_a_batch(key: str, source: Path, batch: int) -> None:
     """The library drops incomplete batches. Raises ConfigError where that leaves none."""
-    if file.suffix in PARQUET:
+    if source.suffix in PARQUET:
         from pyarrow import parquet
 
-        rows = parquet.read_metadata(file).num_rows
+        count = parquet.read_metadata(source).num_rows
     else:
-        with file.open("rb") as f:
-            rows = sum(1 for line in f if line.strip())
-    if rows < batch:
+        count = sum(1 for line in slipway_inputs.lines(slipway_inputs.jsonl_files(source)) if line.strip())
+    if count < batch:
         what = "global_batch_size"
         if key == "data.validation":
             what = f"eval_global_batch_size (before Megatron-Bridge 0.5: {what})"
-        raise ConfigError(f"{key}: {file} has {rows} rows, less than one batch of {batch}; lower {what}")
+        raise ConfigError(f"{key}: {source} has {count} rows, less than one batch of {batch}; lower {what}")
 
 
 def packed(train: Path, validation: Path | None, dataset: dict[str, Any]) -> dict[str, Any]:
@@ -160,12 +167,17 @@ def work_folder() -> Path:
     return folder
 
 
-def link(train: Path, validation: Path | None, folder: Path) -> Path:
-    """Gives the data the two names that the library wants in a folder."""
-    for split, source in (("training", train), ("validation", validation)):
-        if source is not None:
-            slipway_inputs.one_jsonl(source, folder / f"{split}.jsonl")  # every rank does so
-    return folder
+def rows(source: Path, split: str) -> Path:
+    """The conversations of an input in one file, by the name that the library wants.
+
+    The folder is the run's, which all nodes see: the first rank makes the file, and the others wait for it.
+    """
+    file = work_folder() / f"{split}.jsonl"
+    if slipway_step.rank() == 0:
+        return slipway_inputs.one_jsonl(source, file)
+    while not file.is_file():  # where the first rank fails, torchrun ends the others
+        time.sleep(0.2)
+    return file
 
 
 def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:

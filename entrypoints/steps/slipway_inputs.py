@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from slipway_step import ConfigError
 
 RECORD = "slipway.json"
 OF_RUNS = ".slipway-run"  # in an output: what launchers know of the runs that write there, and no part of it
+ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")  # names of files with rows, in a folder
 # What str.splitlines(), by which AutoModel reads, takes for the end of a line beside what JSON itself forbids in one:
 # U+0085, U+2028, U+2029 -> as JSON escapes them.
 BREAKS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
@@ -82,14 +82,24 @@ def chat_template(folder: Path) -> str:
 
 
 def jsonl_files(source: Path) -> list[Path]:
-    """The files of an input: itself, those of a folder, or those that a pattern names. Raises ConfigError for none."""
+    """The files of an input: itself, those of a folder, or those that a pattern names. Raises ConfigError for none.
+
+    They are those that the launcher has looked at (launcher/artifacts/datasets.py).
+    """
     if source.is_file():
         return [source]
-    there = source.iterdir() if source.is_dir() else source.parent.glob(source.name)
-    found = sorted(p for p in there if re.search(r"\.jsonl?(\.gz)?$", p.name))
+    if source.is_dir():
+        found = sorted(p for p in source.iterdir() if p.name.endswith(ROWS) and not p.name.endswith("_metadata.jsonl"))
+    else:
+        found = sorted(p for p in source.parent.glob(source.name) if p.is_file())
     if not found:
         raise ConfigError(f"{source}: there are no *.jsonl files")
     return found
+
+
+def plain(source: Path) -> bool:
+    """Whether an input is one file, not packed. Raises ConfigError where it is packed as no image can read it."""
+    return source.is_file() and not _packed(source)
 
 
 def one_jsonl(source: Path, target: Path) -> Path:

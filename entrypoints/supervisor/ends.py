@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-REFUSED, TRY_AGAIN, BROKEN = 78, 75, 70
+REFUSED, TRY_AGAIN, BROKEN, NOT_MET = 78, 75, 70, 76
 STOPPED = {"TERM": 143, "INT": 130}
 CONTROL = dict.fromkeys((*range(32), 127), " ")  # a reason is one line
 
@@ -14,6 +14,7 @@ class Cause:
     """Whose an exit code is."""
 
     STEP, SIGNAL, ENTRYPOINT, NODE, MEMORY, STALLED = "step", "signal", "entrypoint", "node", "memory", "stalled"
+    GATE = "gate"
 
 
 class Ended(Exception):

@@ -1,9 +1,9 @@
 """What an image knows of configurations: what the files say that steps start from, and which keys the library takes.
 
 Both are read inside it, and kept in its record. Which files and classes these are is data: `configurations:` of the
-entry. What cannot be read is unknown, and said; it stops nothing. Inside run entrypoints/read_configurations.py and
-entrypoints/read_classes.py, whose text is an argument: an engine on another machine, and a file that is mounted
-read-only, need nothing brought in.
+entry. What cannot be read is unknown, and said; it stops nothing. Inside run entrypoints/read_configurations.py,
+read_classes.py, which imports classes, and read_types.py, which parses sources. Their text is an argument: an engine on
+another machine, and a file that is mounted read-only, need nothing brought in.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def wanted(entry: Entry, record: ImageRecord) -> bool:
     if said is None or not record.inputs:
         return False
     told = record.classes or Classes()
-    unread = {*said.classes, *said.targets} - {*told.sections, *told.targets, *told.why}
+    unread = {*said.classes, *said.targets, *said.types} - {*told.sections, *told.targets, *told.why}
     return bool(unread) or not set(said.paths) <= record.configurations.keys()
 
 
@@ -59,20 +59,37 @@ def look(root: Root, entry: Entry, inside: Inside, say: Say) -> Told:
 
 
 def read_classes(root: Root, entry: Entry, inside: Inside, say: Say) -> Classes | None:
-    """Which keys the library takes; None where the entry names no class."""
+    """Which keys the library takes; None where the entry names no class and no type."""
     said = entry.configurations
-    if said is None or not (said.classes or said.targets):
+    if said is None or not (said.classes or said.targets or said.types):
         return None
-    program = read_text(root.file("entrypoints/read_classes.py"))
-    asked = [*(f"{section}={name}" for section, name in said.classes.items()), *said.targets]
-    done = inside([render.main_environment(entry).python, "-I", "-B", "-c", program, *asked])
-    try:
-        found: Classes = _decoded(done, Classes)
-    except (ValueError, RecursionError) as e:
-        found = Classes(why=dict.fromkeys([*said.classes, *said.targets], f"it could not be read: {e}"))
+    found = Classes()
+    if said.classes or said.targets:
+        asked = [*(f"{section}={name}" for section, name in said.classes.items()), *said.targets]
+        found = _ask(root, entry, inside, "read_classes.py", asked, [*said.classes, *said.targets])
+    if said.types:
+        typed = _ask(root, entry, inside, "read_types.py", [said.tree, *said.types], said.types)
+        found = Classes(
+            sections=found.sections,
+            targets=found.targets | typed.targets,
+            known=found.known | typed.known,
+            why=found.why | typed.why,
+            read=typed.read,
+        )
     for why in dict.fromkeys(found.why.values()):
         names = ", ".join(name for name, other in found.why.items() if other == why)
         say(f"{entry.name}: which keys it takes is not known when planning, since {why}: {names}")
+    return found
+
+
+def _ask(root: Root, entry: Entry, inside: Inside, program: str, asked: list[str], names: list[str]) -> Classes:
+    """What a program in the image says; where it cannot, why none of `names` is known."""
+    text = read_text(root.file(f"entrypoints/{program}"))
+    done = inside([render.main_environment(entry).python, "-I", "-B", "-c", text, *asked])
+    try:
+        found: Classes = _decoded(done, Classes)
+    except (ValueError, RecursionError) as e:
+        found = Classes(why=dict.fromkeys(names, f"it could not be read: {e}"))
     return found
 
 

@@ -39,23 +39,27 @@ class BaseFile(Noun, frozen=True, kw_only=True):
 class Taken(Noun, frozen=True, kw_only=True):
     """What a class of a library takes by name. `keys`: each -> those of `Classes.known` that its value may be made of.
 
-    `plain`: keys whose value is a number, a text or a truth. `open`: it takes any other key, too.
+    `plain`: keys whose value is a number, a text or a truth. `open`: it takes any other key, too. `mapping`: its
+    sections are of the classes that `keys` says, without a `_target_`.
     """
 
     name: str
     keys: dict[str, list[str]] = {}
     plain: list[str] = []
     open: bool = False
+    mapping: bool = False
 
 
 class Classes(Noun, frozen=True, kw_only=True):
     """Which keys the library in the image knows: `known`, class -> what it takes. `sections`: of a configuration -> its
-    class there; `targets`: what was asked for -> its class there; `why` one of either is not known."""
+    class there; `targets`: what was asked for -> its class there; `why` one of either is not known. `read`: keys (KEY,
+    or SECTION.KEY) that the library looks up or ships in an example, beside those that its types name."""
 
     sections: dict[str, str] = {}
     targets: dict[str, str] = {}
     known: dict[str, Taken] = {}
     why: dict[str, str] = {}
+    read: list[str] = []
 
 
 class ImageRecord(Noun, frozen=True, kw_only=True):

@@ -164,7 +164,8 @@ class Configurations(Struct, frozen=True, kw_only=True):
     `loader`: a Python file of the library whose load_config reads the files, where they inherit from one another.
     `classes`: section of a configuration -> the class that the library makes of it, whatever `_target_` it names;
     `also`: keys that it takes out of it before. `targets`: classes and functions that configurations name as
-    `_target_`, or that hold such.
+    `_target_`, or that hold such. `types`: classes whose fields a whole configuration has (TypedDicts, pydantic
+    models), of sources below `tree`, which are parsed and not imported.
     """
 
     paths: list[str] = []
@@ -172,6 +173,8 @@ class Configurations(Struct, frozen=True, kw_only=True):
     classes: dict[str, str] = {}
     also: dict[str, list[str]] = {}
     targets: list[str] = []
+    tree: str = ""
+    types: list[str] = []
 
 
 class MatrixEntry(Struct, frozen=True, kw_only=True):

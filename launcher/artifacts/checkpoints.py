@@ -99,7 +99,7 @@ def tokenizer(folder: Path) -> Tokenizer:
     for path in found:
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
-    template = _template(folder)
+    template = chat_template(folder)
     named = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
     return Tokenizer(
         vocabulary=digest.hexdigest() if found else "",
@@ -111,7 +111,7 @@ def tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-def _template(folder: Path) -> str:
+def chat_template(folder: Path) -> str:
     """The chat template: a file of its own wins over the configuration, as in transformers."""
     own = folder / "chat_template.jinja"
     if own.is_file():

@@ -55,7 +55,8 @@ def _broken(path: Path) -> Iterator[None]:
 
 def _zstd(path: Path) -> Iterator[BufferedIOBase]:
     if not shutil.which("zstd"):
-        raise OSError(0, "it is compressed with zstd, and there is no zstd program to unpack it", str(path))
+        what = "it is packed with zstd, and there is no zstd program to unpack it; unpack it, or pack it with gzip"
+        raise OSError(0, what, str(path))
     command = ["zstd", "-dcq", "--", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         assert program.stdout is not None and program.stderr is not None

@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.artifacts import binidx, blobs, compressed, datasets, detection, hub_cache, jsonl
+from launcher.artifacts import binidx, blobs, compressed, datasets, detection, hub_cache, jsonl, row_numbers
 from launcher.artifacts.detection import Artifact
 from launcher.artifacts.faults import MAX_FAULTS, fault, kept
+from launcher.artifacts.row_numbers import Numbers
 from launcher.artifacts.rows import Shape
+from launcher.artifacts.tokens import Tokenizer
 from slipway.errors import Exit, SlipwayError, visible
 from slipway.findings import Finding
 from slipway.yamldoc import Noun
@@ -42,6 +44,7 @@ class Checked(Noun, frozen=True, kw_only=True):
     errors: int
     warnings: int
     lines: int = 0
+    numbers: Numbers | None = None
     sha256: str = ""
 
     @property
@@ -107,6 +110,28 @@ def check_files(paths: Sequence[Path], workers: int, progress: Progress) -> Repo
                 done += piece.size
                 progress(done, total)
     return Report(full=True, checked=[_full(*both) for both in zip(found, plans, results, strict=True)])
+
+
+def with_numbers(report: Report, every: bool, tokenizer: Tokenizer | None, length: int | None) -> Report:
+    """With the numbers of rows: of what was small enough to be looked at whole, or of `every` artifact with rows.
+
+    Raises SlipwayError 65 where rows have to be rendered and the tokenizer cannot.
+    """
+    return msgspec.structs.replace(report, checked=[_numbered(c, every, tokenizer, length) for c in report.checked])
+
+
+def _numbered(checked: Checked, every: bool, tokenizer: Tokenizer | None, length: int | None) -> Checked:
+    artifact = checked.artifact
+    small = artifact.checked == "whole" and artifact.bytes <= datasets.HEADS
+    if not artifact.type.endswith("_jsonl") or not (every or small):
+        return checked
+    try:
+        numbers = row_numbers.of_files(_files(artifact), artifact.type, tokenizer, length)
+    except OSError:
+        return checked  # broken packing, of which the artifact's faults say more
+    if not numbers.rows:
+        return checked
+    return msgspec.structs.replace(checked, numbers=numbers, errors=checked.errors + numbers.untold)
 
 
 def _name(path: Path) -> str:
@@ -276,11 +301,14 @@ def describe(checked: Checked) -> str:
     faults = [f"  {f.severity}: {f.where}: {f.what}" for f in artifact.faults]
     told = [f.severity for f in artifact.faults]
     for severity, count in (("error", checked.errors), ("warning", checked.warnings)):
+        if severity == "error" and checked.numbers:
+            count -= checked.numbers.untold  # which are told with the rows
         if rest := count - told.count(severity):  # type: ignore[arg-type]
             faults.append(f"  and {rest:,} more {severity}s")
     parameters = [f"  parameters: {artifact.parameters:,}"] if artifact.parameters else []
-    lines = [f"{artifact.path}: {what} ({artifact.kind}, {numbers})", *parameters, *said, *faults]
-    return "\n".join(map(visible, lines))
+    rows = row_numbers.describe(checked.numbers) if checked.numbers else []
+    lines = [f"{artifact.path}: {what} ({artifact.kind}, {numbers})", *parameters, *said]
+    return "\n".join([*map(visible, lines), *rows, *map(visible, faults)])
 
 
 def _told(checked: Checked) -> Iterator[tuple[str, object]]:
@@ -291,5 +319,7 @@ def _told(checked: Checked) -> Iterator[tuple[str, object]]:
     yield "sha256", checked.sha256
     for group in (found.data, found.packing, found.tokenizer, found.sizes, found.weights, found.adapter):
         for name, value in msgspec.to_builtins(group).items():
+            if checked.numbers and (group, name) == (found.data, "rows"):
+                continue  # told with the other numbers of rows
             shown = "yes" if value is True else ", ".join(value) if isinstance(value, list | dict) else value
             yield f"{type(group).__name__.lower()}.{name}", shown

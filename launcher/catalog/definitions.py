@@ -46,9 +46,8 @@ class Input(Noun, frozen=True, kw_only=True):
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
     `plain`: of an adapter, LoRA alone. `quantized`: method of quantized weights that it takes -> what is said of it.
-    `zstd`: files packed so are read, too. `one_file`: nothing packed, no folder, no pattern. `grammar`: what a
-    conversation may be (`rows.Grammar`). `why`: said where the type is wrong. `frozen`: a model that every process
-    holds whole, and none trains.
+    `zstd`: files packed so are read, too. `grammar`: what a conversation may be (`rows.Grammar`). `why`: said where the
+    type is wrong. `frozen`: a model that every process holds whole, and none trains.
     """
 
     types: list[ArtifactType]
@@ -61,7 +60,6 @@ class Input(Noun, frozen=True, kw_only=True):
     needs_columns: list[str] = []
     plain: bool = False
     quantized: dict[str, str] = {}
-    one_file: bool = False
     zstd: bool = False
     grammar: Grammar = ""
     why: str = ""
@@ -268,12 +266,14 @@ class Step(Noun, frozen=True, kw_only=True):
     rehearse: Rehearsal | None = None
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
+    config_class: str = ""  # of the library, whose fields the whole configuration has
     script: str = ""  # of the library's repository, which the step program runs
     template: str = ""  # the input by whose chat template rows are rendered, or the key that gets its path
     template_keys: list[str] = []  # configuration keys that name another template
     backends: dict[str, Backend] = {}
     sample: Sample = Sample()
     metrics: list[LogLine] = []  # lines of its log that tell the numbers of a step
+    reports: list[str] = []  # numbers in its result.json, by dotted key, which --expect can name; NAME.*: all below
     wires: list[Wire] = []
     presets: dict[str, Any] = {}  # what the base in the image says, key by key, where the image's record does not
     unsaid: dict[str, Any] = {}  # what the library takes for a key that nothing says

@@ -15,6 +15,8 @@ from slipway.console import say
 from slipway.errors import Exit, SlipwayError, visible
 from slipway.project import find_root
 
+TOKENIZER = "tokenizer="
+
 
 @click.command("env")
 @options.planning
@@ -110,10 +112,16 @@ def logs(run_name: str, follow: bool, ray: bool, runs_dir: str | None, profile: 
 @options.planning
 @click.option("--full", is_flag=True, help="Of files: read all of them, not the beginning.")
 @click.option("--workers", type=click.IntRange(1), help="Processes with --full; all cores otherwise.")
+@click.option("--rows", is_flag=True, help="Of files: numbers of all rows, also where there are many.")
+@click.option("--length", type=click.IntRange(1), help="Of files: how many rows have more tokens (tokenizer=PATH).")
 @options.as_json
-def check(full: bool, workers: int | None, as_json: bool, step: str, words: tuple[str, ...], **given: Any) -> None:
-    """Say what would stop `launch run STEP WORDS`; or what is wrong with files, folders and quoted patterns."""
-    if not Path(step).exists() and not full:
+def check(
+    full: bool, workers: int | None, rows: bool, length: int | None, as_json: bool, step: str, words: tuple[str, ...],
+    **given: Any,
+) -> None:  # fmt: skip
+    """Say what would stop `launch run STEP WORDS`; or what is wrong with files, folders and quoted patterns, and how
+    many rows they have, of which roles, how long (tokenizer=PATH or hf://…), and which repeat another."""
+    if not Path(step).exists() and not (full or rows or length):
         from launcher.catalog import definitions
         from launcher.planning import preparation  # files need neither
 
@@ -123,13 +131,20 @@ def check(full: bool, workers: int | None, as_json: bool, step: str, words: tupl
             code = options.report(prepared) or options.report_needs(root, prepared)
             say("nothing stops it" if code == Exit.OK else "it would not be submitted")
             sys.exit(code)
-    _check_files((step, *words), full, workers, as_json)
+    named = [w.removeprefix(TOKENIZER) for w in words if w.startswith(TOKENIZER)]
+    files = (step, *(w for w in words if not w.startswith(TOKENIZER)))
+    _check_files(files, full, workers, rows, named[-1] if named else "", length, as_json)
 
 
-def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_json: bool) -> None:
-    from launcher.artifacts import full_check
+def _check_files(
+    words: tuple[str, ...], full: bool, workers: int | None, rows: bool, tokenizer: str, length: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from launcher.artifacts import full_check, tokens
     from slipway import canonical
 
+    if length and not tokenizer:
+        raise SlipwayError(Exit.WORDS, "--length counts tokens", remedy="name tokenizer=PATH or tokenizer=hf://…")
     for word in words:
         if word.startswith("hf://"):
             raise SlipwayError(Exit.WORDS, "hf:// is not a path", where=word, remedy="launch fetch prints one")
@@ -138,9 +153,25 @@ def _check_files(words: tuple[str, ...], full: bool, workers: int | None, as_jso
         report = full_check.check_files(paths, workers or len(os.sched_getaffinity(0)), _progress())
     else:
         report = full_check.look_at(paths)
+    loaded = tokens.Tokenizer(_tokenizer_folder(tokenizer)) if tokenizer else None
+    report = full_check.with_numbers(report, rows or bool(tokenizer), loaded, length)
     text = canonical.pretty(report) if as_json else "".join(f"{full_check.describe(c)}\n" for c in report.checked)
     click.echo(text, nl=False)
     sys.exit(report.exit)
+
+
+def _tokenizer_folder(named: str) -> Path:
+    """A folder, or what HF_HOME has of a name on the hub. Raises SlipwayError 66 where it has nothing."""
+    from launcher.artifacts import hub, hub_cache
+
+    if not named.startswith("hf://"):
+        return Path(named).expanduser()
+    home = Path(os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface").expanduser()
+    asked = hub_cache.parse(named)
+    if not (commit := hub_cache.known_commit(asked, home)):
+        what = f"is not in the cache {home}"
+        raise SlipwayError(Exit.NO_INPUT, what, where=f"{TOKENIZER}{named}", remedy=hub.remedy(asked, home))
+    return asked.at(commit).snapshot(home) / asked.below
 
 
 @click.command()
@@ -211,10 +242,10 @@ def doctor(name: str, nodes: int | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["matrix", "metrics", "profile", "record", "step"]))
+@click.argument("kind", type=click.Choice(["matrix", "metrics", "pipeline", "profile", "record", "step"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema of step.yaml, of profiles or of images/matrix.yaml, for editors; for programs, that of a
-    run's record.json, or of a line of its metrics.jsonl."""
+    """Print the JSON Schema of step.yaml, of profiles, pipelines or images/matrix.yaml, for editors; for programs, that
+    of a run's record.json, or of a line of its metrics.jsonl."""
     from launcher.lists import step_list
 
     click.echo(step_list.schema(kind), nl=False)

@@ -64,6 +64,12 @@ _PLANNING: list[Decorator] = [
         "--megatron-cache", metavar="DIR", help="NRL_MEGATRON_CHECKPOINT_DIR; the profile's or usual one otherwise."
     ),
     click.option("--resume", is_flag=True, help="Continue the run whose output is in output=."),
+    click.option(
+        "--expect",
+        multiple=True,
+        metavar="CONDITION",
+        help="What the run has to come to, or it is no success (76): loss<2.0, learns; repeatable.",
+    ),
     click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded."),
     runs_dir,
 ]

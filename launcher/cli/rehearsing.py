@@ -105,7 +105,7 @@ def _small(root: Any, asked: Any, looks: Any) -> Any:
         dataclasses.replace(
             asked, words=words, profile=asked.profile if here else "docker", flavour="cpu",
             release=asked.release if same else None, nodes=1, gpus=None, gpu_ids=None, procs=1, secret=(), code=(),
-            resume=False, rehearsal=True,
+            resume=False, rehearsal=True, expect=(),
         ),
         looks,
     )  # fmt: skip

@@ -105,7 +105,7 @@ def launched(
     code = 0
     while not code:
         try:
-            made = _ensured(root, prepared, looks)
+            made = _ensured(root, prepared, looks, after)
             if not requirements.outdated(prepared.plan):
                 return _go(root, prepared, detach, follow, made, after)
             say("planned anew, with what was made")
@@ -186,20 +186,23 @@ def _converted(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
     return preparation.prepare(root, anew, looks) if anew.needs else prepared
 
 
-def _ensured(root: Any, prepared: Any, looks: Any = None) -> list[str]:
-    """Has made what a launch needs, or knows the jobs that make it. Ends with what makes it, where that fails."""
+def _ensured(root: Any, prepared: Any, looks: Any = None, ok: Sequence[str] = ()) -> list[str]:
+    """Has made what a launch needs, or knows the jobs that make it. Ends with what makes it, where that fails.
+
+    `ok`: jobs that have to end well before anything of it may start.
+    """
     from launcher.prerequisites import requirements
     from launcher.runs import lifecycle
 
     def start(first: Any) -> Any:
         if code := options.report(first):
             sys.exit(code)
-        after = _ensured(root, first, looks)
+        after = _ensured(root, first, looks, ok)
         if first.engine.ATTACHED:
             if code := _finish(first).outcome.exit_code:
                 sys.exit(code)
             return None
-        with lifecycle.submitted(first, after) as (started, _):
+        with lifecycle.submitted(first, after, ok) as (started, _):
             say(f"it is run {started.id}")
             return started
 

@@ -13,18 +13,24 @@ from images.locking import lock as locks
 from images.locking.model import Entry, Flavour, Lock, Matrix
 from launcher.catalog import commands, definitions, releases
 from launcher.catalog.definitions import ArtifactType, Input, Step
+from launcher.catalog.pipelines import Pipeline
 from launcher.catalog.profiles import Profile
 from launcher.core.plan import Plan
 from launcher.records.metrics import Measured
 from launcher.records.run_directory import Record
-from slipway import canonical, tables
+from slipway import canonical, gates, tables
 from slipway.errors import Exit, SlipwayError, nearest, visible
 from slipway.project import Root
 
 KINDS: dict[str, Any] = {
-    "matrix": Matrix, "profile": Profile, "step": Step, "record": Record, "metrics": Measured
+    "matrix": Matrix, "profile": Profile, "step": Step, "record": Record, "metrics": Measured,
+    "pipeline": Pipeline,
 }  # fmt: skip
-BY_PLACE = {"step": ("id", "folder"), "profile": ("name", "file")}  # what a file does not say of itself
+BY_PLACE = {
+    "step": ("id", "folder"),
+    "profile": ("name", "file"),
+    "pipeline": ("file",),
+}  # what a file does not say of itself
 
 
 def choose(root: Root, library: str | None, consumes: str | None, produces: str | None) -> list[Step]:
@@ -111,6 +117,7 @@ def details(root: Root, name: str) -> str:
         "runs": [f"by {step.launcher}, {shape} unless told otherwise; stopped by {stop}"],
         "commands": [*map(_command, step.commands), *([step.why] if step.why else [])],
         "lock entries": [_entry(step, e) for e in lock.entries.values() if e.library == step.library],
+        "reports (--expect)": [", ".join([*gates.DERIVED, *step.reports])] if step.reports else [],
         "example": [example(step)],
     }
     head = f"{_names(step)}: {step.title}\n{step.library}, {step.folder}/step.yaml\n"

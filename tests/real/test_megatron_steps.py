@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from images.building import identity
-from images.locking import lock as locks
-from slipway.project import Root
-
 from .cache import converted, reads
-from .conftest import Work, link_tar
+from .conftest import Work
 from .support import ENDLESS, PATIENCE, PROJECT, Running, Tree, told
 
 pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="module")
-def dock(project: Tree, ground: Path, address: str) -> Tree:
-    """A project that has the record of Megatron-Bridge's cpu image."""
-    command = [str(BIN / "images"), "build", "megatron-bridge", "--flavour", "cpu"]
-    env = {**os.environ, "DOCKER_HOST": address}
-    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    entry = locks.select(locks.load_lock(Root(PROJECT)), "megatron-bridge", "cpu")
-    record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
-    shutil.copytree(project.path, ground / "dock", copy_function=link_tar)
-    identity.save(Root(ground / "dock"), record)
-    return dataclasses.replace(project, path=ground / "dock")
 
 
 @pytest.fixture(scope="module")

@@ -45,10 +45,6 @@ def _help(spec: LaunchSpec, name: str) -> str:
 
 def _columns(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     for name, found in seen.artifacts.items():
-        plain = found.kind == "file" and not found.files and found.path.endswith((".jsonl", ".json"))
-        if spec.step.inputs[name].one_file and found.type and not plain:
-            remedy = "unpack or join them; data_prep/rl_prep makes one file of any number of shards"
-            yield error(Exit.DATA, f"{name}={found.path}", "has to be one plain .jsonl file", remedy)
         there = found.data.columns
         absent = [c for c in spec.step.inputs[name].needs_columns if there is not None and c not in there]
         if absent:
