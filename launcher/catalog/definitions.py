@@ -21,7 +21,8 @@ from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
 ArtifactType = Literal[
-    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "checkpoint_hf",
+    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "text_jsonl", "text_parquet",
+    "text_plain", "checkpoint_hf",
     "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
 ]  # fmt: skip
 
@@ -46,8 +47,8 @@ class Input(Noun, frozen=True, kw_only=True):
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
     `plain`: of an adapter, LoRA alone. `quantized`: method of quantized weights that it takes -> what is said of it.
-    `grammar`: what a conversation may be (`rows.Grammar`). `why`: said where the type is wrong. `frozen`: a model that
-    every process holds whole, and none trains.
+    `zstd`: files packed so are read, too. `grammar`: what a conversation may be (`rows.Grammar`). `why`: said where the
+    type is wrong. `frozen`: a model that every process holds whole, and none trains.
     """
 
     types: list[ArtifactType]
@@ -60,6 +61,7 @@ class Input(Noun, frozen=True, kw_only=True):
     needs_columns: list[str] = []
     plain: bool = False
     quantized: dict[str, str] = {}
+    zstd: bool = False
     grammar: Grammar = ""
     why: str = ""
     frozen: bool = False
