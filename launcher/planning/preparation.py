@@ -6,7 +6,6 @@ What follows is in runs/lifecycle.py.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,16 +25,17 @@ from launcher.core.arguments import Arguments, parse
 from launcher.core.asked import Asked, Former, Replayed
 from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
 from launcher.core.requirement import Requirement
+from launcher.planning import by_hand, configuration, probe, programs, rehearsal, run_inputs
 from launcher.planning import code as codes
-from launcher.planning import configuration, probe, rehearsal, run_inputs
+from launcher.planning.by_hand import ByHand
 from launcher.planning.checks import config_values, memory, memory_kept, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.planning.probe import Looks
 from launcher.planning.run_files import Prepared
 from launcher.records import run_directory
-from slipway import resolver, yamldoc
+from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import read_text, sha256_file
+from slipway.files import sha256_file
 from slipway.findings import Finding
 from slipway.project import Root
 
@@ -46,7 +46,8 @@ class Options:
 
     `needs`: inputs in whose place others stand, which are made first; `makes`: what this launch makes for others.
     `layers`: what files of `overlays` hold, where that is not to be read again. `resumes`, `replays`: the run that this
-    one goes on from, or repeats; `from_run`: inputs that are named by path, and which run made them.
+    one goes on from, or repeats; `from_run`: inputs that are named by path, and which run made them. `by_hand`: what
+    runs in the step's place.
     """
 
     step: str
@@ -75,6 +76,7 @@ class Options:
     resumes: Former | None = None
     replays: Replayed | None = None
     from_run: Mapping[str, Former] = field(default_factory=dict)
+    by_hand: ByHand = field(default_factory=ByHand)
 
 
 class Chosen(NamedTuple):
@@ -115,8 +117,9 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     checkouts = codes.choose(trees, entry, options.code, options.allow_dirty)
     spec = _resolve(root, options, chosen, seen, {name: tree.code for name, tree in checkouts.items()})
     engine = engines.of(profile.kind)
-    files = _files(root, step, chosen.program, engine)
+    files = programs.files(root, step, [chosen.program, *options.by_hand.programs], engine)
     plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
+    plan = by_hand.planned(plan, options.by_hand)
     findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
     findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, trees)])
     read = tuple(name for name in options.overlays if name not in options.layers)
@@ -125,7 +128,8 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     writers = {name: tree.write for name, tree in checkouts.items()}
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
-    said = None if options.rehearsal or options.makes else _asked(root, options, chosen, checkouts)
+    own = options.rehearsal or options.makes or options.by_hand != ByHand()
+    said = None if own else _asked(root, options, chosen, checkouts)
     return Prepared(
         plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec, said,
         memory=memory_kept.of(spec, seen),
@@ -170,11 +174,13 @@ def understood(root: Root, options: Options, looks: Looks) -> str:
 
 def _choose(root: Root, options: Options, looks: Looks) -> Chosen:
     """Step, profile and entry, and what stands behind the step on the command line; inputs as they are named there."""
-    step = definitions.find_step(root, options.step)
+    own = options.by_hand
+    step = by_hand.command_step(own.library) if own.library else definitions.find_step(root, options.step)
     step = rehearsal.rehearsed(step) if options.rehearsal else step
     profile = profiles.find_profile(root, options.profile)
-    profile = msgspec.structs.replace(profile, secrets=profile.secrets | _secrets(options.secret))
-    named = ("default", *options.overlays)
+    mounts = [*profile.mounts, *by_hand.mounts(own.mounts)]
+    profile = msgspec.structs.replace(profile, secrets=profile.secrets | _secrets(options.secret), mounts=mounts)
+    named = () if own.library else ("default", *options.overlays)
     overlays = [(n, options.layers[n] if n in options.layers else definitions.overlay(step, n)) for n in named]
     env = _environment(options.env)
     profiles.refuse_secrets(step.env, f"{step.folder}/step.yaml: env", "leave it out, and launch with --secret {}")
@@ -359,41 +365,3 @@ def _secrets(words: tuple[str, ...]) -> dict[str, str]:
             raise SlipwayError(Exit.NO_INPUT, f"{path} is no file that can be read", where=where)
         result[name] = f"file:{path}"
     return result
-
-
-def _files(root: Root, step: definitions.Step, program: str, engine: engines.Engine) -> dict[str, Path]:
-    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 for an unknown program, 77."""
-    folder = root.file("entrypoints")
-    with_ray = step.launcher == "ray"  # a change there is none of the other steps' plans
-    supervisor = [f"supervisor/{p.name}" for p in sorted(root.file(folder / "supervisor").glob("*.py"))]
-    names = [*supervisor, "gpus.py", "verify.py", "ray_watch.py", *engine.FILES]
-    files = {n: root.file(folder / n) for n in names if with_ray or not Path(n).name.startswith("ray_")}
-    files["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
-    there = {p.stem: p for p in root.file(folder / "steps").glob("*.py")}
-    if Path(program).stem not in there:
-        what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
-        remedy = nearest(program, [f"{name}.py" for name in there])
-        raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
-    files |= {f"steps/{n}.py": root.file(there[n]) for n in sorted(_imported(there, Path(program).stem))}
-    files["steps/slipway_resolver.py"] = Path(resolver.__file__)  # the very code that this plan was made with
-    for path in files.values():
-        _refuse_crlf(path)
-    return files
-
-
-def _refuse_crlf(path: Path) -> None:
-    """A shell takes the carriage return of a CRLF line for a part of its last word. Raises SlipwayError 65."""
-    if b"\r\n" in path.read_bytes():
-        remedy = "check it out with LF: git config core.autocrlf false; git rm --cached -r -q . && git reset --hard"
-        raise SlipwayError(Exit.DATA, "its lines end with CRLF, expected LF", where=str(path), remedy=remedy)
-
-
-def _imported(there: Mapping[str, Path], name: str) -> set[str]:
-    """A step program, and those beside it that it imports: another one's change is no change of this plan."""
-    found, to_read = {name}, [name]
-    while to_read:
-        text = read_text(there[to_read.pop()])
-        new = {m for m in re.findall(r"^\s*(?:import|from) (\w+)", text, re.M) if m in there} - found
-        found |= new
-        to_read += new
-    return found
