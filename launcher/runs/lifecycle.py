@@ -369,24 +369,6 @@ def await_start(run: Run, engine: Connection) -> None:
         time.sleep(START_POLL)
 
 
-def await_end(run: Run) -> Record:
-    """The run's record, once it has ended. Raises SlipwayError 66: it was never submitted, 77: another user's."""
-    while True:
-        record, state = refresh(run)
-        if state == ANOTHERS:
-            raise SlipwayError(Exit.NOT_PERMITTED, "is another user's run", where=str(run.path))
-        if record and record.outcome:
-            return record
-        if record is None and state != "being prepared":
-            raise SlipwayError(Exit.NO_INPUT, f"cannot be waited for: {state}", where=str(run.path))
-        if record:
-            with engines.of_record(record) as engine:
-                await_start(run, engine)
-                while not engine.wait(run):
-                    time.sleep(START_POLL)
-        time.sleep(START_POLL)  # whoever looks after it brings it home
-
-
 def word(record: Record) -> str:
     """The state of a run for people: running, or its end."""
     if record.outcome is None:
