@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from launcher.cli import launching, options
-from slipway.errors import Exit, SlipwayError
+from slipway.errors import Exit, SlipwayError, nearest
 from slipway.project import find_root
 
 
@@ -47,6 +47,7 @@ def execute(
 
     It starts in the first --mount, else in /output, and its exit code is the run's.
     """
+    from images.locking import lock as locks
     from launcher.planning import preparation
     from launcher.planning.by_hand import ByHand
     from launcher.planning.probe import Looks
@@ -54,6 +55,8 @@ def execute(
 
     launching.refuse_both(detach, follow)
     root, looks, labels = find_root(), Looks(), labelling.said(name, tags)
+    if library not in (known := locks.load_lock(root).libraries):
+        raise SlipwayError(Exit.WORDS, f"unknown library {library!r}", remedy=nearest(library, known))
     hand = ByHand(library=library, command=command, mounts=mounts)
     words = (f"output={output}",) if output else ()
     asked = preparation.Options(f"exec/{library}", words, argv=tuple(sys.argv[1:]), by_hand=hand, **given)

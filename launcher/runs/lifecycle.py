@@ -217,6 +217,8 @@ def collect(run: Run, engine: Connection) -> Record:
         )
         with _recorded(run):
             run.write(record)
+    for left in run.path.glob(f".{run.record_file.name}.*"):  # by a launcher or collector that was killed
+        left.unlink()
     _release(record.plan, run)
     engine.remove(run)
     run_secrets.remove(record.plan, run)

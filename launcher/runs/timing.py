@@ -1,8 +1,8 @@
 """`launch show --timing`: where the time of a run went, from its submission to its end, phase by phase.
 
-A phase ends with a point in time that somebody has written down: the launcher (events.jsonl), the engine,
-the entrypoint or the step's own log. Between two known points nothing is left out, so the phases add up to the whole; where
-a point is not known, the phases beside it are one, and that is said.
+A phase ends with a point in time that somebody has written down: the launcher (events.jsonl), the engine, the
+entrypoint or the step's own log. Between two known points nothing is left out, so the phases add up to the whole;
+where a point is not known, the phases beside it are one, and that is said.
 """
 
 from __future__ import annotations
