@@ -19,7 +19,17 @@ from launcher.catalog import fabrics
 from launcher.core.plan import RUN_DIR, Plan
 from launcher.engines import Connection, Status, logfiles
 from launcher.planning.run_files import Prepared, write_run_files
-from launcher.records import container_reports, former, metrics, outcome, outputs, run_directory, run_secrets, store
+from launcher.records import (
+    claiming,
+    container_reports,
+    former,
+    metrics,
+    outcome,
+    outputs,
+    run_directory,
+    run_secrets,
+    store,
+)
 from launcher.records.container_reports import Reports
 from launcher.records.leases import Holder
 from launcher.records.outcome import End, Ended
@@ -49,7 +59,7 @@ def submitted(
         _make(prepared.runs, made, 0o755)
         if prepared.plan.secrets:
             run_secrets.make_room(prepared.runs / prepared.plan.secrets_folder, made)
-        run = run_directory.claim(prepared.runs, prepared.plan)
+        run = claiming.claim(prepared.runs, prepared.plan)
         with run.lock(wait=True):
             try:
                 _make_cached(prepared, run)
@@ -72,6 +82,7 @@ def submitted(
                     folder.rmdir()
                 raise
             note(run, "started", name=name, after=[*after, *ok])
+            claiming.remember(run)
             if prepared.asked and prepared.asked.resumes:
                 former.resumed(prepared.asked.resumes, run)
             yield run, engine
