@@ -28,6 +28,7 @@ from images.locking import lock as locks
 from images.locking.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
 from images.squashing import sidecar
 from launcher.artifacts.detection import Artifact
+from launcher.artifacts.nouns import Adapter, Data, Packing, Sizes, Tokenizer, Weights
 from launcher.core.plan import EngineInfo, HostInfo, ImageInfo, LaunchSpec, OutputInfo, Plan, Probed
 from launcher.records import run_directory
 from launcher.records.run_directory import EngineUsed, Record, Run
@@ -450,6 +451,28 @@ MODEL = Artifact(
 HOST = HostInfo(
     uid=1000, gid=1000, cpus=8, hf_home="/home/user/hf", runs="/project/runs", runs_writable=True, runs_free=10**12
 )
+
+
+GROUPS = {
+    "data": Data,
+    "packing": Packing,
+    "tokenizer": Tokenizer,
+    "sizes": Sizes,
+    "weights": Weights,
+    "adapter": Adapter,
+}
+
+
+def described(packed: bool = False, **said: Any) -> dict[str, Any]:
+    """An artifact's groups by the names of their fields alone; `tokenizer` and `template` are those of a packing where
+    it is `packed`."""
+    left = said if packed else {"vocabulary" if k == "tokenizer" else k: v for k, v in said.items()}
+    found: dict[str, Any] = {}
+    for name, group in GROUPS.items():
+        own = {k: left[k] for k in group.__struct_fields__ if k in left and (name == "packing") <= packed}
+        left = {k: v for k, v in left.items() if k not in own}
+        found |= {name: group(**own)} if own else {}
+    return found | left
 
 
 def output_of(**changes: Any) -> OutputInfo:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from helpers import REPO, SpecOf, engine_of, output_of, seen_of
+from helpers import REPO, SpecOf, described, engine_of, output_of, seen_of
 
 from images.locking import lock as locks
 from images.locking.model import Lock
 from launcher.artifacts.detection import Artifact
+from launcher.artifacts.nouns import Data
 from launcher.catalog import commands, conflicts, definitions, releases
 from launcher.catalog.conflicts import Conflict
 from launcher.catalog.definitions import Step
@@ -25,20 +26,19 @@ RELEASES = ("v0.4.0", "v0.5.0", "v0.6.0", "v0.7.0")
 FLAT, SECTIONS = RELEASES[:2], RELEASES[2:]
 STEPS = ("grpo", "dapo", "dpo", "rm", "sft", "distillation", "rlhf")
 TEXT: dict[str, str | int] = {"tokenizer": "a" * 64, "template": "b" * 64}
-COLUMNS = {"prompt_jsonl": "input,output,task_name", "preference_jsonl": "chosen,prompt,rejected", "chat_jsonl": ""}
+COLUMNS = {"prompt_jsonl": ["input", "output", "task_name"], "preference_jsonl": ["chosen", "prompt", "rejected"]}
 
 
-def rows(name: str, type_: str = "prompt_jsonl", columns: str | None = None) -> Artifact:
-    facts: dict[str, str | int] = {"columns": COLUMNS[type_] if columns is None else columns}
+def rows(name: str, type_: str = "prompt_jsonl", columns: list[str] | None = None) -> Artifact:
+    data = Data(columns=columns or COLUMNS.get(type_))
     return Artifact(
-        name=name, path=f"/data/{name}.jsonl", kind="file", type=type_, fingerprint="c" * 64,
-        facts=facts if type_ != "chat_jsonl" else {},
+        name=name, path=f"/data/{name}.jsonl", kind="file", type=type_, fingerprint="c" * 64, data=data,
     )  # fmt: skip
 
 
 def model(name: str, type_: str = "checkpoint_hf", **facts: str | int) -> Artifact:
     return Artifact(
-        name=name, path=f"/data/{name}", kind="folder", type=type_, fingerprint="d" * 64, facts=TEXT | facts
+        name=name, path=f"/data/{name}", kind="folder", type=type_, fingerprint="d" * 64, **described(**TEXT | facts)
     )
 
 

@@ -60,7 +60,7 @@ def test_weights_in_another_layout_are_not_counted_again(said: Any, inputs: Inpu
     (inputs.model / name).write_bytes(WEIGHTS)
     code, text = said(inputs.model)
     assert (code, parameters(text)) == (0, 3)
-    assert f"weight_bytes: {(inputs.model / 'model.safetensors').stat().st_size}\n" in text
+    assert f"weights.bytes: {(inputs.model / 'model.safetensors').stat().st_size}\n" in text
     assert said(STEP, *inputs.words) == FINE
 
 

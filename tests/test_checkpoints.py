@@ -14,7 +14,7 @@ import pytest
 from helpers import INDEX, SHARDS, safetensors, write_checkpoint
 
 from launcher.artifacts import checkpoints
-from launcher.artifacts.faults import Found
+from launcher.artifacts.nouns import Adapter, Found, Sizes, Tokenizer, Weights
 
 Break = Callable[[Path], object]
 TEMPLATE = "{{ messages }}"
@@ -45,29 +45,25 @@ def test_a_whole_hugging_face_checkpoint_and_its_facts(tmp_path: Path) -> None:
     files(folder, config_dot_json=json.dumps(config), tokenizer_config_dot_json=json.dumps({"chat_template": TEMPLATE}))
     found = look(folder)
     assert (found.type, found.faults, found.parameters) == ("checkpoint_hf", [], 10)
-    assert {k: v for k, v in found.facts.items() if k != "tokenizer"} == {
-        "architecture": "LlamaForCausalLM", "layers": 2, "hidden": 64, "vocab": 384,
-        "weight_bytes": sum((folder / s).stat().st_size for s in SHARDS),
-        "template": hashlib.sha256(TEMPLATE.encode()).hexdigest(),
-    }  # fmt: skip
+    assert found.sizes == Sizes(architecture="LlamaForCausalLM", layers=2, hidden=64, vocab=384)
+    assert found.weights == Weights(bytes=sum((folder / s).stat().st_size for s in SHARDS))
+    assert found.tokenizer.template == hashlib.sha256(TEMPLATE.encode()).hexdigest()
 
 
 def test_the_sizes_of_a_model_of_several_modalities_are_its_language_models(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "llama")
     files(folder, config_dot_json='{"hidden_size": 1, "text_config": {"hidden_size": 64, "vocab_size": 9}}')
-    assert {k: look(folder).facts.get(k) for k in ("hidden", "vocab", "layers")} == {
-        "hidden": 64, "vocab": 9, "layers": None,
-    }  # fmt: skip
+    assert look(folder).sizes == Sizes(hidden=64, vocab=9)
 
 
 def test_the_tokenizer_is_its_vocabulary_not_its_configuration(tmp_path: Path) -> None:
     """Saving a model again adds to tokenizer_config.json, and is the same tokenizer."""
     folder = write_checkpoint(tmp_path / "llama")
-    before = look(folder).facts["tokenizer"]
+    before = look(folder).tokenizer.vocabulary
     files(folder, tokenizer_config_dot_json='{"is_local": true}')
-    assert look(folder).facts["tokenizer"] == before
+    assert look(folder).tokenizer.vocabulary == before
     files(folder, tokenizer_dot_json='{"model": 1}')
-    assert look(folder).facts["tokenizer"] != before
+    assert look(folder).tokenizer.vocabulary != before
 
 
 @pytest.mark.parametrize(
@@ -80,13 +76,14 @@ def test_the_tokenizer_is_its_vocabulary_not_its_configuration(tmp_path: Path) -
     ],
 )  # fmt: skip
 def test_the_chat_template_wherever_it_stands(tmp_path: Path, contents: dict[str, str]) -> None:
-    facts = checkpoints.tokenizer_facts(files(tmp_path, **contents))
-    assert facts == {"template": hashlib.sha256(TEMPLATE.encode()).hexdigest()}
+    found = checkpoints.tokenizer(files(tmp_path, **contents))
+    assert found == Tokenizer(template=hashlib.sha256(TEMPLATE.encode()).hexdigest())
 
 
 def test_a_tokenizer_without_a_model_is_a_type_of_its_own(tmp_path: Path) -> None:
     found = look(files(tmp_path, tokenizer_dot_json="{}"))
-    assert found.type == "tokenizer_hf" and list(found.facts) == ["tokenizer"]
+    assert found.type == "tokenizer_hf"
+    assert found.tokenizer == Tokenizer(vocabulary=found.tokenizer.vocabulary) != Tokenizer()
 
 
 def test_a_checkpoint_of_one_file_needs_no_index(tmp_path: Path) -> None:
@@ -164,25 +161,25 @@ def test_a_megatron_checkpoint_by_its_root_or_an_iteration(tmp_path: Path) -> No
     root = write_megatron(write_megatron(tmp_path, iteration=2), iteration=4)
     for folder, iteration in ((root, 4), (root / "iter_0000004", 4), (root / "iter_0000002", 2)):
         found = look(folder)
-        assert (found.type, found.faults, found.facts["iteration"]) == ("checkpoint_megatron", [], iteration)
-        assert "tokenizer" in found.facts
+        assert (found.type, found.faults, found.weights.iteration) == ("checkpoint_megatron", [], iteration)
+        assert found.tokenizer.vocabulary
     (root / checkpoints.LATEST).write_text("2\n")
-    assert look(root).facts["iteration"] == 2
+    assert look(root).weights.iteration == 2
 
 
 @pytest.mark.parametrize(
-    ("config", "facts"),
+    ("config", "sizes"),
     [
         ({"num_attention_heads": 32, "num_key_value_heads": 8}, {"heads": 32, "kv_heads": 8}),
         ({"head_dim": 64, "intermediate_size": 8192}, {"head_size": 64, "intermediate": 8192}),
         ({"num_local_experts": 8, "num_experts_per_tok": 2}, {"experts": 8, "experts_per_token": 2}),
         ({"n_routed_experts": 64, "moe_intermediate_size": 768}, {"experts": 64, "expert_intermediate": 768}),
-        ({"text_config": {"num_experts": 4}, "tie_word_embeddings": True}, {"experts": 4, "tied": 1}),
+        ({"text_config": {"num_experts": 4}, "tie_word_embeddings": True}, {"experts": 4, "tied": True}),
         ({"num_attention_heads": "many", "num_experts": [1], "hidden_size": None, "tie_word_embeddings": False}, {}),
     ],
 )  # fmt: skip
-def test_the_sizes_of_a_hugging_face_model(tmp_path: Path, config: dict[str, Any], facts: dict[str, int]) -> None:
-    assert look(files(tmp_path, config_dot_json=json.dumps(config))).facts == facts
+def test_the_sizes_of_a_hugging_face_model(tmp_path: Path, config: dict[str, Any], sizes: dict[str, Any]) -> None:
+    assert look(files(tmp_path, config_dot_json=json.dumps(config))).sizes == Sizes(**sizes)
 
 
 def test_the_sizes_of_a_megatron_model(tmp_path: Path) -> None:
@@ -190,17 +187,15 @@ def test_the_sizes_of_a_megatron_model(tmp_path: Path) -> None:
     model = {"num_layers": 2, "num_query_groups": 4, "num_moe_experts": None, "moe_router_topk": 2, "hidden_size": "x"}
     with (root / "iter_0000004" / "run_config.yaml").open("a") as f:
         f.write(f"\nmodel: {json.dumps(model)}\n")
-    facts = look(root).facts
-    assert {k: v for k, v in facts.items() if k not in ("iteration", "tokenizer")} == {"layers": 2, "kv_heads": 4}
-    assert checkpoints.megatron_facts({**model, "num_moe_experts": 8}) == {
-        "layers": 2, "kv_heads": 4, "experts": 8, "experts_per_token": 2,
-    }  # fmt: skip
+    assert look(root).sizes == Sizes(layers=2, kv_heads=4)
+    with_experts = checkpoints.megatron_sizes({**model, "num_moe_experts": 8})
+    assert with_experts == Sizes(layers=2, kv_heads=4, experts=8, experts_per_token=2)
 
 
 def test_a_lora_of_megatron_bridge_names_its_base(tmp_path: Path) -> None:
     found = look(write_megatron(tmp_path, peft=LORA))
-    facts = {"iteration": 4, "layout": "megatron_bridge", "base": "/ckpt/base", "rank": 8}
-    assert (found.type, found.faults, found.facts) == ("checkpoint_lora", [], facts)
+    assert (found.type, found.faults, found.weights.iteration) == ("checkpoint_lora", [], 4)
+    assert found.adapter == Adapter(layout="megatron_bridge", base="/ckpt/base", rank=8)
 
 
 @pytest.mark.parametrize(
@@ -241,10 +236,10 @@ def write_adapter(folder: Path) -> Path:
 
 def test_a_lora_of_hugging_face_peft_names_its_base(tmp_path: Path) -> None:
     found = look(write_adapter(tmp_path))
-    facts = {"layout": "hf_peft", "base": "/ckpt/llama", "rank": 8}
-    assert found == Found(type="checkpoint_lora", facts=facts, parameters=64)
+    adapter = Adapter(layout="hf_peft", base="/ckpt/llama", rank=8)
+    assert found == Found(type="checkpoint_lora", adapter=adapter, parameters=64)
     (tmp_path / "slipway.json").write_text(json.dumps({"base": "f" * 64, "base_path": "/ckpt/llama"}))
-    assert look(tmp_path).facts["base"] == "f" * 64, "the fingerprint says more than a path"
+    assert look(tmp_path).adapter.base == "f" * 64, "the fingerprint says more than a path"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +284,7 @@ def test_a_checkpoint_of_nemo_rl_by_its_root_or_a_step(tmp_path: Path, weights: 
     for folder, step in ((root, 10), (root / "step_9", 9)):
         found = look(folder)
         assert (found.type, found.faults) == ("checkpoint_nemo_rl", [])
-        assert {k: v for k, v in found.facts.items() if k != "tokenizer"} == {"weights": kind, "iteration": step}
+        assert (found.weights.format, found.weights.iteration) == (kind, step)
 
 
 @pytest.mark.parametrize(

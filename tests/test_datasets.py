@@ -14,8 +14,8 @@ import pytest
 from helpers import CHAT, HERE, write_chats
 
 from launcher.artifacts import datasets
-from launcher.artifacts.faults import Found
 from launcher.artifacts.jsonl import MAX_LINE
+from launcher.artifacts.nouns import Data, Found, Packing
 
 LINE = json.dumps(CHAT) + "\n"
 
@@ -26,12 +26,14 @@ def faults(found: Found) -> list[tuple[str, str]]:
 
 def test_a_short_file_is_checked_whole_and_a_long_one_at_its_beginning(tmp_path: Path) -> None:
     path = write_chats(tmp_path / "a.jsonl", "{}")
-    assert datasets.look([path]).facts == {"checked": "whole", "rows": 3}
+    before = datasets.look([path])
+    assert (before.checked, before.data) == ("whole", Data(rows=3))
     with path.open("a") as f:
         f.writelines([LINE] * (datasets.HEAD // len(LINE)))
         f.write("{}\n")
     found = datasets.look([path])
-    assert (found.facts, faults(found)) == ({"checked": "beginning"}, [("a.jsonl:3", "`messages` is missing")])
+    assert (found.checked, found.data) == ("beginning", Data())
+    assert faults(found) == [("a.jsonl:3", "`messages` is missing")]
 
 
 def test_the_line_in_which_the_beginning_ends_is_left_out(tmp_path: Path) -> None:
@@ -43,7 +45,7 @@ def test_the_line_in_which_the_beginning_ends_is_left_out(tmp_path: Path) -> Non
 def test_a_first_line_longer_than_the_beginning_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(LINE.replace("Out to sea.", "x" * 2 * datasets.HEAD) + "{}\n")
-    assert datasets.look([path]) == Found(type="chat_jsonl", facts={"checked": "beginning"})
+    assert datasets.look([path]) == Found(type="chat_jsonl", checked="beginning")
 
 
 def test_a_line_of_200_mb_is_one_fault(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_shards_are_checked_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "3.jsonl").touch()
     (tmp_path / "4.jsonl.gz").write_bytes(gzip.compress(f"{LINE}[]\n".encode()))
     found = datasets.look([*files, tmp_path / "3.jsonl", tmp_path / "4.jsonl.gz"])
-    assert found.facts == {"files": 5, "checked": "whole", "rows": 11}
+    assert (found.checked, found.data) == ("whole", Data(files=5, rows=11))
     assert [where for where, _ in faults(found)] == ["1.jsonl:3", "2.jsonl:3", "2.jsonl:4", "3.jsonl", "4.jsonl.gz:2"]
     assert datasets.data_files(tmp_path) == [*files, tmp_path / "3.jsonl", tmp_path / "4.jsonl.gz"]
 
@@ -68,7 +70,7 @@ def test_of_very_many_shards_the_first_are_checked(tmp_path: Path, pack: Callabl
     for file in files:
         file.write_bytes(good)
     files[-1].write_bytes(pack(b"{}"))
-    assert datasets.look(files) == Found(type="chat_jsonl", facts={"files": most + 1, "checked": "beginning"})
+    assert datasets.look(files) == Found(type="chat_jsonl", checked="beginning", data=Data(files=most + 1))
     assert faults(datasets.look(files[1:])) == [(f"{most:03}.jsonl:1", "`messages` is missing")]
 
 
@@ -89,10 +91,10 @@ def packed(tmp_path: Path) -> Path:
 
 
 def test_packed_parquet_and_how_it_was_packed(packed: Path) -> None:
-    assert datasets.look([packed]) == Found(type="packed_parquet", facts={"rows": 3, "pack_size": 128})
+    assert datasets.look([packed]) == Found(type="packed_parquet", data=Data(rows=3), packing=Packing(size=128))
     (packed.parent / "slipway.json").write_text('{"pack_size": 256, "tokenizer": "t", "template": "c", "more": 1}')
-    facts = {"rows": 3, "pack_size": 256, "tokenizer": "t", "template": "c"}
-    assert datasets.look([packed]) == Found(type="packed_parquet", facts=facts)
+    packing = Packing(size=256, tokenizer="t", template="c")
+    assert datasets.look([packed]) == Found(type="packed_parquet", data=Data(rows=3), packing=packing)
     assert datasets.beside(packed) == [packed.parent / "128_metadata.jsonl", packed.parent / "slipway.json"]
     assert datasets.data_files(packed.parent) == [packed]
 
@@ -100,7 +102,7 @@ def test_packed_parquet_and_how_it_was_packed(packed: Path) -> None:
 def test_shards_of_packed_parquet(packed: Path) -> None:
     shutil.copy(packed, packed.parent / "more.parquet")
     found = datasets.look([packed, packed.parent / "more.parquet", packed.parent / "128_metadata.jsonl"])
-    assert found.facts == {"files": 2, "rows": 6, "pack_size": 128}
+    assert (found.data, found.packing) == (Data(files=2, rows=6), Packing(size=128))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_shards_of_packed_parquet(packed: Path) -> None:
 )
 def test_the_pack_size_is_in_the_metadata_or_in_the_name(packed: Path, metadata: str, size: int) -> None:
     (packed.parent / "128_metadata.jsonl").write_text(metadata)
-    assert datasets.look([packed]).facts["pack_size"] == size
+    assert datasets.look([packed]).packing.size == size
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_tokens_and_index_belong_together(tmp_path: Path, suffix: str) -> None:
     file = write_tokens(tmp_path).with_suffix(suffix)
     other = file.with_suffix(".idx" if suffix == ".bin" else ".bin")
     assert datasets.beside(file) == [other]
-    assert datasets.look([file]) == datasets.look([file, other]) == Found(type="binidx", facts={"sequences": 2})
+    assert datasets.look([file]) == datasets.look([file, other]) == Found(type="binidx", data=Data(sequences=2))
     assert datasets.look([write_tokens(tmp_path, (1,), 8, 2).with_suffix(suffix)]).faults == []
 
 

@@ -16,6 +16,7 @@ from helpers import CHAT, HERE, SHARDS, safetensors, write_chats, write_checkpoi
 from launcher.artifacts import detection
 from launcher.artifacts.datasets import INDEX_MAGIC
 from launcher.artifacts.detection import MAX_FAULTS, SAMPLE_BYTES, SAMPLES, Artifact
+from launcher.artifacts.nouns import Data
 
 
 def faults(found: Artifact) -> list[tuple[str, str]]:
@@ -200,14 +201,14 @@ def test_a_folder_of_data_files_is_one_artifact(tmp_path: Path) -> None:
         write_chats(tmp_path / f"{number}.jsonl")
     found = detection.inspect("train", tmp_path)
     assert (found.kind, found.type, found.files) == ("folder", "chat_jsonl", [])
-    assert found.facts == {"files": 2, "checked": "whole", "rows": 4}
+    assert (found.data, found.checked) == (Data(files=2, rows=4), "whole")
 
 
 def test_packed_parquet_brings_its_metadata(tmp_path: Path) -> None:
     shutil.copy(HERE / "data" / "packed.parquet", tmp_path / "training_128.parquet")
     (tmp_path / "128_metadata.jsonl").write_text("[]")
     found = detection.inspect("train", tmp_path / "training_128.parquet")
-    assert (found.kind, found.type, found.facts["pack_size"]) == ("file", "packed_parquet", 128)
+    assert (found.kind, found.type, found.packing.size) == ("file", "packed_parquet", 128)
     assert [Path(f).name for f in found.files] == ["training_128.parquet", "128_metadata.jsonl"]
     assert detection.inspect("train", tmp_path).files == []
 
@@ -235,7 +236,7 @@ def test_of_a_file_of_100_gb_little_is_read(tmp_path: Path) -> None:
     os.truncate(path, 100 * 10**9)
     before, _ = read_so_far()
     found = detection.inspect("train", path)
-    assert (found.type, found.faults, found.facts) == ("chat_jsonl", [], {"checked": "beginning"})
+    assert (found.type, found.faults, found.checked, found.data) == ("chat_jsonl", [], "beginning", Data())
     assert read_so_far()[0] - before < 16 * 2**20
 
 
@@ -244,7 +245,7 @@ def test_of_many_files_no_more_is_read_than_of_64_large_ones(tmp_path: Path) -> 
         os.truncate(write_chats(tmp_path / f"{number:03}.jsonl"), 10**9)
     before, calls = read_so_far()
     found = detection.inspect("train", tmp_path)
-    assert (found.type, found.facts) == ("chat_jsonl", {"files": 500, "checked": "beginning"})
+    assert (found.type, found.checked, found.data) == ("chat_jsonl", "beginning", Data(files=500))
     now = read_so_far()
     assert now[0] - before < 200 * 2**20 and now[1] - calls < 5 * 1024
 

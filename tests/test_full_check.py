@@ -73,7 +73,7 @@ def test_a_fault_behind_the_beginning_is_found(tmp_path: Path) -> None:
     assert detection.inspect("a", path).faults == []
     (found,) = check(path).checked
     assert places(Report(full=True, checked=[found])) == [("error", f"a.jsonl:{2 * PIECE // len(GOOD) + 1}")]
-    assert found.artifact.facts == {"checked": "whole"}
+    assert found.artifact.checked == "whole"
 
 
 def test_packed_and_empty_files_among_others(tmp_path: Path, small_pieces: int) -> None:
@@ -96,7 +96,7 @@ def test_anything_else_is_hashed_whole(tmp_path: Path) -> None:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    assert found.artifact.facts["sha256"] == digest.hexdigest() and found.exit == 0
+    assert found.sha256 == digest.hexdigest() and found.exit == 0
 
 
 def test_progress_is_told_in_bytes_up_to_all_of_them(tmp_path: Path, small_pieces: int) -> None:
@@ -175,9 +175,9 @@ def test_the_command_says_what_each_path_is(project: Project, tmp_path: Path, fu
     done = project.launch("check", *full, str(chats), str(model))
     assert (done.code, done.stderr) == (0, "")
     lines = "212 bytes, 2 lines" if full else "212 bytes"
-    said = f"{chats}: chat_jsonl (file, {lines})\n  checked: whole\n  rows: 2\n{model}: checkpoint_hf (fol"
+    said = f"{chats}: chat_jsonl (file, {lines})\n  checked: whole\n  data.rows: 2\n{model}: checkpoint_hf (fol"
     assert done.stdout.startswith(said)
-    assert "  parameters: 10\n  architecture: LlamaForCausalLM\n  tokenizer: " in done.stdout
+    assert "  parameters: 10\n" in done.stdout and "\n  sizes.architecture: LlamaForCausalLM\n" in done.stdout
     assert ("  sha256: " in done.stdout) == bool(full)
 
 

@@ -250,7 +250,7 @@ def test_an_input_of_the_hub_is_its_snapshot_mounted_by_its_repository(
     model = plan["inputs"]["model"]
     assert (model["type"], model["parameters"]) == ("checkpoint_hf", 10)
     target = f"/inputs/model-{model['fingerprint'][:8]}"
-    assert model["facts"]["hub"] == f"{MODEL}@{commit}"
+    assert model["hub"] == f"{MODEL}@{commit}"
     mount = {"source": str(repository(tmp_path)), "target": target, "readonly": True}
     assert [m for m in plan["mounts"] if m["target"].startswith("/inputs/model")] == [mount]
     inside = f"{target}/snapshots/{commit}"

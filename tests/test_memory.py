@@ -9,6 +9,7 @@ import pytest
 from helpers import REPO, SpecOf
 from test_parallelism import BASE, SFT, SIZES, Found, artifact
 
+from launcher.artifacts.nouns import Sizes
 from launcher.catalog import definitions
 from launcher.catalog.profiles import Gpu, Profile
 from launcher.planning.checks import config_values, memory, preflight
@@ -17,10 +18,10 @@ from slipway.project import Root
 
 # Sizes as in the models' config.json on the hub.
 LLAMA_1B = Model(
-    layers=16, hidden=2048, vocab=128256, heads=32, kv_heads=8, head_size=64, intermediate=8192, tied=1
+    layers=16, hidden=2048, vocab=128256, heads=32, kv_heads=8, head_size=64, intermediate=8192, tied=True
 )  # fmt: skip
 LLAMA_3B = Model(
-    layers=28, hidden=3072, vocab=128256, heads=24, kv_heads=8, head_size=128, intermediate=8192, tied=1
+    layers=28, hidden=3072, vocab=128256, heads=24, kv_heads=8, head_size=128, intermediate=8192, tied=True
 )  # fmt: skip
 LLAMA_8B = Model(layers=32, hidden=4096, vocab=128256, heads=32, kv_heads=8, head_size=128, intermediate=14336)
 QWEN_30B_A3B = Model(
@@ -280,8 +281,8 @@ def test_without_a_memory_in_the_profile_nothing_is_estimated(spec_of: SpecOf, p
 def test_a_precision_that_is_left_to_the_checkpoint_is_its(
     spec_of: SpecOf, dtype: str, width: tuple[int, int, int] | None
 ) -> None:
-    sizes = {name: v for name, v in LARGE.facts.items() if v}
-    given = [msgspec.structs.replace(LARGE, type="checkpoint_hf", facts=sizes | ({"dtype": dtype} if dtype else {}))]
+    sizes = msgspec.structs.replace(LARGE.sizes, dtype=dtype)
+    given = [msgspec.structs.replace(LARGE, type="checkpoint_hf", sizes=sizes)]
     found = Found(spec_of, "sft/automodel", given=given, over=[("mine", {"model": {"torch_dtype": "auto"}})])
     known: Any = memory.settings(found.spec) | {"micro_batch": 1, "sharding": "fsdp2"}
     spread = memory.layout_of(found.spec, found.seen, known | dict.fromkeys(config_values.PARALLEL, 1))
@@ -365,7 +366,7 @@ def test_a_precision_that_is_written_out(spec_of: SpecOf, h100: Profile) -> None
 def test_the_shipped_starts_fit_80_gib(spec_of: SpecOf, h100: Profile, name: str, model: Model) -> None:
     facts = {f: getattr(model, f) for f in Model.__struct_fields__ if f != "parameters" and getattr(model, f)}
     over = [(name, definitions.overlay(definitions.find_step(Root(REPO), SFT), name))]
-    given = [msgspec.structs.replace(BASE, facts=facts)]
+    given = [msgspec.structs.replace(BASE, sizes=Sizes(**facts))]
     found = Found(spec_of, SFT, profile=h100, over=over, given=given)
     assert preflight.check(found.spec, found.seen) == [] or {
         f.where for f in preflight.check(found.spec, found.seen)

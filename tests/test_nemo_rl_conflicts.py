@@ -27,6 +27,7 @@ from test_presets import loaded
 
 from images.building.identity import BaseFile
 from launcher.artifacts.detection import Artifact
+from launcher.artifacts.nouns import Sizes
 from launcher.catalog import commands, conflicts
 from launcher.catalog.conflicts import Condition, Conflict
 from launcher.core.plan import Code
@@ -86,8 +87,8 @@ def example(spec_of: SpecOf, row: Conflict, release: str, passes: bool = False, 
 def described(artifact: Artifact, architecture: str) -> Artifact:
     if artifact.type != "checkpoint_hf" or not architecture:
         return artifact
-    experts: dict[str, str | int] = {"experts": 8} if "Moe" in architecture else {}
-    return msgspec.structs.replace(artifact, facts=artifact.facts | {"architecture": architecture} | experts)
+    sizes = Sizes(architecture=architecture, experts=8 if "Moe" in architecture else 0)
+    return msgspec.structs.replace(artifact, sizes=sizes)
 
 
 def of(planned: Launch, row: Conflict) -> list[Any]:
@@ -489,7 +490,7 @@ def condition(c: Condition) -> str:
     if c.any:
         return " or ".join(map(condition, c.any))
     name, right = c.comparison
-    left = c.variable or f"{c.input}{'=' if c.input else ''}{c.fact and f' {c.fact}'}" or " x ".join(
+    left = c.variable or f"{c.input}{'=' if c.input else ''}{c.size and f' {c.size}'}" or " x ".join(
         map(str, conflicts.factors(c.key)))  # fmt: skip
     if name == "given":
         return f"{left} is {'' if right else 'not '}given"

@@ -9,6 +9,8 @@ import pytest
 from helpers import SpecOf
 from rl import RELEASES, SECTIONS, STEPS, launch, model, rows, usual
 
+from launcher.artifacts.nouns import Tokenizer
+
 Told = tuple[str, str]
 
 
@@ -39,7 +41,11 @@ def test_a_key_of_old_documentation_is_answered_with_the_real_one(spec_of: SpecO
 
 
 def test_rows_of_v0_4_0_need_a_task_name(spec_of: SpecOf) -> None:
-    bare = [rows("train", columns="input,output"), rows("validation", columns="input,output"), model("policy")]
+    bare = [
+        rows("train", columns=["input", "output"]),
+        rows("validation", columns=["input", "output"]),
+        model("policy"),
+    ]
     what = "nemo-rl/v0.4.0-cuda needs the column task_name in every row"
     assert errors(spec_of, "grpo", "v0.4.0", given=bare) == [
         ("train=/data/train.jsonl", what), ("validation=/data/validation.jsonl", what),
@@ -133,7 +139,7 @@ def test_dtensor_does_not_read_a_megatron_checkpoint(spec_of: SpecOf) -> None:
 
 
 def test_rows_need_a_chat_template(spec_of: SpecOf) -> None:
-    bare = msgspec.structs.replace(model("policy"), facts={"tokenizer": "a" * 64})
+    bare = msgspec.structs.replace(model("policy"), tokenizer=Tokenizer(vocabulary="a" * 64))
     for name in ("grpo", "sft", "dpo"):
         given = [*usual(name)[:2], bare]
         kind = {"grpo": "prompts", "sft": "conversations", "dpo": "preferences"}[name]
@@ -143,7 +149,7 @@ def test_rows_need_a_chat_template(spec_of: SpecOf) -> None:
 
 
 def test_a_teacher_speaks_with_the_students_tokenizer(spec_of: SpecOf) -> None:
-    other = msgspec.structs.replace(model("teacher"), facts={"tokenizer": "e" * 64, "template": "b" * 64})
+    other = msgspec.structs.replace(model("teacher"), tokenizer=Tokenizer(vocabulary="e" * 64, template="b" * 64))
     given = [rows("train"), model("student"), other]
     told = errors(spec_of, "distillation", "v0.7.0", given=given)
     assert told == [("teacher=/data/teacher", "has another tokenizer than student=/data/student")]

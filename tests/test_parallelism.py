@@ -6,9 +6,10 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from helpers import MODEL, REPO, SpecOf, entry_of, seen_of
+from helpers import MODEL, REPO, SpecOf, described, entry_of, seen_of
 
 from launcher.artifacts.detection import Artifact
+from launcher.artifacts.nouns import Sizes
 from launcher.catalog import commands, definitions
 from launcher.catalog.profiles import Gpu, GpuModel, Profile
 from launcher.catalog.releases import Wired
@@ -25,10 +26,17 @@ SIZES: dict[str, str | int] = {"layers": 32, "hidden": 4096, "heads": 32, "vocab
 
 
 def artifact(name: str, type_: str, digit: str = "c", **facts: str | int) -> Artifact:
-    return Artifact(name=name, path=f"/{name}", kind="folder", type=type_, fingerprint=digit * 64, facts=facts)
+    return Artifact(
+        name=name,
+        path=f"/{name}",
+        kind="folder",
+        type=type_,
+        fingerprint=digit * 64,
+        **described(type_ == "packed_parquet", **facts),
+    )
 
 
-PACKED = artifact("train", "packed_parquet", pack_size=2048, **TOKENIZER)
+PACKED = artifact("train", "packed_parquet", size=2048, **TOKENIZER)
 BASE = artifact("model", "checkpoint_megatron", **SIZES)
 GIVEN = {
     SFT: [PACKED, BASE, artifact("tokenizer", "checkpoint_hf", layers=9, heads=7, **TOKENIZER)],
@@ -128,7 +136,7 @@ def test_rows_are_trained_with_the_tokenizer_they_were_packed_with(
 def test_a_missing_template_is_another_one_and_unknown_packing_none(spec_of: SpecOf) -> None:
     bare = [artifact("tokenizer", "tokenizer_hf", tokenizer="a" * 64)]
     assert Found(spec_of, SFT, given=bare).told[0][1].endswith("sha256 bbbbbbbbbbbb, here none")
-    assert Found(spec_of, SFT, given=[*bare, artifact("train", "packed_parquet", pack_size=2048)]).told == []
+    assert Found(spec_of, SFT, given=[*bare, artifact("train", "packed_parquet", size=2048)]).told == []
 
 
 @pytest.mark.parametrize(
@@ -248,7 +256,7 @@ A2A, LEVELS = "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel
         (CONTEXT, [], [NEEDS]),
         ([*CONTEXT, "model.calculate_per_token_loss=false"], [], [NEEDS]),
         ([*CONTEXT, PER_TOKEN], [], []),
-        (CONTEXT, [msgspec.structs.replace(BASE, facts=SIZES | {"per_token_loss": 1})], []),
+        (CONTEXT, [msgspec.structs.replace(BASE, sizes=Sizes(**SIZES, per_token_loss=True))], []),
         (CONTEXT, [artifact("model", "checkpoint_megatron")], []),  # what the checkpoint says is not known
         ([], [], []),
         ([*CONTEXT, PER_TOKEN, "ddp.average_in_collective=true"], [], [
@@ -256,10 +264,10 @@ A2A, LEVELS = "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel
              "cannot be with ddp.average_in_collective=true, a mean over processes, in fine-tuning"),
         ]),
         (["ddp.average_in_collective=true"], [], []),
-        ([*CONTEXT, PER_TOKEN], [artifact("train", "packed_parquet", pack_size=2048, padded_to=1, **TOKENIZER)],
+        ([*CONTEXT, PER_TOKEN], [artifact("train", "packed_parquet", size=2048, multiple=1, **TOKENIZER)],
          [("context_parallel=2", PADDED)]),
-        ([*CONTEXT, PER_TOKEN], [artifact("train", "packed_parquet", pack_size=2048, padded_to=8, **TOKENIZER)], []),
-        ([], [artifact("train", "packed_parquet", pack_size=2048, padded_to=1, **TOKENIZER)], []),
+        ([*CONTEXT, PER_TOKEN], [artifact("train", "packed_parquet", size=2048, multiple=8, **TOKENIZER)], []),
+        ([], [artifact("train", "packed_parquet", size=2048, multiple=1, **TOKENIZER)], []),
         ([*CONTEXT, PER_TOKEN, A2A], [], [(A2A, f"needs {LEVELS}, sizes of both")]),
         ([*CONTEXT, PER_TOKEN, A2A, f"{LEVELS}=[2,2]"], [], [
             (f"{LEVELS}=[2, 2]", "has the product 4, expected the context parallel size = 2"),

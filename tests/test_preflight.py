@@ -10,6 +10,7 @@ from helpers import HOST, MODEL, REPO, TRAIN, SpecOf, engine_of, entry_of, outpu
 
 from launcher.artifacts.detection import Artifact
 from launcher.artifacts.faults import fault
+from launcher.artifacts.nouns import Sizes
 from launcher.catalog import definitions
 from launcher.catalog.definitions import Step
 from launcher.catalog.profiles import ExtraMount, Profile, SlurmProfile
@@ -315,7 +316,7 @@ def test_a_checkpoint_is_shards_twice_and_the_moments(spec_of: SpecOf) -> None:
 
 LARGE = msgspec.structs.replace(
     MODEL, bytes=10**12, parameters=5 * 10**11,
-    facts={"layers": 80, "hidden": 8192, "vocab": 128256, "heads": 64, "kv_heads": 8, "intermediate": 28672},
+    sizes=Sizes(layers=80, hidden=8192, vocab=128256, heads=64, kv_heads=8, intermediate=28672),
 )  # fmt: skip
 
 

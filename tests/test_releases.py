@@ -125,7 +125,7 @@ def test_a_schedule_of_tiny_is_a_list_as_in_the_examples(name: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("name", ["dpo", "rm"])
 def test_preferences_of_both_layouts(spec_of: SpecOf, name: str, release: str) -> None:
-    ranked = [rows(n, "preference_jsonl", "completions,context") for n in ("train", "validation")]
+    ranked = [rows(n, "preference_jsonl", ["completions", "context"]) for n in ("train", "validation")]
     for given, kind in ((usual(name), "BinaryPreferenceDataset"), (ranked + usual(name)[2:], "PreferenceDataset")):
         found = data(launch(spec_of, name, release, given).config)
         if release in FLAT:

@@ -177,7 +177,7 @@ def test_what_is_there_is_looked_at_and_keeps_its_name(site: Site, words: tuple[
         model = plan["inputs"]["model"]
         assert (model["type"], model["fingerprint"]) == ("checkpoint_megatron", plan["needs"][0]["key"])
     assert (first["config"], first["mounts"]) == (second["config"], second["mounts"])
-    assert second["inputs"]["model"]["facts"]["iteration"] == 0 and "expected" not in second["inputs"]["model"]["facts"]
+    assert first["inputs"]["model"]["expected"] and not second["inputs"]["model"]["expected"]
     assert fingerprint(site, made) == model["fingerprint"]
     (made / "iter_0000000" / "metadata.json").write_text("{ }")
     assert fingerprint(site, made) != model["fingerprint"], "it is not what was made"

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from launcher.artifacts import huggingface
-from launcher.artifacts.faults import Found, fault
+from launcher.artifacts.faults import fault
 from launcher.artifacts.huggingface import lfs
+from launcher.artifacts.nouns import Adapter, Format, Found, Sizes, Tokenizer, Weights
 from slipway import yamldoc
 from slipway.errors import SlipwayError
 from slipway.findings import Finding
@@ -35,6 +36,7 @@ GENERATION = re.compile(r"{%-?\s+generation\s")  # in a chat template: what foll
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _EPOCH = re.compile(r"epoch_(\d+)_step_(\d+)")
 _OF_TRAINER = {"config.json", ADAPTER[0]}
+NONE = Sizes()
 PREFIX = "base_model.model."  # of the names in an adapter of PEFT's
 
 
@@ -57,7 +59,7 @@ def look(folder: Path) -> Found | None:
     if "training_info.json" in names or _numbered(folder, "step_"):
         return _nemo_rl(folder)
     if huggingface.has_tokenizer(names):
-        return Found(type="tokenizer_hf", faults=_tokenizer(folder), facts=tokenizer_facts(folder))
+        return Found(type="tokenizer_hf", faults=_tokenizer(folder), tokenizer=tokenizer(folder))
     return None
 
 
@@ -87,10 +89,8 @@ def last(folder: Path) -> Path | None:
     return trained[-1] if trained else None
 
 
-def tokenizer_facts(folder: Path) -> dict[str, str | int]:
-    """`tokenizer`: sha256 over the files of its vocabulary; `template`: of its chat template; `generation`: 1 where the
-    template marks what is learned; `tokenizer_class`: where it is one that only transformers 5 knows. Absent where not
-    there.
+def tokenizer(folder: Path) -> Tokenizer:
+    """What a folder's tokenizer is.
 
     tokenizer_config.json is left out: every save_pretrained() adds to it, while the vocabulary stays the same bytes.
     """
@@ -100,14 +100,15 @@ def tokenizer_facts(folder: Path) -> dict[str, str | int]:
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
     template = _template(folder)
-    facts: dict[str, str | int] = {"tokenizer": digest.hexdigest() if found else ""}
-    facts["template"] = hashlib.sha256(template.encode()).hexdigest() if template else ""
-    facts["template_tools"] = int(bool(TOOLS.search(template)))
-    facts["tekken"] = int((folder / "tekken.json").is_file())
-    facts["generation"] = int(bool(GENERATION.search(template)))
     named = (_json(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
-    facts["tokenizer_class"] = named if named == NEW_CLASS else ""
-    return {k: v for k, v in facts.items() if v}
+    return Tokenizer(
+        vocabulary=digest.hexdigest() if found else "",
+        template=hashlib.sha256(template.encode()).hexdigest() if template else "",
+        renders_tools=bool(TOOLS.search(template)),
+        marks_learned=bool(GENERATION.search(template)),
+        needs_class=named if named == NEW_CLASS else "",
+        tekken=(folder / "tekken.json").is_file(),
+    )
 
 
 def _template(folder: Path) -> str:
@@ -142,13 +143,18 @@ def _check_json(path: Path) -> list[Finding]:
 def _hugging_face(folder: Path) -> Found:
     shards, faults = huggingface.shards(folder)
     parameters, wrong = _weights(shards)
-    facts = _config_facts(folder) | tokenizer_facts(folder)
-    facts |= {"weight_bytes": size} if (size := sum(p.stat().st_size for p in shards)) else {}
-    if method := huggingface.quantized(_json(folder / "config.json") or {}, folder):
-        facts["quantized"] = method
-        parameters = parameters if method in huggingface.PLAIN_METHODS else 0  # packed: no number of weights
-    faults = [*_check_json(folder / "config.json"), *_tokenizer(folder), *faults, *wrong]
-    return Found(type="checkpoint_hf", faults=faults, facts=facts, parameters=parameters)
+    config = _json(folder / "config.json") or {}
+    method = huggingface.quantized(config, folder)
+    if method and method not in huggingface.PLAIN_METHODS:
+        parameters = 0  # packed: files do not say how many weights there are
+    return Found(
+        type="checkpoint_hf",
+        faults=[*_check_json(folder / "config.json"), *_tokenizer(folder), *faults, *wrong],
+        parameters=parameters,
+        sizes=_sizes(config),
+        tokenizer=tokenizer(folder),
+        weights=Weights(bytes=sum(p.stat().st_size for p in shards), quantized=method),
+    )
 
 
 def _tokenizer(folder: Path) -> list[Finding]:
@@ -156,36 +162,43 @@ def _tokenizer(folder: Path) -> list[Finding]:
     return huggingface.tokenizer_faults(folder, named)
 
 
-def _config_facts(folder: Path) -> dict[str, str | int]:
-    config = _json(folder / "config.json") or {}
+def _sizes(config: dict[str, Any]) -> Sizes:
+    """What a config.json says."""
     text = config.get("text_config")  # where a model of several modalities keeps its language model's sizes
     sizes = config | text if isinstance(text, dict) else config
     architectures = config.get("architectures")
-    facts = {
-        "architecture": architectures[0] if isinstance(architectures, list) and architectures else "",
-        "layers": sizes.get("num_hidden_layers"),
-        "hidden": sizes.get("hidden_size"),
-        "vocab": sizes.get("vocab_size"),
-        "heads": sizes.get("num_attention_heads"),
-        "kv_heads": sizes.get("num_key_value_heads"),
-        "head_size": sizes.get("head_dim"),
-        "intermediate": sizes.get("intermediate_size"),
-        "experts": next((sizes[n] for n in EXPERTS if sizes.get(n)), None),
-        "experts_per_token": sizes.get("num_experts_per_tok"),
-        "expert_intermediate": sizes.get("moe_intermediate_size"),
-        "tied": int(bool(config.get("tie_word_embeddings"))),
-        "positions": sizes.get("max_position_embeddings"),
-        "dtype": sizes.get("dtype") or sizes.get("torch_dtype") or config.get("torch_dtype"),
-    }
-    return {k: v for k, v in facts.items() if v and isinstance(v, str if k in ("architecture", "dtype") else int)}
+    return _known(
+        {
+            "architecture": architectures[0] if isinstance(architectures, list) and architectures else "",
+            "layers": sizes.get("num_hidden_layers"),
+            "hidden": sizes.get("hidden_size"),
+            "vocab": sizes.get("vocab_size"),
+            "heads": sizes.get("num_attention_heads"),
+            "kv_heads": sizes.get("num_key_value_heads"),
+            "head_size": sizes.get("head_dim"),
+            "intermediate": sizes.get("intermediate_size"),
+            "experts": next((sizes[n] for n in EXPERTS if sizes.get(n)), None),
+            "experts_per_token": sizes.get("num_experts_per_tok"),
+            "expert_intermediate": sizes.get("moe_intermediate_size"),
+            "tied": bool(config.get("tie_word_embeddings")),
+            "positions": sizes.get("max_position_embeddings"),
+            "dtype": sizes.get("dtype") or sizes.get("torch_dtype") or config.get("torch_dtype"),
+        }
+    )
 
 
-def megatron_facts(model: dict[str, Any]) -> dict[str, str | int]:
-    """The sizes in a `model` section of Megatron-Bridge, under the names that config.json's have here."""
-    facts = {name: model.get(key) for name, key in MEGATRON.items()}
-    if not facts["experts"]:
-        facts |= {"experts_per_token": None, "expert_intermediate": None}  # Megatron keeps defaults there
-    return {k: int(v) for k, v in facts.items() if v and isinstance(v, int)}
+def megatron_sizes(model: dict[str, Any]) -> Sizes:
+    """The sizes in a `model` section of Megatron-Bridge."""
+    said = {name: model.get(key) for name, key in MEGATRON.items()}
+    if not said["experts"]:
+        said |= {"experts_per_token": 0, "expert_intermediate": 0}  # Megatron keeps defaults there
+    return _known(said)
+
+
+def _known(said: dict[str, Any]) -> Sizes:
+    """Those that are of the type that they should be."""
+    kinds = {name: type(getattr(NONE, name)) for name in said}
+    return Sizes(**{name: value for name, value in said.items() if type(value) is kinds[name]})
 
 
 def _weights(shards: list[Path]) -> tuple[int, list[Finding]]:
@@ -257,16 +270,15 @@ def _peft(folder: Path) -> Found:
     weights = folder / ADAPTER[1]
     parameters, wrong = _weights([weights]) if weights.is_file() else (0, [fault(weights, "is missing")])
     known = _json(config) or {}
-    facts: dict[str, str | int] = {"layout": "hf_peft"}
     recorded = (_json(folder / "slipway.json") or {}).get("base")  # the base's fingerprint, by peft/automodel
     base = recorded or known.get("base_model_name_or_path")
-    if isinstance(base, str):
-        facts["base"] = base
-    if isinstance(known.get("r"), int):
-        facts["rank"] = known["r"]
-    if known and (more := huggingface.beyond_lora(known)):
-        facts["adapter"] = more
-    return Found(type="checkpoint_lora", faults=faults + wrong, facts=facts, parameters=parameters)
+    adapter = Adapter(
+        layout="hf_peft",
+        base=base if isinstance(base, str) else "",
+        rank=known["r"] if isinstance(known.get("r"), int) else 0,
+        beyond=huggingface.beyond_lora(known) if known else "",
+    )
+    return Found(type="checkpoint_lora", faults=faults + wrong, adapter=adapter, parameters=parameters)
 
 
 def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:
@@ -299,24 +311,28 @@ def _iteration(folder: Path, faults: list[Finding]) -> Found:
     if not shards:
         faults.append(fault(folder, "there are no *.distcp shards"))
     run, more = _run_config(folder / "run_config.yaml")
-    facts: dict[str, str | int] = {}
-    if number := re.fullmatch(r"iter_(\d+)", folder.name):
-        facts["iteration"] = int(number[1])
+    weights = Weights(iteration=_number(r"iter_(\d+)", folder))
     if not run.get("peft"):
         model = run.get("model")
-        facts |= megatron_facts(model if isinstance(model, dict) else {}) | tokenizer_facts(folder / "tokenizer")
-        return Found(type="checkpoint_megatron", faults=faults + more, facts=facts)
-    facts["layout"] = "megatron_bridge"
-    checkpoint = run.get("checkpoint")
+        sizes, named = megatron_sizes(model if isinstance(model, dict) else {}), tokenizer(folder / "tokenizer")
+        kind = "checkpoint_megatron"
+        return Found(type=kind, faults=faults + more, weights=weights, sizes=sizes, tokenizer=named)
+    checkpoint, peft = run.get("checkpoint"), run["peft"]
     base = checkpoint.get("pretrained_checkpoint") if isinstance(checkpoint, dict) else None
-    if isinstance(base, str):
-        facts["base"] = base
-    if isinstance(run["peft"], dict) and isinstance(run["peft"].get("dim"), int):
-        facts["rank"] = run["peft"]["dim"]
-    target = str(run["peft"].get("_target_", "")) if isinstance(run["peft"], dict) else str(run["peft"])
-    if not target.endswith(".LoRA"):
-        facts["adapter"] = f"it is {target.rpartition('.')[2] or 'of no known kind'}"
-    return Found(type="checkpoint_lora", faults=faults + more, facts=facts)
+    rank = peft.get("dim") if isinstance(peft, dict) else None
+    target = str(peft.get("_target_", "") if isinstance(peft, dict) else peft)
+    adapter = Adapter(
+        layout="megatron_bridge",
+        base=base if isinstance(base, str) else "",
+        rank=rank if isinstance(rank, int) else 0,
+        beyond="" if target.endswith(".LoRA") else f"it is {target.rpartition('.')[2] or 'of no known kind'}",
+    )
+    return Found(type="checkpoint_lora", faults=faults + more, weights=weights, adapter=adapter)
+
+
+def _number(pattern: str, folder: Path) -> int:
+    found = re.fullmatch(pattern, folder.name)
+    return int(found[1]) if found else 0
 
 
 def _full(path: Path) -> bool:
@@ -358,10 +374,9 @@ def _nemo_rl(folder: Path) -> Found:
     faults += [fault(p, "an empty shard") for p in shards if not p.stat().st_size]
     indices = sorted({p.with_name(".metadata") for p in shards})
     faults += [fault(p, "is missing: saving did not end, or a copy left it out") for p in indices if not _full(p)]
-    facts: dict[str, str | int] = {"weights": "megatron" if any(weights.glob("iter_*")) else "dcp"}
-    if any(p.suffix == ".safetensors" for p in files):
-        facts["weights"] = "safetensors"
-    if number := re.fullmatch(r"step_(\d+)", step.name):
-        facts["iteration"] = int(number[1])
-    facts |= tokenizer_facts(step / "policy" / "tokenizer")
-    return Found(type="checkpoint_nemo_rl", faults=faults, facts=facts)
+    safe = any(p.suffix == ".safetensors" for p in files)
+    written: Format = "safetensors" if safe else "megatron" if any(weights.glob("iter_*")) else "dcp"
+    return Found(
+        type="checkpoint_nemo_rl", faults=faults, tokenizer=tokenizer(step / "policy" / "tokenizer"),
+        weights=Weights(format=written, iteration=_number(r"step_(\d+)", step)),
+    )  # fmt: skip

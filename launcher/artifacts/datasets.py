@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from launcher.artifacts import compressed, forms, huggingface, jsonl, parquet
-from launcher.artifacts.faults import Found, fault
+from launcher.artifacts.faults import fault
+from launcher.artifacts.nouns import Data, Found, Packing
 from launcher.artifacts.rows import Grammar, Shape
 from slipway.findings import Finding
 
@@ -122,21 +123,17 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
         counted += found.lines - found.blank
         faults += found.faults(file) if found.lines > found.blank else [fault(file, "the file is empty")]
         faults += _dropped(file, head) if shape.type == "chat_jsonl" else []
-    facts: dict[str, str | int] = {"files": len(files)} if len(files) > 1 else {}
-    facts["checked"] = "whole" if whole else "beginning"
-    if whole and counted and shape.type == "chat_jsonl":
-        facts["rows"] = counted
-    if any(compressed.zstd(f) for f in files[:MAX_HEADS]):
-        facts["zstd"] = 1
-    if shape.type == "chat_jsonl" and ("tools" in shape.keys or "tool_calls" in shape.inner):
-        facts["tools"] = 1
-    if shape.type != "chat_jsonl":
-        facts["columns"] = ",".join(shape.keys)
-    if rows.columns:
-        facts["named"] = msgspec.json.encode(dict(rows.columns), order="sorted").decode()
-    if rows.grammar:
-        facts["grammar"] = rows.grammar
-    return Found(type=shape.type, faults=faults, facts=facts)
+    chats = shape.type == "chat_jsonl"
+    data = Data(
+        files=len(files),
+        rows=counted if whole and chats else 0,
+        columns=None if chats else list(shape.keys),
+        names=dict(sorted(rows.columns.items())),
+        grammar=rows.grammar,
+        tools=chats and ("tools" in shape.keys or "tool_calls" in shape.inner),
+        zstd=any(compressed.zstd(f) for f in files[:MAX_HEADS]),
+    )
+    return Found(type=shape.type, faults=faults, data=data, checked="whole" if whole else "beginning")
 
 
 def _dropped(file: Path, head: bytes) -> list[Finding]:
@@ -188,12 +185,11 @@ def _packed(files: Sequence[Path]) -> Found:
         elif not footer.rows:
             faults.append(fault(file, "holds no rows"))
         rows += footer.rows
-    facts: dict[str, str | int] = {"files": len(files)} if len(files) > 1 else {}
-    facts |= {"rows": rows} | _packing(files[0], faults)
-    return Found(type="packed_parquet", faults=faults, facts=facts)
+    packing = _packing(files[0], faults)
+    return Found(type="packed_parquet", faults=faults, data=Data(files=len(files), rows=rows), packing=packing)
 
 
-def _packing(file: Path, faults: list[Finding]) -> dict[str, Any]:
+def _packing(file: Path, faults: list[Finding]) -> Packing:
     """How the rows were packed; by slipway.json, else by the metadata, else by the file's name."""
     recorded = file.parent / RECORD
     known = _Packing()
@@ -208,9 +204,8 @@ def _packing(file: Path, faults: list[Finding]) -> dict[str, Any]:
     named = re.search(r"_(\d+)\.", file.name)
     size = known.pack_size or max(sizes, default=0) or (int(named[1]) if named else 0)
     multiple = known.packing.get("pad_to_multiple_of")
-    facts = {"pack_size": size, "tokenizer": known.tokenizer, "template": known.template}
-    facts |= {"padded_to": multiple} if type(multiple) is int else {}
-    return {k: v for k, v in facts.items() if v}
+    multiple = multiple if type(multiple) is int else 0
+    return Packing(size=size, multiple=multiple, tokenizer=known.tokenizer, template=known.template)
 
 
 def _metadata(file: Path) -> list[Path]:
@@ -243,7 +238,7 @@ def _binidx(indexes: Sequence[Path]) -> Found:
         count, wrong = _check_index(index)
         sequences += count
         faults += [wrong] if wrong else []
-    return Found(type="binidx", faults=faults, facts={"sequences": sequences})
+    return Found(type="binidx", faults=faults, data=Data(sequences=sequences))
 
 
 def _check_index(index: Path) -> tuple[int, Finding | None]:

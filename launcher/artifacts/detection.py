@@ -16,9 +16,9 @@ import msgspec
 from launcher.artifacts import blobs, checkpoints, datasets, hub_cache, huggingface, marker
 from launcher.artifacts.checkpoints import MAX_HEADER
 from launcher.artifacts.datasets import USUAL, Rows
-from launcher.artifacts.faults import MAX_FAULTS, Found, fault, kept
+from launcher.artifacts.faults import MAX_FAULTS, fault, kept
+from launcher.artifacts.nouns import Found
 from slipway.findings import Finding
-from slipway.yamldoc import Noun
 
 __all__ = ["MAX_FAULTS", "Artifact", "Finding", "Reader", "fingerprint", "inspect", "unreadable"]
 
@@ -30,42 +30,31 @@ MAX_FILES = 100_000  # of a folder that are listed
 KEPT_ASIDE = (".git", ".cache/huggingface")  # below an input: what git and `hf download --local-dir` know of it
 
 
-class Artifact(Noun, frozen=True, kw_only=True):
-    """An input as found. `type` is empty where it is none that we know, `note` says then what it looks like.
+class Artifact(Found, frozen=True, kw_only=True):
+    """An input as found.
 
     `files`: what has to stand side by side under `path`'s name (a glob's files, a .bin with its .idx, packed
-    Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `parameters`:
-    number of weights of a checkpoint; `fingerprint`: hex, of a snapshot of the hub over its commit and blobs, of what a
-    step makes for a launch the key of that;
-    `facts`: what rules compare, by the type: `hub` (its name there, at the commit), `blobs` (the cache's shared store,
-    where its files are there), `checked` (`whole` or `beginning`), `files`, `rows`, `sequences`, `pack_size`,
-    `padded_to` (a multiple, of packed conversations), `tools` (1: rows have some), `zstd` (1), `tokenizer` and
-    `template` (sha256), `tokenizer_class`, `tekken` (1), `template_tools` (1: it renders tools), `generation` (1: the
-    template marks what is learned), `architecture`, `layers`, `hidden`, `vocab`, `heads`, `kv_heads`, `head_size`,
-    `intermediate`, `experts`, `experts_per_token`, `expert_intermediate`, `tied` (1), `positions`, `taken` (the last
-    checkpoint of an output, as it was found), `expected` (the model whose
-    sizes it will have, of what has yet to be made), `weight_bytes` (of the files that a loader reads), `quantized` (the
-    method), `per_token_loss` (1), `iteration`, `layout`, `base`, `rank`, `adapter` (what it is beyond a plain LoRA),
-    `weights`, `columns` (comma separated), `named` (JSON), `grammar`.
+    Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `fingerprint`: hex, of
+    a snapshot of the hub over its commit and blobs, of what a step makes for a launch the key of that. `hub`: its name
+    there, at the commit; `blobs`: the cache's shared store, where its files are there; `taken`: the last checkpoint of
+    an output, as it was found; `expected`: of what has yet to be made, the model whose sizes it will have.
     """
 
     name: str
     path: str
     kind: Literal["missing", "file", "folder", "glob"]
-    type: str = ""
-    note: str = ""
     fingerprint: str = "0" * 64
     bytes: int = 0
-    parameters: int = 0
-    faults: list[Finding] = []
-    facts: dict[str, str | int] = {}
     files: list[str] = []
+    hub: str = ""
+    blobs: str = ""
+    taken: str = ""
+    expected: str = ""
 
     @property
     def rows(self) -> Rows:
         """How its rows were read."""
-        columns = msgspec.json.decode(str(self.facts.get("named", "{}")), type=dict[str, str])
-        return Rows(columns, self.facts.get("grammar", ""))  # type: ignore[arg-type]
+        return Rows(self.data.names, self.data.grammar)
 
 
 class Reader(NamedTuple):
@@ -105,9 +94,7 @@ def _inspect(name: str, real: Path, rows: Rows) -> Artifact:
     inside = (taken or real).resolve()
     files, faults = _below(inside)
     found = _look(inside, rows)
-    if taken:
-        found = msgspec.structs.replace(found, facts=found.facts | {"taken": str(taken)})
-    return _artifact(name, inside, "folder", found, files, [], faults)
+    return _artifact(name, inside, "folder", found, files, [], faults, taken)
 
 
 def _there(path: Path) -> bool:
@@ -152,25 +139,24 @@ def _artifact(
     files: list[Path],
     listed: list[Path] | None,
     faults: Sequence[Finding] = (),
+    taken: Path | None = None,
 ) -> Artifact:
     root = path if kind == "folder" else Path(os.path.commonpath([p.parent for p in files]))
-    place, facts = hub_cache.place(path), dict(found.facts)
+    place, shared = hub_cache.place(path), ""
     if place:
-        facts["hub"] = str(place.id)
         faults = [*faults, *_leaving(files, _mounted(place))] if kind != "folder" else faults
         store = place.store.resolve()
-        facts |= {"blobs": str(store)} if any(_inside(f, store) for f in files) else {}
+        shared = str(store) if any(_inside(f, store) for f in files) else ""
         faults = [*faults, *blobs.faults(place, files)]
     unread = [*huggingface.pointers(files)]
     gone = {f.where for f in unread}  # what else is said of such a file is said of the pointer
     said = [f for f in found.faults if f.where.rpartition(":")[0] not in gone and f.where not in gone]
-    return Artifact(
-        name=name, path=str(path), kind=kind, type=found.type, note=found.note, parameters=found.parameters,
-        faults=kept([*faults, *unread, *said]),
-        facts=facts, files=[str(p) for p in (files if listed is None else listed)],
-        bytes=sum(p.stat().st_size for p in files),
-        fingerprint=_of_hub(place, files, root) if place else _made(path, kind, files) or fingerprint(files, root),
-    )  # fmt: skip
+    return Artifact(**msgspec.structs.asdict(found) | {
+        "name": name, "path": str(path), "kind": kind, "files": [str(p) for p in (files if listed is None else listed)],
+        "faults": kept([*faults, *unread, *said]), "bytes": sum(p.stat().st_size for p in files),
+        "hub": str(place.id) if place else "", "blobs": shared, "taken": str(taken or ""),
+        "fingerprint": _of_hub(place, files, root) if place else _made(path, kind, files) or fingerprint(files, root),
+    })  # fmt: skip
 
 
 def _of_hub(place: hub_cache.Place, files: list[Path], root: Path) -> str:

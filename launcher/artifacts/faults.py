@@ -1,4 +1,4 @@
-"""What looking at files says: the nouns that every look shares."""
+"""What is wrong with files, as every look says it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
-import msgspec
-
 from slipway.errors import Exit
 from slipway.findings import Finding, Severity, error, warning
 
 MAX_FAULTS = 20  # of each severity that are kept
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What some files are: detection.Artifact says what the fields mean."""
-
-    type: str = ""
-    note: str = ""
-    faults: list[Finding] = []
-    facts: dict[str, str | int] = {}
-    parameters: int = 0
 
 
 def kept(faults: Iterable[Finding]) -> list[Finding]:

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,12 +33,16 @@ Progress = Callable[[int, int], None]
 
 
 class Checked(Noun, frozen=True, kw_only=True):
-    """A path, and the numbers of its faults, of which the artifact keeps the first 20 of each severity."""
+    """A path, and the numbers of its faults, of which the artifact keeps the first 20 of each severity.
+
+    `sha256` (hex): over the names and contents of its files, where they were hashed.
+    """
 
     artifact: Artifact
     errors: int
     warnings: int
     lines: int = 0
+    sha256: str = ""
 
     @property
     def exit(self) -> Exit:
@@ -238,9 +242,7 @@ def _scanned(artifact: Artifact, scanned: Sequence[tuple[_Piece, _Result]]) -> C
     broken = {p.file for p, r in scanned if r.broken}
     full = {f for f, lines in before.items() if lines > blank.get(f, 0)}
     empty = [fault(f, "the file is empty") for f in before if f not in full | broken]
-    whole = msgspec.structs.replace(
-        artifact, faults=kept([*faults, *empty]), facts=artifact.facts | {"checked": "whole"}
-    )
+    whole = msgspec.structs.replace(artifact, faults=kept([*faults, *empty]), checked="whole")
     return Checked(artifact=whole, errors=errors + len(empty), warnings=warnings, lines=sum(before.values()))
 
 
@@ -256,8 +258,8 @@ def _hashed(artifact: Artifact, hashed: Sequence[tuple[_Piece, _Result]]) -> Che
     for piece, result in hashed:
         digest.update(f"{piece.file.relative_to(root)}\0{result.digest}\0".encode(errors="surrogateescape"))
         faults += [fault(piece.file, result.broken)] if result.broken else []
-    facts: dict[str, Any] = {**artifact.facts, "checked": "whole", "sha256": digest.hexdigest()}
-    return _counted(msgspec.structs.replace(artifact, faults=faults, facts=facts))
+    whole = _counted(msgspec.structs.replace(artifact, faults=faults, checked="whole"))
+    return msgspec.structs.replace(whole, sha256=digest.hexdigest())
 
 
 def describe(checked: Checked) -> str:
@@ -267,12 +269,24 @@ def describe(checked: Checked) -> str:
         return visible(f"{artifact.path}: there is nothing there{f' ({artifact.note})' if artifact.note else ''}")
     what = artifact.type or artifact.note or "cannot be told"
     numbers = f"{artifact.bytes:,} bytes" + (f", {checked.lines:,} lines" if checked.lines else "")
-    facts = [f"  {k}: {v}" for k, v in artifact.facts.items()]
+    said = [f"  {name}: {value}" for name, value in _told(checked) if value]
     faults = [f"  {f.severity}: {f.where}: {f.what}" for f in artifact.faults]
     told = [f.severity for f in artifact.faults]
     for severity, count in (("error", checked.errors), ("warning", checked.warnings)):
         if rest := count - told.count(severity):  # type: ignore[arg-type]
             faults.append(f"  and {rest:,} more {severity}s")
     parameters = [f"  parameters: {artifact.parameters:,}"] if artifact.parameters else []
-    lines = [f"{artifact.path}: {what} ({artifact.kind}, {numbers})", *parameters, *facts, *faults]
+    lines = [f"{artifact.path}: {what} ({artifact.kind}, {numbers})", *parameters, *said, *faults]
     return "\n".join(map(visible, lines))
+
+
+def _told(checked: Checked) -> Iterator[tuple[str, object]]:
+    """Names and values of what was found, in each of the groups that says anything."""
+    found = checked.artifact
+    for name in ("hub", "checked", "taken"):
+        yield name, getattr(found, name)
+    yield "sha256", checked.sha256
+    for group in (found.data, found.packing, found.tokenizer, found.sizes, found.weights, found.adapter):
+        for name, value in msgspec.to_builtins(group).items():
+            shown = "yes" if value is True else ", ".join(value) if isinstance(value, list | dict) else value
+            yield f"{type(group).__name__.lower()}.{name}", shown

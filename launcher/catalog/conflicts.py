@@ -35,7 +35,8 @@ _COMPARISONS = ("is_", "is_not", "given", "above", "below", "multiple_of", "no_m
 
 
 class Condition(Noun, frozen=True, kw_only=True):
-    """One thing that is so. On the left: a `key` (an Amount), a container's `variable`, an `input` (a `fact` of it).
+    """One thing that is so. On the left: a `key` (an Amount), a container's `variable`, an `input` (a `size` of it,
+    of artifacts/nouns.py).
 
     `is`, `is_not`: a value, or one of several; null is what nothing says. `given`: whether it is said, and not null.
     `above`, `below`, `multiple_of`, `no_multiple_of`, `differs_from`: an Amount. `has`: a part of a text.
@@ -45,7 +46,7 @@ class Condition(Noun, frozen=True, kw_only=True):
     key: Amount = ""
     variable: str = ""
     input: str = ""
-    fact: str = ""
+    size: str = ""
     any: list[Condition] = []
     is_: Any = msgspec.field(name="is", default=msgspec.UNSET)
     is_not: Any = msgspec.UNSET
@@ -59,7 +60,7 @@ class Condition(Noun, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         left = [name for name in _LEFT if getattr(self, name)]
-        if len(left) != 1 or (self.fact and not self.input):
+        if len(left) != 1 or (self.size and not self.input):
             raise ValueError(f"expected one of {', '.join(_LEFT)}, found {' and '.join(left) or 'none'}")
         compared = [n for n in _COMPARISONS if getattr(self, n) is not msgspec.UNSET]
         if len(compared) != (0 if self.any else 1):

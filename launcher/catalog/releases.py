@@ -75,9 +75,4 @@ def _holds(wire: Wire, artifacts: dict[str, Artifact]) -> bool:
 
 
 def _kinds(artifact: Artifact) -> list[str]:
-    return ["any", artifact.type, *columns(artifact)]
-
-
-def columns(artifact: Artifact) -> list[str]:
-    """The columns that the first rows of an input have."""
-    return str(artifact.facts.get("columns", "")).split(",")
+    return ["any", artifact.type, *(artifact.data.columns or [])]

@@ -144,6 +144,6 @@ def _converted(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
 
     anew = requirements.converted(root, asked, prepared, looks)
     for need, artifact in anew.needs.values():
-        if "expected" not in artifact.facts:
+        if not artifact.expected:
             say(f"{need.input}: {need.by} has made {need.place} before")
     return preparation.prepare(root, anew, looks) if anew.needs else prepared

@@ -341,7 +341,7 @@ class Plan(Noun, frozen=True, kw_only=True):
     the run whose output it was given as.
     """
 
-    schema: Literal[1]
+    schema: Literal[2]
     step: str
     library: str
     release: str

@@ -45,7 +45,7 @@ def make_plan(spec: LaunchSpec, seen: Probed, files: dict[str, str]) -> Plan:
     entry, step, needed = spec.entry, spec.step, [*spec.needs, *cached(spec, seen)]
     output = spec.words.output
     return Plan(
-        schema=1,
+        schema=2,
         step=step.id,
         library=entry.library,
         release=entry.release,
@@ -160,7 +160,7 @@ def container_path(artifact: Artifact) -> str:
     """
     path, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
     if place:
-        below = REPOSITORY if "blobs" in artifact.facts else ""
+        below = REPOSITORY if artifact.blobs else ""
         path = posixpath.join(path, below, Path(artifact.path).relative_to(place.repository))
     elif artifact.kind != "folder":
         path = posixpath.join(path, Path(artifact.path).name)
@@ -177,7 +177,7 @@ def container_paths(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
 
 def _input_mounts(artifact: Artifact) -> list[Mount]:
     folder, place = f"/inputs/{artifact.name}-{artifact.fingerprint[:8]}", hub_cache.place(artifact.path)
-    if place and (store := artifact.facts.get("blobs")):  # its links lead to ../../blobs
+    if place and (store := artifact.blobs):  # its links lead to ../../blobs
         both = {REPOSITORY: str(place.repository), "blobs": str(store)}
         return [Mount(source=s, target=posixpath.join(folder, n), readonly=True) for n, s in both.items()]
     if place:

@@ -126,7 +126,7 @@ def _reader(profile: Profile, found: EngineInfo) -> Reader:
 
 def _unreadable(inputs: Mapping[str, Artifact], reader: Reader, looks: Looks) -> Iterator[tuple[str, Unreadable]]:
     for name, artifact in inputs.items():
-        if "expected" in artifact.facts:
+        if artifact.expected:
             continue  # it is not there
         look = partial(detection.unreadable, artifact, reader)
         if path := looks.once(look, artifact.path, artifact.fingerprint, reader):
@@ -149,7 +149,7 @@ def _inputs(
     found: dict[str, tuple[Artifact, HubInfo | None]] = {}
     for name in sorted(words.inputs, key=lambda n: bool(reads.get(n, USUAL).grammar)):
         rows = reads.get(name, USUAL)
-        if rows.grammar == "last" and any(a.facts.get("generation") for a, _ in found.values()):
+        if rows.grammar == "last" and any(a.tokenizer.marks_learned for a, _ in found.values()):
             rows = rows._replace(grammar="texts")
         found[name] = (expected[name], None) if name in expected else _look(name, words, profile, rows, looks)
     return {name: (_fitting(one, found, looks), of_hub) for name, (one, of_hub) in found.items()}
@@ -172,10 +172,10 @@ def _look(name: str, words: Arguments, profile: Profile, rows: Rows, looks: Look
 def _fitting(found: Artifact, others: Mapping[str, tuple[Artifact, HubInfo | None]], looks: Looks) -> Artifact:
     """An adapter with the fault that it does not fit its base, where both are of Hugging Face and whole."""
     base = others["base"][0] if "base" in others else None
-    if not base or found.facts.get("layout") != "hf_peft" or base.type != "checkpoint_hf":
+    if not base or found.adapter.layout != "hf_peft" or base.type != "checkpoint_hf":
         return found
-    unknown = {"adapter", "expected", "quantized"} & (found.facts.keys() | base.facts.keys())
-    if base.faults or found.faults or unknown:
+    unknown = [found.adapter.beyond, found.expected, base.expected, base.weights.quantized]
+    if base.faults or found.faults or any(unknown):
         return found
     try:
         both = Path(found.path), Path(base.path)
@@ -209,7 +209,7 @@ def _hub(name: str, text: str, profile: Profile, rows: Rows, looks: Looks) -> tu
         severity="error", where=f"{name}={at}", what=found.missing, remedy=hub.remedy(found.id, home),
         code=int(Exit.NO_INPUT),
     )  # fmt: skip
-    absent = Artifact(name=name, path=str(path), kind="missing", fingerprint=found.id.revision, facts={"hub": at})
+    absent = Artifact(name=name, path=str(path), kind="missing", fingerprint=found.id.revision, hub=at)
     return absent, HubInfo(id=at, note=found.note, fetch=not offline, finding=wrong)
 
 

@@ -61,7 +61,7 @@ def _there(plan: Plan, words: Iterable[str]) -> None:
     """Raises SlipwayError 66 for the first input that is not where it was, with what brings it back."""
     for name, found in plan.inputs.items():
         gone = found.kind in ("file", "folder") and not found.files and not Path(found.path).exists()
-        if gone and not found.facts.get("hub") and _input(plan, name) in words:
+        if gone and not found.hub and _input(plan, name) in words:
             what = f"is not there any more ({found.type}, fingerprint {found.fingerprint[:12]})"
             remedy = f"say where it is now: {name}=/new/path"
             raise SlipwayError(Exit.NO_INPUT, what, where=f"{name}={found.path}", remedy=remedy)
@@ -90,7 +90,7 @@ def _inputs(plan: Plan, asked: Asked) -> list[str]:
 
 
 def _input(plan: Plan, name: str) -> str:
-    return f"{name}={plan.inputs[name].facts.get('hub') or plan.inputs[name].path}"
+    return f"{name}={plan.inputs[name].hub or plan.inputs[name].path}"
 
 
 def _replaced(words: Sequence[str], by: Sequence[str]) -> tuple[str, ...]:

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from launcher import engines
 from launcher.artifacts import detection
 from launcher.catalog import profiles
@@ -20,7 +18,7 @@ from launcher.core.plan import LaunchSpec, Plan
 from launcher.engines.shell import refusing
 from launcher.planning import code as codes
 from launcher.planning import probe
-from launcher.records import outputs, run_directory
+from launcher.records import older, outputs, run_directory
 from launcher.records.labels import Labels
 from slipway import canonical, inbox
 from slipway.errors import Exit, SlipwayError
@@ -36,6 +34,7 @@ from slipway.files import (
     write_atomic,
 )
 from slipway.findings import Finding
+from slipway.inbox import Damaged
 from slipway.project import Root
 
 ASKED = "asked.json"  # in a run directory: what `launch submit DIR` puts into the record
@@ -130,9 +129,9 @@ def from_directory(
     refused (66).
     """
     try:
-        plan = msgspec.json.decode(read_text(path / "plan.json"), type=Plan)
-    except msgspec.DecodeError as e:
-        raise SlipwayError(Exit.DATA, f"not a run directory: {e}", where=str(path)) from e
+        plan = older.decode(read_text(path / "plan.json").encode(), Plan, path)
+    except Damaged as e:
+        raise SlipwayError(Exit.DATA, f"not a run directory: {e.what}", where=str(path)) from e
     for name in {*plan.secrets, *plan.profile.secrets}:
         if why := profiles.secret_fault(name):
             raise SlipwayError(Exit.DATA, f"secret {name!r}: {why}", where=str(path / "plan.json"))
@@ -169,5 +168,5 @@ def from_directory(
 
 def _changed(plan: Plan) -> list[str]:
     """The inputs that are not what was planned; but for those that are made first."""
-    there = {name: planned for name, planned in plan.inputs.items() if "expected" not in planned.facts}
+    there = {name: planned for name, planned in plan.inputs.items() if not planned.expected}
     return [n for n, planned in there.items() if detection.inspect(n, Path(planned.path), planned.rows) != planned]

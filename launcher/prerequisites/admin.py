@@ -220,6 +220,7 @@ def adopt(
 
 def _other_shape(made: Artifact, model: Artifact) -> Iterator[str]:
     """Numbers of the architecture that differ; weights are not compared."""
-    for key in sorted(made.facts.keys() & model.facts.keys() - {"tokenizer", "template"}):
-        if made.facts[key] != model.facts[key]:
-            yield f"{made.path}: {key} is {made.facts[key]}, of {model.path} it is {model.facts[key]}"
+    for name in made.sizes.__struct_fields__:
+        ours, theirs = getattr(made.sizes, name), getattr(model.sizes, name)
+        if ours and theirs and ours != theirs:
+            yield f"{made.path}: {name} is {ours}, of {model.path} it is {theirs}"

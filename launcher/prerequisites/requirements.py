@@ -41,11 +41,7 @@ from slipway.project import Root
 POLL = 0.5  # seconds between two looks at a run of another launcher
 FOLDER = ".converted"  # in the folder of all runs; it has to be one's own, since what lies in there is taken for made
 # Of a model, what a conversion leaves as it is.
-_KEPT = frozenset({
-    "architecture", "layers", "hidden", "vocab", "heads", "kv_heads", "head_size", "intermediate", "experts",
-    "experts_per_token", "expert_intermediate", "tied", "positions",
-    "tokenizer", "template", "tokenizer_class", "tekken", "template_tools", "generation",
-})  # fmt: skip
+_OWN = {"dtype": "", "per_token_loss": False}  # sizes that a conversion does not take over
 
 Start = Callable[[Prepared], Run | None]
 
@@ -124,10 +120,10 @@ def _made(need: Requirement, plan: Plan, looks: Looks) -> Artifact:
         return msgspec.structs.replace(found, name=need.input)
     none = Artifact(name="", path=need.source, kind="missing")
     like = next((a for a in plan.inputs.values() if a.type == "checkpoint_hf"), none)
-    packed = "quantized" in like.facts  # its files say how many numbers are stored, not how many weights there are
+    packed = bool(like.weights.quantized)  # its files say how many numbers are stored, not how many weights there are
     return Artifact(
         name=need.input, path=need.place, kind="folder", type=need.type, fingerprint=need.key,
-        facts={fact: value for fact, value in like.facts.items() if fact in _KEPT} | {"expected": like.path},
+        expected=like.path, tokenizer=like.tokenizer, sizes=msgspec.structs.replace(like.sizes, **_OWN),
         bytes=0 if packed else like.bytes, parameters=0 if packed else like.parameters,
     )  # fmt: skip
 
@@ -139,7 +135,7 @@ def missing(plan: Plan) -> list[Requirement]:
 
 def outdated(plan: Plan) -> bool:
     """Whether an input that was planned before it was there is there now, and can be looked at."""
-    waited = {a.path for a in plan.inputs.values() if "expected" in a.facts}
+    waited = {a.path for a in plan.inputs.values() if a.expected}
     return bool(waited - {need.place for need in missing(plan)})
 
 

@@ -64,8 +64,7 @@ def of_run(run: Run, record: Record, find: Find) -> Thing:
 def of_path(path: Path, find: Find) -> Thing:
     """What is at a path, by the run that has left its name there, or in a folder above."""
     found = detection.inspect("path", path)
-    hub = str(found.facts.get("hub", ""))
-    given = OriginInput(path=found.path, fingerprint=found.fingerprint, type=found.type, hub=hub)
+    given = OriginInput(path=found.path, fingerprint=found.fingerprint, type=found.type, hub=found.hub)
     return _thing(given, find, MOST)
 
 

@@ -15,12 +15,10 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-import msgspec
-
 from launcher.artifacts.detection import OF_RUNS, Artifact, files_of_others
 from launcher.core.asked import Former
 from launcher.core.plan import RUN_DIR, Origin, OriginInput, Plan
-from launcher.records import leases
+from launcher.records import leases, older
 from launcher.records.leases import Holder, Taken
 from launcher.records.run_directory import RECORD_LIMIT, Run, now
 from slipway import canonical, inbox
@@ -64,8 +62,7 @@ def of_plan(plan: Plan, run: Run, resumes: Former | None = None) -> Origin:
 
 
 def _input(found: Artifact, run: Former | None) -> OriginInput:
-    hub = str(found.facts.get("hub", ""))
-    return OriginInput(path=found.path, fingerprint=found.fingerprint, type=found.type, hub=hub, run=run)
+    return OriginInput(path=found.path, fingerprint=found.fingerprint, type=found.type, hub=found.hub, run=run)
 
 
 def sign(folder: Path, origin: Origin) -> None:
@@ -168,8 +165,7 @@ def _plan(folder: Path) -> Plan | None:
     """The plan in a run directory; None where it is none."""
     with contextlib.suppress(SlipwayError):
         if data := inbox.read(folder, "plan.json", RECORD_LIMIT):
-            with contextlib.suppress(msgspec.DecodeError, RecursionError):
-                return msgspec.json.decode(data, type=Plan)
+            return older.decode(data, Plan, folder)
     return None
 
 

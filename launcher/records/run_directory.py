@@ -25,7 +25,7 @@ import msgspec
 from launcher.catalog import profiles
 from launcher.core.asked import Asked, Former
 from launcher.core.plan import Plan
-from launcher.records import labels, outcome
+from launcher.records import labels, older, outcome
 from launcher.records.container_reports import Result
 from launcher.records.outcome import Cause, End
 from slipway import __version__, canonical, inbox
@@ -227,7 +227,7 @@ def read_record(path: Path) -> Record:
 
 def _decoded(data: bytes, path: Path) -> Record:
     try:
-        return inbox.decode(data, Record, path)
+        return older.decode(data, Record, path)
     except Damaged as e:
         why = f"schema {other}, expected {SCHEMA} (slipway {__version__})" if (other := _schema(data)) else e.what
         raise Damaged(f"not a run record: {why}", path) from e

@@ -44,7 +44,7 @@ def test_a_step_trains_a_model_of_the_hub(tree: Tree, work: Work, place: Path, h
     assert run.outcome["result"]["steps"] == 2 and (Path(run.outcome["checkpoint"]) / "config.json").is_file()
 
     hub.forget()
-    again = ("train=" + plan["inputs"]["train"]["facts"]["hub"], "model=" + plan["inputs"]["model"]["facts"]["hub"])
+    again = ("train=" + plan["inputs"]["train"]["hub"], "model=" + plan["inputs"]["model"]["hub"])
     done = tree.launch(*step, *again, f"output={place / 'out'}", "-o", str(place / "again"), **env)
     assert done.code == 73, "the output of the first run is there"
     (place / "out").rename(place / "first")

@@ -89,7 +89,7 @@ class _Look:
             return self._variable(c.variable)[0]
         if c.input:
             found = self.seen.artifacts.get(c.input)
-            return None if found is None else found.facts.get(c.fact, UNKNOWN) if c.fact else found.path
+            return None if found is None else getattr(found.sizes, c.size) or UNKNOWN if c.size else found.path
         return self.amount(c.key) if isinstance(c.key, list) or c.key in SIZES else self.value(str(c.key))
 
     def value(self, key: str) -> Any:
@@ -151,7 +151,7 @@ class _Look:
             elif c.variable:
                 yield from [self._variable(c.variable)[1:]] if self._variable(c.variable)[1] else []
             elif c.input:
-                yield from [(f"{c.input}={self.seen.artifacts[c.input].path}", f"{c.input}=")] if c.fact else []
+                yield from [(f"{c.input}={self.seen.artifacts[c.input].path}", f"{c.input}=")] if c.size else []
             else:
                 name, right = c.comparison
                 amounts = [c.key] if name in ("is", "is_not", "given", "has") else [c.key, right]

@@ -36,8 +36,8 @@ def loads_weights(name: str, asked: Input) -> bool:
 
 
 def _quantized(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
-    for found in (a for a in seen.artifacts.values() if "quantized" in a.facts and a.name in spec.step.inputs):
-        asked, method = spec.step.inputs[found.name], str(found.facts["quantized"])
+    for found in (a for a in seen.artifacts.values() if a.weights.quantized and a.name in spec.step.inputs):
+        asked, method = spec.step.inputs[found.name], found.weights.quantized
         where = f"{found.name}={found.path}"
         if "tokenizer_hf" in asked.types:
             continue
@@ -53,7 +53,7 @@ def _quantized(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
 
 def _packed(seen: Probed) -> Iterator[Finding]:
     """The step programs unpack gzip alone: Python in the images has no module for zstd (slipway_inputs)."""
-    for found in (a for a in seen.artifacts.values() if "zstd" in a.facts):
+    for found in (a for a in seen.artifacts.values() if a.data.zstd):
         what = "is packed with zstd, which no image can read"
         yield error(Exit.DATA, f"{found.name}={found.path}", what, "unpack it (zstd -d), or pack it with gzip")
 
@@ -64,7 +64,7 @@ def _templates(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     by_name = any(p.instead_of for p in spec.step.parameters.values())  # rows of a data set that the library knows
     named = spec.wired.paths.get(spec.step.template, spec.step.template)
     found = seen.artifacts.get(named)
-    if not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or "tekken" in found.facts:
+    if not found or found.type not in ("checkpoint_hf", "tokenizer_hf") or found.tokenizer.tekken:
         return
     if not chats and not by_name:
         return
@@ -72,12 +72,12 @@ def _templates(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     said = [config_values.value_of(spec, key) for key in spec.step.template_keys]
     if any(value is not None and value is not ABSENT and value not in (UNSET, "default") for value in said):
         return
-    if "template" not in found.facts and "tokenizer" in found.facts:
+    if found.tokenizer.vocabulary and not found.tokenizer.template:
         what = f"has no chat template, by which {spec.step.id} renders {_rendered(chats)}: a base model has none"
         more = f", or say {spec.step.template_keys[0]}=TEMPLATE" if spec.step.template_keys else ""
         yield error(Exit.DATA, where, what, f"name an instruct model, put a chat_template.jinja into its folder{more}")
     for rows in chats:
-        if "template" in found.facts and "tools" in rows.facts and "template_tools" not in found.facts:
+        if found.tokenizer.template and rows.data.tools and not found.tokenizer.renders_tools:
             what = f"its chat template does not name `tools`, which {rows.name}={rows.path} has: they are left out"
             yield warning(where, what, "take a model for tool calls, or a template that renders them")
 
@@ -90,7 +90,7 @@ def _rendered(rows: list[Artifact]) -> str:
 def _numbers(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
     """What was asked for against what there is."""
     start = parallelism.model(spec, seen)
-    length, most = known.get("sequence_length"), int(start.facts.get("positions", 0)) if start else 0
+    length, most = known.get("sequence_length"), start.sizes.positions if start else 0
     if start and length and most and length > most:
         what = f"is beyond the {most} positions of {start.name}={start.path} (max_position_embeddings)"
         word = config_values.word(spec.step, "sequence_length")
@@ -128,9 +128,9 @@ def _rows(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
     """Rows of the training data against batch and steps, where all of them were counted."""
     rows = seen.artifacts.get("train")
     batch = known.get("global_batch")
-    if not rows or not batch or "rows" not in rows.facts:
+    if not rows or not batch or not rows.data.rows:
         return
-    count, where = int(rows.facts["rows"]), f"{rows.name}={rows.path}"
+    count, where = rows.data.rows, f"{rows.name}={rows.path}"
     word = config_values.word(spec.step, "global_batch")
     if batch > count:
         what = f"has {count:,} rows, fewer than one batch of {batch:,}, which is never full: {word}={count} at most"
@@ -154,7 +154,7 @@ def _adapters(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     base = seen.artifacts.get("base")
     for adapter in (a for a in seen.artifacts.values() if a.type == "checkpoint_lora" and a.name in spec.step.inputs):
         where = f"{adapter.name}={adapter.path}"
-        if spec.step.inputs[adapter.name].plain and (more := adapter.facts.get("adapter")):
+        if spec.step.inputs[adapter.name].plain and (more := adapter.adapter.beyond):
             what = f"is more than a plain LoRA: {more}; {spec.step.id} merges nothing else"
             yield error(Exit.DATA, where, what, "merge it with the program that trained it: merge_and_unload()")
         yield from _other_base(where, adapter, base)
@@ -162,7 +162,7 @@ def _adapters(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
 
 def _other_base(where: str, adapter: Artifact, base: Artifact | None) -> Iterator[Finding]:
     """Of two names on the hub; fingerprints are compared in parallelism.py."""
-    named = str(adapter.facts.get("base", ""))
-    given = str(base.facts.get("hub", "")).removeprefix("hf://").partition("@")[0] if base else ""
+    named = adapter.adapter.base
+    given = base.hub.removeprefix("hf://").partition("@")[0] if base else ""
     if given and HUB_NAME.fullmatch(named) and named.lower() != given.lower():
         yield warning(where, f"names {named} as the model that it was trained on; base= is {given}")

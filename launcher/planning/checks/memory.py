@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher.artifacts.checkpoints import megatron_facts
+from launcher.artifacts.checkpoints import megatron_sizes
+from launcher.artifacts.nouns import Sizes
 from launcher.catalog.definitions import Role
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, parallelism
@@ -58,7 +59,7 @@ class Model(Noun, frozen=True, kw_only=True):
     experts: int = 0
     experts_per_token: int = 0
     expert_intermediate: int = 0
-    tied: int = 0
+    tied: bool = False
     parameters: int = 0
 
     @property
@@ -272,7 +273,7 @@ def _precision(spec: LaunchSpec, seen: Probed, known: Known) -> Any:
     said, start = known.get("precision"), parallelism.model(spec, seen)
     if said == "auto" and known.get("start") == "random":
         return spec.step.sample.new_type
-    return start.facts.get("dtype") if said == "auto" and start else said
+    return (start.sizes.dtype or None) if said == "auto" and start else said
 
 
 def _states(precision: Any, known: Known) -> tuple[int, int, int] | None:
@@ -296,13 +297,17 @@ def model_of(spec: LaunchSpec, seen: Probed, known: Known) -> Model | None:
     """The model's sizes by its checkpoint, else by the configuration; None where one is missing."""
     start, written = parallelism.model(spec, seen), known.get("architecture")
     tokenizer = seen.artifacts.get("tokenizer")
-    facts: dict[str, Any] = {"vocab": (tokenizer and tokenizer.facts.get("vocab")) or known.get("vocabulary")}
+    vocabulary = (tokenizer and tokenizer.sizes.vocab) or known.get("vocabulary")
     if start:
-        facts |= start.facts | {"parameters": start.parameters}
-    elif isinstance(written, dict):
-        facts |= megatron_facts(written)
+        return of_sizes(start.sizes, vocabulary, start.parameters)
+    return of_sizes(megatron_sizes(written if isinstance(written, dict) else {}), vocabulary)
+
+
+def of_sizes(sizes: Sizes, vocabulary: int | None = None, parameters: int = 0) -> Model | None:
+    """The model of these sizes; None where one is missing. `vocabulary`: where they do not say it."""
+    said = msgspec.structs.asdict(sizes) | {"vocab": sizes.vocab or vocabulary, "parameters": parameters}
     try:
-        return msgspec.convert({k: facts[k] for k in Model.__struct_fields__ if facts.get(k)}, Model)
+        return msgspec.convert({k: said[k] for k in Model.__struct_fields__ if said.get(k)}, Model)
     except msgspec.ValidationError:
         return None
 

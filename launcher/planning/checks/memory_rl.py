@@ -29,7 +29,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from launcher.artifacts.detection import Artifact
 from launcher.catalog.definitions import Backend, Role
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, memory, nemo_rl
@@ -193,7 +192,7 @@ def _teacher(seen: Probed, known: Known, layout: Layout) -> tuple[Model, Layout]
     spread = (tensor, pipeline, context)
     if found is None or any(type(n) is not int or n < 1 for n in spread) or layout.world % math.prod(spread):
         return None
-    model = _sizes(found)
+    model = memory.of_sizes(found.sizes, parameters=found.parameters)
     other = msgspec.structs.replace(layout, tensor=tensor, pipeline=pipeline, context=context)
     return (model, other) if model and not layout.world % (other.expert * pipeline) else None
 
@@ -201,7 +200,8 @@ def _teacher(seen: Probed, known: Known, layout: Layout) -> tuple[Model, Layout]
 def reward_of(spec: LaunchSpec, seen: Probed) -> Reward | None:
     """None where no model judges, or something that counts of it is unknown."""
     known, found = settings(spec), seen.artifacts.get("reward_model")
-    model, width = _sizes(found) if found else None, WIDTHS.get(str(known.get("reward_precision")))
+    model = memory.of_sizes(found.sizes, parameters=found.parameters) if found else None
+    width = WIDTHS.get(str(known.get("reward_precision")))
     roles: tuple[Role, ...] = ("reward_gpus", "reward_nodes", "reward_tensor", "reward_context", "sequence_length")
     counts: list[Any] = [*(known.get(role) for role in roles), known.get("reward_micro")]
     if model is None or width is None or any(type(n) is not int or n < 1 for n in counts):
@@ -212,16 +212,8 @@ def reward_of(spec: LaunchSpec, seen: Probed) -> Reward | None:
     spread = Layout(
         world=gpus * nodes, micro=micro, sequence=sequence, bytes=(4, 0, 0), tensor=tensor, context=context, sharding=3
     )
-    tied = msgspec.structs.replace(model, tied=1)
+    tied = msgspec.structs.replace(model, tied=True)
     return Reward(model=tied, layout=spread, width=width, whole=known.get("reward_second_version") is not True)
-
-
-def _sizes(found: Artifact) -> Model | None:
-    facts: dict[str, Any] = {**found.facts, "parameters": found.parameters}
-    try:
-        return msgspec.convert({k: facts[k] for k in Model.__struct_fields__ if facts.get(k)}, Model)
-    except msgspec.ValidationError:
-        return None
 
 
 def size_of(spec: LaunchSpec, seen: Probed) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from launcher.catalog import releases
 from launcher.catalog.definitions import Cache
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values
@@ -50,8 +49,8 @@ def _columns(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
         if spec.step.inputs[name].one_file and found.type and not plain:
             remedy = "unpack or join them; data_prep/rl_prep makes one file of any number of shards"
             yield error(Exit.DATA, f"{name}={found.path}", "has to be one plain .jsonl file", remedy)
-        there = releases.columns(found)
-        absent = [c for c in spec.step.inputs[name].needs_columns if "columns" in found.facts and c not in there]
+        there = found.data.columns
+        absent = [c for c in spec.step.inputs[name].needs_columns if there is not None and c not in there]
         if absent:
             what = f"{spec.entry.name} needs the column {', '.join(absent)} in every row"
             yield error(Exit.DATA, f"{name}={found.path}", what, "launch data_prep/rl_prep writes it: task_name=math")
@@ -182,8 +181,8 @@ def _lengths(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
 def _vocabularies(seen: Probed) -> Iterator[Finding]:
     """What a teacher says of a token counts for the same token of the student."""
     student, teacher = seen.artifacts.get("student"), seen.artifacts.get("teacher")
-    named = [a.facts.get("tokenizer") for a in (student, teacher) if a]
-    if student and teacher and None not in named and named[0] != named[1]:
+    named = [a.tokenizer.vocabulary for a in (student, teacher) if a]
+    if student and teacher and all(named) and named[0] != named[1]:
         what = f"has another tokenizer than {student.name}={student.path}"
         yield error(Exit.DATA, f"{teacher.name}={teacher.path}", what, "distil from a model of the same family")
 

@@ -69,19 +69,19 @@ def notes(spec: LaunchSpec) -> list[str]:
 
 def taken(seen: Probed) -> list[str]:
     """Which checkpoint stands for an output that was named."""
-    found = [a for a in seen.artifacts.values() if "taken" in a.facts]
-    return [f"note: {a.name}: the last checkpoint is taken: {a.facts['taken']}{_real(a)}" for a in found]
+    found = [a for a in seen.artifacts.values() if a.taken]
+    return [f"note: {a.name}: the last checkpoint is taken: {a.taken}{_real(a)}" for a in found]
 
 
 def expected(spec: LaunchSpec, seen: Probed) -> list[str]:
     """What an input that a step makes first is taken to be."""
-    made = [(need, seen.artifacts[need.input].facts.get("expected")) for need in spec.needs]
+    made = [(need, seen.artifacts[need.input].expected) for need in spec.needs]
     known = "makes it first; sizes and tokenizer are taken to be those of"
     return [f"note: {need.input}: {need.by} {known} {path}" for need, path in made if path]
 
 
 def _real(found: Artifact) -> str:
-    return f" ({found.path})" if found.path != found.facts["taken"] else ""
+    return f" ({found.path})" if found.path != found.taken else ""
 
 
 def _shape_note(spec: LaunchSpec, known: Known) -> str:
@@ -112,7 +112,7 @@ def converting(steps: Sequence[Step], found: Artifact, wanted: Sequence[str]) ->
     for step in (s for s in steps if s.inputs and not s.resume):
         name, first = next(iter(step.inputs.items()))
         families = {t.startswith("checkpoint_") for t in (found.type, step.output.type)}
-        layout = found.facts.get("layout")
+        layout = found.adapter.layout
         other = step.output.type in first.types or (layout and first.layouts and layout not in first.layouts)
         if found.type in first.types and step.output.type in wanted and len(families) == 1 and not other:
             return step, name
@@ -138,7 +138,7 @@ def model(spec: LaunchSpec, seen: Probed) -> Artifact | None:
     """The checkpoint that the step starts from, where its sizes are known; a teacher's or a tokenizer's is none."""
     own = [n for n, i in spec.step.inputs.items() if not i.frozen and n != "tokenizer"]
     given = [seen.artifacts[n] for n in own if n in seen.artifacts]
-    return next((a for a in given if "layers" in a.facts), None)
+    return next((a for a in given if a.sizes.layers), None)
 
 
 def _counts(spec: LaunchSpec, known: Known) -> Iterator[Finding]:
@@ -158,11 +158,13 @@ def _of_type(seen: Probed, type_: ArtifactType) -> list[Artifact]:
 def _tokenizers(seen: Probed) -> Iterator[Finding]:
     given = seen.artifacts.get("tokenizer") or seen.artifacts.get("model")
     for rows in _of_type(seen, "packed_parquet"):
-        for fact, other in (("tokenizer", "another tokenizer"), ("template", "another chat template")):
-            if given is None or "tokenizer" not in given.facts or fact not in rows.facts:
-                continue
-            packed, named = str(rows.facts[fact]), str(given.facts.get(fact, "none"))
-            if packed != named:
+        if given is None or not given.tokenizer.vocabulary:
+            continue
+        for packed, named, other in (
+            (rows.packing.tokenizer, given.tokenizer.vocabulary, "another tokenizer"),
+            (rows.packing.template, given.tokenizer.template or "none", "another chat template"),
+        ):
+            if packed and packed != named:
                 what = f"{rows.name}={rows.path} was packed with {other}: sha256 {packed[:12]}, here {named[:12]}"
                 remedy = f"name the one it was packed with: {given.name}=PATH, or pack again: data_prep/sft_packing"
                 yield error(Exit.DATA, f"{given.name}={given.path}", what, remedy)
@@ -172,11 +174,11 @@ def _old_transformers(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     """A tokenizer whose class the image's transformers does not know, which is a ValueError once it is loaded."""
     from packaging.specifiers import SpecifierSet
 
-    newer = [a for a in seen.artifacts.values() if "tokenizer_class" in a.facts]
+    newer = [a for a in seen.artifacts.values() if a.tokenizer.needs_class]
     claim = spec.entry.components.get("transformers")
     if newer and matches(claim, SpecifierSet("<5")):
         for found in newer:
-            named = found.facts["tokenizer_class"]
+            named = found.tokenizer.needs_class
             what = f"its tokenizer was saved by transformers 5 (tokenizer_class {named}), {spec.entry.name} has {claim}"
             remedy = "say PreTrainedTokenizerFast in a copy's tokenizer_config.json, or take a newer --release"
             yield error(Exit.DATA, f"{found.name}={found.path}", what, remedy)
@@ -185,11 +187,11 @@ def _old_transformers(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
 def _adapters(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
     base = seen.artifacts.get("base")
     for adapter in _of_type(seen, "checkpoint_lora"):
-        where, layout = f"{adapter.name}={adapter.path}", str(adapter.facts.get("layout", ""))
+        where, layout = f"{adapter.name}={adapter.path}", adapter.adapter.layout
         reads = spec.step.inputs[adapter.name].layouts if adapter.name in spec.step.inputs else []
         if layout and reads and layout not in reads:
             yield error(Exit.DATA, where, f"is an adapter of layout {layout}; {spec.step.id} reads {', '.join(reads)}")
-        trained = BASE.match(str(adapter.facts.get("base", "")))
+        trained = BASE.match(adapter.adapter.base)
         # The base in another format has another fingerprint anyway, which says nothing.
         if base and trained and LAYOUT_OF.get(base.type) == layout and trained[1] != base.fingerprint[:8]:
             what = f"was trained on the model {trained[1]}, base={base.path} is {base.fingerprint[:8]}"
@@ -199,7 +201,7 @@ def _adapters(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
 def _packing(spec: LaunchSpec, seen: Probed, known: Known) -> Iterator[Finding]:
     length, micro = known.get("sequence_length"), known.get("micro_batch", 1)
     for rows in _of_type(seen, "packed_parquet"):
-        size, where = rows.facts.get("pack_size", length), f"{rows.name}={rows.path}"
+        size, where = rows.packing.size or length, f"{rows.name}={rows.path}"
         if length and size != length:
             remedy = f"{word(spec.step, 'sequence_length')}={size}, or pack again with pack_size={length}"
             what = f"{where} was packed with {size} tokens a row"
@@ -243,7 +245,7 @@ def _shared_rows(spec: LaunchSpec, seen: Probed, known: Known, start: Artifact |
     """
     context, roles = known.get("context_parallel", 1), spec.step.roles
     if context > 1 and (key := roles.get("per_token_loss")):
-        named = known.get("per_token_loss", bool(start.facts.get("per_token_loss")) if start else None)
+        named = known.get("per_token_loss", start.sizes.per_token_loss if start else None)
         if named is False:
             what = f"needs {key}=true in fine-tuning: a process's part of a row may have no token to learn"
             yield _wrong(spec, "context_parallel", context, what, f"{key}=true")
@@ -251,13 +253,13 @@ def _shared_rows(spec: LaunchSpec, seen: Probed, known: Known, start: Artifact |
             what = f"cannot be with {roles['averaged_gradients']}=true, a mean over processes, in fine-tuning"
             yield _wrong(spec, "context_parallel", context, what, f"{roles['averaged_gradients']}=false")
     for rows in _of_type(seen, "packed_parquet"):
-        if context > 1 and (padded := int(rows.facts.get("padded_to", 0))) % (2 * context):
+        if context > 1 and (padded := rows.packing.multiple) % (2 * context):
             where = f"{rows.name}={rows.path}"
             what = f"{where} was packed with conversations of a multiple of {padded} tokens, expected {2 * context}"
             remedy = f"pack again with pad_to_multiple_of={2 * context}"
             yield _wrong(spec, "context_parallel", context, what, remedy, Exit.DATA)
     exchange, levels = known.get("context_exchange"), known.get("context_levels")
-    layers = start.facts.get("layers") if start else None
+    layers = start.sizes.layers if start else None
     if context > 1 and isinstance(exchange, list) and layers and len(exchange) != layers:
         remedy = f"one for all: {roles['context_exchange']}={exchange[0] if exchange else 'p2p'}"
         yield _wrong(
@@ -273,15 +275,15 @@ def _shared_rows(spec: LaunchSpec, seen: Probed, known: Known, start: Artifact |
 
 def _parts(spec: LaunchSpec, known: Known, start: Artifact) -> Iterator[Finding]:
     """What of the model has to be shared evenly."""
-    facts: dict[str, Any] = dict(start.facts)
+    heads, experts = start.sizes.heads, start.sizes.experts
     tensor, expert = known.get("tensor_parallel", 1), known.get("expert_parallel", 1)
-    if facts.get("heads", 0) % tensor:
-        yield _wrong(spec, "tensor_parallel", tensor, f"does not divide the model's {facts['heads']} attention heads")
-    if facts.get("experts", 0) % expert:
-        yield _wrong(spec, "expert_parallel", expert, f"does not divide the model's {facts['experts']} experts")
-    if expert > 1 and "experts" not in facts and start.type == "checkpoint_megatron":
+    if heads % tensor:
+        yield _wrong(spec, "tensor_parallel", tensor, f"does not divide the model's {heads} attention heads")
+    if experts % expert:
+        yield _wrong(spec, "expert_parallel", expert, f"does not divide the model's {experts} experts")
+    if expert > 1 and not experts and start.type == "checkpoint_megatron":
         yield _wrong(spec, "expert_parallel", expert, f"{start.name}={start.path} has no experts")
-    if "experts" in facts and tensor > 1 and known.get("sequence_parallel") is False:
+    if experts and tensor > 1 and known.get("sequence_parallel") is False:
         what = "cannot be for a model with experts and a tensor parallel size above 1"
         yield _wrong(spec, "sequence_parallel", False, what, f"{word(spec.step, 'sequence_parallel')}=true")
 

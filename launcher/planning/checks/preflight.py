@@ -239,7 +239,7 @@ def checkpoint_bytes(spec: LaunchSpec, seen: Probed) -> int:
         model, rank = memory.model_of(spec, seen, {}), config_values.settings(spec).get("adapter_rank", 0)
         return int((ADAPTER_BYTES + ADAM_BYTES) * memory.adapter_weights(model, rank)) if model else 0
     saves_all = spec.step.resume is not None and "micro_batch" in spec.step.roles
-    size = int(start.facts.get("weight_bytes", start.bytes))
+    size = start.weights.bytes or start.bytes
     return 2 * size + ADAM_BYTES * start.parameters if saves_all else size
 
 
