@@ -62,8 +62,8 @@ CASES = {
     "an empty answer": row(USER, {"role": "assistant", "content": ""}),
     "reasoning that is no text": row(USER, {**ANSWER, "reasoning_content": 3}),
 }
-# Refused when planning though the library takes it: there is nothing to learn from.
-STRICTER = {"no answer", "an empty answer"}
+# Refused when planning though the library takes it: there is nothing to learn from, or what is learned is no text.
+STRICTER = {"no answer", "an empty answer", "content is a number"}
 
 
 def test_rows_are_judged_and_counted_as_by_the_library(work: Work, project: Tree, place: Path) -> None:

@@ -1,7 +1,7 @@
 """What AutoModel's ChatDataset and transformers' tokenizer say of small files of rows, in the library's own image.
 
-library.py FOLDER MODEL OUT: for each FOLDER/*.jsonl, `fault` (empty where every row is taken), and `tokens` of each row by
-its template.
+library.py FOLDER MODEL OUT: for each FOLDER/*.jsonl, `fault` (empty where every row is taken), and `tokens` of each row
+by its template.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def look(file: Path, tokenizer: Any) -> dict[str, Any]:
 def length(row: dict[str, Any], tokenizer: Any) -> int | None:
     """None for what the template does not render as it is: the dataset joins parts of a text ahead of it."""
     try:
-        text = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)
+        tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
+        text = tokenizer.apply_chat_template(row["messages"], tools=tools, tokenize=False)
     except Exception:  # noqa: BLE001 - a template raises anything
         return None
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
