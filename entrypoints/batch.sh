@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # What a Slurm job does around its one srun. Sourced by script.sh in the run directory, which sets IMAGE, NODES, GPUS,
-# ATTEMPTS, REQUEUE, PLAN, RUN_ID, RUN_DIR, FOLDERS, SHARED, SECRETS, SETUP, ENV and SRUN.
+# ATTEMPTS, REQUEUE, PLAN, RUN_ID, RUN_DIR, FOLDERS, SHARED, SECRETS, SETUP, ENV and SRUN; MADE where it needs that.
 #
 # Exit codes: the step's own, of whichever node failed first (srun hides it behind the 143 of those it ended);
-# 69 the step was never launched; 77 a declared secret is missing; 78 refused. Every attempt leaves its lines in attempts.jsonl.
+# 69 the step was never launched; 76 it has not come to what was expected; 77 a declared secret is missing; 78 refused.
+# Every attempt leaves its lines in attempts.jsonl.
 
 # shellcheck source-path=SCRIPTDIR source=outside.sh
 . slipway/outside.sh || return
@@ -43,6 +44,7 @@ main() {
     make_logs
     rm -rf container/failed container/*/status.json container/*/ranks container/nccl.* container/bad container/stalled
     describe_job
+    check_made
     set_up
     remove_leftovers
     run_step "$@"
@@ -65,6 +67,18 @@ check_place() {
 check_image() {
     check_resolved
     [[ $IMAGE != /* || -f $IMAGE ]] || refuse "$IMAGE: there is no such file on $(uname -n)"
+}
+
+# What jobs before this one have made: their containers have left links in their outputs, which lead nowhere else.
+check_made() {
+    local link top made
+    # shellcheck disable=SC2153 # set by script.sh, where there are any
+    for link in ${MADE[@]+"${MADE[@]}"}; do
+        top=$(readlink -e "${link%%/.slipway-run/made*}")
+        made=$(readlink -e "$link")
+        [[ -n $top && -n $made ]] || refuse "$link: the run that was to make it has not said what it has made"
+        [[ $made/ == "$top"/* ]] || refuse "$link: leads out of $top"
+    done
 }
 
 # Slurm would make them by the step's umask; it appends to what is there.

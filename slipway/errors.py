@@ -20,6 +20,7 @@ class Exit(IntEnum):
     INTERNAL = 70  # of a run: nobody knows how it ended
     CANNOT_WRITE = 73
     TRY_AGAIN = 75  # of a run: a node failed
+    NOT_MET = 76  # of a run: it ended well, and has not come to what was expected of it (--expect)
     NOT_PERMITTED = 77
     CONFIG = 78  # profile, step or matrix; also what an entrypoint refuses
 

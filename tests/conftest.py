@@ -55,7 +55,15 @@ from slipway import canonical
 from slipway.files import write_atomic
 from slipway.project import Root
 
-PROJECT = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
+PROJECT = (
+    "versions.lock",
+    "images",
+    "launcher/steps",
+    "launcher/profiles",
+    "launcher/pipelines",
+    "templates",
+    "entrypoints",
+)
 
 
 # A shell that starts us in the background has us ignore Ctrl-C, which every process of a test would inherit.

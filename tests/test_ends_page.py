@@ -108,5 +108,5 @@ def test_the_supervisor_ends_in_no_other_way() -> None:
     ends = runpy.run_path(str(REPO / "entrypoints" / "supervisor" / "ends.py"))
     causes = {value for name, value in vars(ends["Cause"]).items() if name.isupper()}
     said = PAGE.split("`status.json`: ")[1].split(")")[0]
-    expected = {"step", "signal", "entrypoint", "node", "memory", "stalled"}
+    expected = {"step", "signal", "entrypoint", "node", "memory", "stalled", "gate"}
     assert causes == expected == set(re.findall(r"`([a-z]+)`", said.split("(")[1]))

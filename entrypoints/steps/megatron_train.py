@@ -181,8 +181,11 @@ def rows(source: Path, split: str) -> Path:
 
 
 def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:
-    """The dataset of pretraining: tokenized documents (.bin and .idx), or the library's mock data."""
-    tokenizer = sections["tokenizer"]
+    """The dataset of pretraining: tokenized documents (.bin and .idx), or the library's mock data.
+
+    The library writes its indices beside the documents, which are mounted read-only, unless it is told where.
+    """
+    tokenizer, dataset = sections["tokenizer"], sections["dataset"]
     if tokenizer.get("tokenizer_model"):
         slipway_inputs.path_of(sections, "tokenizer.tokenizer_model")
         tokenizer |= {"tokenizer_type": "HuggingFaceTokenizer", "vocab_size": None}
@@ -191,9 +194,9 @@ def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:
     if not tokenizer.get("tokenizer_model"):
         raise ConfigError("tokenizer.tokenizer_model: is not set; name the tokenizer that the documents are made with")
     prefixes = slipway_documents.prefixes(slipway_inputs.path_of({"data": data}, "data.train"))
-    slipway_documents.refuse_empty_split(prefixes, str(sections["dataset"]["split"]))
-    target = f"{BRIDGE}.training.config.GPTDatasetConfig"
-    sections["dataset"] |= {"_target_": target, "data_path": prefixes}
+    slipway_documents.refuse_empty_split(prefixes, str(dataset["split"]))
+    dataset |= {"_target_": f"{BRIDGE}.training.config.GPTDatasetConfig", "data_path": prefixes}
+    dataset["path_to_cache"] = dataset.get("path_to_cache") or str(work_folder())
 
 
 def build(sections: dict[str, Any]) -> Any:

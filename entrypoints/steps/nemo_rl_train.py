@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,13 @@ def main() -> None:
     sys.path[:0] = [str(script.parent), str(repository)]
     if limited:
         count_from(started)
-    tell_steps(most_steps(config))
+    losses = tell_steps(most_steps(config))
     code = 0
     with tempfile.TemporaryDirectory(prefix="slipway-rows-") as folder:
         join_rows(config.get("data") or {}, Path(folder))
         with slipway_step.config_file(config) as path:
             code = run_script(script, ["--config", str(path)])
-    leave(code or finish(Path(config["checkpointing"]["checkpoint_dir"])))
+    leave(code or finish(Path(config["checkpointing"]["checkpoint_dir"]), losses))
 
 
 def join_rows(data: dict[str, Any], folder: Path) -> None:
@@ -68,10 +69,10 @@ def join_rows(data: dict[str, Any], folder: Path) -> None:
                 section[key] = str(slipway_inputs.one_jsonl(source, folder / f"{len(list(folder.iterdir()))}.jsonl"))
 
 
-def finish(output: Path) -> int:
+def finish(output: Path, losses: Sequence[float] = ()) -> int:
     """Writes result.json; 1 where there is nothing to name, whatever the script said."""
     try:
-        slipway_step.write_result(result(output))
+        slipway_step.write_result({**result(output), **ends(losses)})
     except (OSError, ValueError, RuntimeError) as e:
         slipway_step.leave("reason", f"{type(e).__name__}: {e}")
         traceback.print_exc()
@@ -161,9 +162,9 @@ def most_steps(config: dict[str, Any]) -> int | None:
     return named[0] if named and isinstance(named[0], int) and named[0] > 0 else None
 
 
-def tell_steps(most: int | None) -> None:
+def tell_steps(most: int | None) -> list[float]:
     """Prints what NeMo RL's own logger is given of each step: its stdout has neither the learning rate nor the norm of
-    the gradient, and begins to count with every epoch.
+    the gradient, and begins to count with every epoch. The list that it returns gets the loss of each step.
 
     From v0.4.0 to v0.7.0 all algorithms give it `timing/train` of a step last (nemo_rl/algorithms/*.py).
     """
@@ -171,7 +172,8 @@ def tell_steps(most: int | None) -> None:
         from nemo_rl.utils.logger import Logger
     except ImportError as e:
         print(f"slipway: the numbers of each step are not told: {e}", flush=True)
-        return
+        return []
+    losses: list[float] = []
     log, told = Logger.log_metrics, dict[str, Any]()
 
     @functools.wraps(log)
@@ -180,10 +182,17 @@ def tell_steps(most: int | None) -> None:
             told.update(metrics)
         if prefix == "timing/train":
             print(step_line(step, most, told), flush=True)
+            losses.extend(loss for loss in [number(told.get("loss"))] if loss is not None)
             told.clear()
         log(self, metrics, step, prefix, *args, **kwargs)
 
     Logger.log_metrics = tells
+    return losses
+
+
+def ends(losses: Sequence[float]) -> dict[str, float]:
+    """The first and the last loss of this run; nothing where no step has told one."""
+    return {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
 
 
 def step_line(step: int, most: int | None, told: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from supervisor import alive, checks, ends, environment, network
+from supervisor import alive, checks, ends, environment, network, outcome
 from supervisor.ends import BROKEN, REFUSED, STOPPED, Cause, Ended, refusal, say, text_of
 from supervisor.launchers import Launcher, Python, Torchrun, step_program
 from supervisor.meeting import Meeting, find_converted
@@ -109,7 +109,9 @@ class Supervisor:
         elif reason:
             end.reason += f": {reason}"
         if self.node.stopped:
-            end = Ended(code, Cause.SIGNAL, f"told to stop by {self.node.stop.by}; {end.reason}")
+            return Ended(code, Cause.SIGNAL, f"told to stop by {self.node.stop.by}; {end.reason}")
+        if code == 0 and self.node.settings.rank == 0:
+            return outcome.looked_at(self.node.settings) or end
         return end
 
     def leaving(self, end: Ended) -> int:

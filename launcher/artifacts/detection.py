@@ -26,6 +26,7 @@ SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
 SAMPLED = 1024  # blocks in all: more than 64 files get fewer blocks each, more than 1024 smaller ones
 _ACL = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
 OF_RUNS = ".slipway-run"  # in an output: what launchers know of the runs that write there, and no part of it
+MADE = "made"  # in there: a link to what the step has made, for a job that was planned before it was there
 MAX_FILES = 100_000  # of a folder that are listed
 KEPT_ASIDE = (".git", ".cache/huggingface")  # below an input: what git and `hf download --local-dir` know of it
 

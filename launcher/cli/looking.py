@@ -242,10 +242,10 @@ def doctor(name: str, nodes: int | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["matrix", "metrics", "profile", "record", "step"]))
+@click.argument("kind", type=click.Choice(["matrix", "metrics", "pipeline", "profile", "record", "step"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema of step.yaml, of profiles or of images/matrix.yaml, for editors; for programs, that of a
-    run's record.json, or of a line of its metrics.jsonl."""
+    """Print the JSON Schema of step.yaml, of profiles, pipelines or images/matrix.yaml, for editors; for programs, that
+    of a run's record.json, or of a line of its metrics.jsonl."""
     from launcher.lists import step_list
 
     click.echo(step_list.schema(kind), nl=False)

@@ -23,7 +23,7 @@ class Asked(Noun, frozen=True, kw_only=True):
 
     `inputs`: their names, in order; `words`: less inputs and output; `overlays`: of `-c`, whose values are in the plan;
     `secrets`, `code`: as options, with whole paths and commits; `commit`: of the project, empty where git knows none.
-    `resumes`: the run that this one goes on from; `replays`: the one that it repeats.
+    `resumes`: the run that this one goes on from; `replays`: the one that it repeats; `expect`: of `--expect`.
     """
 
     inputs: list[str] = []
@@ -40,3 +40,4 @@ class Asked(Noun, frozen=True, kw_only=True):
     commit: str = ""
     resumes: Former | None = None
     replays: Replayed | None = None
+    expect: list[str] = []

@@ -283,6 +283,7 @@ class LaunchSpec(Noun, frozen=True, kw_only=True):
     imposed: dict[str, Any] = {}
     conflicts: list[Conflict] = []
     from_run: dict[str, Former] = {}
+    expect: list[str] = []
     config: Configuration = msgspec.field(default_factory=Configuration)
 
     @property

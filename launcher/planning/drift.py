@@ -56,7 +56,8 @@ def differences(then: Plan, now: Plan) -> Iterator[tuple[str, str]]:
         yield "image", _changed(then.image, now.image)
     for name in sorted({*then.inputs, *now.inputs}):
         one, other = then.inputs.get(name), now.inputs.get(name)
-        if one and other and one.fingerprint != other.fingerprint:
+        waited = one and one.expected and name in then.from_run  # planned before it was there
+        if one and other and one.fingerprint != other.fingerprint and not waited:
             said = f"{other.path} has fingerprint {other.fingerprint[:12]}, it had {one.fingerprint[:12]}"
             before, after = (PurePath(found.path).name for found in (one, other))
             renamed = other.kind == "file" and before != after

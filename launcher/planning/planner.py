@@ -227,6 +227,8 @@ def _environment(spec: LaunchSpec, seen: Probed, needed: list[Requirement]) -> d
         ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # an image says `all`, which NVIDIA's runtime obeys as the default one
     if spec.megatron_cache:  # the lock of its configurations ignores HF_HOME
         ours |= {cache_location.NAME: cache_location.TARGET, "MEGATRON_CONFIG_LOCK_DIR": cache_location.TARGET}
+    if spec.expect:
+        ours["SLIPWAY_EXPECT"] = "\n".join(spec.expect)
     if needed:
         ours["SLIPWAY_CONVERTED"] = "\n".join(_inside(need, spec, seen) for need in needed)
     return result | {k: Variable(value=v, by="launcher") for k, v in sorted(ours.items())}

@@ -6,7 +6,6 @@ What follows is in runs/lifecycle.py.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,15 +26,15 @@ from launcher.core.asked import Asked, Former, Replayed
 from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
 from launcher.core.requirement import Requirement
 from launcher.planning import code as codes
-from launcher.planning import configuration, probe, rehearsal, run_inputs
+from launcher.planning import configuration, probe, programs, rehearsal, run_inputs
 from launcher.planning.checks import config_values, memory, memory_kept, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.planning.probe import Looks
 from launcher.planning.run_files import Prepared
 from launcher.records import run_directory
-from slipway import resolver, yamldoc
+from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
-from slipway.files import read_text, sha256_file
+from slipway.files import sha256_file
 from slipway.findings import Finding
 from slipway.project import Root
 
@@ -46,7 +45,8 @@ class Options:
 
     `needs`: inputs in whose place others stand, which are made first; `makes`: what this launch makes for others.
     `layers`: what files of `overlays` hold, where that is not to be read again. `resumes`, `replays`: the run that this
-    one goes on from, or repeats; `from_run`: inputs that are named by path, and which run made them.
+    one goes on from, or repeats; `from_run`: inputs that are named by path, and which run made them. `expect`: what the
+    run has to have come to; `expected`: what inputs will be that another run is to make.
     """
 
     step: str
@@ -70,11 +70,13 @@ class Options:
     argv: tuple[str, ...] = ()
     needs: Mapping[str, tuple[Requirement, Artifact]] = field(default_factory=dict)
     makes: Requirement | None = None
-    rehearsal: bool = False
+    rehearsal: Flavour | None = None  # that of the run which this one rehearses
     layers: Mapping[str, Any] = field(default_factory=dict)
     resumes: Former | None = None
     replays: Replayed | None = None
     from_run: Mapping[str, Former] = field(default_factory=dict)
+    expect: tuple[str, ...] = ()
+    expected: Mapping[str, Artifact] = field(default_factory=dict)
 
 
 class Chosen(NamedTuple):
@@ -109,13 +111,13 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     runs = run_directory.runs_dir(root, options.runs_dir, profile.runs)
     resumed = step.resume if options.resume else None
     rows = probe.rows(step, chosen.words)
-    expected = {name: artifact for name, (_, artifact) in options.needs.items()}
+    expected = {**options.expected, **{name: artifact for name, (_, artifact) in options.needs.items()}}
     seen = probe.everything(root, profile, entry, chosen.words, found, runs, rows, resumed, looks, expected)
     trees = codes.known(root, entry) if options.code else []
     checkouts = codes.choose(trees, entry, options.code, options.allow_dirty)
     spec = _resolve(root, options, chosen, seen, {name: tree.code for name, tree in checkouts.items()})
     engine = engines.of(profile.kind)
-    files = _files(root, step, chosen.program, engine)
+    files = programs.beside_the_plan(root, step, chosen.program, engine)
     plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
     findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
     findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, trees)])
@@ -154,6 +156,7 @@ def _asked(root: Root, options: Options, chosen: Chosen, checkouts: Mapping[str,
         commit=codes.commit_of(root),
         resumes=options.resumes,
         replays=options.replays,
+        expect=list(options.expect),
     )
 
 
@@ -183,7 +186,7 @@ def _choose(root: Root, options: Options, looks: Looks) -> Chosen:
         where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
         raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
     found = probe.engine(root, profile, looks)
-    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
+    flavour, why = flavour_of(options.flavour, profile.flavour, found.gpus)
     entry = lock.on(found.platform, locks.select(lock, step.library, flavour, options.release))
     program = commands.choose_command(step, entry).program
     step = releases.at_release(step, entry)
@@ -216,8 +219,9 @@ def _resolve(root: Root, options: Options, chosen: Chosen, seen: Probed, code: d
         needs=[need for need, _ in options.needs.values()],
         makes=options.makes,
         conflicts=conflicts.at_release(root, step, entry),
-        imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
+        imposed=rehearsal.imposed(step, options.rehearsal) if options.rehearsal else {},
         from_run=dict(chosen.from_run),
+        expect=list(options.expect),
     )
     if path := spec.base.get("path"):
         hidden = configuration.hidden_by(spec, path)
@@ -307,7 +311,7 @@ def _gpus(options: Options, profile: profiles.Profile, flavour: Flavour, usual: 
     return options.gpus if options.gpus is not None else len(named) or usual, named
 
 
-def _flavour(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Flavour, str]:
+def flavour_of(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Flavour, str]:
     """The flavour and the line that says why."""
     if asked:
         return asked, f"flavour {asked}: --flavour"
@@ -359,41 +363,3 @@ def _secrets(words: tuple[str, ...]) -> dict[str, str]:
             raise SlipwayError(Exit.NO_INPUT, f"{path} is no file that can be read", where=where)
         result[name] = f"file:{path}"
     return result
-
-
-def _files(root: Root, step: definitions.Step, program: str, engine: engines.Engine) -> dict[str, Path]:
-    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 for an unknown program, 77."""
-    folder = root.file("entrypoints")
-    with_ray = step.launcher == "ray"  # a change there is none of the other steps' plans
-    supervisor = [f"supervisor/{p.name}" for p in sorted(root.file(folder / "supervisor").glob("*.py"))]
-    names = [*supervisor, "gpus.py", "verify.py", "ray_watch.py", *engine.FILES]
-    files = {n: root.file(folder / n) for n in names if with_ray or not Path(n).name.startswith("ray_")}
-    files["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
-    there = {p.stem: p for p in root.file(folder / "steps").glob("*.py")}
-    if Path(program).stem not in there:
-        what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
-        remedy = nearest(program, [f"{name}.py" for name in there])
-        raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
-    files |= {f"steps/{n}.py": root.file(there[n]) for n in sorted(_imported(there, Path(program).stem))}
-    files["steps/slipway_resolver.py"] = Path(resolver.__file__)  # the very code that this plan was made with
-    for path in files.values():
-        _refuse_crlf(path)
-    return files
-
-
-def _refuse_crlf(path: Path) -> None:
-    """A shell takes the carriage return of a CRLF line for a part of its last word. Raises SlipwayError 65."""
-    if b"\r\n" in path.read_bytes():
-        remedy = "check it out with LF: git config core.autocrlf false; git rm --cached -r -q . && git reset --hard"
-        raise SlipwayError(Exit.DATA, "its lines end with CRLF, expected LF", where=str(path), remedy=remedy)
-
-
-def _imported(there: Mapping[str, Path], name: str) -> set[str]:
-    """A step program, and those beside it that it imports: another one's change is no change of this plan."""
-    found, to_read = {name}, [name]
-    while to_read:
-        text = read_text(there[to_read.pop()])
-        new = {m for m in re.findall(r"^\s*(?:import|from) (\w+)", text, re.M) if m in there} - found
-        found |= new
-        to_read += new
-    return found

@@ -115,6 +115,7 @@ def _again(plan: Plan, asked: Asked, words: tuple[str, ...], given: Mapping[str,
         "allow_dirty": asked.allow_dirty,
         "megatron_cache": asked.megatron_cache,
         "allow_drift": plan.allow_drift,
+        "expect": tuple(asked.expect),
         "from_run": {name: run for name, run in plan.from_run.items() if _input(plan, name) in words},
     }
     return Options(**(facts | {name: value for name, value in given.items() if value is not None}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -41,7 +41,7 @@ from slipway.project import Root
 POLL = 0.5  # seconds between two looks at a run of another launcher
 FOLDER = ".converted"  # in the folder of all runs; it has to be one's own, since what lies in there is taken for made
 # Of a model, what a conversion leaves as it is.
-_OWN = {"dtype": "", "per_token_loss": False}  # sizes that a conversion does not take over
+OWN = {"dtype": "", "per_token_loss": False}  # sizes that a conversion does not take over
 
 Start = Callable[[Prepared], Run | None]
 
@@ -123,7 +123,7 @@ def _made(need: Requirement, plan: Plan, looks: Looks) -> Artifact:
     packed = bool(like.weights.quantized)  # its files say how many numbers are stored, not how many weights there are
     return Artifact(
         name=need.input, path=need.place, kind="folder", type=need.type, fingerprint=need.key,
-        expected=like.path, tokenizer=like.tokenizer, sizes=msgspec.structs.replace(like.sizes, **_OWN),
+        expected=like.path, tokenizer=like.tokenizer, sizes=msgspec.structs.replace(like.sizes, **OWN),
         bytes=0 if packed else like.bytes, parameters=0 if packed else like.parameters,
     )  # fmt: skip
 
@@ -135,7 +135,7 @@ def missing(plan: Plan) -> list[Requirement]:
 
 def outdated(plan: Plan) -> bool:
     """Whether an input that was planned before it was there is there now, and can be looked at."""
-    waited = {a.path for a in plan.inputs.values() if a.expected}
+    waited = {a.path for a in plan.inputs.values() if a.expected} & {need.place for need in plan.needs}
     return bool(waited - {need.place for need in missing(plan)})
 
 
@@ -151,8 +151,15 @@ def prepare(root: Root, prepared: Prepared, need: Requirement, looks: Looks | No
         procs=need.procs, gpu_ids=",".join(ours[: need.gpus]) if len(ours) >= need.gpus else None,
         allow_drift=plan.allow_drift, runs_dir=str(prepared.runs), argv=prepared.argv, makes=need,
         needs={name: _as(name, *before[path]) for name, _, path in named if path in before},
+        expected=_expected(plan, {name: path for name, _, path in named if path not in before}),
     )  # fmt: skip
     return preparation.prepare(root, asked, looks)
+
+
+def _expected(plan: Plan, words: Mapping[str, str]) -> dict[str, Artifact]:
+    """Inputs of the launch that needs it which another run has yet to make, as those of the one that makes it."""
+    waited = {a.path: a for a in plan.inputs.values() if a.expected}
+    return {name: msgspec.structs.replace(waited[path], name=name) for name, path in words.items() if path in waited}
 
 
 def _as(name: str, need: Requirement, artifact: Artifact) -> tuple[Requirement, Artifact]:

@@ -90,7 +90,7 @@ def _since(given: OriginInput) -> Iterator[str]:
     now = detection.inspect("path", path)
     if now.kind == "missing":
         yield "is not there any more"
-    elif now.fingerprint != given.fingerprint:
+    elif given.fingerprint and now.fingerprint != given.fingerprint:
         yield f"has changed since: its fingerprint is {now.fingerprint[:12]} now"
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from launcher.records.container_reports import Reports
 from slipway.errors import Exit
 
-Cause = Literal["step", "signal", "cancelled", "entrypoint", "engine", "node", "memory", "launcher"]
+Cause = Literal["step", "signal", "cancelled", "entrypoint", "engine", "node", "memory", "launcher", "gate"]
 OWN = None  # the exit code is the step's, or that of the script that refused
 INT, KILL, TERM = 130, 137, 143
 IN_QUEUE, UNMADE = "while it waited in the queue", "before its container was made"
@@ -35,6 +35,7 @@ class End(Enum):
     DONE = "done", "step", int(Exit.OK), "done"
     FAILED = "failed", "step", OWN, "the step failed"
     REFUSED = "refused", "entrypoint", OWN, "refused"
+    NOT_MET = "not met", "gate", int(Exit.NOT_MET), "it has not come to what was expected"
     NEVER_STARTED = "never started", "launcher", int(Exit.INTERNAL), "the launcher died before it was started"
     NOT_STARTED = "not started", "engine", int(Exit.UNAVAILABLE), "its container did not start"
     OUT_OF_MEMORY = "out of memory", "memory", KILL, "killed: out of memory"
@@ -52,7 +53,7 @@ class End(Enum):
 _TOLD = {End.STOPPED, End.TIME_LIMIT, End.PREEMPTED}
 # By what an entrypoint calls the cause, in status.json.
 _WORDS = {"signal": End.STOPPED, "entrypoint": End.REFUSED, "node": End.NODE_FAILED, "memory": End.OUT_OF_MEMORY,
-          "stalled": End.STALLED}  # fmt: skip
+          "stalled": End.STALLED, "gate": End.NOT_MET}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,5 +129,6 @@ def former(cause: Cause, code: int) -> End:
     if code == 0:
         return End.DONE
     ends = {"step": End.FAILED, "engine": End.FAILED} | {end.cause: end for end in (
-        End.STOPPED, End.CANCELLED, End.REFUSED, End.OUT_OF_MEMORY, End.NODE_FAILED, End.NEVER_STARTED)}  # fmt: skip
+        End.STOPPED, End.CANCELLED, End.REFUSED, End.OUT_OF_MEMORY, End.NODE_FAILED, End.NEVER_STARTED,
+        End.NOT_MET)}  # fmt: skip
     return ends[cause]

@@ -62,7 +62,8 @@ def of_plan(plan: Plan, run: Run, resumes: Former | None = None) -> Origin:
 
 
 def _input(found: Artifact, run: Former | None) -> OriginInput:
-    return OriginInput(path=found.path, fingerprint=found.fingerprint, type=found.type, hub=found.hub, run=run)
+    known = "" if run and found.expected else found.fingerprint  # it was not there yet
+    return OriginInput(path=found.path, fingerprint=known, type=found.type, hub=found.hub, run=run)
 
 
 def sign(folder: Path, origin: Origin) -> None:

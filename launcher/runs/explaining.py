@@ -30,7 +30,8 @@ MOST = 256  # logs that are read
 DIVERGED, RAISED = "divergence", "exception"  # the row for a loss that is no number; an exception that no row knows
 RECORD, RESULT = "record.json", "container/result.json"  # where the outcome's own words stand
 # Ends that say all by themselves. The others say that something was wrong, and not what.
-_TOLD = frozenset({End.OUT_OF_MEMORY, End.STALLED, End.TIME_LIMIT, End.PREEMPTED, End.NEVER_STARTED})
+_TOLD = frozenset({End.OUT_OF_MEMORY, End.STALLED, End.TIME_LIMIT, End.PREEMPTED, End.NEVER_STARTED,
+                   End.NOT_MET})  # fmt: skip
 _ASKED = frozenset({End.CANCELLED, End.STOPPED})  # its user wanted it
 _NODE = re.compile(r"logs/node-(\d+)\.log")
 

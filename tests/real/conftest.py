@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -29,8 +30,17 @@ from slipway.project import Root
 from .official import BUILT, Shelf, build, checkout, remove_images, shelf
 from .registry import registry
 from .support import PROJECT, REFUSING, Proxy, Tree, encoded, told
+from .tried import Tried, selftest
 
-DATA = ("versions.lock", "images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
+DATA = (
+    "versions.lock",
+    "images",
+    "launcher/steps",
+    "launcher/profiles",
+    "launcher/pipelines",
+    "templates",
+    "entrypoints",
+)
 TOY = Path(__file__).parent / "toy"
 CACHE = Path(__file__).parent / "cache"
 
@@ -100,7 +110,9 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
         else:
             shutil.copy(source, target)
     shutil.copytree(TOY / "step", path / "launcher" / "steps" / "test" / "toy")
-    shutil.copy(TOY / "toy.py", path / "entrypoints" / "steps")
+    shutil.copytree(TOY / "link", path / "launcher" / "steps" / "test" / "link")
+    for program in TOY.glob("*.py"):
+        shutil.copy(program, path / "entrypoints" / "steps")
     for step in CACHE.glob("*/step.yaml"):
         shutil.copytree(step.parent, path / "launcher" / "steps" / "test" / step.parent.name)
     for program in CACHE.glob("cache_*.py"):
@@ -125,6 +137,25 @@ def yard(project: Tree, ground: Path, address: str) -> Tree:
     shutil.copytree(project.path, ground / "yard", copy_function=link_tar)
     identity.save(Root(ground / "yard"), next(r for r in known if r.ids[0] == digest))
     return dataclasses.replace(project, path=ground / "yard")
+
+
+@pytest.fixture(scope="session")
+def dock(yard: Tree, ground: Path, address: str) -> Tree:
+    """The project, with the records of the cpu images of Megatron-Bridge, Model Optimizer and AutoModel."""
+    command = [str(Path(sys.executable).parent / "images"), "build", "megatron-bridge", "--flavour", "cpu"]
+    env = {**os.environ, "DOCKER_HOST": address}
+    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    entry = locks.select(locks.load_lock(Root(PROJECT)), "megatron-bridge", "cpu")
+    record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
+    shutil.copytree(yard.path, ground / "dock", copy_function=link_tar)
+    identity.save(Root(ground / "dock"), record)
+    return dataclasses.replace(yard, path=ground / "dock")
+
+
+@pytest.fixture(scope="session")
+def tried(dock: Tree) -> Callable[[str], Tried]:
+    """Of a library, what its selftest has made; run when somebody asks first."""
+    return functools.cache(functools.partial(selftest, dock))
 
 
 def link_tar(source: str, target: str) -> None:

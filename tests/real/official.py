@@ -32,7 +32,7 @@ REGISTRY = "nvcr.io"
 MODEL_OPTIMIZER = "0.44.0"
 RELEASES = {"automodel": "26.06", "megatron-bridge": "26.06.01", "modelopt": "26.06.01", "nemo-rl": "v0.7.0"}
 BUILT = ("automodel", "megatron-bridge", "nemo-rl")  # Model Optimizer's is megatron-bridge's, with a repository
-DATA = ("images", "launcher/steps", "launcher/profiles", "templates", "entrypoints")
+DATA = ("images", "launcher/steps", "launcher/profiles", "launcher/pipelines", "templates", "entrypoints")
 
 
 @dataclass(frozen=True)

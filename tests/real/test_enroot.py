@@ -318,6 +318,13 @@ def test_every_command_says_the_same_of_an_end(site: Tree, place: Path) -> None:
     every_command_agrees(site, place)
 
 
+def test_a_run_that_has_not_come_to_what_was_expected(site: Tree, work: Work, place: Path) -> None:
+    words = ("test/link", "--flavour", "cpu", f"model={work.model}", f"output={place}/out", "loss=5")
+    run = site.run_of(site.launch(*words, "--expect", "loss<2"))
+    why = "it has not come to what was expected: expected loss < 2, found 5"
+    assert told(site, run) == ("not met", 76, why)
+
+
 def test_out_of_memory(site: Tree, place: Path) -> None:
     """Nothing but the kernel's own count tells."""
     words = toy(place / "output", "--env", f"TOY_RUN={encoded(GREEDY)}")

@@ -1,72 +1,74 @@
-"""Every Megatron-Bridge step through `launch` in its cpu image, on a tiny real model: the example, what it leaves."""
+"""Every Megatron-Bridge step through `launch` in its cpu image, on a tiny real model: what a selftest of it leaves."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from images.building import identity
-from images.locking import lock as locks
-from slipway.project import Root
-
 from .cache import converted, reads
-from .conftest import Work, link_tar
-from .support import ENDLESS, PATIENCE, PROJECT, Running, Tree, told
+from .conftest import Work
+from .support import ENDLESS, PROJECT, Tree, told
+from .tried import Tried
 
 pytestmark = pytest.mark.real
-BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Voyage:
+    """A selftest's outputs by the names that the example gives them, in `folder`, and the model that they come from."""
+
+    folder: Path
+    model: Path
+
+
+MADE = {
+    "packed": "data_prep/sft_packing", "base": "convert/hf_to_megatron", "sft": "sft/megatron_bridge",
+    "lora": "peft/megatron_bridge", "merged": "convert/merge_lora", "back": "convert/megatron_to_hf",
+    "pretrained": "pretrain/megatron_bridge",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def dock(project: Tree, ground: Path, address: str) -> Tree:
-    """A project that has the record of Megatron-Bridge's cpu image."""
-    command = [str(BIN / "images"), "build", "megatron-bridge", "--flavour", "cpu"]
-    env = {**os.environ, "DOCKER_HOST": address}
-    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    entry = locks.select(locks.load_lock(Root(PROJECT)), "megatron-bridge", "cpu")
-    record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
-    shutil.copytree(project.path, ground / "dock", copy_function=link_tar)
-    identity.save(Root(ground / "dock"), record)
-    return dataclasses.replace(project, path=ground / "dock")
+def voyage(dock: Tree, tried: Callable[[str], Tried], ground: Path) -> Voyage:
+    """With one more: `tuned`, the fine-tuned weights as Hugging Face has them."""
+    found = tried("megatron-bridge")
+    made = Voyage(ground / "voyage", found.material("model"))
+    for name, step in MADE.items():
+        shutil.copytree(found.output(step), made.folder / name)
+    words = ("convert/megatron_to_hf", "--flavour", "cpu", "-c", "tiny", f"config={made.model}")
+    done = dock.launch(*words, f"model={found.made('sft/megatron_bridge')}", f"output={made.folder / 'tuned'}")
+    assert done.code == 0, done
+    return made
 
 
-@pytest.fixture(scope="module")
-def voyage(dock: Tree, work: Work, ground: Path) -> Path:
-    """The example's folder, after it has run."""
-    folder = ground / "voyage"
-    command = [
-        "bash",
-        str(PROJECT / "examples/megatron/run.sh"),
-        str(work.folder / "data"),
-        str(work.model),
-        str(folder),
-    ]
-    env = {**dock.env, "PATH": f"{BIN}:{dock.env['PATH']}"}
-    done = Running(command, dock.path, env).finish(4 * PATIENCE)  # eight launches
-    assert done.code == 0, (done.out[-3000:], done.err[-3000:])
-    (folder / "out").write_text(done.out)
-    return folder
+def test_all_steps_run_and_the_conversion_changes_nothing(dock: Tree, voyage: Voyage) -> None:
+    """By the example's own look at what it makes."""
+    example = PROJECT / "examples" / "megatron"
+    mounts = [word for folder in (voyage.folder, voyage.model, example) for word in ("--mount", str(folder))]
+    program = ("python", str(example / "verify.py"), str(voyage.model), str(voyage.folder))
+    done = dock.images("run", "megatron-bridge", "--flavour", "cpu", *mounts, "--", *program)
+    assert done.code == 0, done
+    assert "converted there and back: largest difference 0.0\n" in done.out
+    assert "fine-tuned: 39 of 39 tensors have changed" in done.out and "LoRA, merged:" in done.out
 
 
-def test_all_steps_run_and_the_conversion_changes_nothing(voyage: Path) -> None:
-    out = (voyage / "out").read_text()
-    assert "converted there and back: largest difference 0.0\n" in out
-    assert "fine-tuned: 39 of 39 tensors have changed" in out and "LoRA, merged:" in out
+def test_two_processes_train_together(tried: Callable[[str], Tried]) -> None:
+    run = tried("megatron-bridge").run("sft/megatron_bridge")
+    assert run.record["plan"]["shape"] == {"nodes": 1, "gpus": 0, "procs": 2}
+    assert (run.path / "container" / "0" / "ranks" / "1.pid").is_file()
 
 
-def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Voyage, place: Path) -> None:
     """By its own train.exit_signal_handler, in each rank."""
-    words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}"]
-    words += [f"model={voyage / 'base'}", f"tokenizer={work.model}", f"output={place / 'out'}"]
+    words = ["sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage.folder / 'packed'}"]
+    words += [f"model={voyage.folder / 'base'}", f"tokenizer={voyage.model}", f"output={place / 'out'}"]
     launched = dock.start("launch", *words, f"max_steps={ENDLESS}")
     launched.await_line(r"iteration +3/")
     launched.signal(signal.SIGTERM)
@@ -79,22 +81,32 @@ def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Path, work: Work,
     assert again.code == 0 and re.findall(r"iteration +(\d+)/", again.out) == [str(saved + 1)], again
 
 
-def test_training_with_another_tokenizer_than_the_packings_is_refused(dock: Tree, voyage: Path, work: Work) -> None:
-    other = voyage / "other"
-    shutil.copytree(work.model, other)
+def test_training_with_another_tokenizer_than_the_packings_is_refused(dock: Tree, voyage: Voyage) -> None:
+    other = voyage.folder / "other"
+    shutil.copytree(voyage.model, other)
     config = json.loads((other / "tokenizer_config.json").read_text())
     template = other / "chat_template.jinja"
     template.write_text(
         (template.read_text() if template.exists() else config.get("chat_template", "")) + "\n{# other #}"
     )
-    words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}")
-    done = dock.launch(*words, f"model={voyage / 'base'}", f"tokenizer={other}", f"output={voyage / 'never'}")
+    words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={voyage.folder / 'packed'}")
+    done = dock.launch(
+        *words, f"model={voyage.folder / 'base'}", f"tokenizer={other}", f"output={voyage.folder / 'never'}"
+    )
     assert done.code in (65, 78), done
-    assert "template" in done.err and not list((voyage / "never").glob("iter_*"))
+    assert "template" in done.err and not list((voyage.folder / "never").glob("iter_*"))
 
 
-def test_a_packing_for_another_step_names_what_is_wanted(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
-    words = ("sft/automodel", "--flavour", "cpu", "-c", "tiny", f"train={voyage / 'packed'}", f"model={work.model}")
+def test_a_packing_for_another_step_names_what_is_wanted(dock: Tree, voyage: Voyage, place: Path) -> None:
+    words = (
+        "sft/automodel",
+        "--flavour",
+        "cpu",
+        "-c",
+        "tiny",
+        f"train={voyage.folder / 'packed'}",
+        f"model={voyage.model}",
+    )
     done = dock.launch(*words, f"output={place / 'out'}")
     assert done.code == 65
     assert "is no chat_jsonl: found packed_parquet" in done.err
@@ -114,11 +126,9 @@ def test_what_has_to_be_converted_first_is_converted_once(dock: Tree, work: Work
     assert again.code == 0 and "has made" in again.err and "megatron_train.py" in again.out
 
 
-def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(
-    dock: Tree, work: Work, voyage: Path, place: Path
-) -> None:
+def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(dock: Tree, voyage: Voyage, place: Path) -> None:
     """The conversion that a step of Ray finds in NRL_MEGATRON_CHECKPOINT_DIR; the other launch takes it as it is."""
-    words = reads(work.model, place / "one", "bridge")
+    words = reads(voyage.model, place / "one", "bridge")
     done = dock.launch(*words, "--megatron-cache", str(place / "cache"))
     assert done.code == 0 and "policy: first convert/hf_to_megatron, into " in done.err, done
     seen = json.loads((place / "one" / "seen.json").read_text())
@@ -128,13 +138,19 @@ def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(
     verified = dock.launch("cache", "verify", "--megatron-cache", str(place / "cache"))
     assert verified.code == 0 and re.search(r"[1-9]\d* looked at, 0 faults", verified.err), verified
 
-    (source,) = (p.parent for p in voyage.glob("*/iter_0000000") if (p.parent / "iter_0000000" / "tokenizer").is_dir())
     other = ("--megatron-cache", str(place / "other"))
     adopted = dock.launch(
-        "cache", "adopt", str(source), "test/bridge", f"policy={work.model}", "--flavour", "cpu", *other
+        "cache",
+        "adopt",
+        str(voyage.folder / "base"),
+        "test/bridge",
+        f"policy={voyage.model}",
+        "--flavour",
+        "cpu",
+        *other,
     )
     assert adopted.code == 0, adopted
-    done = dock.launch(*reads(work.model, place / "two", "bridge"), *other)
+    done = dock.launch(*reads(voyage.model, place / "two", "bridge"), *other)
     assert done.code == 0 and "convert/hf_to_megatron" not in done.err, done
 
 
@@ -159,3 +175,84 @@ def test_packing_is_rehearsed_on_every_row(dock: Tree, work: Work, place: Path) 
     assert re.search(r"warning: train=: \d+ of 11 rows have more than 41 tokens .* and are left out", done.err)
     assert f"[[{rows[0]['messages'][-1]['content']}<|im_end|>" in done.out
     assert not (place / "out").exists()
+
+
+DAMAGE = """
+import sys
+from pyarrow import Table, parquet
+table = parquet.read_table(sys.argv[1])
+rows = table.slice(0, 12).to_pylist()
+rows[6]["loss_mask"].pop()
+parquet.write_table(Table.from_pylist(rows, schema=table.schema), sys.argv[1])
+"""
+
+
+def test_packed_rows_are_rehearsed_as_the_library_reads_them(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+    """Its own rule of a row, which training leaves out; two steps of a small model take the others."""
+    shutil.copytree(voyage / "packed", place / "packed")
+    (rows,) = (place / "packed").glob("training_*.parquet")
+    damaged = ("--mount", str(place), "--", "python", "-c", DAMAGE, str(rows))
+    assert dock.images("run", "megatron-bridge", "--flavour", "cpu", *damaged).code == 0
+    words = ("peft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={place / 'packed'}")
+    done = dock.launch("rehearse", *words, f"model={voyage / 'base'}", f"tokenizer={work.model}")
+    assert done.code == 65, done
+    wrong = re.findall(rf"^error: {re.escape(str(rows))}:(\d+): (.*)$", done.err, re.M)
+    assert len(wrong) == 1 and wrong[0][0] == "7", done
+    assert re.fullmatch(r"ValueError: Row 7: loss_mask length \(\d+\) != input_ids length \(\d+\)", wrong[0][1])
+    chats = [json.loads(line)["messages"] for line in work.train.read_text().splitlines()]
+    answers = {f"{chat[-1]['content']}<|im_end|>\n" for chat in chats}  # the template's newline is learned, too
+    shown = set(re.findall(r"\[\[(.*?)\]\]", re.sub(r"^    ", "", done.out, flags=re.M), re.S)) - {" "}  # the legend
+    assert len(shown) > 3 and shown <= answers, shown
+    assert re.search(r"^steps       loss \d\.\d+ -> \d\.\d+$", done.out, re.M)
+    assert "steps       saved iter_0000002 (checkpoint_lora)" in done.out
+    assert "GPTModelProvider with 2 layers" in done.out
+
+
+def test_what_would_be_converted_first_is_rehearsed_by_a_small_conversion(dock: Tree, work: Work, place: Path) -> None:
+    """--rehearse with --convert: nothing is converted but a small model, and nothing is submitted."""
+    shutil.copytree(work.model, place / "llama")
+    template = place / "llama" / "chat_template.jinja"
+    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
+    template.write_text(strict + template.read_text())
+    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
+    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
+    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={place / 'chats.jsonl'}")
+    before = dock.all_runs()
+    inputs = (f"model={place / 'llama'}", f"tokenizer={place / 'llama'}", f"output={place / 'out'}")
+    done = dock.launch("--rehearse", "--convert", *words, *inputs)
+    assert done.code == 65, done
+    assert f"error: {place / 'chats.jsonl'}:5: TemplateError: too many\n" in done.err
+    assert "steps       converted by Megatron-Bridge, as convert/hf_to_megatron does" in done.err
+    assert "steps       saved iter_0000002 (checkpoint_megatron)" in done.err
+    assert f"there what convert/hf_to_megatron makes of {place / 'llama'}" in done.err
+    assert [run.record["plan"]["step"] for run in dock.since(before)] == ["sft/megatron_bridge"]
+    assert not (place / "out").exists()
+
+
+DOCUMENTS = """
+import json, sys, torch
+from transformers import AutoTokenizer
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+model, data, prefix = sys.argv[1:]
+tokenizer, builder = AutoTokenizer.from_pretrained(model), IndexedDatasetBuilder(prefix + ".bin")
+for line in list(open(data))[:100]:
+    ids = tokenizer(json.loads(line)["messages"][-1]["content"])["input_ids"]
+    builder.add_document(torch.tensor(ids, dtype=torch.int32), [len(ids)])
+builder.finalize(prefix + ".idx")
+"""
+
+
+@pytest.mark.long
+def test_pretraining_is_rehearsed_on_documents_that_nobody_may_write_beside(
+    dock: Tree, work: Work, place: Path
+) -> None:
+    words = ("--mount", str(work.folder), "--mount", str(place), "--", "python", "-c", DOCUMENTS, str(work.model))
+    made = dock.images("run", "megatron-bridge", "--flavour", "cpu", *words, str(work.train), str(place / "docs"))
+    assert made.code == 0, made
+    inputs = (f"data={place / 'docs'}", f"tokenizer={work.model}")
+    done = dock.launch("rehearse", "pretrain/megatron_bridge", "--flavour", "cpu", "-c", "tiny", *inputs, "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    assert (found["data"]["data"]["rows"], found["data"]["data"]["faulty"]) == (100, 0)
+    assert len(found["steps"]["losses"]) == 2 and "2 layers" in found["steps"]["models"]["model"]

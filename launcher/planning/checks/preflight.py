@@ -16,6 +16,7 @@ from launcher.planning import configuration
 from launcher.planning.checks import (
     config_values,
     conflicts,
+    expectations,
     input_rules,
     known_keys,
     memory,
@@ -57,7 +58,7 @@ def check(spec: LaunchSpec, seen: Probed, steps: Sequence[Step] = ()) -> list[Fi
     `steps`: among which one that converts a wrong input is looked for.
     """
     findings = [*_inputs(spec, seen, steps), *_output(spec, seen), *_environment(spec)]
-    findings += [*network.check(spec), *_mounts(spec, seen)]
+    findings += [*network.check(spec), *_mounts(spec, seen), *expectations.check(spec)]
     findings += [*configuration.check(spec), *known_keys.check(spec, seen.image.classes)]
     findings += [*_shape(spec, seen), *parallelism.check(spec, seen)]
     findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen), *conflicts.check(spec, seen)]
@@ -199,7 +200,7 @@ def _differences(origin: Origin, spec: LaunchSpec, seen: Probed) -> Iterator[str
         before, now = origin.inputs.get(name), given.get(name)
         if before is None or now is None:
             yield f"{name}: {before.path if before else 'none'}, this has {now[0] if now else 'none'}"
-        elif before.fingerprint != now[1]:
+        elif before.fingerprint and before.fingerprint != now[1]:
             marks = f"{before.fingerprint[:12]}, this is {now[0]}, {now[1][:12]}"
             yield f"{name}: {before.path}, fingerprint {marks}"
 
