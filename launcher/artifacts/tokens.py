@@ -125,7 +125,8 @@ def texts_of(tokenizer: Tokenizer, type_: str, row: dict[str, Any]) -> Iterable[
     Raises Refused, KeyError and TypeError for a row that is none of its type.
     """
     if type_ == "chat_jsonl" or "messages" in row:
-        return [tokenizer.render(row["messages"], row.get("tools"))]
+        tools = row.get("tools")  # AutoModel takes them as text, too
+        return [tokenizer.render(row["messages"], json.loads(tools) if isinstance(tools, str) and tools else tools)]
     if type_ == "prompt_jsonl":
         return [str(row.get("input", "")) + str(row.get("output", ""))]
     if "completions" in row:

@@ -1,6 +1,7 @@
 """What AutoModel's ChatDataset and transformers' tokenizer say of small files of rows, in the library's own image.
 
-library.py FOLDER MODEL OUT: for each FOLDER/*.jsonl, `fault` (empty where every row is taken) and `tokens` of each row.
+library.py FOLDER MODEL OUT: for each FOLDER/*.jsonl, `fault` (empty where every row is taken), and `tokens` of each row
+by its template.
 """
 
 from __future__ import annotations
@@ -32,8 +33,13 @@ def look(file: Path, tokenizer: Any) -> dict[str, Any]:
     return {"fault": "", "tokens": [length(row, tokenizer) for row in rows]}
 
 
-def length(row: dict[str, Any], tokenizer: Any) -> int:
-    text = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)
+def length(row: dict[str, Any], tokenizer: Any) -> int | None:
+    """None for what the template does not render as it is: the dataset joins parts of a text ahead of it."""
+    try:
+        tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
+        text = tokenizer.apply_chat_template(row["messages"], tools=tools, tokenize=False)
+    except Exception:  # noqa: BLE001 - a template raises anything
+        return None
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
