@@ -21,7 +21,8 @@ from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
 ArtifactType = Literal[
-    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "checkpoint_hf",
+    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "text_jsonl", "text_parquet",
+    "text_plain", "checkpoint_hf",
     "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
 ]  # fmt: skip
 
@@ -29,13 +30,13 @@ ArtifactType = Literal[
 Role = Literal[
     "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
-    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "prompts",
-    "generations", "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus",
-    "reward_nodes", "packing", "generation_backend",
-    "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
-    "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
-    "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version", "per_token_loss",
-    "averaged_gradients", "context_exchange", "context_levels", "start", "master_weights", "master_remainders",
+    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "prompts", "generations",
+    "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus", "reward_nodes",
+    "packing", "generation_backend", "generation_memory", "generation_tensor", "generation_pipeline",
+    "generation_sequence", "generation_precision", "logprob_micro", "offload", "adapter", "teacher_tensor",
+    "teacher_pipeline", "teacher_context", "reward_micro", "reward_tensor", "reward_context", "reward_precision",
+    "reward_second_version", "per_token_loss", "averaged_gradients", "context_exchange", "context_levels", "start",
+    "master_weights", "master_remainders",
 ]  # fmt: skip
 
 
@@ -46,8 +47,8 @@ class Input(Noun, frozen=True, kw_only=True):
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
     `plain`: of an adapter, LoRA alone. `quantized`: method of quantized weights that it takes -> what is said of it.
-    `grammar`: what a conversation may be (`rows.Grammar`). `why`: said where the type is wrong. `frozen`: a model that
-    every process holds whole, and none trains.
+    `zstd`: files packed so are read, too. `grammar`: what a conversation may be (`rows.Grammar`). `why`: said where the
+    type is wrong. `frozen`: a model that every process holds whole, and none trains.
     """
 
     types: list[ArtifactType]
@@ -60,6 +61,7 @@ class Input(Noun, frozen=True, kw_only=True):
     needs_columns: list[str] = []
     plain: bool = False
     quantized: dict[str, str] = {}
+    zstd: bool = False
     grammar: Grammar = ""
     why: str = ""
     frozen: bool = False
@@ -130,11 +132,16 @@ class Command(Noun, frozen=True, kw_only=True):
 class Rehearsal(Noun, frozen=True, kw_only=True):
     """How the step is tried out on a machine without GPUs, in the cpu image of its library.
 
-    `commands`: the step programs for it; `set`: configuration keys that it makes smaller, whoever sets them.
+    `commands`: the step programs for it; `launcher`: how they start, if not as the step does; `set`: configuration keys
+    that it makes smaller, whoever sets them; `flavour`: one that gets the flavour of the run that is rehearsed;
+    `takes`: input -> artifact types that it takes beside the step's own, so that nothing converts them first.
     """
 
     commands: list[Command]
+    launcher: Literal["python", "torchrun"] | None = None
     set: dict[str, Any] = {}
+    takes: dict[str, list[ArtifactType]] = {}
+    flavour: str = ""
 
 
 class BaseConfig(Noun, frozen=True, kw_only=True):
@@ -335,10 +342,8 @@ def _check_names(steps: list[Step]) -> None:
             other = taken.setdefault(alias, step)
             if other is not step:
                 file = Path(step.folder) / "step.yaml"
-                raise SlipwayError(
-                    Exit.CONFIG, f"the alias {alias!r} is taken by {other.folder}/step.yaml",
-                    where=f"{file}:{yamldoc.line_of(file, 'aliases')}",
-                )  # fmt: skip
+                what, at = f"the alias {alias!r} is taken by {other.folder}/step.yaml", yamldoc.line_of(file, "aliases")
+                raise SlipwayError(Exit.CONFIG, what, where=f"{file}:{at}")
 
 
 def _load(root: Root, name: str, folder: Path) -> Step:
@@ -396,5 +401,4 @@ def _check_owned(step: Step, path: Path, value: dict[str, Any]) -> None:
 
 def owned_error(code: Exit, owned: str, setter: str, where: str) -> SlipwayError:
     """What is said where somebody sets a key that the launcher wires."""
-    remedy = f"set it by {setter}" if setter else ""
-    return SlipwayError(code, f"{owned} is wired by the launcher", where=where, remedy=remedy)
+    return SlipwayError(code, f"{owned} is wired by the launcher", where=where, remedy=setter and f"set it by {setter}")

@@ -70,7 +70,7 @@ class Options:
     argv: tuple[str, ...] = ()
     needs: Mapping[str, tuple[Requirement, Artifact]] = field(default_factory=dict)
     makes: Requirement | None = None
-    rehearsal: bool = False
+    rehearsal: Flavour | None = None  # that of the run which this one rehearses
     layers: Mapping[str, Any] = field(default_factory=dict)
     resumes: Former | None = None
     replays: Replayed | None = None
@@ -219,7 +219,7 @@ def _resolve(root: Root, options: Options, chosen: Chosen, seen: Probed, code: d
         needs=[need for need, _ in options.needs.values()],
         makes=options.makes,
         conflicts=conflicts.at_release(root, step, entry),
-        imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
+        imposed=rehearsal.imposed(step, options.rehearsal) if options.rehearsal else {},
         from_run=dict(chosen.from_run),
         expect=list(options.expect),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,44 @@ def test_a_pruned_model_is_smaller_and_learns_from_the_whole_one(yard: Tree, tri
     done = verify(yard, "distill", found.mounts, chats, model, pruned, student)
     before, after = re.findall(r"divergence from the teacher ([0-9.]+) -> ([0-9.]+) per token", done.out)[0]
     assert 0 < float(after) < 0.75 * float(before)
+
+
+def test_a_quantization_is_rehearsed_to_its_export(yard: Tree, work: Work, place: Path) -> None:
+    """Every row of the calibration, beyond those that it takes; then the format on a small model."""
+    shutil.copytree(work.model, place / "llama")
+    template = place / "llama" / "chat_template.jinja"
+    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
+    template.write_text(strict + template.read_text())
+    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
+    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
+    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = (f"calibration={place / 'chats.jsonl'}", "calibration_samples=3", "format=nvfp4", f"output={place / 'out'}")
+    done = yard.launch("rehearse", "optimize/modelopt/quantize", "--flavour", "cpu", f"model={place / 'llama'}", *words)
+    assert done.code == 65, done
+    assert f"error: {place / 'chats.jsonl'}:5: TemplateError: too many\n" in done.err
+    assert "calibration 12 rows, of which the first 3 are taken; tokens a row: " in done.out
+    assert "steps       calibrated by 2 samples of chat_jsonl; nvfp4: 14 layers quantized" in done.out
+    assert re.search(r"^steps       exported as NVFP4: .*hf_quant_config\.json, model\.safetensors", done.out, re.M)
+    assert "[[" not in done.out and not (place / "out").exists()  # nothing is learned
+
+
+@pytest.mark.long
+def test_a_distillation_is_rehearsed_by_two_small_models(yard: Tree, work: Work) -> None:
+    words = (f"teacher={work.model}", f"student={work.model}", f"train={work.train}", "seq_length=64")
+    done = yard.launch("rehearse", "optimize/modelopt/distill", "--flavour", "cpu", *words, "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    first = json.loads(work.train.read_text().splitlines()[0])["messages"]
+    learned = [p["text"] for p in found["data"]["train"]["samples"][0]["pieces"] if p["learned"]]
+    assert learned == [first[-1]["content"] + "<|im_end|>"]
+    assert len(found["steps"]["losses"]) == 2 and all(loss > 0 for loss in found["steps"]["losses"])
+    assert {d["what"] for d in found["differs"]} >= {"weights of teacher", "weights of student", "training.max_steps"}
+
+
+@pytest.mark.long
+def test_a_pruning_is_rehearsed_by_the_rules_of_the_run(yard: Tree, work: Work) -> None:
+    words = ("optimize/modelopt/prune", "--flavour", "cpu", f"model={work.model}", f"calibration={work.train}")
+    done = yard.launch("rehearse", *words, "ffn_hidden_size=128", "num_layers=3")
+    assert done.code == 0 and "steps       ffn_hidden_size and num_layers cut to half, by importance hooks" in done.out
+    done = yard.launch("rehearse", *words, "ffn_hidden_size=4096")
+    assert done.code == 78 and "prune.ffn_hidden_size: 4096 is more than the model's 192" in done.err
