@@ -37,7 +37,7 @@ def main() -> int:
     found, why = visible()
     if found is None:
         return bad(Path(args.out), [why]) if looks and why else 0
-    record(Path(args.out), found)
+    record(Path(args.out), found, plan["shape"]["gpus"])
     wrong = difference(plan, found)
     if wrong and looks and profile.get("gpus_by") != "none":  # Slurm has counted them
         return bad(Path(args.out), [wrong])
@@ -148,8 +148,13 @@ def bad(out: Path, faults: list[str]) -> int:
     return TRY_AGAIN
 
 
-def record(path: Path, found: list[str]) -> None:
+def record(path: Path, found: list[str], wanted: int) -> None:
+    """The UUIDs that are seen; and what the driver calls those of this run, where it says that, and its version."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    mine = ours(found, wanted) or set(found)
+    told = [(name, driver) for uuid, name, driver in rows("uuid,name,driver_version") if uuid in mine]
+    if told:
+        known |= {"gpu_names": [name for name, _ in told], "driver": told[0][1]}
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(dict(known, gpus=found), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     part.replace(path)

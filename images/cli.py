@@ -26,19 +26,36 @@ def main() -> None:
 @click.option("--upgrade", is_flag=True, help="Ask everything anew: packages, digests and commits.")
 @click.option("--upgrade-package", "moving", multiple=True, metavar="NAME", help="Ask for the newest NAME that fits.")
 @click.option("--record", "image", metavar="IMAGE", help="Write the identity of a built image into the lock.")
-def lock(libraries: tuple[str, ...], check: bool, upgrade: bool, moving: tuple[str, ...], image: str | None) -> None:
+@click.option(
+    "--attest",
+    "attestations",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write into the lock that its entry was tested: what `launch selftest` has written. Asks nobody; repeatable.",
+)
+def lock(
+    libraries: tuple[str, ...],
+    check: bool,
+    upgrade: bool,
+    moving: tuple[str, ...],
+    image: str | None,
+    attestations: tuple[Path, ...],
+) -> None:
     """Resolve images/matrix.yaml into versions.lock.
 
     A pin that still fits the matrix stays. Base digests and commits that are open are asked from their servers. With
     --upgrade and --upgrade-package pins move: those of LIBRARIES, else all.
     """
+    from images.locking import attestation, resolve
     from images.locking import lock as locks
-    from images.locking import resolve
     from images.machine import mirrors
 
-    if check + upgrade + bool(moving) + bool(image) > 1:
-        raise click.UsageError("--check, --upgrade, --upgrade-package and --record exclude each other")
+    if check + upgrade + bool(moving) + bool(image) + bool(attestations) > 1:
+        raise click.UsageError("--check, --upgrade, --upgrade-package, --record and --attest exclude each other")
     root = find_root()
+    if attestations:
+        return _attest(root, libraries, attestations)
     if check:
         sys.exit(_check_lock(root, libraries))
     if image:
@@ -53,6 +70,8 @@ def lock(libraries: tuple[str, ...], check: bool, upgrade: bool, moving: tuple[s
         write_atomic(path, text)
     write_atomic(root.lock, locks.lock_text(new))
     say(f"versions.lock: {len(new.entries)} entries")
+    for line in attestation.lost(old, new):
+        say(line)
     for line in outside.unresolved:
         say(f"still unresolved: {line}")
     sys.exit(Exit.UNAVAILABLE if outside.unresolved else Exit.OK)
@@ -300,6 +319,27 @@ def _record(root: Root, image: str) -> None:
         record, _ = identity.find(root, lock, image, client)
     write_atomic(root.lock, locks.lock_text(locks.with_image(lock, record.name, record.ids, record.drift)))
     say(f"versions.lock: {record.name} is {record.ids[0]}")
+
+
+def _attest(root: Root, libraries: tuple[str, ...], files: tuple[Path, ...]) -> None:
+    """All of them, or none."""
+    from images.building import identity
+    from images.locking import attestation
+    from images.locking import lock as locks
+
+    if libraries:
+        raise click.UsageError("--attest takes no LIBRARY: each FILE names its entry")
+    lock, told = locks.tracked(root), []
+    for file in files:
+        found = attestation.load(file)
+        entry = lock.entries.get(found.name)
+        records = [r for r in identity.records(root, entry) if not r.drift and not r.left_out] if entry else []
+        lock = attestation.attested(lock, found, {digest for r in records for digest in r.ids}, str(file))
+        ran = [name for name, step in found.steps.items() if step.result == "ok"]
+        told.append(f"versions.lock: {found.name} is tested: {len(ran)} of {len(found.steps)} steps, {found.hardware}")
+    write_atomic(root.lock, locks.lock_text(locks.sealed(lock)))
+    for line in told:
+        say(line)
 
 
 def _show_diff(name: str, before: str, after: str) -> None:

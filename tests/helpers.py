@@ -24,7 +24,7 @@ import msgspec
 
 from images.building import identity, render
 from images.locking import lock as locks
-from images.locking.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository
+from images.locking.model import Base, Bootstrap, Entry, Environment, Lock, MatrixGroup, Repository, Tested
 from images.squashing import sidecar
 from launcher.artifacts.detection import Artifact
 from launcher.artifacts.nouns import Adapter, Data, Packing, Sizes, Tokenizer, Weights
@@ -38,6 +38,10 @@ from slipway.project import Root
 HERE = Path(__file__).parent
 REPO = HERE.parent
 IMAGE = f"sha256:{'1' * 64}"
+TESTED = Tested(
+    image=IMAGE, hardware="8 x A GPU", driver="575.1", engine="docker", date="2026-01-01T00:00:00Z", slipway="0.1.0",
+    steps=["sft/automodel"],
+)  # fmt: skip
 STEP_FILE = "launcher/steps/sft/automodel/step.yaml"
 PROFILE_FILE = "launcher/profiles/docker.yaml"
 MATRIX_FILE = "images/matrix.yaml"

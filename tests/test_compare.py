@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import REGISTRY, entry_of
+from helpers import REGISTRY, TESTED, entry_of
 
 from images.building import render
 from images.inspection import compare
@@ -54,7 +54,7 @@ CUDA = entry_of("cuda", base=BASE)
         (CUDA, {"repositories": {"boats": Repository(url="u", tag="v1", path="/opt/b", commit=COMMIT)}},
          ["repository boats: commit: added cccccccccccc", "repository boats: importable: added False",
           "repository boats: path: added /opt/b", "repository boats: tag: added v1", "repository boats: url: added u"]),
-        (CUDA, {"notes": ["n"], "sources": ["s"], "tested": ["t"], "image": [Identity(ids=[NEW])]}, []),
+        (CUDA, {"notes": ["n"], "sources": ["s"], "tested": [TESTED], "image": [Identity(ids=[NEW])]}, []),
     ],
 )  # fmt: skip
 def test_an_entry_says_what_moved_in_it(entry: Entry, changes: dict[str, Any], said: list[str]) -> None:

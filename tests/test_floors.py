@@ -16,8 +16,8 @@ OURS = ("slipway", "images", "launcher")
 # Of a package, from the top down; a room imports only what stands below it (docs/structure.md).
 ROOMS = {
     "launcher": [
-        "cli", "doctor", "lists", "chains", "prerequisites", "runs", "planning", "engines", "records", "core",
-        "catalog", "artifacts",
+        "cli", "doctor", "selftest", "lists", "chains", "prerequisites", "runs", "planning", "engines", "records",
+        "core", "catalog", "artifacts",
     ],
     "images": ["cli", "inspection", "squashing", "building", "locking", "bootstrap", "machine"],
 }  # fmt: skip

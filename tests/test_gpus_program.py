@@ -75,7 +75,8 @@ def node(tmp_path: Path) -> Node:
 
 def test_gpus_without_a_fault_are_recorded(node: Node) -> None:
     assert node.look() == (0, "")
-    assert json.loads((node.folder / "state" / "1" / "versions.json").read_text()) == {"gpus": UUIDS}
+    told = {"gpus": UUIDS, "gpu_names": ["NVIDIA Stand-in"] * 4, "driver": "575.57.08"}
+    assert json.loads((node.folder / "state" / "1" / "versions.json").read_text()) == told
     assert not node.bad
 
 
@@ -118,6 +119,13 @@ def test_a_driver_that_does_not_know_a_field_is_no_fault(node: Node) -> None:
     assert node.look() == (0, "")
     node.says("faults", f"2 {ECC} 3")
     assert node.look()[0] == 75
+
+
+def test_where_a_driver_does_not_say_its_version_the_uuids_are_recorded(node: Node) -> None:
+    text = (node.folder / "bin" / "nvidia-smi").read_text()
+    (node.folder / "bin" / "nvidia-smi").write_text(text.replace("driver_version)", "none)"))
+    assert node.look() == (0, "")
+    assert json.loads((node.folder / "state" / "1" / "versions.json").read_text()) == {"gpus": UUIDS}
 
 
 @pytest.mark.parametrize(("number", "code"), [(79, 75), (48, 75), (31, 0), (13, 0)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import BOATS, COMMIT, DIGEST, MATRIX_FILE, REPO, TREE, Known, Project, relock
+from helpers import BOATS, COMMIT, DIGEST, MATRIX_FILE, REPO, TESTED, TREE, Known, Project, relock
 
 from images.building import render
 from images.locking import groups
@@ -159,7 +159,7 @@ def test_only_the_named_libraries_are_asked_for(boats: Project) -> None:
 def test_recorded_images_are_kept_while_the_entry_is_the_same(boats: Project, before: str, kept: bool) -> None:
     root, name = boats.root, "boats/26.06-cuda"
     lock = locks.load_lock(root)
-    recorded = msgspec.structs.replace(lock.entries[name], image=[Identity(ids=["sha256:1"])], tested=["here"])
+    recorded = msgspec.structs.replace(lock.entries[name], image=[Identity(ids=["sha256:1"])], tested=[TESTED])
     lock = msgspec.structs.replace(lock, entries=lock.entries | {name: recorded})
     write_atomic(root.lock, locks.lock_text(lock))
     boats.edit(MATRIX_FILE, before, before + "0")

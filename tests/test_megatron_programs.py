@@ -476,6 +476,7 @@ def test_pretraining_takes_documents(pretraining: Training) -> None:
     seen = pretraining.seen()
     assert seen["dataset"]["_target_"].endswith(".config.GPTDatasetConfig")
     assert seen["dataset"]["data_path"] == [str(pretraining.root / "b")]
+    assert seen["dataset"]["path_to_cache"] == str(pretraining.root / "run" / "data")  # beside them nobody may write
     assert (seen["tokenizer"]["tokenizer_type"], seen["tokenizer"]["vocab_size"]) == ("HuggingFaceTokenizer", None)
     pretraining.words["data.train"] = pretraining.root
     paths = megatron_train.prepare(_assigned(pretraining))["dataset"]["data_path"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import BOOTSTRAP, REGISTRY, entry_of
+from helpers import BOOTSTRAP, REGISTRY, TESTED, entry_of
 
 from images.locking.model import (
     Base,
@@ -28,7 +28,7 @@ GROUP = Group(packages=["a==1"], python="3.12", platform="linux", file="images/a
     ("change", "value"),
     [
         ("image", [Identity(ids=["sha256:1"])]),
-        ("tested", ["selftest on host a"]),
+        ("tested", [TESTED]),
         ("sources", ["somebody's table"]),
         ("notes", ["a note"]),
         ("known_as", {"boats": "2.0"}),

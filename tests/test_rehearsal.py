@@ -9,13 +9,16 @@ import msgspec
 import pytest
 from helpers import STEP_FILE, Engine, Inputs, Project, Refused
 
+from launcher.catalog import definitions
 from launcher.cli import rehearsing
 from launcher.core.plan import Mount
+from launcher.core.requirement import Requirement
 from launcher.planning import preparation
 from launcher.planning import rehearsal as planning
 from launcher.planning.preparation import Options
 from launcher.planning.run_files import Prepared
 from launcher.runs import rehearsal
+from slipway.errors import SlipwayError
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def value(prepared: Prepared, key: str) -> Any:
 
 def test_what_a_rehearsal_sets_counts_whoever_says_otherwise(prepare: Any) -> None:
     words = ("max_steps=1000", "global_batch_size=64", "distributed.tp_size=8", "wandb.project=mine", "seq_length=77")
-    small = prepare(*words, flavour="cpu", rehearsal=True)
+    small = prepare(*words, flavour="cpu", rehearsal="cpu")
     assert not [f for f in small.findings if f.severity == "error"]
     assert small.plan.command[-1] == "/slipway/steps/automodel_rehearse.py"
     assert {"steps/automodel_finetune.py", "steps/slipway_rehearsal.py"} <= small.plan.files.keys()
@@ -58,7 +61,9 @@ def test_a_launch_knows_nothing_of_it(prepare: Any) -> None:
 
 def test_what_differs_is_told_key_by_key(prepare: Any) -> None:
     run = prepare("max_steps=1000", "local_batch_size=1", "model.torch_dtype=bfloat16", flavour="cpu", procs=4)
-    small = prepare("max_steps=1000", "local_batch_size=1", "model.torch_dtype=bfloat16", flavour="cpu", rehearsal=True)
+    small = prepare(
+        "max_steps=1000", "local_batch_size=1", "model.torch_dtype=bfloat16", flavour="cpu", rehearsal="cpu"
+    )
     assert run.spec and small.spec
     told = {d.what: (d.run, d.rehearsal) for d in planning.differences(run.spec, small.spec)}
     assert told["step_scheduler.max_steps"] == ("1000", "2")
@@ -70,9 +75,40 @@ def test_what_differs_is_told_key_by_key(prepare: Any) -> None:
 def test_a_step_without_a_way_to_is_refused(refused: Refused, inputs: Inputs, project: Project) -> None:
     project.edit(STEP_FILE, "\nrehearse:", "\nrehears:")
     assert "did you mean 'rehearse'" in refused(78, "rehearse", "sft/automodel", *inputs.words)
-    assert "cannot be rehearsed" in refused(
-        64, "rehearse", "pretrain/automodel", f"data={inputs.train}", f"model={inputs.model}"
-    )
+    assert "cannot be rehearsed" in refused(64, "rehearse", "convert/hf_to_megatron", f"model={inputs.model}")
+
+
+NEED = Requirement(
+    input="model", type="checkpoint_megatron", source="/llama", fingerprint="f", by="convert/hf_to_megatron",
+    place="/runs/.converted/x", words=["model=/llama"], nodes=1, gpus=1, procs=1, key="k",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step", "made", "expected"),
+    [
+        ("peft/megatron_bridge", set(), ["train=/a", "model=/llama"]),  # a small one is converted there
+        ("peft/megatron_bridge", {NEED.place}, ["train=/a", "model=/llama"]),
+        ("sft/automodel", {NEED.place}, ["train=/a", f"model={NEED.place}"]),
+    ],
+)
+def test_what_would_be_converted_is_rehearsed_as_it_is_or_as_it_was_made(
+    project: Project, step: str, made: set[str], expected: list[str]
+) -> None:
+    found = planning.unconverted(definitions.find_step(project.root, step), ["train=/a", "model=/llama"], [NEED], made)
+    assert found == expected
+
+
+def test_what_has_to_be_converted_first_and_was_not_is_refused(project: Project) -> None:
+    with pytest.raises(SlipwayError) as raised:
+        planning.unconverted(definitions.find_step(project.root, "sft/automodel"), ["model=/llama"], [NEED], set())
+    assert raised.value.code == 66 and "launch convert/hf_to_megatron model=/llama" in str(raised.value)
+
+
+def test_a_rehearsal_is_told_the_flavour_of_its_run(project: Project) -> None:
+    step = definitions.find_step(project.root, "optimize/modelopt/prune")
+    assert planning.imposed(step, "cuda") == {"prune.run": "cuda"}
+    assert planning.imposed(definitions.find_step(project.root, "optimize/modelopt/quantize"), "cuda") == {}
 
 
 @pytest.mark.usefixtures("engine")
@@ -98,7 +134,7 @@ DATA = {
     "share": 0.25,
     "samples": [{**PLACE, "pieces": PIECES, "whole": True}],
 }
-STEPS = {"error": "", "losses": [2.5, 2.25], "model": "Llama", "none": ""}
+STEPS = {"error": "", "losses": [2.5, 2.25], "models": {"model": "Llama"}, "did": [], "none": ""}
 
 
 def found(data: dict[str, Any] | None = None, steps: dict[str, Any] | None = None) -> rehearsal.Rehearsal:
@@ -155,6 +191,17 @@ def test_nothing_is_wrong_with_a_clean_one() -> None:
 )  # fmt: skip
 def test_what_is_wrong(data: dict[str, Any], steps: dict[str, Any], expected: list[tuple[str, int, str]]) -> None:
     assert said(found(data, steps)) == expected
+
+
+def test_of_a_calibration_nothing_is_learned_and_only_some_is_taken() -> None:
+    seen = found({"share": None, "taken": 4}, {"losses": [], "did": ["exported as FP8"]})
+    assert said(seen) == []
+    assert rehearsal.text(seen, []) == (
+        "train       10 rows, of which the first 4 are taken; tokens a row: 4 (p50), 9 (p99), 12 at most\n"
+        "  /inputs/train-12345678/a.jsonl:3:\n"
+        "    user\n    how\n    so\n"
+        "steps       exported as FP8\n"
+    )
 
 
 def test_paths_are_this_machines() -> None:

@@ -1,4 +1,4 @@
-"""entrypoints/steps/slipway_rehearsal.py and automodel_rehearse.py: rows, what is learned of them, small models."""
+"""entrypoints/steps/slipway_rehearsal.py, slipway_small.py, *_rehearse*.py: rows, what is learned of them, models."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "entrypoints" / "steps"))
 
 import automodel_rehearse
+import megatron_rehearse
 import megatron_rehearse_packing
+import modelopt_rehearse_distill
+import modelopt_rehearse_prune
 import slipway_rehearsal
-from slipway_rehearsal import Place, Row
+import slipway_small
+from megatron_rehearse_data import Packed
+from slipway_rehearsal import Place, Row, Steps
+from slipway_step import ConfigError
 
 PLACES = [Place("a.jsonl", n) for n in range(1, 400)]
 
@@ -153,10 +159,10 @@ def test_what_is_cut_is_known_by_its_whole_length() -> None:
 )  # fmt: skip
 def test_a_model_becomes_small_and_stays_of_its_kind(config: dict[str, Any], expected: dict[str, Any]) -> None:
     small = SimpleNamespace(**config)
-    slipway_rehearsal.shrink(small, slipway_rehearsal.WIDTHS["layers and widths"])
+    slipway_small.shrink(small, slipway_small.WIDTHS)
     assert vars(small) == expected
     fewer = SimpleNamespace(**config)
-    slipway_rehearsal.shrink(fewer, slipway_rehearsal.WIDTHS["layers"])
+    slipway_small.shrink(fewer, {})
     assert fewer.num_attention_heads == config["num_attention_heads"]
     assert fewer.num_hidden_layers == min(2, config["num_hidden_layers"])
 
@@ -175,3 +181,79 @@ def test_what_packing_does_with_rows_that_are_too_long(
     data = megatron_rehearse_packing.Data(rows, None, [], size, multiple)
     seen = [data.read(n) for n in range(len(rows))]
     assert (data.beyond, [(row.whole, sum(row.learned)) for row in seen]) == expected
+
+
+class PackedRows:
+    """As GPTSFTPackedParquetDataset has them: `loss_mask` is of the next token."""
+
+    def __getitem__(self, number: int) -> dict[str, list[int]]:
+        return {"input_ids": [1, 2, 3, 4, 5], "loss_mask": [1, 1, 1, 0, 1], "seq_boundaries": [0, 3, 5]}
+
+    def validate_row(self, number: int, ids: list[int], mask: list[int], starts: list[int]) -> None:
+        assert (number, len(ids), len(mask), starts) == (1, 5, 5, [0, 3])
+
+    def collate_fn(self, batch: list[dict[str, list[int]]]) -> None:
+        assert len(batch) == 1
+
+
+def test_of_a_packed_row_the_first_token_of_each_conversation_is_not_learned() -> None:
+    assert Packed(PackedRows(), None, Path("a.parquet"), 1).read(0) == Row(
+        [1, 2, 3, 4, 5], [False, True, True, False, False], 5
+    )
+
+
+def test_a_provider_of_megatron_bridge_becomes_small() -> None:
+    provider = SimpleNamespace(
+        num_layers=32, hidden_size=4096, ffn_hidden_size=14336, num_attention_heads=32, num_query_groups=8,
+        kv_channels=128, num_moe_experts=None, moe_layer_freq=[0, 1, 1, 1],
+    )  # fmt: skip
+    assert "with 2 layers" in megatron_rehearse.shrink(provider)
+    assert vars(provider) == {
+        "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "num_query_groups": 2,
+        "kv_channels": 16, "num_moe_experts": None, "moe_layer_freq": [0, 1],
+    }  # fmt: skip
+
+
+class Told:
+    """A tokenizer that marks the last two tokens of four."""
+
+    def apply_chat_template(self, _: list[Any], **__: Any) -> dict[str, list[int]]:
+        return {"input_ids": [1, 2, 3, 4], "assistant_masks": [0, 0, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("marked", "limit", "expected"),
+    [
+        (True, 8, Row([1, 2, 3, 4], [False, False, True, True], 4)),
+        (True, 2, Row([1, 2], [False, False], 4)),
+        (False, 3, Row([1, 2, 3], [False, True, True], 4)),  # all of it; the first is never a label
+    ],
+)
+def test_what_a_student_learns_of_a_row(tmp_path: Path, marked: bool, limit: int, expected: Row) -> None:
+    (tmp_path / "a.jsonl").write_text('{"messages": []}\n')
+    data = modelopt_rehearse_distill.Data(Told(), tmp_path / "a.jsonl", limit, marked)
+    assert data.read(0) == expected
+
+
+def test_a_size_that_is_more_than_the_models_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"intermediate_size": 128, "num_hidden_layers": 4}')
+    modelopt_rehearse_prune.refuse_larger(tmp_path, {"ffn_hidden_size": 64, "num_layers": 4, "mamba_num_heads": 9})
+    with pytest.raises(ConfigError, match=r"prune\.num_layers: 5 is more than the model's 4"):
+        modelopt_rehearse_prune.refuse_larger(tmp_path, {"num_layers": 5})
+
+
+def test_a_model_that_cannot_be_made_small_is_no_fault_and_what_steps_raise_is() -> None:
+    def fail(_: Steps) -> None:
+        raise ValueError("no")
+
+    told = Steps().take(fail, lambda _: None)
+    assert (told["error"], told["none"]) == ("", "no small model of this architecture can be made: ValueError: no")
+    told = Steps().take(lambda _: None, fail)
+    assert (told["error"], told["none"]) == ("ValueError: no", "")
+
+
+def test_rows_are_not_written_over_what_is_there(tmp_path: Path) -> None:
+    """Which may be a link to the user's own file."""
+    (tmp_path / "rows").write_text("theirs")
+    with pytest.raises(FileExistsError):
+        slipway_rehearsal.write_rows([b"a\n"], [0], tmp_path / "rows")

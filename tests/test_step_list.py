@@ -30,7 +30,7 @@ def test_the_table_has_every_step_with_its_image(project: Project) -> None:
     done = project.launch("steps")
     assert (done.code, done.stderr) == (0, "")
     heading, *lines = done.stdout.splitlines()
-    assert heading.split() == ["STEP", "LIBRARY", "IMAGE", "INPUTS", "->", "OUTPUT", "TITLE"]
+    assert heading.split() == ["STEP", "LIBRARY", "IMAGE", "TESTED", "INPUTS", "->", "OUTPUT", "TITLE"]
     assert [line.split()[0] for line in lines] == STEPS
     line = next(line for line in lines if line.startswith("sft/automodel "))
     entry = locks.select(locks.load_lock(project.root), "automodel", "cuda")
@@ -106,10 +106,10 @@ def test_everything_of_a_step_is_said_and_its_example_can_be_parsed(name: str) -
 def test_an_entry_that_the_step_does_not_run_in_says_why() -> None:
     said = step_list.details(ROOT, "sft/megatron_bridge")
     assert "megatron-bridge/25.11-cuda: no: sft/megatron_bridge has no command for megatron-bridge/25.11-cuda (" in said
-    assert "megatron-bridge/0.6.2-cpu: megatron_train.py\n" in said
+    assert "megatron-bridge/0.6.2-cpu: megatron_train.py; tested: " in said
     said = step_list.details(ROOT, "optimize/modelopt/prune")
     assert "modelopt/26.06.01-cuda: modelopt_minitron.py (/opt/Model-Optimizer/" in said
-    assert "0.47.0-cpu: modelopt_prune.py\n" in said
+    assert "0.47.0-cpu: modelopt_prune.py; tested: " in said
 
 
 def test_a_step_is_found_by_its_alias(project: Project) -> None:

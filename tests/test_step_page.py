@@ -11,13 +11,14 @@ import pytest
 from helpers import REPO, Project
 
 from launcher.catalog import definitions
+from launcher.catalog.trials import Selftest
 
 PAGE = (REPO / "docs" / "step-yaml.md").read_text()
 NOUNS = (
     definitions.Step, definitions.Input, definitions.Output, definitions.Parameter, definitions.Shape,
     definitions.Graceful, definitions.Resume, definitions.Command, definitions.BaseConfig, definitions.Wire,
     definitions.InputChange, definitions.Release, definitions.Backend, definitions.Sample, definitions.Cache,
-    definitions.Rehearsal,
+    definitions.Rehearsal, Selftest,
 )  # fmt: skip
 NOT_WRITTEN = {"id", "folder", "inherited"}
 

@@ -10,23 +10,23 @@ import copy
 import dataclasses
 import os
 import tempfile
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import automodel_finetune
 import slipway_inputs
 import slipway_rehearsal
+import slipway_small
 import slipway_step
-from slipway_rehearsal import Place, Row
+from slipway_rehearsal import Place, Row, Steps
 
 SECTIONS = {"train": "dataset", "validation": "validation_dataset"}
 LOGITS = 2 << 30  # bytes that the logits of one row may take, with the loss's copies
 LOGIT_BYTES = 14  # of each, as the step's `sample:` has it
 
 
-class Data:
+class Data(slipway_rehearsal.Data):
     """An input's rows, as the library's own dataset has them."""
 
     def __init__(self, dataset: Any, tokenizer: Any, lines: list[bytes], places: list[Place]) -> None:
@@ -64,7 +64,7 @@ def rehearse(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """What is found of each input, and of the steps. `sources`: the configuration with the data's own files."""
     source = slipway_inputs.path_of(config, "model.pretrained_model_name_or_path")
-    known = slipway_rehearsal.vocabulary(source)
+    known = slipway_small.vocabulary(source)
     told, chosen = {}, {}
     scheduler = config["step_scheduler"]
     count = scheduler["max_steps"] * scheduler["global_batch_size"]
@@ -91,8 +91,7 @@ def datasets(
         try:
             yield name, load(config, section, where, folder)
         except Exception as e:  # noqa: BLE001 - whatever the library raises is what is wrong
-            traceback.print_exc()
-            yield name, {"error": slipway_rehearsal.said(e), "rows": len(where), "faulty": 0}
+            yield name, slipway_rehearsal.refused(e, len(where))
 
 
 def load(config: dict[str, Any], section: str, where: list[Place], folder: Path) -> Data | dict[str, Any]:
@@ -145,29 +144,35 @@ def steps(
     config: dict[str, Any], source: Path, rows: dict[str, Path], wanted: int, model: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """What the steps came to, on these rows of each section. `wanted`: inputs that have to have some."""
-    told = {"error": "", "losses": [], "model": "", "none": ""}
     if len(rows) < wanted:
-        return {**told, "none": "an input has no row to take them on"}
-    try:
-        trust = bool(config["model"].get("trust_remote_code"))
-        told["model"] = slipway_rehearsal.small_model(source, folder / "model", trust)
-    except Exception as e:  # noqa: BLE001 - of an architecture that cannot be made so small, which is no fault
-        traceback.print_exc()
-        return {**told, "none": f"no small model of this architecture can be made: {slipway_rehearsal.said(e)}"}
+        return slipway_rehearsal.no_steps("an input has no row to take them on")
     config = copy.deepcopy(config)
     for section, file in rows.items():
         config[section]["path_or_dataset_id"] = str(file)
+    return take(config, source, model, folder, automodel_finetune.train)
+
+
+def take(
+    config: dict[str, Any], source: Path, model: dict[str, Any], folder: Path, train: Callable[..., None]
+) -> dict[str, Any]:
+    """What steps of a small model came to, taken by `train` with the configuration and the plan's input `model`."""
     output = folder / "output"
     output.mkdir()
     config["checkpoint"]["checkpoint_dir"] = str(output)
-    config["model"]["pretrained_model_name_or_path"] = str(folder / "model")
-    try:
-        automodel_finetune.train(config, model)
-    except Exception as e:  # noqa: BLE001 - whatever the library raises is what is wrong
-        traceback.print_exc()
-        told["error"] = slipway_rehearsal.said(e)
-    record = output / "training.jsonl"
-    return {**told, "losses": automodel_finetune.read_losses(record, 0) if record.exists() else []}
+
+    def make(steps: Steps) -> None:
+        trust = bool(config["model"].get("trust_remote_code"))
+        steps.models["model"] = slipway_small.small_model(source, folder / "model", trust)
+        config["model"]["pretrained_model_name_or_path"] = str(folder / "model")
+
+    def go(steps: Steps) -> None:
+        record = output / "training.jsonl"
+        try:
+            train(config, model)
+        finally:
+            steps.losses = automodel_finetune.read_losses(record, 0) if record.exists() else []
+
+    return slipway_rehearsal.Steps().take(make, go)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,18 @@ Nothing is packed. result.json says what was found; an exception of the library'
 from __future__ import annotations
 
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
 import megatron_pack
 import slipway_inputs
 import slipway_rehearsal
+import slipway_small
 import slipway_step
 from slipway_rehearsal import Row
 
 
-class Data:
+class Data(slipway_rehearsal.Data):
     """An input's rows, as the library's dataset has them before they are packed.
 
     Its inputs are a token shorter than a row, and have to fit into `size`; where it pads them, to a multiple of
@@ -64,9 +64,8 @@ def examined(name: str, source: Path, tokenizer: Path, packing: dict[str, Any], 
     try:
         data = load(slipway_inputs.one_jsonl(source, folder / f"{name}.jsonl"), tokenizer, packing, where)
     except Exception as e:  # noqa: BLE001 - whatever the library raises is what is wrong
-        traceback.print_exc()
-        return {"error": slipway_rehearsal.said(e), "rows": len(where), "faulty": 0}
-    return slipway_rehearsal.examine(name, data, slipway_rehearsal.vocabulary(tokenizer))[1]
+        return slipway_rehearsal.refused(e, len(where))
+    return slipway_rehearsal.examine(name, data, slipway_small.vocabulary(tokenizer))[1]
 
 
 def load(file: Path, tokenizer: Path, packing: dict[str, Any], where: list[slipway_rehearsal.Place]) -> Data:

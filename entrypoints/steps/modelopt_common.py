@@ -77,10 +77,23 @@ def conversations(source: Path, key: str) -> Iterator[list[dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            messages = json.loads(line)["messages"]
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{key}: {source}: line {count} is no JSON object with `messages`") from None
-        yield messages
+            yield messages_of(line)
+        except ValueError as e:
+            raise ConfigError(f"{key}: {source}: line {count} {e}") from None
+
+
+def messages_of(line: bytes) -> list[dict[str, Any]]:
+    """Raises ValueError for a line without `messages`."""
+    try:
+        messages: list[dict[str, Any]] = json.loads(line)["messages"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("is no JSON object with `messages`") from None
+    return messages
+
+
+def tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
+    """A conversation as its chat template writes it."""
+    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])
 
 
 def refuse_without_template(tokenizer_folder: Path, key: str) -> None:
@@ -97,14 +110,19 @@ def calibration(config: dict[str, Any], folder: Path, model: Any, tokenizer: Any
         rows = chat_rows(config, folder, tokenizer, samples, length)
         made = Calibration([torch.tensor([row], device=model.device) for row in rows], "chat_jsonl")
     else:
-        generator = torch.Generator().manual_seed(config["calibration"].get("seed") or 0)
-        shape = (samples, 1, length)
-        ids = torch.randint(model.config.get_text_config().vocab_size, shape, generator=generator)
-        made = Calibration(list(ids.to(model.device)), "random tokens")
+        made = random_tokens(model, samples, length, config["calibration"].get("seed") or 0)
     print(f"calibration: {len(made.batches)} samples of {made.source}, {length} tokens at most", flush=True)
     if made.source == "random tokens":
         print("calibration: random tokens say little about the model; give calibration=", flush=True)
     return made
+
+
+def random_tokens(model: Any, samples: int, length: int, seed: int) -> Calibration:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(model.config.get_text_config().vocab_size, (samples, 1, length), generator=generator)
+    return Calibration(list(ids.to(model.device)), "random tokens")
 
 
 def chat_rows(config: dict[str, Any], folder: Path, tokenizer: Any, samples: int, length: int) -> Iterator[list[int]]:
@@ -116,7 +134,7 @@ def chat_rows(config: dict[str, Any], folder: Path, tokenizer: Any, samples: int
         if taken == samples:
             return
         taken += 1
-        yield tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][:length]
+        yield tokens(tokenizer, messages)[:length]
     if not taken:
         raise ConfigError(f"calibration.path: {source} holds no conversations")
 

@@ -155,12 +155,17 @@ def marks_answers(folder: Path) -> bool:
 
 def one_row(messages: list[Any], tokenizer: Any, length: int, marked: bool) -> dict[str, list[int]] | None:
     """Token ids and labels, none longer than `length`; None where no label is left."""
-    told = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=marked)
-    ids = told["input_ids"][:length]
-    learnt = told["assistant_masks"][:length] if marked else [1] * len(ids)
+    ids, learnt = (part[:length] for part in tokens(messages, tokenizer, marked))
     if not any(learnt[1:]):
         return None
     return {"input_ids": ids, "labels": [i if m else IGNORED for i, m in zip(ids, learnt, strict=True)]}
+
+
+def tokens(messages: list[Any], tokenizer: Any, marked: bool) -> tuple[list[int], list[int]]:
+    """A conversation's token ids, and a 1 for each that is learned; the first one is never a label."""
+    told = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=marked)
+    ids = list(told["input_ids"])
+    return ids, list(told["assistant_masks"]) if marked else [1] * len(ids)
 
 
 def collate(batch: list[dict[str, list[int]]], padding: int) -> dict[str, Any]:

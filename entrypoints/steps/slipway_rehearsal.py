@@ -1,16 +1,15 @@
-"""What rehearsals share: every row of the data through a library's own code, what is learned of it, a small model.
+"""What rehearsals share: every row of the data through a library's own code, what is learned of it, what is told.
 
 A library's program says how a row is read; nothing here knows a library.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,11 +22,6 @@ MOST_FAULTS = 100  # that are told
 SHOWN, SHOWN_TEXT = 3, 2000  # rows, and characters of each
 PIECE = 64  # rows that a process takes at a time
 EVERY = 2.0  # seconds between two lines of progress
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
-WIDTHS = {  # what a small model has at most; the first that the architecture can be made with is taken
-    "layers and widths": {"hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 64, "head_dim": 16},
-    "layers": {},
-}
 
 
 class Row(NamedTuple):
@@ -137,11 +131,16 @@ def _piece(piece: tuple[int, int, int]) -> tuple[int, list[tuple[int, int, int]]
 
 
 class Data(Protocol):
-    """An input's rows. `limit`: tokens of one that the configuration allows; `beyond`: what becomes of longer ones."""
+    """An input's rows. `limit`: tokens of one that the configuration allows; `beyond`: what becomes of longer ones.
+
+    `learns`: whether anything is to be learned of them; `taken`: how many of them the run reads, if not all.
+    """
 
     places: list[Place]
     limit: int | None
     beyond: str
+    learns: bool = True
+    taken: int | None = None
 
     def read(self, number: int) -> Row: ...
 
@@ -152,7 +151,52 @@ def examine(name: str, data: Data, vocabulary: int) -> tuple[Survey, dict[str, A
     """Every row of an input, and what is told of it."""
     found = survey(name, data.read, len(data.places), vocabulary)
     shown = [sample(data.read(row), data.places[row], data.decode) for row in found.good[:SHOWN]]
-    return found, {"error": "", **summary(found, data.places, data.limit, data.beyond), "samples": shown}
+    told = {"error": "", **summary(found, data.places, data.limit, data.beyond), "samples": shown, "taken": data.taken}
+    return found, told if data.learns else {**told, "share": None}
+
+
+def refused(wrong: BaseException, rows: int) -> dict[str, Any]:
+    """What is told of an input that its library does not take at all."""
+    traceback.print_exc()
+    return {"error": said(wrong), "rows": rows, "faulty": 0}
+
+
+class Steps:
+    """The steps that a rehearsal takes: `models`, input -> the small model that stands for it; `losses` of each step.
+
+    `did`: what else was done, a line each; `none`: why no steps were taken.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[str, str] = {}
+        self.losses: list[float] = []
+        self.did: list[str] = []
+        self.none = ""
+
+    def take(self, make: Callable[[Steps], None], go: Callable[[Steps], None]) -> dict[str, Any]:
+        """What is told of them. `make` makes the models: an architecture that cannot be made so small is no fault.
+
+        Whatever `go` raises is one.
+        """
+        error = ""
+        try:
+            make(self)
+        except Exception as e:  # noqa: BLE001 - whatever a library raises of an architecture
+            traceback.print_exc()
+            self.none = f"no small model of this architecture can be made: {said(e)}"
+        else:
+            try:
+                go(self)
+            except Exception as e:  # noqa: BLE001 - whatever the library raises is what is wrong
+                traceback.print_exc()
+                error = said(e)
+        return {**vars(self), "error": error}
+
+
+def no_steps(why: str) -> dict[str, Any]:
+    """What is told where none were taken."""
+    steps = Steps()
+    return {**vars(steps), "none": why, "error": ""}
 
 
 def leave(data: dict[str, dict[str, Any]], steps: dict[str, Any] | None) -> None:
@@ -215,82 +259,8 @@ def some_rows(found: Survey, most: int, count: int) -> list[int]:
     return [useful[n % len(useful)] for n in range(count)] if useful else []
 
 
-def small_model(source: Path, target: Path, trust: bool) -> str:
-    """A model of the same architecture with random weights, a few layers and the same vocabulary; what it is.
-
-    With the tokenizer and all else that lies beside the real one's weights. Raises what transformers raises where the
-    architecture cannot be made small.
-    """
-    model, fewer = _small(source, trust)
-    model.save_pretrained(target)
-    for file in source.iterdir():
-        if not file.name.endswith((*WEIGHTS, ".index.json")) and not (target / file.name).exists():
-            (target / file.name).symlink_to(file)
-    weights = sum(p.numel() for p in model.parameters())
-    layers = model.config.get_text_config().num_hidden_layers
-    return f"{type(model).__name__} with {layers} layers and {weights:,} random weights (fewer {fewer})"
-
-
-def _small(source: Path, trust: bool) -> tuple[Any, str]:
-    *others, last = WIDTHS
-    for fewer in others:
-        with contextlib.suppress(Exception):  # its parts do not fit together so small
-            return _made(source, WIDTHS[fewer], trust), fewer
-    return _made(source, WIDTHS[last], trust), last
-
-
-def _made(source: Path, widths: dict[str, int], trust: bool) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    shrink(config.get_text_config(), widths)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust)
-    model(input_ids=torch.tensor([[0, 1, 2, 3]]))  # what does not fit together fails here
-    return model
-
-
-def shrink(config: Any, widths: dict[str, int]) -> None:
-    """Two layers at most, and where `widths` has any: those widths, four heads, four experts."""
-    for name in ("num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers"):
-        _lower(config, name, 2)
-    if kinds := getattr(config, "layer_types", None):
-        config.layer_types = list(dict.fromkeys(kinds))[:2] + kinds[: max(0, 2 - len(set(kinds)))]
-        config.layer_types = config.layer_types[: config.num_hidden_layers]
-    if not widths:
-        return
-    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None) or 0
-    config.num_attention_heads = min(heads, 4)
-    if shared:
-        config.num_key_value_heads = 1 if shared == 1 else config.num_attention_heads if shared == heads else 2
-        config.num_key_value_heads = min(config.num_key_value_heads, config.num_attention_heads)
-    for name, most in widths.items():
-        _lower(config, name, most)
-    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
-        _lower(config, name, 4)
-    for name in ("num_experts_per_tok", "top_k"):
-        _lower(config, name, 2)
-
-
-def _lower(config: Any, name: str, most: int) -> None:
-    value = getattr(config, name, None)
-    if isinstance(value, int) and not isinstance(value, bool):
-        setattr(config, name, min(value, most))
-
-
 def write_rows(lines: list[bytes], rows: list[int], target: Path) -> Path:
-    """Some rows as a file of their own."""
-    target.write_bytes(b"".join(lines[row].rstrip(b"\n") + b"\n" for row in rows))
+    """Some rows as a file of their own, which is not there yet."""
+    with target.open("xb") as file:
+        file.writelines(lines[row].rstrip(b"\n") + b"\n" for row in rows)
     return target
-
-
-def vocabulary(model: Path) -> int:
-    """The model's `vocab_size`; 0 where there is no config.json that says it."""
-    if not (model / "config.json").is_file():
-        return 0
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    value = (config.get("text_config") or config).get("vocab_size", 0)
-    return value if isinstance(value, int) else 0

@@ -62,8 +62,17 @@ def write_status(folder: str, end: Ended, stopped_by: str, step_code: int | None
         "step_exit_code": step_code,
         "started": started,
         "finished": now(),
+        "machine": machine(),
     }
     put(f"{folder}/status.json", f"{json.dumps(status, ensure_ascii=False)}\n")
+
+
+def machine() -> str:
+    """This node's processor and how many of them the kernel counts; what it does not say is left out."""
+    names = [
+        line.partition(":")[2].strip() for line in text_of("/proc/cpuinfo").splitlines() if line[:10] == "model name"
+    ]
+    return f"{names[0] if names else os.uname().machine}, {os.cpu_count()} processors"
 
 
 def write_failed(state: str, code: int, rank: int, name: str) -> None:

@@ -223,6 +223,26 @@ class Identity(Struct, frozen=True, kw_only=True):
     ids: list[str]
 
 
+class Tested(Struct, frozen=True, kw_only=True):
+    """That somebody has run an entry's steps, in their `tiny` configuration, by `launch selftest`.
+
+    `image`: its id; `hardware`: GPUs, or the processor, of the machine or first node; `driver`: NVIDIA's there, empty
+    without GPUs; `engine`: the profile's kind; `date`: when the last step ended (ISO 8601, UTC); `slipway`: version;
+    `commit`: of the project, whose steps these were, empty where it is no git tree. `steps`: those that ended well;
+    `skipped`: step -> why that machine could not hold it.
+    """
+
+    image: str
+    hardware: str
+    driver: str = ""
+    engine: str
+    date: str
+    slipway: str
+    commit: str = ""
+    steps: list[str]
+    skipped: dict[str, str] = {}
+
+
 class Extends(Struct, frozen=True, kw_only=True):
     """What an entry of the user's own lock derives from: `release` of the project's lock, whose checksum was `entry`.
 
@@ -260,7 +280,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     workdir: str = "/"
     driver: str = "unknown"
     image: list[Identity] = []
-    tested: list[str] = []
+    tested: list[Tested] = []
     sources: list[str] = []
     notes: list[str] = []
 

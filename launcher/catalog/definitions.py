@@ -12,6 +12,7 @@ from images.locking.model import Flavour
 from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
 from launcher.catalog.log_lines import LogLine
+from launcher.catalog.trials import Selftest
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
@@ -29,13 +30,13 @@ ArtifactType = Literal[
 Role = Literal[
     "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
     "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
-    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "prompts",
-    "generations", "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus",
-    "reward_nodes", "packing", "generation_backend",
-    "generation_memory", "generation_tensor", "generation_pipeline", "generation_sequence", "generation_precision",
-    "logprob_micro", "offload", "adapter", "teacher_tensor", "teacher_pipeline", "teacher_context",
-    "reward_micro", "reward_tensor", "reward_context", "reward_precision", "reward_second_version", "per_token_loss",
-    "averaged_gradients", "context_exchange", "context_levels", "start", "master_weights", "master_remainders",
+    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "prompts", "generations",
+    "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus", "reward_nodes",
+    "packing", "generation_backend", "generation_memory", "generation_tensor", "generation_pipeline",
+    "generation_sequence", "generation_precision", "logprob_micro", "offload", "adapter", "teacher_tensor",
+    "teacher_pipeline", "teacher_context", "reward_micro", "reward_tensor", "reward_context", "reward_precision",
+    "reward_second_version", "per_token_loss", "averaged_gradients", "context_exchange", "context_levels", "start",
+    "master_weights", "master_remainders",
 ]  # fmt: skip
 
 
@@ -131,11 +132,16 @@ class Command(Noun, frozen=True, kw_only=True):
 class Rehearsal(Noun, frozen=True, kw_only=True):
     """How the step is tried out on a machine without GPUs, in the cpu image of its library.
 
-    `commands`: the step programs for it; `set`: configuration keys that it makes smaller, whoever sets them.
+    `commands`: the step programs for it; `launcher`: how they start, if not as the step does; `set`: configuration keys
+    that it makes smaller, whoever sets them; `flavour`: one that gets the flavour of the run that is rehearsed;
+    `takes`: input -> artifact types that it takes beside the step's own, so that nothing converts them first.
     """
 
     commands: list[Command]
+    launcher: Literal["python", "torchrun"] | None = None
     set: dict[str, Any] = {}
+    takes: dict[str, list[ArtifactType]] = {}
+    flavour: str = ""
 
 
 class BaseConfig(Noun, frozen=True, kw_only=True):
@@ -264,6 +270,7 @@ class Step(Noun, frozen=True, kw_only=True):
     commands: list[Command]
     why: str = ""  # said where no command fits
     rehearse: Rehearsal | None = None
+    selftest: Selftest | None = None  # without it `launch selftest` leaves the step out
     base: list[BaseConfig]
     caches: dict[Literal["megatron"], Cache] = {}  # of the library's own, which stay between runs
     config_class: str = ""  # of the library, whose fields the whole configuration has
@@ -335,10 +342,8 @@ def _check_names(steps: list[Step]) -> None:
             other = taken.setdefault(alias, step)
             if other is not step:
                 file = Path(step.folder) / "step.yaml"
-                raise SlipwayError(
-                    Exit.CONFIG, f"the alias {alias!r} is taken by {other.folder}/step.yaml",
-                    where=f"{file}:{yamldoc.line_of(file, 'aliases')}",
-                )  # fmt: skip
+                what, at = f"the alias {alias!r} is taken by {other.folder}/step.yaml", yamldoc.line_of(file, "aliases")
+                raise SlipwayError(Exit.CONFIG, what, where=f"{file}:{at}")
 
 
 def _load(root: Root, name: str, folder: Path) -> Step:
@@ -396,5 +401,4 @@ def _check_owned(step: Step, path: Path, value: dict[str, Any]) -> None:
 
 def owned_error(code: Exit, owned: str, setter: str, where: str) -> SlipwayError:
     """What is said where somebody sets a key that the launcher wires."""
-    remedy = f"set it by {setter}" if setter else ""
-    return SlipwayError(code, f"{owned} is wired by the launcher", where=where, remedy=remedy)
+    return SlipwayError(code, f"{owned} is wired by the launcher", where=where, remedy=setter and f"set it by {setter}")

@@ -26,10 +26,10 @@ def parts(plan: Plan) -> dict[str, str]:
     found = {
         "step": plan.step,
         "image": f"{plan.library}/{plan.release}-{plan.flavour} {plan.entry[:12]}",
-        "programs": canonical.sha256({n: sha for n, sha in plan.files.items() if n.startswith("steps/")}),
+        "program": canonical.sha256({n: sha for n, sha in plan.files.items() if n.startswith("steps/")}),
         "command": " ".join([*plan.command, config.get("script", "")]),
         "base configuration": canonical.sha256(config["base"]),
-        "removed keys": canonical.sha256(config["remove"]),
+        "removal of keys": canonical.sha256(config["remove"]),
     }
     found |= {"drifted image": plan.image} if plan.allow_drift else {}
     found |= {f"input {name}": artifact.fingerprint for name, artifact in plan.inputs.items()}

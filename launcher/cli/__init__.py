@@ -1,7 +1,7 @@
 """The `launch` command: `running` are the commands that run something, `repeating` those that do so again, `rehearsing`
 tries a launch out, `pipelining` is `launch pipeline`, `looking` are those that look, `finding` those that find runs
 again, `tracing` tells of what something is made, `explaining` why a run failed, `caching` are those about converted
-models."""
+models, `selftesting` tries the steps out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from typing import Any
 
 import click
 
-from launcher.cli import caching, explaining, finding, looking, pipelining, rehearsing, repeating, running, tracing
+from launcher.cli import (
+    caching,
+    explaining,
+    finding,
+    looking,
+    pipelining,
+    rehearsing,
+    repeating,
+    running,
+    selftesting,
+    tracing,
+)
 from slipway.console import Group, command_group
 from slipway.errors import nearest
 
@@ -20,7 +31,7 @@ COMMANDS = {
     "Past runs": [finding.compare, tracing.lineage, finding.remove, finding.prune],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
     "Prepare": [running.fetch, caching.cache],
-    "Site": [looking.profiles, looking.schema],
+    "Site": [looking.profiles, selftesting.selftest, looking.schema],
 }
 # What other tools call it.
 ELSEWHERE = {

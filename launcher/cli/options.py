@@ -32,6 +32,9 @@ follow: Decorator = click.option(
 after: Decorator = click.option(
     "--after", multiple=True, metavar="RUN", help="Start when RUN has ended well, and not otherwise; repeatable."
 )
+convert: Decorator = click.option(
+    "--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first."
+)
 dry_run: Decorator = click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
 as_json: Decorator = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 _PLANNING: list[Decorator] = [
@@ -132,6 +135,17 @@ def await_runs(root: Any, asked: Any, looks: Any, names: tuple[str, ...], dry_ru
 
     kind = preparation.understood(root, asked, looks)
     return waiting.for_success([find_run(name, asked.runs_dir) for name in names], kind, dry_run)
+
+
+def converted(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
+    """What was asked for, with what steps make of inputs of another type, whether that is there or not."""
+    from launcher.prerequisites import requirements
+
+    anew = requirements.converted(root, asked, prepared, looks)
+    for need, artifact in anew.needs.values():
+        if not artifact.expected:
+            say(f"{need.input}: {need.by} has made {need.place} before")
+    return anew
 
 
 def runs_folders(given: str | None, profile: str | None) -> list[Path]:

@@ -21,8 +21,9 @@ _ROWS = re.compile(r"slipway: (\w+): (\d+) of (\d+) rows")
 
 @click.command()
 @options.planning
+@options.convert
 @options.as_json
-def rehearse(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
+def rehearse(as_json: bool, convert: bool, words: tuple[str, ...], **given: Any) -> None:
     """Try STEP with WORDS here: every row through the library's own loader, then two steps of a small model.
 
     \b
@@ -40,6 +41,8 @@ def rehearse(as_json: bool, words: tuple[str, ...], **given: Any) -> None:
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
     looks = Looks()
     prepared = preparation.fetched(root, asked, preparation.prepare(root, asked, looks), looks)
+    asked = options.converted(root, asked, prepared, looks) if convert else asked
+    prepared = preparation.prepare(root, asked, looks) if asked.needs else prepared
     if code := options.report(_without_machine(prepared)):
         say("it would not be submitted, so nothing was rehearsed")
         sys.exit(code)
@@ -57,12 +60,15 @@ def _without_machine(prepared: Any) -> Any:
 def rehearsed(
     root: Any, asked: Any, prepared: Any, looks: Any, tell: Callable[[str], None] = say, as_json: bool = False
 ) -> int:
-    """Rehearses a launch that nothing stops, and tells what was found; the exit code of the first error."""
+    """Rehearses a launch that nothing stops, and tells what was found; the exit code of the first error.
+
+    `asked`: with what it `needs`, where other steps make inputs of it first.
+    """
     from launcher.planning import rehearsal as planning
     from launcher.planning.checks import preflight
     from launcher.runs import foreground, rehearsal
 
-    small = _small(root, asked, looks)
+    small = _small(root, asked, prepared, looks)
     if wrong := preflight.first_error(small.findings):
         say(f"{wrong}")
         say("it cannot be rehearsed on this machine")
@@ -76,8 +82,7 @@ def rehearsed(
     found = rehearsal.on_host(found, small.plan.mounts)
     findings = rehearsal.findings(found, f"{small.plan.library} {small.plan.release}")
     differs = planning.differences(prepared.spec, small.spec)
-    if found.steps and found.steps.model:
-        differs = [planning.Difference("weights", prepared.plan.inputs["model"].path, found.steps.model), *differs]
+    differs = [*planning.weights(prepared.plan, found.steps.models), *differs] if found.steps else differs
     code = next((f.code for f in findings if f.severity == "error"), int(Exit.OK))
     if as_json:
         tell(_as_json(run.id, code, found, findings, differs))
@@ -89,23 +94,26 @@ def rehearsed(
     return code
 
 
-def _small(root: Any, asked: Any, looks: Any) -> Any:
+def _small(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
     """The rehearsal's own launch: on one process of this machine, into an output of its own."""
     from images.locking import lock as locks
     from launcher.catalog import definitions, profiles
-    from launcher.planning import preparation
+    from launcher.planning import preparation, rehearsal
 
     library = definitions.find_step(root, asked.step).library
     entries = locks.load_lock(root).entries.values()
     same = any((e.library, e.flavour, e.release) == (library, "cpu", asked.release) for e in entries)
     here = profiles.find_profile(root, asked.profile).kind == "docker"
-    words = tuple(word for word in asked.words if not word.startswith("output="))
+    needs = [need for need, _ in asked.needs.values()]
+    made = {need.place for need, artifact in asked.needs.values() if not artifact.expected}
+    given = [word for word in asked.words if not word.startswith("output=")]
+    words = rehearsal.unconverted(prepared.spec.step, given, needs, made)
     return preparation.prepare(
         root,
         dataclasses.replace(
-            asked, words=words, profile=asked.profile if here else "docker", flavour="cpu",
+            asked, words=tuple(words), profile=asked.profile if here else "docker", flavour="cpu",
             release=asked.release if same else None, nodes=1, gpus=None, gpu_ids=None, procs=1, secret=(), code=(),
-            resume=False, rehearsal=True, expect=(),
+            resume=False, needs={}, rehearsal=prepared.plan.flavour, expect=(),
         ),
         looks,
     )  # fmt: skip

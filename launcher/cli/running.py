@@ -18,7 +18,7 @@ from slipway.project import find_root
 
 @click.command()
 @options.planning
-@click.option("--convert", is_flag=True, help="Where an input is of another type: run the step that converts it first.")
+@options.convert
 @click.option("--rehearse", is_flag=True, help="First `launch rehearse` it; submit only what passes.")
 @options.labels
 @options.after
@@ -60,10 +60,11 @@ def run(
     prepared = preparation.prepare(root, asked, looks)
     if not dry_run:
         prepared = preparation.fetched(root, asked, prepared, looks)
-    prepared = _converted(root, asked, prepared, looks) if convert else prepared
+    needing = options.converted(root, asked, prepared, looks) if convert else asked
+    prepared = preparation.prepare(root, needing, looks) if needing.needs else prepared
     code = options.report(prepared)
     if rehearse and not code:
-        code = rehearsing.rehearsed(root, asked, prepared, looks)
+        code = rehearsing.rehearsed(root, needing, prepared, looks)
     if dry_run:
         say(f"note: launch config {asked.step} … prints every setting, and who set it")
     if dry_run or directory:
@@ -80,7 +81,9 @@ def run(
 
     def again() -> Any:
         anew = preparation.prepare(root, asked, looks)
-        return labelled(_converted(root, asked, anew, looks) if convert else anew)
+        if convert and (made := options.converted(root, asked, anew, looks)).needs:
+            anew = preparation.prepare(root, made, looks)
+        return labelled(anew)
 
     sys.exit(code or launched(root, labelled(prepared), looks, again, detach, follow, jobs))
 
@@ -172,18 +175,6 @@ def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
 def _refuse_both(detach: bool, follow: bool) -> None:
     if detach and follow:
         raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
-
-
-def _converted(root: Any, asked: Any, prepared: Any, looks: Any) -> Any:
-    """The launch with what steps make of inputs of another type, whether it is there or not."""
-    from launcher.planning import preparation
-    from launcher.prerequisites import requirements
-
-    anew = requirements.converted(root, asked, prepared, looks)
-    for need, artifact in anew.needs.values():
-        if not artifact.expected:
-            say(f"{need.input}: {need.by} has made {need.place} before")
-    return preparation.prepare(root, anew, looks) if anew.needs else prepared
 
 
 def _ensured(root: Any, prepared: Any, looks: Any = None, ok: Sequence[str] = ()) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from images.locking import attestation
 from images.locking import lock as locks
 from images.locking.model import Entry, Flavour, Lock, Matrix
 from launcher.catalog import commands, definitions, releases
@@ -60,16 +61,34 @@ def _known(option: str, word: str | None, known: Sequence[str]) -> None:
 def table(root: Root, steps: list[Step]) -> str:
     """One line a step, under a heading; `?` marks inputs that may be left out."""
     lock = locks.load_lock(root)
-    rows = [("STEP", "LIBRARY", "IMAGE", "INPUTS -> OUTPUT", "TITLE")]
-    rows += [(_names(s), s.library, _image(default_entry(lock, s)), _flow(s), s.title) for s in steps]
+    rows = [("STEP", "LIBRARY", "IMAGE", "TESTED", "INPUTS -> OUTPUT", "TITLE")]
+    rows += [
+        (_names(s), s.library, _image(default_entry(lock, s)), _tested_in(lock, s), _flow(s), s.title) for s in steps
+    ]
     return tables.columns(rows, width=tables.terminal_width(), spared=(2, 1))
 
 
+def _tested_in(lock: Lock, step: Step) -> str:
+    """The entries in which it has run, as `launch selftest` has attested."""
+    return ", ".join(f"{entry.release} ({entry.flavour})" for entry in tested(lock, step)) or "no"
+
+
+def tested(lock: Lock, step: Step) -> list[Entry]:
+    """The lock's entries that say that the step has run in them."""
+    return [e for e in lock.entries.values() if e.library == step.library and attestation.of_step(e, step.id)]
+
+
 def as_json(root: Root, steps: list[Step]) -> str:
-    """The steps as a JSON list: what stands in each file, `id`, `folder`, and `image` by reference or null."""
+    """The steps as a JSON list: what stands in each file, `id`, `folder`, `image` by reference or null, and `tested`:
+    name of an entry -> its attestations of the step."""
     lock = locks.load_lock(root)
-    entries = ((s, default_entry(lock, s)) for s in steps)
-    return canonical.pretty([{**msgspec.to_builtins(s), "image": (e and e.base.reference) or None} for s, e in entries])
+    listed = []
+    for step in steps:
+        entry = default_entry(lock, step)
+        told = {e.name: attestation.of_step(e, step.id) for e in tested(lock, step)}
+        seen = {"image": (entry and entry.base.reference) or None, "tested": told}
+        listed.append({**msgspec.to_builtins(step), **seen})
+    return canonical.pretty(listed)
 
 
 def _names(step: Step) -> str:
@@ -149,13 +168,15 @@ def _type(parameter: definitions.Parameter) -> str:
 
 
 def _entry(step: Step, entry: Entry) -> str:
-    """Whether the step runs in an entry, and by which program."""
+    """Whether a step runs in an entry, by which program, and whether somebody has run it there."""
     try:
         commands.base_config(step, entry)
         script = releases.at_release(step, entry).script
-        return f"{entry.name}: {commands.choose_command(step, entry).program}{f' ({script})' if script else ''}"
+        program = commands.choose_command(step, entry).program
     except SlipwayError as e:
         return f"{entry.name}: no: {e.what}"
+    found = [f"yes ({t.date[:10]}, {t.hardware}, {t.engine})" for t in attestation.of_step(entry, step.id)]
+    return f"{entry.name}: {program}{f' ({script})' if script else ''}; tested: {found[0] if found else 'no'}"
 
 
 def example(step: Step) -> str:

@@ -70,7 +70,7 @@ class Options:
     argv: tuple[str, ...] = ()
     needs: Mapping[str, tuple[Requirement, Artifact]] = field(default_factory=dict)
     makes: Requirement | None = None
-    rehearsal: bool = False
+    rehearsal: Flavour | None = None  # that of the run which this one rehearses
     layers: Mapping[str, Any] = field(default_factory=dict)
     resumes: Former | None = None
     replays: Replayed | None = None
@@ -186,7 +186,7 @@ def _choose(root: Root, options: Options, looks: Looks) -> Chosen:
         where, remedy = f"{step.folder}/step.yaml: library", nearest(step.library, lock.libraries)
         raise SlipwayError(Exit.CONFIG, f"unknown library {step.library!r}", where=where, remedy=remedy)
     found = probe.engine(root, profile, looks)
-    flavour, why = _flavour(options.flavour, profile.flavour, found.gpus)
+    flavour, why = flavour_of(options.flavour, profile.flavour, found.gpus)
     entry = lock.on(found.platform, locks.select(lock, step.library, flavour, options.release))
     program = commands.choose_command(step, entry).program
     step = releases.at_release(step, entry)
@@ -219,7 +219,7 @@ def _resolve(root: Root, options: Options, chosen: Chosen, seen: Probed, code: d
         needs=[need for need, _ in options.needs.values()],
         makes=options.makes,
         conflicts=conflicts.at_release(root, step, entry),
-        imposed=step.rehearse.set if options.rehearsal and step.rehearse else {},
+        imposed=rehearsal.imposed(step, options.rehearsal) if options.rehearsal else {},
         from_run=dict(chosen.from_run),
         expect=list(options.expect),
     )
@@ -311,7 +311,7 @@ def _gpus(options: Options, profile: profiles.Profile, flavour: Flavour, usual: 
     return options.gpus if options.gpus is not None else len(named) or usual, named
 
 
-def _flavour(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Flavour, str]:
+def flavour_of(asked: Flavour | None, profile: str, gpus: int | None) -> tuple[Flavour, str]:
     """The flavour and the line that says why."""
     if asked:
         return asked, f"flavour {asked}: --flavour"

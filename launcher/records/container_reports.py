@@ -35,6 +35,14 @@ class NodeStatus(Report, frozen=True, kw_only=True):
     reason: str = ""
     started: str = ""
     finished: str = ""
+    machine: str = ""
+
+
+class Versions(Report, frozen=True, kw_only=True):
+    """N/versions.json, as far as it is about the machine: what its driver calls the run's GPUs, and its version."""
+
+    gpu_names: list[str] = []
+    driver: str = ""
 
 
 class Result(Report, frozen=True, kw_only=True):
@@ -128,6 +136,18 @@ def first_to_fail(folder: Path) -> int:
 def node_status(folder: Path, rank: int) -> NodeStatus | None:
     """How a node ended; None where its entrypoint did not come to its end. Raises Damaged."""
     return inbox.read_json(folder, f"container/{rank}/status.json", NodeStatus)
+
+
+def machine(folder: Path) -> tuple[str, str]:
+    """The first node: its GPUs, as `8 x NVIDIA H200`, or its processor; and its driver, empty without GPUs.
+
+    Raises Damaged.
+    """
+    told = inbox.read_json(folder, "container/0/versions.json", Versions) or Versions()
+    status = node_status(folder, 0) or NodeStatus(exit_code=0)
+    kinds = {name: told.gpu_names.count(name) for name in told.gpu_names}
+    gpus = ", ".join(f"{count} x {name}" for name, count in kinds.items())
+    return gpus or status.machine or "unknown", told.driver if gpus else ""
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

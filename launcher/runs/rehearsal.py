@@ -19,7 +19,12 @@ from slipway.findings import Finding, error, warning
 LEARNED = ("[[", "]]")  # around what is learned of a row
 
 
-BEYOND = {"cut": "are cut", "kept": "stay whole, and take more memory than is planned", "dropped": "are left out"}
+BEYOND = {
+    "cut": "are cut",
+    "kept": "stay whole, and take more memory than is planned",
+    "dropped": "are left out",
+    "masked": "are masked: nothing of them is learned",
+}
 
 
 class Fault(Report, frozen=True, kw_only=True):
@@ -60,7 +65,8 @@ class Tokens(Report, frozen=True, kw_only=True):
 class Data(Report, frozen=True, kw_only=True):
     """An input's rows. `error`: why the library takes none; `faulty`: how many have a fault, of which some are told.
 
-    `share`: part of all tokens that is learned; `silent`: rows of which nothing is; `limit`: tokens of a row that the
+    `taken`: how many of them, from the first, the run reads; None: all. `share`: part of all tokens that is learned,
+    None where nothing is to be learned of them; `silent`: rows of which nothing is; `limit`: tokens of a row that the
     configuration allows, `longer`: rows with more, and `beyond` what becomes of them.
     """
 
@@ -69,7 +75,8 @@ class Data(Report, frozen=True, kw_only=True):
     faulty: int
     faults: list[Fault] = []
     tokens: Tokens | None = None
-    share: float = 0.0
+    share: float | None = 0.0
+    taken: int | None = None
     silent: int = 0
     silent_rows: list[Place] = []
     limit: int | None = None
@@ -81,12 +88,13 @@ class Data(Report, frozen=True, kw_only=True):
 class Steps(Report, frozen=True, kw_only=True):
     """The steps that were taken. `error`: what the library raised; `losses`: of each, null where it is not finite.
 
-    `none`: why none were taken.
+    `models`: input -> the small model in its place; `did`: what else was done; `none`: why no steps were taken.
     """
 
     error: str
     losses: list[float | None]
-    model: str
+    models: dict[str, str]
+    did: list[str]
     none: str
 
 
@@ -176,6 +184,7 @@ def text(found: Rehearsal, differs: Sequence[Difference]) -> str:
     if found.steps and found.steps.losses:
         losses = " -> ".join("not finite" if loss is None else f"{loss:.3f}" for loss in found.steps.losses)
         lines += [f"steps       loss {losses}"]
+    lines += [f"steps       {line}" for line in found.steps.did] if found.steps else []
     width = max((len(d.what) for d in differs), default=0)
     lines += ["what the run has another way, which this does not show:"] if differs else []
     lines += [f"  {d.what:<{width}}  {d.rehearsal} here, there {d.run}" for d in differs]
@@ -183,14 +192,19 @@ def text(found: Rehearsal, differs: Sequence[Difference]) -> str:
 
 
 def _data_lines(name: str, data: Data) -> Iterator[str]:
+    rows = f"{data.rows:,} rows"
+    if data.taken is not None and data.taken < data.rows:
+        rows += f", of which the first {data.taken:,} are taken"
     if data.tokens:
-        counted = f"tokens a row: {data.tokens.p50:,} (p50), {data.tokens.p99:,} (p99), {data.tokens.most:,} at most"
-        yield f"{name:<11} {data.rows:,} rows; {counted}; {100 * data.share:.1f} % of them learned"
-    else:
-        yield f"{name:<11} {data.rows:,} rows"
+        rows += f"; tokens a row: {data.tokens.p50:,} (p50), {data.tokens.p99:,} (p99), {data.tokens.most:,} at most"
+        rows += f"; {100 * data.share:.1f} % of them learned" if data.share is not None else ""
+    yield f"{name:<11} {rows}"
+    learns = data.share is not None
     for sample in data.samples:
-        yield f"  {sample.file}:{sample.line}, learned is what stands in {' '.join(LEARNED)}:"
-        marked = "".join(f"{LEARNED[0]}{p.text}{LEARNED[1]}" if p.learned else p.text for p in sample.pieces)
+        legend = f", learned is what stands in {' '.join(LEARNED)}" if learns else ""
+        yield f"  {sample.file}:{sample.line}{legend}:"
+        marks = LEARNED if learns else ("", "")
+        marked = "".join(f"{marks[0]}{p.text}{marks[1]}" if p.learned else p.text for p in sample.pieces)
         yield from (f"    {line}" for line in marked.splitlines())
         if not sample.whole:
             yield "    …"

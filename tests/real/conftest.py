@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from slipway.project import Root
 from .official import BUILT, Shelf, build, checkout, remove_images, shelf
 from .registry import registry
 from .support import PROJECT, REFUSING, Proxy, Tree, encoded, told
+from .tried import Tried, selftest
 
 DATA = (
     "versions.lock",
@@ -138,16 +140,22 @@ def yard(project: Tree, ground: Path, address: str) -> Tree:
 
 
 @pytest.fixture(scope="session")
-def dock(project: Tree, ground: Path, address: str) -> Tree:
-    """A project that has the record of Megatron-Bridge's cpu image."""
+def dock(yard: Tree, ground: Path, address: str) -> Tree:
+    """The project, with the records of the cpu images of Megatron-Bridge, Model Optimizer and AutoModel."""
     command = [str(Path(sys.executable).parent / "images"), "build", "megatron-bridge", "--flavour", "cpu"]
     env = {**os.environ, "DOCKER_HOST": address}
     digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     entry = locks.select(locks.load_lock(Root(PROJECT)), "megatron-bridge", "cpu")
     record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
-    shutil.copytree(project.path, ground / "dock", copy_function=link_tar)
+    shutil.copytree(yard.path, ground / "dock", copy_function=link_tar)
     identity.save(Root(ground / "dock"), record)
-    return dataclasses.replace(project, path=ground / "dock")
+    return dataclasses.replace(yard, path=ground / "dock")
+
+
+@pytest.fixture(scope="session")
+def tried(dock: Tree) -> Callable[[str], Tried]:
+    """Of a library, what its selftest has made; run when somebody asks first."""
+    return functools.cache(functools.partial(selftest, dock))
 
 
 def link_tar(source: str, target: str) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import Work
-from .support import PROJECT, Run, Running, Tree
+from .support import PROJECT, Tree
+from .tried import Tried
 
 pytestmark = pytest.mark.real
-BIN = Path(sys.executable).parent
-EXAMPLE = PROJECT / "examples" / "peft" / "run.sh"
+EXAMPLE = PROJECT / "examples" / "peft"
 # Prints the largest differences of logits: merged - PEFT's model of base and adapter, and that - the base.
 COMPARE = """
 import json, sys, torch
@@ -31,38 +30,28 @@ print(json.dumps([(ours - theirs).abs().max().item(), (theirs - start).abs().max
 """
 
 
-def words(work: Work, output: Path, *more: str) -> tuple[str, ...]:
-    step = ("peft/automodel", "--flavour", "cpu", "-c", "tiny")
-    return (*step, f"train={work.train}", f"model={work.model}", f"output={output}", *more)
-
-
-def train(yard: Tree, work: Work, output: Path, *more: str) -> Run:
-    done = yard.launch(*words(work, output, *more))
-    assert done.code == 0, done
-    return yard.run_of(done)
-
-
-def test_an_adapter_knows_its_base_and_is_merged_as_peft_does(yard: Tree, work: Work, place: Path) -> None:
-    command = ["bash", str(EXAMPLE), str(work.folder / "data"), str(work.model), str(place)]
-    before = yard.all_runs()
-    done = Running(command, yard.path, {**yard.env, "PATH": f"{BIN}:{yard.env['PATH']}"}).finish()
-    assert done.code == 0, (done.out[-3000:], done.err[-3000:])
-    run, merging = yard.since(before)
-    adapter, merged = Path(run.outcome["checkpoint"]), place / "merged"
-    assert (adapter, run.outcome["result"]["type"]) == (place / "lora" / "epoch_0_step_39" / "model", "checkpoint_lora")
+def test_an_adapter_knows_its_base_and_is_merged_as_peft_does(
+    yard: Tree, tried: Callable[[str], Tried], place: Path
+) -> None:
+    """What a selftest has made of both, and the example's own look at it."""
+    found = tried("automodel")
+    run, merging = found.run("peft/automodel"), found.run("convert/merge_lora_hf")
+    base, adapter, merged = found.material("model"), found.made("peft/automodel"), found.made("convert/merge_lora_hf")
+    assert (adapter.name, run.outcome["result"]["type"]) == ("model", "checkpoint_lora")
     options = json.loads((adapter / "adapter_config.json").read_text())
-    assert (options["r"], options["lora_alpha"], len(options["target_modules"])) == (8, 32, 28)
+    assert (options["r"], options["lora_alpha"], len(options["target_modules"])) == (4, 8, 28)
     model = run.record["plan"]["inputs"]["model"]
-    record = {"base": model["fingerprint"], "base_path": str(work.model)}
-    assert json.loads((adapter / "slipway.json").read_text()) == record
+    assert json.loads((adapter / "slipway.json").read_text()) == {"base": model["fingerprint"], "base_path": str(base)}
     assert run.outcome["result"]["last_loss"] < run.outcome["result"]["first_loss"]
-    assert "28 of 39 tensors merged" in done.out and merging.outcome["result"]["base_compared"] is True
+    assert "28 of 39 tensors merged" in merging.log and merging.outcome["result"]["base_compared"] is True
+    example = ["--mount", str(EXAMPLE), *found.mounts]
+    program = ["python", str(EXAMPLE / "verify.py"), str(base), str(adapter), str(merged)]
+    done = yard.images("run", "automodel", "--flavour", "cpu", *example, "--", *program)
     off = re.search(r"28 of 39 tensors have changed; largest error of a merged weight: (\S+)", done.out)
-    assert off and float(off[1]) < 1e-6, done.out  # it is computed with other instructions than in a run
+    assert off and float(off[1]) < 1e-6, done  # it is computed with other instructions than in a run
 
-    mounts = [word for p in (work.model, adapter, merged) for word in ("--mount", str(p))]
-    program = ["python", "-c", COMPARE, str(work.model), str(adapter), str(merged)]
-    told = yard.images("run", "modelopt", "--flavour", "cpu", *mounts, "--", *program)
+    program = ["python", "-c", COMPARE, str(base), str(adapter), str(merged)]
+    told = yard.images("run", "modelopt", "--flavour", "cpu", *found.mounts, "--", *program)
     difference, change = json.loads(told.out.splitlines()[-1])
     assert difference < 1e-5 < 1e-2 < change, told.out  # PEFT's own merge_and_unload differs by some 1e-7
 
@@ -73,9 +62,9 @@ def test_an_adapter_knows_its_base_and_is_merged_as_peft_does(yard: Tree, work: 
     assert not list(place.glob("never/*"))
 
 
-def test_two_processes_train_one_adapter(yard: Tree, work: Work, place: Path) -> None:
-    run = train(yard, work, place / "lora", "max_steps=2", "checkpoint_every=1", "--procs", "2")
-    assert (run.path / "container" / "0" / "ranks" / "1.pid").is_file()
-    adapters = sorted(p.parent for p in (place / "lora").glob("epoch_*/model/adapter_model.safetensors"))
-    assert [p.parent.name for p in adapters] == ["epoch_0_step_0", "epoch_0_step_1"]
-    assert all((p / "slipway.json").is_file() for p in adapters)
+def test_two_processes_train_one_adapter(tried: Callable[[str], Tried]) -> None:
+    """By the selftest, which has two."""
+    found = tried("automodel")
+    assert (found.run("peft/automodel").path / "container" / "0" / "ranks" / "1.pid").is_file()
+    saved = sorted(found.output("peft/automodel").glob("epoch_*/model/adapter_model.safetensors"))
+    assert len(saved) > 1 and all(path.with_name("slipway.json").is_file() for path in saved)

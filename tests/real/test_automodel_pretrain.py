@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .conftest import Work
 from .support import PROJECT, Done, Run, Tree
+from .tried import Tried
 
 pytestmark = pytest.mark.real
 STEPS = PROJECT / "entrypoints" / "steps"
@@ -86,18 +88,21 @@ def train(tree: Tree, data: Path, work: Work, output: Path, *more: str) -> tuple
     return done, tree.run_of(done)
 
 
-def test_two_processes_learn_from_a_folder_of_documents(tree: Tree, documents: Path, work: Work, place: Path) -> None:
-    done, run = train(tree, documents, work, place / "out", "--procs", "2")
+def test_two_processes_learn_from_a_folder_of_documents(tree: Tree, tried: Callable[[str], Tried]) -> None:
+    """By the selftest, which has two."""
+    found = tried("automodel")
+    run = found.run("pretrain/automodel")
     result = run.outcome["result"]
     assert (result["steps"], result["total_steps"], result["type"]) == (20, 20, "checkpoint_hf")
     assert result["last_loss"] < result["first_loss"] - 0.5
-    assert done.out.count("[val]") >= 2 and "the samples' indices are computed by numpy" in done.out
+    assert run.log.count("[val]") >= 2 and "the samples' indices are computed by numpy" in run.log
     assert (run.path / "container" / "0" / "ranks" / "1.pid").is_file()
     descriptions = [p.read_text() for p in (run.path / "container" / "data").glob("*Blended*train*description.txt")]
     (told,) = map(json.loads, descriptions)
-    assert [Path(one["dataset_path"]).name for one in told["datasets"]] == ["a", "b"]
-    equal = inside(tree, SAME, work.model, Path(run.outcome["checkpoint"]), mounts=(work.folder, place)).out
-    assert "equal 0\n" in equal  # not one tensor is the model's: the weights were new ones
+    assert [Path(one["dataset_path"]).name for one in told["datasets"]] == ["first", "second"]
+    program = ["python", "-c", SAME, str(found.material("model")), str(found.made("pretrain/automodel"))]
+    equal = tree.images("run", "automodel", "--flavour", "cpu", *found.mounts, "--", *program)
+    assert "equal 0\n" in equal.out  # not one tensor is the model's: the weights were new ones
 
 
 def test_a_model_s_own_weights_are_what_start_weights_means(

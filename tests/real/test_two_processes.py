@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from .conftest import Work
 from .support import Tree
+from .tried import Tried
 
 pytestmark = pytest.mark.real
 
 
-def test_two_ranks_train_together(tree: Tree, work: Work, place: Path) -> None:
-    output = place / "output"
-    done = tree.launch(*work.words(output, "max_steps=2", "--procs", "2"))
-    assert done.code == 0, done
-    assert "World size: 2" in done.out and "Backend: gloo" in done.out
-    run = tree.run_of(done)
+def test_two_ranks_train_together(tree: Tree, tried: Callable[[str], Tried]) -> None:
+    """By the selftest, which has two."""
+    found = tried("automodel")
+    run = found.run("sft/automodel")
+    assert "World size: 2" in run.log and "Backend: gloo" in run.log
     assert run.record["plan"]["shape"] == {"nodes": 1, "gpus": 0, "procs": 2}
     assert sorted(p.name for p in (run.path / "container" / "0" / "ranks").iterdir()) == ["0.pid", "1.pid"]
-    assert run.outcome["result"]["steps"] == 2
-    assert (Path(run.outcome["checkpoint"]) / "config.json").is_file()
-    assert len(list((output / "epoch_0_step_1" / "dataloader").iterdir())) == 2, "each rank read data of its own"
-    losses = [json.loads(line)["loss"] for line in (output / "training.jsonl").read_text().splitlines()]
-    assert len(losses) == 2
+    assert run.outcome["result"]["steps"] == 40
+    assert (found.made("sft/automodel") / "config.json").is_file()
+    loaders = found.made("sft/automodel").parents[1] / "dataloader"
+    assert len(list(loaders.iterdir())) == 2, "each rank read data of its own"
+    losses = (found.output("sft/automodel") / "training.jsonl").read_text().splitlines()
+    assert len([json.loads(line)["loss"] for line in losses]) == 40
     assert tree.container(run) is None
