@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from images.locking.model import Entry
-from launcher.catalog.definitions import Command, Step, beside
+from launcher.catalog.definitions import Command, Step
+from launcher.catalog.inheritance import beside
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError
 from slipway.files import read_text

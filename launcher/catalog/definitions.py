@@ -22,8 +22,7 @@ from slipway.yamldoc import Noun
 
 ArtifactType = Literal[
     "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "text_jsonl", "text_parquet",
-    "text_plain", "checkpoint_hf",
-    "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
+    "text_plain", "checkpoint_hf", "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
 ]  # fmt: skip
 
 # What a configuration key means, so that rules know it under every library's name.
@@ -368,7 +367,7 @@ def step_folders(root: Root) -> dict[str, Path]:
 def overlay(step: Step, name: str) -> dict[str, Any]:
     """`-c NAME` (a file of the step's folder) or `-c FILE.yaml`. Raises SlipwayError 64, 66 or 78."""
     folders = [Path(folder) for folder in (step.folder, *step.inherited)]
-    path = Path(name) if name.endswith((".yaml", ".yml")) else beside(folders, f"{name}.yaml")
+    path = Path(name) if name.endswith((".yaml", ".yml")) else inheritance.beside(folders, f"{name}.yaml")
     if not path.is_file():
         own = {p.stem for folder in folders for p in folder.glob("*.yaml")} - {"step", "base"}
         raise SlipwayError(Exit.NO_INPUT, f"no configuration {name!r}", where="-c", remedy=nearest(name, own))
@@ -383,11 +382,6 @@ def overlay(step: Step, name: str) -> dict[str, Any]:
     if not own_file:
         _check_owned(step, path, value)
     return value
-
-
-def beside(folders: list[Path], name: str) -> Path:
-    """The file of that name beside a step.yaml, else beside one that it extends."""
-    return next((path for folder in folders if (path := folder / name).is_file()), folders[0] / name)
 
 
 def _check_owned(step: Step, path: Path, value: dict[str, Any]) -> None:

@@ -171,3 +171,8 @@ def _depth(value: Any, path: Sequence[Any]) -> int:
         except (LookupError, TypeError):
             return depth
     return len(path)
+
+
+def beside(folders: list[Path], name: str) -> Path:
+    """The file of that name beside a step.yaml, else beside one that it extends."""
+    return next((path for folder in folders if (path := folder / name).is_file()), folders[0] / name)
