@@ -27,7 +27,7 @@ def test_a_dry_run_says_what_would_run_and_makes_nothing(project: Project, tmp_p
     assert first.startswith(
         "launch --profile docker peft/automodel --flavour cpu --release 0.7.0 --procs 2 -c tiny train="
     )
-    assert f"train={made}" in first and first.endswith("/edition-1/model")
+    assert f"train={made}" in first and first.endswith("/edition-2/model")
     assert last.startswith("launch --profile docker convert/merge_lora_hf ") and " adapter=run:peft/automodel " in last
 
 
@@ -72,7 +72,7 @@ def test_a_step_that_fails_takes_its_successors_with_it_and_is_not_attested(proj
     assert results["convert/merge_lora_hf"]["why"] == "peft/automodel, whose output it takes, has made none"
     assert (told["exit_code"], told["attestations"]) == (69, []) and not (project.root.state / "attestations").exists()
     (made,) = (project.path / "runs").glob(".selftest-*/*")
-    assert made.name == "edition-1" and made.parent.stat().st_mode & 0o777 == 0o700
+    assert made.name == "edition-2" and made.parent.stat().st_mode & 0o777 == 0o700
     assert list((project.path / "runs").iterdir()) == [made.parent]
 
 

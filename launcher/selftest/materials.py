@@ -33,7 +33,7 @@ MATERIALS: dict[str, tuple[ArtifactType, str]] = {
     "model": ("checkpoint_hf", "model"),
     "reward_model": ("checkpoint_hf", "reward-model"),
 }
-EDITION = 1  # of these bytes: a folder of another edition is made beside it
+EDITION = 2  # of these bytes: a folder of another edition is made beside it
 TRAIN, VALIDATION = 256, 64  # rows
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, VOCABULARY = 4, 64, 192, 2, 1, 512
 WIDTH = HIDDEN // HEADS  # of a head: vLLM's attention without CUDA takes 32 at least
