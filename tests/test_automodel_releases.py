@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import Done, Inputs, Project, record_image, squash
-from test_datasets import write_tokens
+from test_binidx import write_tokens
 
 from images.locking import lock as locks
 from images.squashing import sidecar

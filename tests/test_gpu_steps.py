@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from helpers import INDEX, SHARDS, Done, Inputs, Project, record_image, squash
+from test_binidx import write_tokens
 from test_checkpoints import write_megatron
-from test_datasets import write_tokens
 
 from images.building.identity import Layer
 from images.locking import lock as locks

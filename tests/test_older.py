@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 from helpers import HERE, SpecOf, record_of, seen_of, write_chats, write_checkpoint
+from test_binidx import write_tokens
 from test_checkpoints import LORA, files, write_adapter, write_megatron, write_nemo_rl
-from test_datasets import write_tokens
 
 from launcher.artifacts import detection
 from launcher.artifacts.datasets import Rows

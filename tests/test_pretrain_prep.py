@@ -260,7 +260,7 @@ def test_without_validation_there_is_none(prep: Prep, tmp_path: Path) -> None:
         (b'{"text": "a"}\n{"text": \n', {}, "rows.jsonl:2: no JSON: Expecting value"),
         (b'{"text": "a"}\n["a"]\n', {}, "rows.jsonl:2: is no JSON object; expected one with `text` in each line"),
         (b'{"text": "a"}\n\n{"text": "\xff"}\n', {}, "rows.jsonl:3: not UTF-8 (byte 0xff)"),
-        (gzip.compress(b'{"text": "a"}\n')[:-9], {}, "rows.jsonl: the gzip data is broken: "),
+        (gzip.compress(b'{"text": "a"}\n', mtime=0)[:-9], {}, "rows.jsonl: the gzip data is broken: "),
         (b'{"text": "a"}\n', {}, "split.validation_share: 0.2 of 1 documents leaves none for "),
         (b'{"text": "a"}\n', {"tokens__most": 0}, "tokens.most: 0 is no whole number from 1 on"),
         (b'{"text": "a"}\n', {"split__validation_share": 1}, "split.validation_share: 1 is not from 0 to below 1"),
@@ -314,7 +314,8 @@ ROW = b'{"text": "Out to sea."}\n'
         ("a.jsonl", ROW + b'{"text": "\xff"}\n', [], "a.jsonl:2: not a text: invalid UTF-8 (byte 0xff)"),
         ("a.txt", b"one\n\xff\n", [], "a.txt:2: not UTF-8 (byte 0xff): convert it with iconv -t UTF-8"),
         ("a.txt", b"", [], "a.txt: the file is empty"),
-        ("a.jsonl.gz", gzip.compress(ROW * 9)[:-9], [], "a.jsonl.gz: cannot be read: the gzip data is broken: "),
+        ("a.jsonl.gz", gzip.compress(ROW * 9, mtime=0)[:-9], [],
+         "a.jsonl.gz: cannot be read: the gzip data is broken: "),
     ],
 )  # fmt: skip
 def test_text_that_is_none_is_refused_when_planning(

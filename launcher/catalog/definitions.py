@@ -13,30 +13,13 @@ from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
 from launcher.catalog.log_lines import LogLine
 from launcher.catalog.trials import Selftest
+from launcher.catalog.words import ArtifactType, Role
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import read_text
 from slipway.project import Root, user_dirs
 from slipway.trust import trusted
 from slipway.yamldoc import Noun
-
-ArtifactType = Literal[
-    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "text_jsonl", "text_parquet",
-    "text_plain", "checkpoint_hf", "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
-]  # fmt: skip
-
-# What a configuration key means, so that rules know it under every library's name.
-Role = Literal[
-    "global_batch", "eval_batch", "micro_batch", "sequence_length", "tensor_parallel", "pipeline_parallel",
-    "context_parallel", "expert_parallel", "expert_tensor_parallel", "sequence_parallel", "sharding", "precision",
-    "quantization", "recompute", "adapter_rank", "architecture", "vocabulary", "prompts", "generations",
-    "generation_length", "colocated", "generation_gpus", "generation_nodes", "reward_gpus", "reward_nodes",
-    "packing", "generation_backend", "generation_memory", "generation_tensor", "generation_pipeline",
-    "generation_sequence", "generation_precision", "logprob_micro", "offload", "adapter", "teacher_tensor",
-    "teacher_pipeline", "teacher_context", "reward_micro", "reward_tensor", "reward_context", "reward_precision",
-    "reward_second_version", "per_token_loss", "averaged_gradients", "context_exchange", "context_levels", "start",
-    "master_weights", "master_remainders",
-]  # fmt: skip
 
 
 class Input(Noun, frozen=True, kw_only=True):

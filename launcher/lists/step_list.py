@@ -13,9 +13,10 @@ from images.locking import attestation
 from images.locking import lock as locks
 from images.locking.model import Entry, Flavour, Lock, Matrix
 from launcher.catalog import commands, definitions, releases
-from launcher.catalog.definitions import ArtifactType, Input, Step
+from launcher.catalog.definitions import Input, Step
 from launcher.catalog.pipelines import Pipeline
 from launcher.catalog.profiles import Profile
+from launcher.catalog.words import ArtifactType
 from launcher.core.plan import Plan
 from launcher.records.metrics import Measured
 from launcher.records.run_directory import Record

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.catalog.definitions import ArtifactType
+from launcher.catalog.words import ArtifactType
 from slipway import canonical
 from slipway.files import cannot_write, written
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 from helpers import CHAT, HERE, safetensors
+from test_binidx import write_tokens
 from test_checkpoints import write_megatron, write_nemo_rl
-from test_datasets import write_tokens
 from test_golden import compare
 
 from images.machine.dockerhost import Address, engine_client

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from launcher.catalog.definitions import Parameter, Role, Step
+from launcher.catalog.definitions import Parameter, Step
+from launcher.catalog.words import Role
 from launcher.core.plan import LaunchSpec
 from slipway.resolver import ABSENT, UNKNOWN, Configuration, Leaf, Mark, Node, Section, plain
 

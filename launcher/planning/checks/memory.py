@@ -18,7 +18,7 @@ import msgspec
 
 from launcher.artifacts.checkpoints import megatron_sizes
 from launcher.artifacts.nouns import Sizes
-from launcher.catalog.definitions import Role
+from launcher.catalog.words import Role
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, parallelism
 from launcher.planning.checks.config_values import Known, settings, sizes, value_of, word, world_size

@@ -29,7 +29,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from launcher.catalog.definitions import Backend, Role
+from launcher.catalog.definitions import Backend
+from launcher.catalog.words import Role
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks import config_values, memory, nemo_rl
 from launcher.planning.checks.config_values import Known, settings, sizes, value_of

@@ -9,7 +9,8 @@ from typing import Any
 
 from launcher.artifacts.detection import Artifact
 from launcher.catalog.commands import matches
-from launcher.catalog.definitions import ArtifactType, Role, Step
+from launcher.catalog.definitions import Step
+from launcher.catalog.words import ArtifactType, Role
 from launcher.core.plan import LaunchSpec, Probed
 from launcher.planning.checks.config_values import (
     COUNTS,
