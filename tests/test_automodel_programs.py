@@ -88,6 +88,20 @@ def test_a_folder_s_documents_are_taken_together(given: Given, tmp_path: Path) -
     assert given.prepare()["dataset"]["paths"] == [str(tmp_path / "texts" / "a.v2")]
 
 
+def test_a_blend_names_the_documents_of_each_split(given: Given, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    for name in ("train-0", "train-1", "valid-0"):
+        documents(folder / name)
+    blend = {"train": ["30", "train-0", "10", "train-1"], "valid": ["5", "valid-0"]}
+    (folder / "blend.json").write_text(json.dumps(blend))
+    given.words["data.train"] = folder
+    made = given.prepare()
+    paths = {"train": ["30.0", f"{folder}/train-0", "10.0", f"{folder}/train-1"], "validation": [f"{folder}/valid-0"]}
+    assert made["dataset"]["paths"] == made["validation_dataset"]["paths"] == paths
+    (folder / "blend.json").write_text(json.dumps({"train": blend["train"]}))
+    assert not [key for key in given.prepare() if key.startswith("validation")]
+
+
 def test_the_model_has_new_weights_unless_its_own_are_asked_for(given: Given) -> None:
     new = given.prepare()["model"]
     assert new["_target_"].endswith(".from_config") and new["force_hf"] is True

@@ -533,7 +533,6 @@ def test_what_the_library_takes_of_a_conversation(said: Any, inputs: Inputs, row
         ({"instruction": "a", "input": "", "output": "b"}, "Alpaca (`instruction`, `input`, `output`), not `messages`"),
         ({"instruction": "a", "response": "b"}, "Alpaca (`instruction`, `input`, `output`), not `messages`"),
         ({"prompt": "a", "completion": "b"}, "pairs of `prompt` and `completion`, not `messages`; this makes them: jq"),
-        ({"text": "a"}, "plain texts (`text`), which have no answers to learn from"),
     ],
 )  # fmt: skip
 def test_rows_in_another_form_are_named(said: Any, inputs: Inputs, row: dict[str, Any], form: str) -> None:
@@ -744,7 +743,7 @@ def test_what_is_packed_with_zstd_is_refused(project: Project, inputs: Inputs, t
     (tmp_path / "chats.jsonl.zst").write_bytes(packed)
     (tmp_path / "shards" / "b.jsonl.zst").write_bytes(packed)
     done = project.launch("check", STEP, f"train={tmp_path}/{name}", inputs.words[1])
-    assert done.code == 65 and "is packed with zstd, which no image can read" in done.stderr
+    assert done.code == 65 and "is packed with zstd, which sft/automodel does not read" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["chats.jsonl.gz", "shards", "shards/*.gz"])

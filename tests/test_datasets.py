@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,46 +140,6 @@ def test_parquet_without_the_columns_is_no_packed_parquet(packed: Path) -> None:
         note="Parquet without the columns input_ids, loss_mask of packed data (it has inner_ids, lost_mask, "
         "seq_start_id)"
     )
-
-
-def write_tokens(folder: Path, lengths: tuple[int, ...] = (3, 2), code: int = 4, size: int = 4) -> Path:
-    """Tokens and their index as Megatron writes them: int32 tokens, a document for each sequence."""
-    offsets = [sum(lengths[:n]) * size for n in range(len(lengths))]
-    head = struct.pack("<9sQBQQ", datasets.INDEX_MAGIC, 1, code, len(lengths), len(lengths) + 1)
-    arrays = struct.pack(
-        f"<{len(lengths)}i{len(lengths)}q{len(lengths) + 1}q", *lengths, *offsets, *range(len(lengths) + 1)
-    )
-    (folder / "text.idx").write_bytes(head + arrays)
-    (folder / "text.bin").write_bytes(bytes(sum(lengths) * size))
-    return folder / "text"
-
-
-@pytest.mark.parametrize("suffix", [".bin", ".idx"])
-def test_tokens_and_index_belong_together(tmp_path: Path, suffix: str) -> None:
-    file = write_tokens(tmp_path).with_suffix(suffix)
-    other = file.with_suffix(".idx" if suffix == ".bin" else ".bin")
-    assert datasets.beside(file) == [other]
-    assert datasets.look([file]) == datasets.look([file, other]) == Found(type="binidx", data=Data(sequences=2))
-    assert datasets.look([write_tokens(tmp_path, (1,), 8, 2).with_suffix(suffix)]).faults == []
-
-
-@pytest.mark.parametrize(
-    ("break_it", "where", "what"),
-    [
-        (lambda f: (f / "text.bin").unlink(), "text.bin", "is missing: tokens (.bin) and index (.idx) belong together"),
-        (lambda f: os.truncate(f / "text.bin", 19), "text.bin", "19 bytes, its index says 20"),
-        (lambda f: os.truncate(f / "text.idx", 60), "text.idx", "60 bytes, its head says 82: the file is cut off"),
-        (lambda f: os.truncate(f / "text.idx", 20), "text.idx", "not a whole index: it is cut off"),
-        (lambda f: (f / "text.idx").write_bytes((f / "text.idx").read_bytes().replace(b"\1", b"\2", 1)),
-         "text.idx", "not an index of version 1"),
-        (lambda f: write_tokens(f, ()), "text.idx", "holds no sequences"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_with_tokens(tmp_path: Path, break_it: Callable[[Path], object], where: str, what: str) -> None:
-    file = write_tokens(tmp_path).with_suffix(".idx")
-    break_it(tmp_path)
-    found = datasets.look([file])
-    assert (found.type, faults(found)) == ("binidx", [(where, what)])
 
 
 def test_of_several_kinds_in_a_folder_most_files_decide(tmp_path: Path, packed: Path) -> None:

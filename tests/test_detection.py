@@ -14,7 +14,7 @@ import pytest
 from helpers import CHAT, HERE, SHARDS, safetensors, write_chats, write_checkpoint
 
 from launcher.artifacts import detection
-from launcher.artifacts.datasets import INDEX_MAGIC
+from launcher.artifacts.binidx import INDEX_MAGIC
 from launcher.artifacts.detection import MAX_FAULTS, SAMPLE_BYTES, SAMPLES, Artifact
 from launcher.artifacts.nouns import Data
 
@@ -128,7 +128,7 @@ def test_a_header_of_a_large_shard_is_read_whole(tmp_path: Path) -> None:
     ("name", "text", "note"),
     [
         ("a.jsonl", "[1]\n", "a JSON array, not one object a line; this makes lines of it: jq -c '.[]'"),
-        ("a.txt", "text\n", "no JSON on its first line"),
+        ("a.md", "text\n", "no JSON on its first line"),
         ("a.bin", "\0\1", "no JSON on its first line"),
         ("a.json", '{"a": 1}\n', "JSON lines with a"),
     ],

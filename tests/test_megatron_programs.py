@@ -485,6 +485,38 @@ def test_pretraining_takes_documents(pretraining: Training) -> None:
     assert megatron_train.prepare(_assigned(pretraining))["dataset"]["data_path"] == [str(pretraining.root / "b")]
 
 
+def test_pretraining_takes_a_blend(pretraining: Training) -> None:
+    """Each split has documents of its own: the library's `split` is null, and weights stand by several pairs alone."""
+    root = pretraining.root / "texts"
+    root.mkdir()
+    for name in ("train-0", "train-1", "valid-0"):
+        documents(root / f"{name}.bin", 10)
+    pretraining.words |= {"data.train": root, "tokenizer.tokenizer_model": pretraining.tokenizer}
+    for names, says in ((["gone"], "names gone, expected "), ([], "names nothing for train")):
+        (root / "blend.json").write_text(json.dumps({"train": names}))
+        assert says in pretraining.refused()
+    blend = {"train": ["30", "train-0", "10", "train-1"], "valid": ["5", "valid-0"]}
+    (root / "blend.json").write_text(json.dumps(blend))
+    seen = pretraining.seen()["dataset"]
+    trained, validated = [[str(root / "train-0"), str(root / "train-1")], [30.0, 10.0]], [[str(root / "valid-0")], None]
+    assert seen["blend_per_split"] == [trained, validated, None] and seen["split"] is None
+    assert "data_path" not in seen and seen["path_to_cache"].endswith("/data")
+    (root / "blend.json").write_text(json.dumps({"train": blend["train"]}))
+    sections = megatron_train.prepare(_assigned(pretraining))
+    assert sections["validation"]["eval_iters"] == 0 and sections["dataset"]["blend_per_split"][1:] == [None, None]
+
+
+def test_documents_of_another_tokenizer_are_refused(pretraining: Training) -> None:
+    documents(pretraining.root / "a.bin", 20)
+    record = {"data": "binidx", "tokenizer": "a" * 64}
+    (pretraining.root / "slipway.json").write_text(json.dumps(record))
+    pretraining.words |= {"data.train": pretraining.root / "a", "tokenizer.tokenizer_model": pretraining.tokenizer}
+    assert "was made with another tokenizer than that of" in pretraining.refused()
+    record = slipway_inputs.tokenizer_record(pretraining.tokenizer)
+    (pretraining.root / "slipway.json").write_text(json.dumps(record))
+    assert pretraining.seen()["dataset"]["data_path"] == [str(pretraining.root / "a")]
+
+
 @pytest.mark.parametrize(
     ("count", "says"),
     [(3, "leaves none for test; give it a larger share, or 0"), (None, "a.idx is no index of tokenized documents")],

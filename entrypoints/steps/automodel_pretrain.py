@@ -34,17 +34,30 @@ def prepare(config: dict[str, Any], release: tuple[int, int]) -> dict[str, Any]:
     """The library's sections, with model and documents wired. Raises ConfigError for what cannot be trained."""
     sections = {k: v for k, v in config.items() if k not in ("data", "pretrain")}
     folder = slipway_inputs.path_of(config, "model.pretrained_model_name_or_path")
-    prefixes = slipway_documents.prefixes(slipway_inputs.path_of(config, "data.train"))
-    split = str(config["dataset"]["split"])
-    slipway_documents.refuse_empty_split(prefixes, split)
+    source = slipway_inputs.path_of(config, "data.train")
+    slipway_documents.refuse_other_tokenizer(source, folder, "model.pretrained_model_name_or_path")
+    paths, validates = documents(source, str(config["dataset"]["split"]))
     sections["model"] = model(config["model"], folder, config["pretrain"]["start"])
     if release < (0, 3):  # which else loads the weights of whatever the model's section names, its configuration, too
         weights = config["pretrain"]["start"] == "weights"
         sections["checkpoint"] = {**sections["checkpoint"], "load_base_model": weights}
-    wire_documents(sections, prefixes, folder)
-    if len(parts := slipway_documents.shares(split)) < 2 or not parts[1]:
-        return {k: v for k, v in sections.items() if not k.startswith("validation_data")}
-    return sections
+    wire_documents(sections, paths, folder)
+    return sections if validates else {k: v for k, v in sections.items() if not k.startswith("validation_data")}
+
+
+def documents(source: Path, split: str) -> tuple[Any, bool]:
+    """What the library's data set gets as `paths`, and whether something is left to validate on.
+
+    By blend.json each split has documents of its own; else `split` cuts them out of all. Raises ConfigError for a split
+    that no document is left for.
+    """
+    if blend := slipway_documents.blend_of(source):
+        named = {"train": "training", "validation": "validation"}
+        return {k: slipway_documents.flat(*blend[v]) for k, v in named.items() if v in blend}, "validation" in blend
+    prefixes = slipway_documents.prefixes(source)
+    slipway_documents.refuse_empty_split(prefixes, split)
+    parts = slipway_documents.shares(split)
+    return prefixes, len(parts) > 1 and bool(parts[1])
 
 
 def model(options: dict[str, Any], folder: Path, start: str) -> dict[str, Any]:
@@ -59,12 +72,12 @@ def model(options: dict[str, Any], folder: Path, start: str) -> dict[str, Any]:
     return {"_target_": f"{MODEL}.from_config", "config": config, **rest}
 
 
-def wire_documents(sections: dict[str, Any], prefixes: list[str], tokenizer: Path) -> None:
-    """Both splits are cut from the same documents; the indices go where the run may write."""
+def wire_documents(sections: dict[str, Any], paths: Any, tokenizer: Path) -> None:
+    """Both splits get the same `paths`; the indices go where the run may write."""
     indices = slipway_step.STATE / "data"
     wired = {
         "_target_": DATASET,
-        "paths": prefixes,
+        "paths": paths,
         "index_mapping_dir": str(indices),
         "tokenizer": {"_target_": TOKENIZER, "pretrained_model_name_or_path": str(tokenizer)},
     }

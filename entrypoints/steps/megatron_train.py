@@ -193,10 +193,25 @@ def wire_documents(sections: dict[str, Any], data: dict[str, Any]) -> None:
         return
     if not tokenizer.get("tokenizer_model"):
         raise ConfigError("tokenizer.tokenizer_model: is not set; name the tokenizer that the documents are made with")
-    prefixes = slipway_documents.prefixes(slipway_inputs.path_of({"data": data}, "data.train"))
-    slipway_documents.refuse_empty_split(prefixes, str(dataset["split"]))
-    dataset |= {"_target_": f"{BRIDGE}.training.config.GPTDatasetConfig", "data_path": prefixes}
+    source = slipway_inputs.path_of({"data": data}, "data.train")
+    slipway_documents.refuse_other_tokenizer(source, Path(tokenizer["tokenizer_model"]), "tokenizer.tokenizer_model")
+    dataset |= {"_target_": f"{BRIDGE}.training.config.GPTDatasetConfig"}
     dataset["path_to_cache"] = dataset.get("path_to_cache") or str(work_folder())
+    blend = slipway_documents.blend_of(source)
+    if blend:
+        wire_blend(sections, blend)
+        return
+    prefixes = slipway_documents.prefixes(source)
+    slipway_documents.refuse_empty_split(prefixes, str(dataset["split"]))
+    dataset["data_path"] = prefixes
+
+
+def wire_blend(sections: dict[str, Any], blend: dict[str, tuple[list[str], list[float] | None]]) -> None:
+    """Each split has documents of its own. The library takes these only where `split` is null."""
+    per_split = [list(blend[split]) if split in blend else None for split in slipway_documents.SPLITS]
+    sections["dataset"] |= {"blend_per_split": per_split, "split": None}
+    if "validation" not in blend:
+        sections["validation"] |= {"eval_iters": 0, "eval_interval": None}
 
 
 def build(sections: dict[str, Any]) -> Any:

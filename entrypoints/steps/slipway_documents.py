@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
+import slipway_inputs
 from slipway_step import ConfigError
 
 SPLITS = ("training", "validation", "test")
 INDEX = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, documents + 1
+BLEND = "blend.json"  # in a folder of documents: split -> weights and names of pairs of files, in turn
+VALIDATION = ("valid", "validation", "val", "dev")  # names of that split in a blend
 
 
 def prefixes(source: Path) -> list[str]:
@@ -24,6 +29,60 @@ def prefixes(source: Path) -> list[str]:
     if not found or not all(i.is_file() and i.with_suffix(".bin").is_file() for i in found):
         raise ConfigError(f"data.train: {source}: expected .bin files, each with its .idx")
     return [str(i.with_suffix("")) for i in found]
+
+
+def blend_of(source: Path) -> dict[str, tuple[list[str], list[float] | None]] | None:
+    """What blend.json of a folder says: training, validation, test -> pairs of files, and weights if they are several.
+
+    None where there is no blend. Raises ConfigError where it names what is not there, or nothing to train on.
+    """
+    path = source / BLEND
+    if not path.is_file():
+        return None
+    said = json.loads(path.read_text(encoding="utf-8"))
+    names = {"train": "training", "test": "test"} | dict.fromkeys(VALIDATION, "validation")
+    found = {names[k]: weighed(path, words) for k, words in said.items() if k in names and words}
+    if "training" not in found:
+        raise ConfigError(f"data.train: {path}: names nothing for train")
+    return found
+
+
+def weighed(path: Path, words: list[str]) -> tuple[list[str], list[float] | None]:
+    """Pairs of files and weights of a flat list, in which these stand in turn or no weights do."""
+    weights = None
+    if len(words) % 2 == 0 and is_number(words[0]):
+        weights, words = [float(w) for w in words[::2]], words[1::2]
+    found = [path.parent / word for word in words]
+    for pair in found:
+        if not all(Path(f"{pair}.{suffix}").is_file() for suffix in ("bin", "idx")):
+            raise ConfigError(f"data.train: {path}: names {pair.name}, expected {pair}.bin with its .idx")
+    return [str(pair) for pair in found], weights if len(found) > 1 else None
+
+
+def flat(prefixes: list[str], weights: list[float] | None) -> list[str]:
+    """Weights and pairs in turn again, as AutoModel wants them."""
+    return [w for pair in zip(map(str, weights), prefixes, strict=True) for w in pair] if weights else prefixes
+
+
+def is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def refuse_other_tokenizer(source: Path, tokenizer: Path, key: str) -> None:
+    """Raises ConfigError naming `key` where slipway.json, in the folder or beside the pair, names another tokenizer."""
+    folder = source if source.is_dir() else source.parent
+    given = slipway_inputs.tokenizer_record(tokenizer).get("tokenizer")
+    for record in [*folder.glob(slipway_inputs.RECORD), *folder.glob(f"*/{slipway_inputs.RECORD}")]:
+        made: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        if made.get("tokenizer") and given and made["tokenizer"] != given:
+            raise ConfigError(
+                f"{key}: {record.parent} was made with another tokenizer than that of {tokenizer} (sha256 "
+                f"{made['tokenizer'][:12]} and {given[:12]}); name that one, or make the documents again"
+            )
 
 
 def shares(split: str) -> list[float]:

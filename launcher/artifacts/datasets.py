@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from launcher.artifacts import compressed, forms, huggingface, jsonl, parquet
+from launcher.artifacts import binidx, compressed, forms, huggingface, jsonl, parquet
 from launcher.artifacts.faults import fault
 from launcher.artifacts.nouns import Data, Found, Packing
 from launcher.artifacts.rows import Grammar, Shape
@@ -24,11 +23,7 @@ TO_LINES = 'python -c \'import sys, datasets; datasets.load_dataset("parquet", d
 TO_LINES += "to_json(sys.argv[2])' IN.parquet OUT.jsonl"
 SAMPLE = 64  # lines that tell the type and the keys
 PACKED = ("input_ids", "loss_mask", "seq_start_id")
-INDEX_MAGIC = b"MMIDIDX\x00\x00"
-_INDEX_HEAD = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, documents
-_TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}
-
-
+TEXTS = (".txt", ".txt.gz", ".txt.zst")
 RECORD = "slipway.json"  # beside packed Parquet, by data_prep/sft_packing
 
 
@@ -54,6 +49,7 @@ class _Packing(msgspec.Struct):
 def data_files(folder: Path) -> list[Path]:
     """The data files that lie directly in a folder, sorted, all of the one kind that there is most of."""
     kinds: dict[str, list[Path]] = {"jsonl": [], "parquet": [], "index": []}
+    texts = []
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         if path.name.endswith(jsonl.SUFFIXES) and not path.name.endswith("_metadata.jsonl"):
             kinds["jsonl"].append(path)
@@ -61,14 +57,15 @@ def data_files(folder: Path) -> list[Path]:
             kinds["parquet"].append(path)
         elif path.suffix == ".idx":
             kinds["index"].append(path)
-    return max(kinds.values(), key=len)
+        elif path.name.endswith(TEXTS):  # of which anything may have one, for people to read
+            texts.append(path)
+    return max(kinds.values(), key=len) or texts
 
 
 def beside(file: Path) -> list[Path]:
-    """What belongs to a data file: an index or tokens of the same name, the metadata of packed Parquet."""
-    if file.suffix in (".bin", ".idx"):
-        pair = file.with_suffix(".idx" if file.suffix == ".bin" else ".bin")
-        return [pair] if pair.is_file() and _is_index(file.with_suffix(".idx")) else []
+    """What belongs to a data file: an index or tokens of the same name, a blend's, the metadata of packed Parquet."""
+    if file.suffix in (".bin", ".idx", ".json"):
+        return binidx.beside(file)
     record = file.with_name(RECORD)
     return _metadata(file) + [record] * record.is_file() if file.suffix in (".parquet", ".pq") else []
 
@@ -79,11 +76,13 @@ def look(files: Sequence[Path], rows: Rows = USUAL) -> Found:
     if wrong := huggingface.lfs(first):
         return Found(faults=wrong)
     with first.open("rb") as f:
-        magic = f.read(len(INDEX_MAGIC))
+        magic = f.read(len(binidx.INDEX_MAGIC))
     if magic.startswith(parquet.MAGIC):
-        return _packed([f for f in files if f.suffix in (".parquet", ".pq")] or [first])
-    if magic == INDEX_MAGIC or (first.suffix == ".bin" and beside(first)):
-        return _binidx(sorted({f.with_suffix(".idx") for f in files if f.suffix in (".bin", ".idx")} or {first}))
+        return _parquet([f for f in files if f.suffix in (".parquet", ".pq")] or [first], rows)
+    if magic == binidx.INDEX_MAGIC or (first.suffix == ".bin" and beside(first)):
+        return binidx.look(sorted({f.with_suffix(".idx") for f in files if f.suffix in (".bin", ".idx")} or {first}))
+    if len(files) > 1 and binidx.is_blend(first):
+        return binidx.look([], first)
     return _lines(files, rows)
 
 
@@ -107,7 +106,7 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
         return Found(note="data that cannot be unpacked", faults=[unreadable(files[0], e)])
     shape, note = _shape(files[0], first[0], rows)
     if shape is None:
-        return Found(note=note)
+        return _texts(files, size) if first_text(files[0], first[0]) else Found(note=note)
     faults: list[Finding] = []
     counted = 0
     most = MAX_PACKED if compressed.packed(files[0]) else MAX_HEADS
@@ -134,6 +133,33 @@ def _lines(files: Sequence[Path], rows: Rows) -> Found:
         zstd=any(compressed.zstd(f) for f in files[:MAX_HEADS]),
     )
     return Found(type=shape.type, faults=faults, data=data, checked="whole" if whole else "beginning")
+
+
+def first_text(file: Path, head: bytes) -> bool:
+    """Whether a file is plain text, by its name and by what is no JSON."""
+    return file.name.endswith(TEXTS) and not head.lstrip().startswith((b"{", b"["))
+
+
+def _texts(files: Sequence[Path], size: int) -> Found:
+    """Plain text, which has to be UTF-8."""
+    faults: list[Finding] = []
+    most = MAX_PACKED if compressed.packed(files[0]) else MAX_HEADS
+    whole = len(files) <= most
+    for file in files[:most]:
+        try:
+            head, all_of_it = _head(file, size)
+            head.decode()
+        except UnicodeDecodeError as e:
+            byte, line = e.object[e.start], e.object.count(b"\n", 0, e.start) + 1
+            faults.append(fault(f"{file}:{line}", f"not UTF-8 (byte 0x{byte:02x}): convert it with iconv -t UTF-8"))
+            continue
+        except OSError as e:
+            faults.append(unreadable(file, e))
+            continue
+        whole &= all_of_it
+        faults += [] if head.strip() else [fault(file, "the file is empty")]
+    data = Data(files=len(files), zstd=any(compressed.zstd(f) for f in files[:MAX_HEADS]))
+    return Found(type="text_plain", faults=faults, data=data, checked="whole" if whole else "beginning")
 
 
 def _dropped(file: Path, head: bytes) -> list[Finding]:
@@ -163,6 +189,33 @@ def _head(file: Path, size: int) -> tuple[bytes, bool]:
             return head[:cut], False
         head += more + f.readline(jsonl.MAX_LINE - len(head))
         return head, False
+
+
+def _parquet(files: Sequence[Path], rows: Rows) -> Found:
+    """Packed rows; or a column of texts, where they have one, or a word of the launch names it."""
+    column = rows.columns.get("text", "text")
+    try:
+        footers = {file: parquet.read_footer(file) for file in files[:1]}
+    except ValueError:
+        return _packed(files)
+    has = next(iter(footers.values())).columns
+    if "text" not in rows.columns and (column not in has or {*PACKED} <= {*has} or "messages" in has):
+        return _packed(files)
+    if column not in has:
+        return Found(note=f"Parquet without the column {column}; it has {', '.join(has)}")
+    faults: list[Finding] = []
+    counted = 0
+    for file in files:
+        try:
+            footer = parquet.read_footer(file)
+        except ValueError as e:
+            faults.append(fault(file, str(e)))
+            continue
+        faults += [] if column in footer.columns else [fault(file, f"the column {column} is missing")]
+        counted += footer.rows
+    faults += [] if counted or faults else [fault(files[0], "holds no rows")]
+    data = Data(files=len(files), rows=counted, columns=has, names=dict(sorted(rows.columns.items())))
+    return Found(type="text_parquet", faults=faults, data=data)
 
 
 def _packed(files: Sequence[Path]) -> Found:
@@ -222,51 +275,3 @@ def _metadata_sizes(path: Path, faults: list[Finding]) -> list[int]:
         return []
     named = re.match(r"(\d+)_", path.name)
     return [r["pack_size"] for r in rows if isinstance(r.get("pack_size"), int)] or ([int(named[1])] if named else [])
-
-
-def _is_index(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as f:
-        return f.read(len(INDEX_MAGIC)) == INDEX_MAGIC
-
-
-def _binidx(indexes: Sequence[Path]) -> Found:
-    faults: list[Finding] = []
-    sequences = 0
-    for index in indexes:
-        count, wrong = _check_index(index)
-        sequences += count
-        faults += [wrong] if wrong else []
-    return Found(type="binidx", faults=faults, data=Data(sequences=sequences))
-
-
-def _check_index(index: Path) -> tuple[int, Finding | None]:
-    """Number of sequences, and what is wrong: both files must be as long as the index says.
-
-    The index: head, an int32 length per sequence, an int64 offset per sequence, an int64 per document, and for
-    several modalities a byte per sequence.
-    """
-    tokens, size = index.with_suffix(".bin"), index.stat().st_size if index.is_file() else 0
-    for path in (index, tokens):
-        if not path.is_file():
-            return 0, fault(path, "is missing: tokens (.bin) and index (.idx) belong together")
-    with index.open("rb") as f:
-        head = f.read(_INDEX_HEAD.size)
-        if len(head) < _INDEX_HEAD.size:
-            return 0, fault(index, "not a whole index: it is cut off")
-        magic, version, code, sequences, documents = _INDEX_HEAD.unpack(head)
-        if magic != INDEX_MAGIC or version != 1 or code not in _TOKEN_BYTES:
-            return 0, fault(index, "not an index of version 1")
-        expected = len(head) + 12 * sequences + 8 * documents
-        if size not in (expected, expected + sequences):
-            return sequences, fault(index, f"{size} bytes, its head says {expected}: the file is cut off")
-        if not sequences:
-            return 0, fault(index, "holds no sequences")
-        f.seek(len(head) + 4 * (sequences - 1))
-        last = struct.unpack("<i", f.read(4))[0]
-        f.seek(len(head) + 4 * sequences + 8 * (sequences - 1))
-        end = struct.unpack("<q", f.read(8))[0] + last * _TOKEN_BYTES[code]
-    size = tokens.stat().st_size
-    wrong = fault(tokens, f"{size} bytes, its index says {end}") if size != end else None
-    return sequences, wrong

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from launcher.artifacts import blobs, checkpoints, datasets, hub_cache, huggingface, marker
+from launcher.artifacts import binidx, blobs, checkpoints, datasets, hub_cache, huggingface, marker
 from launcher.artifacts.checkpoints import MAX_HEADER
 from launcher.artifacts.datasets import USUAL, Rows
 from launcher.artifacts.faults import MAX_FAULTS, fault, kept
@@ -173,6 +173,8 @@ def _look(folder: Path, rows: Rows) -> Found:
     found = checkpoints.look(folder)
     if found:
         return found
+    if (blend := folder / binidx.BLEND).is_file() and binidx.is_blend(blend):
+        return binidx.look([], blend)
     files = datasets.data_files(folder)
     if files:
         return datasets.look(files, rows)

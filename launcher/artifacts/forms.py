@@ -29,8 +29,6 @@ def other(row: dict[str, Any]) -> str:
         return f"Alpaca (`instruction`, `input`, `output`), not `messages`; this makes them: {ALPACA}"
     if row.keys() >= {"prompt", "completion"}:
         return f"pairs of `prompt` and `completion`, not `messages`; this makes them: {PAIR}"
-    if list(row) == ["text"]:
-        return "plain texts (`text`), which have no answers to learn from"
     return ""
 
 

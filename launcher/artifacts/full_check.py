@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.artifacts import blobs, compressed, datasets, detection, hub_cache, jsonl, row_numbers
+from launcher.artifacts import binidx, blobs, compressed, datasets, detection, hub_cache, jsonl, row_numbers
 from launcher.artifacts.detection import Artifact
 from launcher.artifacts.faults import MAX_FAULTS, fault, kept
 from launcher.artifacts.row_numbers import Numbers
@@ -213,6 +213,9 @@ def _read(piece: _Piece) -> _Result:
         if piece.shape is None:
             with piece.file.open("rb") as f:
                 digest = hashlib.file_digest(f, "sha256").hexdigest()
+            wrong = binidx.scan(piece.file) if binidx.is_index(piece.file) and not binidx.check(piece.file)[1] else None
+            if wrong:
+                return _Result(jsonl.Scan(0, [], {}), digest, broken=wrong.what)
             blob = digest if len(piece.blob) == len(digest) else piece.blob and blobs.content(piece.file, piece.blob)
             return _Result(jsonl.Scan(0, [], {}), digest, blob)
         return _Result(_scan(piece, jsonl.checker(piece.shape)))

@@ -29,7 +29,7 @@ _OPEN, _CLOSED = b"{}"
 
 _COLUMNS = {
     "chat_jsonl": ("messages",), "preference_jsonl": ("prompt", "chosen", "rejected", "context", "completions"),
-    "prompt_jsonl": ("input", "output"),
+    "prompt_jsonl": ("input", "output"), "text_jsonl": ("text",),
 }  # fmt: skip
 
 EMPTY: Problem = ("error", "an empty line")
@@ -59,18 +59,21 @@ def detect(lines: Iterable[bytes], name: str, named: Mapping[str, str] | None = 
     begins = next(iter(lines), b"").removeprefix(BOM).strip()
     if isinstance(row, list) or begins == b"[" or (row is None and begins.startswith(b"[")):
         return None, "a JSON array, not one object a line; this makes lines of it: jq -c '.[]'"
+    text = (named or {}).get("text")  # the column of texts, where a word of the launch names it
+    if row is not None and text and not any(isinstance(r, dict) and text in r for r in rows):
+        return None, f"JSON lines without `{text}`; they have {', '.join(sorted(row))}"
     if row is not None and not row.keys() & {*(named or {}).values()} and (form := forms.other(row)):
         return None, f"JSON lines of {form}"
     if row is None and begins == b"{":
         return None, "JSON over several lines, not one object a line; this makes lines of it: jq -c ."
     if row is None:
         return (Shape("chat_jsonl"), "") if name.endswith(SUFFIXES) else (None, "no JSON on its first line")
-    type_ = _type_of(usual(row, named or {}), name)
+    type_ = "text_jsonl" if text else _type_of(usual(row, named or {}), name)
     if not type_:
         return None, f"JSON lines with {', '.join(sorted(row))}"
     dicts = [r for r in rows if isinstance(r, dict)]
     messages = [m for r in dicts for v in r.values() if isinstance(v, list) for m in v if isinstance(m, dict)]
-    other = {c: n for c, n in (named or {}).items() if n in row and c in _COLUMNS.get(type_, ())}
+    other = {c: n for c, n in (named or {}).items() if (n in row or n == text) and c in _COLUMNS.get(type_, ())}
     return Shape(type_, _keys(dicts), _keys(messages), tuple(other.items())), ""
 
 
@@ -81,6 +84,8 @@ def _type_of(row: dict[str, Any], name: str) -> str:
         return "preference_jsonl"
     if row.keys() & {"input", "output"}:
         return "prompt_jsonl"
+    if "text" in row:
+        return "text_jsonl"
     return "chat_jsonl" if name.endswith(SUFFIXES) and "prompt" not in row else ""
 
 
@@ -259,6 +264,7 @@ def _strict(shape: Shape) -> type[msgspec.Struct]:
         "chat_jsonl": {"messages": messages},
         "preference_jsonl": {"prompt": _Text | messages, "chosen": _Text, "rejected": _Text},
         "prompt_jsonl": {"input": _Text, "output": _Text},
+        "text_jsonl": {"text": str},
     }
     return _struct(fields[shape.type], tuple(k for k in shape.keys if k not in looked_at), shape.named)
 

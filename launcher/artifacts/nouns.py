@@ -1,4 +1,4 @@
-"""What looking at files says, by what they are: rows, their packing, a tokenizer, a model's sizes, weights, an adapter.
+"""What looking at files says, by what they are: rows, packing, documents, a tokenizer, sizes, weights, an adapter.
 
 A group that says nothing has its defaults, and none of them is written: a rule asks `found.sizes.layers`, and gets 0.
 """
@@ -41,6 +41,16 @@ class Packing(Noun, frozen=True, kw_only=True, omit_defaults=True):
     multiple: int = 0
     tokenizer: str = ""
     template: str = ""
+
+
+class Documents(Noun, frozen=True, kw_only=True, omit_defaults=True):
+    """How tokenized documents were made: by which tokenizer (sha256, hex, over the files of its vocabulary), of how
+    many tokens (its largest id and one), where a record says so. `blend`: each split has documents of its own.
+    """
+
+    blend: bool = False
+    tokenizer: str = ""
+    vocabulary: int = 0
 
 
 class Tokenizer(Noun, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,6 +126,7 @@ class Found(Noun, frozen=True, kw_only=True):
     checked: Literal["", "beginning", "whole"] = ""
     data: Data = Data()
     packing: Packing = Packing()
+    documents: Documents = Documents()
     tokenizer: Tokenizer = Tokenizer()
     sizes: Sizes = Sizes()
     weights: Weights = Weights()

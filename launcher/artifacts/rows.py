@@ -16,6 +16,7 @@ _FOUR = frozenset({"system", "user", "assistant", "tool"})
 _ROLES = _FOUR | {"developer", "function"}
 _NOT = {
     "chat_jsonl": "not a conversation", "preference_jsonl": "not a preference", "prompt_jsonl": "not a prompt",
+    "text_jsonl": "not a text",
 }  # fmt: skip
 # What a conversation may be: `roles`, of system, user, assistant and tool alone; `texts`, of those, each with text as
 # its content; `last`, of such, with a last word of the assistant's. Every one includes the one before.
@@ -77,6 +78,8 @@ def carefully(shape: Shape, line: bytes) -> Problem | None:
         messages = named.get("messages", "messages")
         wrong = _turns(row, messages, shape.grammar) or (forms.tools(row) if shape.grammar == "roles" else "")
         return ("error", wrong) if wrong else order(tuple(m["role"] for m in row[messages]), shape.grammar)
+    if type_ == "text_jsonl":
+        return _text(row, named.get("text", "text"))
     wrong = _prompt(usual(row, named)) if type_ == "prompt_jsonl" else _preference(usual(row, named))
     for column, name in named.items():
         wrong = wrong.replace(f"`{column}`", f"`{name}`")
@@ -119,6 +122,14 @@ def _turn(name: str, message: Any, grammar: Grammar) -> str:
     if role == "assistant" and not content and not (message.get("tool_calls") or message.get("function_call")):
         return "an empty assistant message"
     return ""
+
+
+def _text(row: dict[str, Any], key: str) -> Problem | None:
+    """A row without text is left out by what reads it, which counts such rows."""
+    if isinstance(row.get(key), str):
+        return None
+    what = f"`{key}` is {_kind(row[key])}, not text" if key in row else f"`{key}` is missing"
+    return "warning", f"{what}: the row is left out"
 
 
 def _prompt(row: dict[str, Any]) -> str:

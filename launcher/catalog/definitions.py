@@ -12,6 +12,7 @@ from images.locking.model import Flavour
 from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
 from launcher.catalog.log_lines import LogLine
+from launcher.catalog.samples import Sample
 from launcher.catalog.trials import Selftest
 from slipway import yamldoc
 from slipway.errors import Exit, SlipwayError, nearest
@@ -21,7 +22,8 @@ from slipway.trust import trusted
 from slipway.yamldoc import Noun
 
 ArtifactType = Literal[
-    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "checkpoint_hf",
+    "chat_jsonl", "preference_jsonl", "prompt_jsonl", "packed_parquet", "binidx", "text_jsonl", "text_parquet",
+    "text_plain", "checkpoint_hf",
     "checkpoint_megatron", "checkpoint_lora", "checkpoint_nemo_rl", "tokenizer_hf",
 ]  # fmt: skip
 
@@ -46,8 +48,8 @@ class Input(Noun, frozen=True, kw_only=True):
     `layouts`: of an adapter, those that the step reads; any where none is named. `columns`: of rows, what the library
     calls a column -> the parameter that names another; `needs_columns`: columns that the rows must have besides;
     `plain`: of an adapter, LoRA alone. `quantized`: method of quantized weights that it takes -> what is said of it.
-    `grammar`: what a conversation may be (`rows.Grammar`). `why`: said where the type is wrong. `frozen`: a model that
-    every process holds whole, and none trains.
+    `zstd`: files packed so are read, too. `grammar`: what a conversation may be (`rows.Grammar`). `why`: said where the
+    type is wrong. `frozen`: a model that every process holds whole, and none trains.
     """
 
     types: list[ArtifactType]
@@ -60,6 +62,7 @@ class Input(Noun, frozen=True, kw_only=True):
     needs_columns: list[str] = []
     plain: bool = False
     quantized: dict[str, str] = {}
+    zstd: bool = False
     grammar: Grammar = ""
     why: str = ""
     frozen: bool = False
@@ -212,25 +215,6 @@ class Backend(Noun, frozen=True, kw_only=True):
     roles: dict[Role, str] = {}
     states: tuple[int, int, int] | None = None
     sharding: Literal[0, 1, 3] = 0
-
-
-class Sample(Noun, frozen=True, kw_only=True):
-    """What one row of a batch is in training: `sequences` of it; whether the loss has `logits` over the vocabulary.
-
-    `logit_bytes`: that the loss keeps of each of them. `new_type`: of new weights where the precision is `auto`.
-    `gradients`: copies of them where there are several processes; `cast`: bytes of a wider weight's copy to compute.
-    `plain`: with these values (key -> value) the model's layers are transformers' own, which keep more for the backward
-    pass. `frees`: gradients go with the optimizer's step, which makes a copy of what trains.
-    """
-
-    sequences: int = 1
-    logits: bool = True
-    logit_bytes: int = 4
-    new_type: str = ""
-    gradients: int = 1
-    cast: int = 0
-    plain: dict[str, Any] = {}
-    frees: bool = False
 
 
 class Cache(Noun, frozen=True, kw_only=True):

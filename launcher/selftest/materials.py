@@ -28,6 +28,7 @@ MATERIALS: dict[str, tuple[ArtifactType, str]] = {
     "prompts_validation": ("prompt_jsonl", "prompts-validation.jsonl"),
     "preferences": ("preference_jsonl", "preferences.jsonl"),
     "preferences_validation": ("preference_jsonl", "preferences-validation.jsonl"),
+    "texts": ("text_jsonl", "texts.jsonl"),
     "tokens": ("binidx", "tokens"),
     "model": ("checkpoint_hf", "model"),
     "reward_model": ("checkpoint_hf", "reward-model"),
@@ -66,6 +67,7 @@ def write(folder: Path) -> None:
     with cannot_write(folder):
         for (name, row), (part, pairs) in itertools.product(rows.items(), parts.items()):
             _put(folder / f"{name}{part}.jsonl", "".join(f"{json.dumps(row(a, b))}\n" for a, b in pairs))
+        _put(folder / "texts.jsonl", "".join(f"{json.dumps({'text': _text(*pair)})}\n" for pair in sums))
         for number, name in enumerate(("first", "second")):
             _write_tokens(folder / "tokens" / name, sums[number::2])
         tokenizer = _tokenizer()
@@ -93,12 +95,15 @@ def _preference(a: int, b: int) -> dict[str, Any]:
     return {"prompt": f"{a} + {b} =", "chosen": str(a + b), "rejected": str(a + b + 1)}
 
 
+def _text(a: int, b: int) -> str:
+    return f"{a} + {b} = {a + b}\n" * 8
+
+
 def _write_tokens(prefix: Path, pairs: list[tuple[int, int]]) -> None:
     """PREFIX.bin and PREFIX.idx as Megatron-Core 0.17 to 0.19 reads them (`datasets/indexed_dataset.py`): each sum is a
     document of bytes, eight times over."""
     ids = {byte: len(SPECIAL) + n for n, byte in enumerate(_bytes())}
-    texts = (f"{a} + {b} = {a + b}\n" * 8 for a, b in pairs)
-    documents = [array("H", [*(ids[byte] for byte in text.encode()), 2]) for text in texts]
+    documents = [array("H", [*(ids[byte] for byte in _text(*pair).encode()), 2]) for pair in pairs]
     lengths = [len(document) for document in documents]
     starts = [2 * n for n in itertools.accumulate(lengths[:-1], initial=0)]
     count = len(documents)

@@ -31,7 +31,7 @@ class Voyage:
 MADE = {
     "packed": "data_prep/sft_packing", "base": "convert/hf_to_megatron", "sft": "sft/megatron_bridge",
     "lora": "peft/megatron_bridge", "merged": "convert/merge_lora", "back": "convert/megatron_to_hf",
-    "pretrained": "pretrain/megatron_bridge",
+    "documents": "data_prep/pretrain_prep", "pretrained": "pretrain/megatron_bridge",
 }  # fmt: skip
 
 
@@ -63,6 +63,74 @@ def test_two_processes_train_together(tried: Callable[[str], Tried]) -> None:
     run = tried("megatron-bridge").run("sft/megatron_bridge")
     assert run.record["plan"]["shape"] == {"nodes": 1, "gpus": 0, "procs": 2}
     assert (run.path / "container" / "0" / "ranks" / "1.pid").is_file()
+
+
+# The texts once more: rows of Parquet; and in two files, of which one is packed with zstd. pyarrow is the image's.
+PARTS = """
+import json, sys, pathlib, pyarrow
+from pyarrow import parquet
+sys.path.insert(0, sys.argv[3])
+import slipway_corpus
+source, folder = map(pathlib.Path, sys.argv[1:3])
+lines = source.read_bytes().splitlines(keepends=True)
+(folder / "parts").mkdir()
+packed = pyarrow.Codec("zstd").compress(b"".join(lines[:150]), asbytes=True)
+(folder / "parts" / "a.jsonl.zst").write_bytes(packed)
+(folder / "parts" / "b.jsonl").write_bytes(b"".join(lines[150:]))
+table = pyarrow.table({"content": [json.loads(line)["text"] for line in lines]})
+parquet.write_table(table, folder / "all.parquet", row_group_size=70)
+for name, data, type_, field in (
+    ("cut.jsonl.zst", packed[:-100], "text_jsonl", "text"),
+    ("cut.parquet", (folder / "all.parquet").read_bytes()[:-9], "text_parquet", "content"),
+):
+    (folder / name).write_bytes(data)
+    try:
+        print("whole:", sum(1 for _ in slipway_corpus.blocks(folder / name, type_, field, "file")))
+    except slipway_corpus.ConfigError as e:
+        print(e)
+"""
+
+
+def test_texts_become_documents_on_which_both_libraries_train(
+    dock: Tree, tried: Callable[[str], Tried], place: Path
+) -> None:
+    """Megatron-Bridge has, in the selftest. AutoModel's own reader reads the same folder."""
+    found = tried("megatron-bridge")
+    prepared, trained = found.run("data_prep/pretrain_prep"), found.run("pretrain/megatron_bridge")
+    documents = found.output("data_prep/pretrain_prep")
+    record = json.loads((documents / "slipway.json").read_text())
+    rows = len(found.material("texts").read_text().splitlines())
+    assert sum(s["documents"] for made in record["splits"].values() for s in made) == rows
+    assert prepared.outcome["result"]["counts"]["documents"] == rows
+    result = trained.outcome["result"]
+    assert result["steps"] == 8 and result["last_loss"] < result["first_loss"]
+    assert "validation loss at iteration 4" in trained.log
+    words = ("pretrain/automodel", "--flavour", "cpu", "-c", "tiny", "max_steps=4", f"model={found.material('model')}")
+    done = dock.launch(*words, f"data={documents / 'blend.json'}", f"output={place / 'out'}")
+    assert done.code == 0 and done.out.count("[val]") >= 1, done
+    result = dock.run_of(done).outcome["result"]
+    assert result["steps"] == 4 and result["last_loss"] < result["first_loss"]
+
+
+def test_texts_in_any_form_become_the_same_documents(dock: Tree, tried: Callable[[str], Tried], place: Path) -> None:
+    """Byte for byte, and with one worker as with all. What is cut off is no text."""
+    found = tried("megatron-bridge")
+    steps = PROJECT / "entrypoints" / "steps"
+    mounts = [word for folder in (place, steps, PROJECT / "slipway") for word in ("--mount", str(folder))]
+    command = ["python", "-c", PARTS, str(found.material("texts")), str(place), str(steps)]
+    done = dock.images("run", "megatron-bridge", "--flavour", "cpu", *mounts, *found.mounts, "--", *command)
+    assert done.code == 0 and "cut.jsonl.zst: the zstd data is broken: " in done.out, done
+    assert "cut.parquet: cannot be read as Parquet: " in done.out and "whole:" not in done.out
+    words = ("data_prep/pretrain_prep", "--flavour", "cpu", "-c", "tiny", "workers=1")
+    made = [p for p in sorted(found.output("data_prep/pretrain_prep").iterdir()) if p.is_file()]
+    for source, named in (("parts", []), ("all.parquet", ["text_field=content"])):
+        output = place / f"of-{source}"
+        paths = (f"train={place / source}", f"tokenizer={found.material('model')}", f"output={output}")
+        done = dock.launch(*words, *named, *paths)
+        assert done.code == 0, done
+        assert len(made) == 6
+        for file in (f for f in made if f.name != "slipway.json"):
+            assert file.read_bytes() == (output / file.name).read_bytes(), file
 
 
 def test_told_to_stop_it_saves_and_goes_on(dock: Tree, voyage: Voyage, place: Path) -> None:

@@ -17,7 +17,9 @@ from slipway.findings import Finding, error, warning
 from slipway.resolver import ABSENT, Leaf
 
 # The least that a library takes; NeMo RL and Megatron-Bridge never validate with 0.
-LEAST = dict.fromkeys(("max_steps", "epochs", "checkpoint_every", "lora_rank", "pack_size", "calibration_samples"), 1)
+ONE = ("max_steps", "epochs", "checkpoint_every", "lora_rank", "pack_size", "calibration_samples", "max_tokens",
+       "shard_tokens", "workers")  # fmt: skip
+LEAST = dict.fromkeys(ONE, 1)
 LEAST["validate_every"] = 0
 RENDERED = ("chat_jsonl", "prompt_jsonl", "preference_jsonl")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -27,7 +29,7 @@ def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
     """Every finding."""
     known = config_values.settings(spec)
     found = [*_quantized(spec, seen), *_adapters(spec, seen), *_templates(spec, seen)]
-    return [*found, *_packed(seen), *_numbers(spec, seen, known)]
+    return [*found, *_packed(spec, seen), *_numbers(spec, seen, known)]
 
 
 def loads_weights(name: str, asked: Input) -> bool:
@@ -51,10 +53,12 @@ def _quantized(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
             yield error(Exit.DATA, where, what, "name the model that it was made of, in bfloat16 or float32")
 
 
-def _packed(seen: Probed) -> Iterator[Finding]:
-    """The step programs unpack gzip alone: Python in the images has no module for zstd (slipway_inputs)."""
+def _packed(spec: LaunchSpec, seen: Probed) -> Iterator[Finding]:
+    """Most step programs unpack gzip alone: Python in the images has no module for zstd (slipway_inputs)."""
     for found in (a for a in seen.artifacts.values() if a.data.zstd):
-        what = "is packed with zstd, which no image can read"
+        if found.name in spec.step.inputs and spec.step.inputs[found.name].zstd:
+            continue
+        what = f"is packed with zstd, which {spec.step.id} does not read"
         yield error(Exit.DATA, f"{found.name}={found.path}", what, "unpack it (zstd -d), or pack it with gzip")
 
 

@@ -16,6 +16,7 @@ from launcher.planning import configuration
 from launcher.planning.checks import (
     config_values,
     conflicts,
+    documents,
     expectations,
     input_rules,
     known_keys,
@@ -43,7 +44,10 @@ _LOOKS = {
     "preference_jsonl": "a file with one JSON object a line that has `prompt`, `chosen` and `rejected`",
     "prompt_jsonl": "a file with one JSON object a line that has `input` and `output`",
     "packed_parquet": "a folder with *.idx.parquet and *_metadata.jsonl, as data_prep/sft_packing makes it",
-    "binidx": "a .bin and an .idx file side by side",
+    "binidx": "a .bin and an .idx file side by side, or a folder of such pairs, as data_prep/pretrain_prep makes it",
+    "text_jsonl": "a file with one JSON object a line that has `text` (text_field=NAME for another)",
+    "text_parquet": "Parquet with a column `text`",
+    "text_plain": "*.txt in UTF-8",
     "checkpoint_hf": "a folder with config.json, tokenizer and *.safetensors",
     "checkpoint_lora": "a folder with adapter_config.json, or Megatron's iterations of an adapter",
     "checkpoint_megatron": "a folder with latest_checkpointed_iteration.txt and iter_*",
@@ -61,7 +65,8 @@ def check(spec: LaunchSpec, seen: Probed, steps: Sequence[Step] = ()) -> list[Fi
     findings += [*network.check(spec), *_mounts(spec, seen), *expectations.check(spec)]
     findings += [*configuration.check(spec), *known_keys.check(spec, seen.image.classes)]
     findings += [*_shape(spec, seen), *parallelism.check(spec, seen)]
-    findings += [*input_rules.check(spec, seen), *nemo_rl.check(spec, seen), *conflicts.check(spec, seen)]
+    findings += [*input_rules.check(spec, seen), *documents.check(spec, seen)]
+    findings += [*nemo_rl.check(spec, seen), *conflicts.check(spec, seen)]
     findings += [*memory.check(spec, seen), *memory_rl.check(spec, seen)]
     return [*findings, *_engine(spec, seen), *_image(spec, seen)]
 
