@@ -20,6 +20,8 @@ import tempfile
 import traceback
 from typing import Any
 
+from standins import stages
+
 OTHERS = ("click", "docker", "jinja2", "msgspec", "packaging.specifiers", "packaging.version", "yaml")
 OURS = ("slipway", "images", "launcher")
 
@@ -42,14 +44,28 @@ def main() -> None:
             print(code, flush=True)
 
 
-def run(program: str, words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> int:
-    """In the child: what the console script `program` does; returns its exit code."""
+def run(
+    program: str,
+    words: list[str],
+    cwd: str,
+    env: dict[str, str],
+    out: str,
+    err: str,
+    dies: tuple[int, str, bool] | None = None,
+) -> int:
+    """In the child: what the console script `program` does; returns its exit code.
+
+    `dies`: at which stage it is killed, as standins/stages.py counts (`below`, `every`); what it says to an engine is a
+    stage, too.
+    """
     for number, file in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(file, os.O_RDWR), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = [program, *words]
+    if dies:
+        stages.die_at(dies[0], frozenset({"socket.connect"}), *dies[1:])
     try:
         commands: Any = importlib.import_module({"images": "images.cli", "launch": "launcher.cli"}[program])
         commands.main()

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -107,6 +108,10 @@ class Project:
     def launch(self, *words: str, cwd: Path | None = None) -> Done:
         return self._run("launch", words, cwd)
 
+    def launch_dies(self, stage: int, below: Path, every: bool, *words: str) -> Done:
+        """A launch that is killed at that stage, as standins/stages.py counts: its code is -9 then."""
+        return self._run("launch", words, None, dies=(stage, str(below), every))
+
     def edit(self, name: str, before: str, after: str) -> Path:
         """Replaces the first `before` in a file of the project, which has to hold it."""
         path = self.own(name)
@@ -144,10 +149,10 @@ class Project:
         self.program("ssh", f'echo "$@" >>{log}; exec {sys.executable} -IS {script} {engine.folder}/socket')
         return "ssh://me@far.example:2222"
 
-    def _run(self, program: str, words: tuple[str, ...], cwd: Path | None) -> Done:
+    def _run(self, program: str, words: tuple[str, ...], cwd: Path | None, **how: Any) -> Done:
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
             command = {"program": program, "words": words, "cwd": str(cwd or self.path), "env": self.env}
-            code = ask(forkserver(), command | {"out": out.name, "err": err.name})
+            code = ask(forkserver(), command | how | {"out": out.name, "err": err.name})
             done = Done(int(code), out.read().decode(), err.read().decode())
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -212,6 +217,15 @@ def rows_of(done: Done) -> dict[str, str]:
     """What `launch runs` says of each run, by its id, with single spaces and without its age."""
     words = (" ".join(line.split()).split(" ", 1) for line in listed(done))
     return {run: re.sub(r" \d+ (s|min|h|d)(?= |$)", "", row, count=1) for run, row in words}
+
+
+def ask_engine(engine: Engine, path: str) -> Any:
+    """What a stand-in of an engine answers to GET `path`."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(engine.address.removeprefix("unix://"))
+        client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        with client.makefile("rb") as answer:
+            return json.loads(answer.read().partition(b"\r\n\r\n")[2])
 
 
 Tree = dict[str, tuple[int, bytes]]

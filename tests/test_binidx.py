@@ -89,6 +89,17 @@ def test_a_folder_is_what_its_blend_names(tmp_path: Path) -> None:
     assert pair.data.sequences == 2 and pair.documents == Documents(tokenizer="a" * 64, vocabulary=2048)
 
 
+def test_check_says_by_which_tokenizer_documents_were_made(project: Project, tmp_path: Path) -> None:
+    write_tokens(tmp_path, name="train-00000")
+    write_record(tmp_path)
+    write_blend(tmp_path, train=["train-00000"])
+    done = project.launch("check", str(tmp_path))
+    said = ["data.sequences: 2", "documents.blend: yes", f"documents.tokenizer: {'a' * 64}"]
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert done.code == 0 and [line for line in lines if line in said] == said, done
+    assert "documents.vocabulary: 2048" in lines
+
+
 def test_a_blend_of_several_preparations(tmp_path: Path) -> None:
     for name in ("web", "code"):
         (tmp_path / name).mkdir()

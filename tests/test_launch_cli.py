@@ -41,7 +41,7 @@ def test_help_has_every_command_once_with_a_whole_sentence(project: Project) -> 
     said = project.launch("--help").stdout
     assert all(len(line) <= 80 for line in said.splitlines())
     assert "..." not in said.partition("Run:")[2]
-    titles = ["Run:", "Watch:", "Past runs:", "Look:", "Prepare:", "Site:"]
+    titles = ["Run:", "By hand:", "Watch:", "Past runs:", "Look:", "Prepare:", "Site:"]
     assert [line for line in said.splitlines() if line in titles] == titles
     commands = said.partition("Run:")[2].splitlines()
     names = [line.split()[0] for line in commands if line[:2] == "  " and line[2:3] not in ("", " ")]

@@ -14,7 +14,7 @@ from helpers import SpecOf, record_of, seen_of, tree
 
 from launcher.core.plan import Plan
 from launcher.planning.planner import make_plan
-from launcher.records import run_directory
+from launcher.records import claiming, run_directory
 from launcher.records.run_directory import Outcome, Run
 from slipway.errors import Exit, SlipwayError
 from slipway.project import Root
@@ -29,10 +29,30 @@ def plan(spec_of: SpecOf) -> Plan:
 
 
 def test_a_run_is_named_by_time_step_and_plan_and_claimed_once(tmp_path: Path, plan: Plan) -> None:
-    names = [run_directory.claim(tmp_path / "runs", plan, WHEN).id for _ in range(3)]
+    names = [claiming.claim(tmp_path / "runs", plan, WHEN).id for _ in range(3)]
     stem = f"20260102T030405Z-sft.automodel-{plan.hash[:6]}"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
     assert run_directory.list_ids(tmp_path / "runs") == names
+
+
+def test_the_id_of_a_run_that_was_removed_is_no_other_runs(tmp_path: Path, plan: Plan) -> None:
+    """Whoever has removed the directory, and when."""
+    first = claiming.claim(tmp_path, plan, WHEN)
+    claiming.remember(first)
+    first.path.rmdir()
+    second = claiming.claim(tmp_path, plan, WHEN)
+    assert second.id != first.id and run_directory.order(second.id) > run_directory.order(first.id)
+    (tmp_path / f".last-{os.geteuid()}").write_text("20990101T000000Z no id")
+    assert claiming.claim(tmp_path, plan, WHEN).id == f"{second.id}-2"
+
+
+def test_a_record_of_another_schema_is_refused_with_the_reason(tmp_path: Path) -> None:
+    run = Run(tmp_path / "20260101T000000Z-a.b-aaaaaa")
+    run.path.mkdir()
+    run.record_file.write_text('{"schema": 2, "run": "x", "new": []}')
+    with pytest.raises(SlipwayError, match="not a run record: schema 2, expected 1 ") as raised:
+        run.record()
+    assert raised.value.code == 65
 
 
 @pytest.mark.parametrize(
@@ -52,7 +72,7 @@ def test_a_run_is_named_by_time_step_and_plan_and_claimed_once(tmp_path: Path, p
 def test_the_last_run_is_the_last_by_its_name(tmp_path: Path, plan: Plan, there: list[str], name: str) -> None:
     for other in there:
         (tmp_path / other.format(H=plan.hash[:6])).mkdir()
-    assert run_directory.claim(tmp_path, plan, WHEN).id == name.format(H=plan.hash[:6])
+    assert claiming.claim(tmp_path, plan, WHEN).id == name.format(H=plan.hash[:6])
     if "20269999" not in "".join(there):
         assert run_directory.find(tmp_path, "last").id == name.format(H=plan.hash[:6])
 
@@ -61,18 +81,18 @@ def test_the_last_run_is_the_last_by_its_name(tmp_path: Path, plan: Plan, there:
 def test_another_users_run_of_the_future_moves_no_clock(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "20990101T000000Z-z.b-aaaaaa").mkdir()
     os.chown(tmp_path / "20990101T000000Z-z.b-aaaaaa", 65534, 65534)
-    assert run_directory.claim(tmp_path, plan, WHEN).id.startswith("20260102T030405Z-")
+    assert claiming.claim(tmp_path, plan, WHEN).id.startswith("20260102T030405Z-")
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SlipwayError) as e:
-        run_directory.claim(tmp_path / "file" / "runs", plan)
+        claiming.claim(tmp_path / "file" / "runs", plan)
     assert (e.value.code, e.value.where) == (Exit.CANNOT_WRITE, str(tmp_path / "file" / "runs"))
 
 
 def test_a_record_is_read_back_whole(tmp_path: Path, plan: Plan) -> None:
-    run = run_directory.claim(tmp_path, plan)
+    run = claiming.claim(tmp_path, plan)
     assert run.record() is None
     written = record_of(run, plan)
     run.write(written)
@@ -87,7 +107,7 @@ def test_a_record_is_read_back_whole(tmp_path: Path, plan: Plan) -> None:
 def test_a_record_that_could_not_be_read_again_is_not_written(
     tmp_path: Path, plan: Plan, changes: dict[str, Any]
 ) -> None:
-    run = run_directory.claim(tmp_path, plan)
+    run = claiming.claim(tmp_path, plan)
     run.write(record_of(run, plan))
     before = tree(run.path)
     with pytest.raises(SlipwayError) as e:
@@ -103,7 +123,7 @@ def test_an_outcome_whose_result_could_not_be_shown_is_none() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}'])
 def test_a_broken_record_is_named(tmp_path: Path, plan: Plan, text: str) -> None:
-    run = run_directory.claim(tmp_path, plan)
+    run = claiming.claim(tmp_path, plan)
     run.record_file.write_text(text)
     with pytest.raises(SlipwayError, match="not a run record") as e:
         run.record()

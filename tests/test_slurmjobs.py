@@ -400,3 +400,14 @@ def test_a_log_is_followed_to_the_jobs_end(slurm: Commands, job: Run, capfd: pyt
     knows(slurm, "COMPLETED")
     assert b"".join(pieces) == b"half a line\n"
     assert b"".join(jobs().logs(job, follow=False)) == b"from before\nhalf a line\n"
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_terminal_gets_into_the_container_beside_the_jobs_step(job: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An srun that takes nothing of its own; pyxis's containers have the node's pids."""
+    monkeypatch.setenv("TERM", "vt220")
+    options = ["--jobid=7", "--overlap", "--nodes=1", "--ntasks=1", "--job-name=slipway-shell"]
+    piped = ["srun", *options, "enroot", "exec", "4242", "python", "x.py"]
+    assert jobs().entering(job, 4242, ["python", "x.py"], terminal=False) == piped
+    shown = ["srun", *options, "--pty", "enroot", "exec", "--env", "TERM=vt220", "4242", "python", "x.py"]
+    assert jobs().entering(job, 4242, ["python", "x.py"], terminal=True) == shown

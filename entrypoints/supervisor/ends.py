@@ -50,8 +50,10 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def write_status(folder: str, end: Ended, stopped_by: str, step_code: int | None, started: str) -> None:
-    """status.json of this node. Raises OSError."""
+def write_status(
+    folder: str, end: Ended, stopped_by: str, step_code: int | None, started: str, step_started: str
+) -> None:
+    """status.json of this node; `step_started`: empty where it was not. Raises OSError."""
     import json
 
     status = {
@@ -61,6 +63,7 @@ def write_status(folder: str, end: Ended, stopped_by: str, step_code: int | None
         "signal": stopped_by or None,
         "step_exit_code": step_code,
         "started": started,
+        "step_started": step_started or None,
         "finished": now(),
         "machine": machine(),
     }

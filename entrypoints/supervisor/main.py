@@ -28,6 +28,7 @@ class Supervisor:
         self.launcher: Launcher | None = None
         self.step: Child | None = None
         self.step_code: int | None = None
+        self.step_started = ""
 
     def run(self, words: list[str]) -> int:
         """The whole of it: the exit code."""
@@ -76,6 +77,7 @@ class Supervisor:
         if self.node.stopped:
             raise Ended(0, Cause.SIGNAL, f"told to stop by {self.node.stop.by} before the step started")
         self.step = step = launcher.start(command)
+        self.step_started = ends.now()
         self.node.stop.begin(lambda: launcher.tell(step))
         return step
 
@@ -129,7 +131,7 @@ class Supervisor:
         self.places.remove()
         if node.folder:
             try:
-                ends.write_status(node.folder, end, node.stop.by, self.step_code, self.started)
+                ends.write_status(node.folder, end, node.stop.by, self.step_code, self.started, self.step_started)
             except OSError as e:
                 say(f"{node.folder}/status.json: cannot be written: {e.strerror}")
             if end.code and not node.stopped:

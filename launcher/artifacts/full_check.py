@@ -317,7 +317,8 @@ def _told(checked: Checked) -> Iterator[tuple[str, object]]:
     for name in ("hub", "checked", "taken"):
         yield name, getattr(found, name)
     yield "sha256", checked.sha256
-    for group in (found.data, found.packing, found.tokenizer, found.sizes, found.weights, found.adapter):
+    made = (found.packing, found.documents)
+    for group in (found.data, *made, found.tokenizer, found.sizes, found.weights, found.adapter):
         for name, value in msgspec.to_builtins(group).items():
             if checked.numbers and (group, name) == (found.data, "rows"):
                 continue  # told with the other numbers of rows

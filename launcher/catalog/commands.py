@@ -16,6 +16,8 @@ from slipway.trust import trusted
 
 def base_config(step: Step, entry: Entry) -> dict[str, Any]:
     """`{"path": …}` inside the image or `{"values": …}`. Raises SlipwayError 78 where the step has none."""
+    if not step.base:  # a command of the user's own
+        return {"values": {}}
     for base in step.base:
         if base.flavour not in (None, entry.flavour) or not fits(step, base.when, entry):
             continue

@@ -347,7 +347,8 @@ def _read(path: Path) -> Profile:
             where = f"{path}:{yamldoc.line_of(path, *keys)}"
             raise SlipwayError(Exit.CONFIG, f"{'.'.join(keys)}: {e}", where=where) from e
     for mount in profile.mounts:
-        _check_mount(path, mount)
+        if why := mount_fault(mount):
+            raise SlipwayError(Exit.CONFIG, f"mounts: {why}", where=f"{path}:{yamldoc.line_of(path, 'mounts')}")
     for name in filter(looks_secret, profile.env):
         where = f"{path}:{yamldoc.line_of(path, 'env', name)}"
         refuse_secrets([name], where, "declare it in place of that: `secrets: {{{0}: env}}`, or `file:PATH`")
@@ -380,13 +381,12 @@ def secret_fault(name: str) -> str:
     return ""
 
 
-def _check_mount(path: Path, mount: ExtraMount) -> None:
-    where = f"{path}:{yamldoc.line_of(path, 'mounts')}"
+def mount_fault(mount: ExtraMount) -> str:
+    """Why nothing can be mounted at its target; empty where it can."""
     if not Path(mount.target).is_absolute():
-        raise SlipwayError(Exit.CONFIG, f"mounts: target {mount.target!r} is no absolute path", where=where)
+        return f"target {mount.target!r} is no absolute path"
     taken = next((t for t in OUR_TARGETS if Path(mount.target) == Path(t) or Path(t) in Path(mount.target).parents), "")
-    if taken:
-        raise SlipwayError(Exit.CONFIG, f"mounts: target {mount.target!r}: {taken} is the launcher's own", where=where)
+    return f"target {mount.target!r}: {taken} is the launcher's own" if taken else ""
 
 
 def profile_files(root: Root) -> dict[str, list[Path]]:

@@ -11,7 +11,7 @@ from launcher.engines import slurmjobs
 from launcher.planning.run_files import Prepared
 from launcher.records.outcome import End
 from launcher.records.run_directory import Record, Run
-from launcher.runs import lifecycle
+from launcher.runs import lifecycle, waiting
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
 
@@ -91,7 +91,7 @@ def _outlive(link: Link) -> None:
     """Of a job that waits for one which has failed since: Slurm is about to cancel it, and another takes its place."""
     assert link.run is not None
     say(f"{link.name}: run {link.run.id} waits for what has failed: waiting for its end")
-    record = lifecycle.await_end(link.run)
+    record = waiting.await_end(link.run)
     link.stands, link.run, link.made = "to run", None, ""
     link.why = f"{record.outcome.word if record.outcome else 'ended'} before: {record.run}"
 
@@ -143,7 +143,7 @@ def _found(link: Link, ends: Ends) -> None:
     elif slurmjobs.recorded_job(link.run.path):
         _running(link, link.run, record, ends)
     else:
-        _ended(link, lifecycle.await_end(link.run), ends)
+        _ended(link, waiting.await_end(link.run), ends)
 
 
 def _running(link: Link, run: Run, record: Record | None, ends: Ends) -> None:
@@ -158,7 +158,7 @@ def _running(link: Link, run: Run, record: Record | None, ends: Ends) -> None:
 def _await(link: Link, ends: Ends) -> None:
     assert link.run is not None
     say(f"{link.name}: waiting for run {link.run.id}, job {ends.jobs[link.name]}")
-    record = lifecycle.await_end(link.run)
+    record = waiting.await_end(link.run)
     del ends.jobs[link.name]
     _ended(link, record, ends)
 

@@ -1,7 +1,7 @@
-"""The `launch` command: `running` are the commands that run something, `repeating` those that do so again, `rehearsing`
-tries a launch out, `pipelining` is `launch pipeline`, `looking` are those that look, `finding` those that find runs
-again, `tracing` tells of what something is made, `explaining` why a run failed, `caching` are those about converted
-models, `selftesting` tries the steps out."""
+"""The `launch` command: `running` are the commands that run something, `repeating` those that do so again, `by_hand`
+those that run what their user types, `rehearsing` tries a launch out, `pipelining` is `launch pipeline`, `looking` are
+those that look, `finding` those that find runs again, `tracing` tells of what something is made, `explaining` why a run
+failed, `caching` are those about converted models, `selftesting` tries the steps out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from launcher.cli import (
+    by_hand,
     caching,
     explaining,
     finding,
@@ -27,6 +28,7 @@ from slipway.errors import nearest
 
 COMMANDS = {
     "Run": [running.run, pipelining.pipeline, rehearsing.rehearse, running.submit, repeating.resume, repeating.replay],
+    "By hand": [by_hand.shell, by_hand.execute],
     "Watch": [finding.runs, looking.show_run, looking.logs, explaining.explain, looking.wait, running.cancel],
     "Past runs": [finding.compare, tracing.lineage, finding.remove, finding.prune],
     "Look": [looking.steps, looking.check, looking.show_config, looking.show_env],
@@ -35,7 +37,8 @@ COMMANDS = {
 }
 # What other tools call it.
 ELSEWHERE = {
-    "start": "run", "exec": "run", "stop": "cancel", "kill": "cancel", "scancel": "cancel", "ps": "runs", "ls": "runs",
+    "start": "run", "bash": "shell", "attach": "shell",
+    "stop": "cancel", "kill": "cancel", "scancel": "cancel", "ps": "runs", "ls": "runs",
     "list": "runs", "queue": "runs", "squeue": "runs", "status": "show", "describe": "show", "info": "show",
     "log": "logs", "tail": "logs -f", "watch": "logs -f", "pull": "fetch", "download": "fetch", "validate": "check",
     "doctor": "profiles doctor", "catalog": "steps", "dry-run": "run --dry-run", "diff": "compare", "delete": "rm",

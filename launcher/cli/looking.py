@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,33 +58,45 @@ def show_config(diff: str | None, as_json: bool, words: tuple[str, ...], **given
 @click.command("show")
 @click.argument("run_name", metavar="RUN", default="last")
 @click.option("--json", "as_json", is_flag=True, help="The record as JSON.")
+@click.option("--timing", is_flag=True, help="Where its time went, phase by phase; adds up to the whole.")
 @options.runs_dir
 @options.of_profile
-def show_run(run_name: str, as_json: bool, runs_dir: str | None, profile: str | None) -> None:
+def show_run(run_name: str, as_json: bool, timing: bool, runs_dir: str | None, profile: str | None) -> None:
     """Show a run: what, how it stands or ended, where its things are."""
-    from launcher.runs import display
+    from launcher.runs import display, lifecycle
+    from launcher.runs import timing as timings
 
-    display.show(options.find_run(run_name, runs_dir, profile), as_json)
+    run = options.find_run(run_name, runs_dir, profile)
+    if not timing:
+        display.show(run, as_json)
+        return
+    record, state = lifecycle.refresh(run)
+    if record is None:
+        raise SlipwayError(Exit.NO_INPUT, f"there is no time to tell of: {state}", where=str(run.path))
+    click.echo((timings.as_json if as_json else timings.text)(timings.of(run, record)), nl=False)
 
 
 @click.command()
 @click.argument("run_names", metavar="RUN…", nargs=-1, required=True)
+@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Give up after that long, with 75.")
 @options.runs_dir
 @options.of_profile
-def wait(run_names: tuple[str, ...], runs_dir: str | None, profile: str | None) -> None:
+def wait(run_names: tuple[str, ...], timeout: float | None, runs_dir: str | None, profile: str | None) -> None:
     """Wait until runs have ended; print how each did.
 
     \b
     launch wait $(launch --detach …) && launch …
 
-    Ends with the exit code of the first, in this order, that did not end with 0. Ctrl-C leaves the runs alone.
+    Ends with the exit code of the first, in this order, that did not end with 0. Ctrl-C, and --timeout, leave the runs
+    alone.
     """
-    from launcher.runs import lifecycle
+    from launcher.runs import lifecycle, waiting
 
+    deadline = None if timeout is None else time.monotonic() + timeout
     runs = [options.find_run(name, runs_dir, profile) for name in run_names]
     code = 0
     for run in runs:
-        record = lifecycle.await_end(run)
+        record = waiting.await_end(run, deadline)
         click.echo(visible(f"{run.id} {lifecycle.word(record)}"))
         code = code or (record.outcome.exit_code if record.outcome else 0)
     sys.exit(code)

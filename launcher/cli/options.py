@@ -37,45 +37,58 @@ convert: Decorator = click.option(
 )
 dry_run: Decorator = click.option("--dry-run", is_flag=True, help="Print what would be submitted; create nothing.")
 as_json: Decorator = click.option("--json", "as_json", is_flag=True, help="As JSON.")
-_PLANNING: list[Decorator] = [
-    click.argument("step"),
-    click.argument("words", nargs=-1),
-    click.option("--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Where to run."),
-    click.option("--release", metavar="R", help="The library's release; the lock's default otherwise."),
-    click.option(
+# What a plan is made of besides its words: fields of preparation.Options.
+_PLANNING: dict[str, Decorator] = {
+    "profile": click.option(
+        "--profile", envvar="SLIPWAY_PROFILE", default="docker", show_default=True, help="Where to run."
+    ),
+    "release": click.option("--release", metavar="R", help="The library's release; the lock's default otherwise."),
+    "flavour": click.option(
         "--flavour", type=click.Choice(["cpu", "cuda"]), help="Image flavour; by the engine's GPUs otherwise."
     ),
-    click.option(
+    "overlays": click.option(
         "-c", "overlays", multiple=True, metavar="NAME|FILE", help="A configuration over the default; repeatable."
     ),
-    click.option("--nodes", type=click.IntRange(1), help="Machines."),
-    click.option("--gpus", type=click.IntRange(0), help="GPUs per machine."),
-    click.option("--gpu-ids", metavar="ID,…", help="Docker: these GPUs, by index, GPU:INSTANCE or UUID."),
-    click.option("--procs", type=click.IntRange(1), help="Processes per machine (cpu flavour; 1 otherwise)."),
-    click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable."),
-    click.option(
+    "nodes": click.option("--nodes", type=click.IntRange(1), help="Machines."),
+    "gpus": click.option("--gpus", type=click.IntRange(0), help="GPUs per machine."),
+    "gpu_ids": click.option("--gpu-ids", metavar="ID,…", help="Docker: these GPUs, by index, GPU:INSTANCE or UUID."),
+    "procs": click.option("--procs", type=click.IntRange(1), help="Processes per machine (cpu flavour; 1 otherwise)."),
+    "env": click.option(
+        "--env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the container; repeatable."
+    ),
+    "secret": click.option(
         "--secret",
         multiple=True,
         metavar="NAME[=file:PATH]",
         help="A secret for the step: this shell's variable, or a file; never written into a plan; repeatable.",
     ),
-    click.option(
+    "code": click.option(
         "--code", multiple=True, metavar="NAME=DIR[@REV]", help="Your tree over the image's NAME; repeatable."
     ),
-    click.option("--allow-dirty", is_flag=True, help="With --code: pack changes that are not committed; recorded."),
-    click.option(
+    "allow_dirty": click.option(
+        "--allow-dirty", is_flag=True, help="With --code: pack changes that are not committed; recorded."
+    ),
+    "megatron_cache": click.option(
         "--megatron-cache", metavar="DIR", help="NRL_MEGATRON_CHECKPOINT_DIR; the profile's or usual one otherwise."
     ),
-    click.option("--resume", is_flag=True, help="Continue the run whose output is in output=."),
-    click.option(
+    "resume": click.option("--resume", is_flag=True, help="Continue the run whose output is in output=."),
+    "expect": click.option(
         "--expect",
         multiple=True,
         metavar="CONDITION",
         help="What the run has to come to, or it is no success (76): loss<2.0, learns; repeatable.",
     ),
-    click.option("--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded."),
-    runs_dir,
-]
+    "allow_drift": click.option(
+        "--allow-drift", is_flag=True, help="Accept an image that is not what the lock says; recorded."
+    ),
+    "runs_dir": runs_dir,
+}
+# Of a command of one's own, which no step's words and settings are for.
+_EXECUTING = ("profile", "release", "flavour", "gpus", "gpu_ids", "env", "secret", "allow_drift", "runs_dir")
+mount: Decorator = click.option(
+    "--mount", "mounts", multiple=True, metavar="DIR[:TARGET][:ro]",
+    help="A folder for the container, at its own path unless TARGET is named; repeatable.",
+)  # fmt: skip
 
 
 def labels(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,18 +106,34 @@ def removing(command: Callable[..., Any]) -> Callable[..., Any]:
     return dry(outputs(force(command)))
 
 
+def executing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the plan of a command of one's own is made of."""
+    return _decorated(command, [_PLANNING[name] for name in _EXECUTING[:-1]] + [mount, runs_dir])
+
+
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """What a plan is made of: STEP, WORDS and the options that are fields of preparation.Options."""
+    return planning_of("STEP")(command)
 
-    @functools.wraps(command)
-    def known(*args: Any, **given: Any) -> Any:
-        given["words"] = _up_to_date(given["words"], given["runs_dir"])
-        return command(*args, **given)
 
-    decorated: Callable[..., Any] = known
-    for decorate in reversed(_PLANNING):
-        decorated = decorate(decorated)
-    return decorated
+def planning_of(metavar: str) -> Decorator:
+    """The same; `metavar`: what stands in STEP's place."""
+
+    def planned(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def known(*args: Any, **given: Any) -> Any:
+            given["words"] = _up_to_date(given["words"], given["runs_dir"])
+            return command(*args, **given)
+
+        arguments = [click.argument("step", metavar=metavar), click.argument("words", nargs=-1)]
+        return _decorated(known, [*arguments, *_PLANNING.values()])
+
+    return planned
+
+
+def _decorated(command: Callable[..., Any], by: list[Decorator]) -> Callable[..., Any]:
+    """With its parameters in that order."""
+    return functools.reduce(lambda made, decorate: decorate(made), reversed(by), command)
 
 
 def _up_to_date(words: tuple[str, ...], runs: str | None) -> tuple[str, ...]:

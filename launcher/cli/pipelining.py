@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launcher.cli import options, running
+from launcher.cli import launching, options
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError, message
 from slipway.project import find_root
@@ -118,7 +118,8 @@ def _driven(root: Any, chain: Any, follow: bool) -> int:
 
     def start(prepared: Any, again: Callable[[], Any], jobs: list[str]) -> int:
         try:
-            return running.launched(root, prepared, chain.looks, again, not prepared.engine.ATTACHED, False, jobs)
+            launch = launching.Launch(root, chain.looks, again, not prepared.engine.ATTACHED, False, tuple(jobs))
+            return launch.submit(prepared)
         except SystemExit as e:  # of what it needs first, which has said why
             return e.code if isinstance(e.code, int) else int(Exit.INTERNAL)
         except SlipwayError as e:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from launcher.cli import options, running
+from launcher.cli import launching, options
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
 from slipway.project import find_root
@@ -68,7 +67,8 @@ def resume(
     prepared = again()
     if preflight.first_error(prepared.findings) is None and not _progress(prepared, record, bool(words)):
         sys.exit(Exit.OK)
-    sys.exit(_launched(root, prepared, looks, again, detach, follow, dry_run, jobs))
+    launch = launching.Launch(root, looks, again, detach, follow, tuple(jobs))
+    sys.exit(launch.report(prepared, dry_run))
 
 
 @click.command()
@@ -116,7 +116,7 @@ def replay(
     def again() -> Any:
         return drift.told(record, _planned(root, asked, looks, dry_run))
 
-    sys.exit(_launched(root, again(), looks, again, detach, follow, dry_run))
+    sys.exit(launching.Launch(root, looks, again, detach, follow).report(again(), dry_run))
 
 
 def _planned(root: Any, asked: Any, looks: Any, dry_run: bool) -> Any:
@@ -143,24 +143,3 @@ def _progress(prepared: Any, record: Any, changed: bool) -> bool:
         return False
     say(f"steps {at + 1} to {most}")
     return True
-
-
-def _launched(
-    root: Any,
-    prepared: Any,
-    looks: Any,
-    again: Callable[[], Any],
-    detach: bool,
-    follow: bool,
-    dry_run: bool,
-    jobs: Sequence[str] = (),
-) -> int:
-    """Prints it, or submits it; the exit code."""
-    from launcher.planning import run_files
-
-    code = options.report(prepared)
-    if dry_run:
-        first = 0 if code else options.report_needs(root, prepared, looks, quiet=False)
-        click.echo(run_files.request_as(prepared, False, first), nl=False)
-        return code or first
-    return code or running.launched(root, prepared, looks, again, detach, follow, jobs)

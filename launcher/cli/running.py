@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from launcher.cli import options, rehearsing
+from launcher.cli import launching, options, rehearsing
 from slipway.console import say
 from slipway.errors import Exit, SlipwayError
 from slipway.project import find_root
@@ -53,7 +52,7 @@ def run(
         raise SlipwayError(Exit.WORDS, "--rehearse and --dry-run: one of them")
     if after and directory:
         raise SlipwayError(Exit.WORDS, "--after and -o: one of them", remedy="submit it when that has ended")
-    _refuse_both(detach, follow)
+    launching.refuse_both(detach, follow)
     root, looks = find_root(), Looks()
     asked = preparation.Options(words=words, argv=tuple(sys.argv[1:]), **given)
     jobs = options.await_runs(root, asked, looks, after, dry_run)
@@ -85,39 +84,8 @@ def run(
             anew = preparation.prepare(root, made, looks)
         return labelled(anew)
 
-    sys.exit(code or launched(root, labelled(prepared), looks, again, detach, follow, jobs))
-
-
-def launched(
-    root: Any,
-    prepared: Any,
-    looks: Any,
-    again: Callable[[], Any],
-    detach: bool,
-    follow: bool,
-    after: Sequence[str] = (),
-) -> int:
-    """Submits what nothing stops, and stays with it where that is asked for; the exit code.
-
-    `again`: plans it anew, where another run has taken its GPUs meanwhile, or what it needs was made. `after`: jobs
-    that have to end well first.
-    """
-    from launcher.core import gpus
-    from launcher.prerequisites import requirements
-
-    code = 0
-    while not code:
-        try:
-            made = _ensured(root, prepared, looks, after)
-            if not requirements.outdated(prepared.plan):
-                return _go(root, prepared, detach, follow, made, after)
-            say("planned anew, with what was made")
-        except gpus.Taken as e:
-            say(f"{e.what}; planned anew")
-        looks.waited()
-        prepared = again()
-        code = options.report(prepared)
-    return code
+    launch = launching.Launch(root, looks, again, detach, follow, tuple(jobs))
+    sys.exit(code or launch.submit(labelled(prepared)))
 
 
 @click.command()
@@ -131,11 +99,11 @@ def submit(directory: Path, name: str, tags: tuple[str, ...], detach: bool, foll
     from launcher.planning import run_files
     from launcher.records import labels as labelling
 
-    _refuse_both(detach, follow)
+    launching.refuse_both(detach, follow)
     root, labels = find_root(), labelling.said(name, tags)
     prepared = run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:]))
-    after = _ensured(root, prepared)
-    sys.exit(_go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after))
+    after = launching.ensured(root, prepared)
+    sys.exit(launching.go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after))
 
 
 @click.command()
@@ -170,63 +138,3 @@ def fetch(name: str, revision: str, hf_home: str | None, profile: str) -> None:
     asked = hub_cache.parse(name, revision)
     home = Path(hf_home).expanduser().absolute() if hf_home else probe.hf_home(find_profile(find_root(), profile))
     click.echo(hub.fetch(asked, home))
-
-
-def _refuse_both(detach: bool, follow: bool) -> None:
-    if detach and follow:
-        raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
-
-
-def _ensured(root: Any, prepared: Any, looks: Any = None, ok: Sequence[str] = ()) -> list[str]:
-    """Has made what a launch needs, or knows the jobs that make it. Ends with what makes it, where that fails.
-
-    `ok`: jobs that have to end well before anything of it may start.
-    """
-    from launcher.prerequisites import requirements
-    from launcher.runs import lifecycle
-
-    def start(first: Any) -> Any:
-        if code := options.report(first):
-            sys.exit(code)
-        after = _ensured(root, first, looks, ok)
-        if first.engine.ATTACHED:
-            if code := _finish(first).outcome.exit_code:
-                sys.exit(code)
-            return None
-        with lifecycle.submitted(first, after, ok) as (started, _):
-            say(f"it is run {started.id}")
-            return started
-
-    return requirements.ensure(root, prepared, start, looks)
-
-
-def _go(root: Any, prepared: Any, detach: bool, follow: bool, after: Sequence[str], jobs: Sequence[str] = ()) -> int:
-    """Its exit code, or 0 where nobody stays with it.
-
-    `after`: jobs that make what it needs; `jobs`: those that have to end well before it may start.
-    """
-    from launcher.records import run_directory
-    from launcher.runs import lifecycle
-
-    if detach or not (prepared.engine.ATTACHED or follow):
-        with lifecycle.submitted(prepared, after, jobs) as (started, _):
-            click.echo(started.id)
-        say(f"follow it with: launch logs -f {run_directory.spoken(root, started.path)}")
-        return 0
-    return int(_finish(prepared, after, jobs).outcome.exit_code)
-
-
-def _finish(prepared: Any, after: Sequence[str] = (), jobs: Sequence[str] = ()) -> Any:
-    """Runs it to its end; its record, which has an outcome."""
-    from launcher.runs import display, foreground, lifecycle
-
-    if prepared.engine.ATTACHED:
-        finished, record = foreground.run(prepared)
-        display.print_end(finished, record)
-    else:
-        with lifecycle.submitted(prepared, after, jobs) as (finished, _):
-            click.echo(finished.id)
-        record = display.follow(finished)
-    if record.outcome is None:
-        raise SlipwayError(Exit.INTERNAL, "the run goes on although its log ended", where=str(finished.path))
-    return record

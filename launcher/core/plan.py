@@ -382,6 +382,12 @@ class Plan(Noun, frozen=True, kw_only=True):
     from_run: dict[str, Former] = {}
 
     @property
+    def by_hand(self) -> str:
+        """What its user ran in place of a step: `command` or `shell`; empty where that is a step."""
+        found = re.fullmatch(r"/slipway/steps/run_(command|shell)\.py", "".join(self.command[3:4]))
+        return found[1] if found else ""
+
+    @property
     def secrets_folder(self) -> str:
         """Of `HostInfo.secrets`, by its name."""
         source = next((m.source for m in self.mounts if m.target == SECRETS_INSIDE), "")

@@ -83,6 +83,12 @@ class Connection(Protocol):
     def wait(self, run: Claimed, seconds: float | None = None) -> bool:
         """Whether the run ended within `seconds` (None = however long)."""
 
+    def entering(self, run: Claimed, pid: int, words: Sequence[str], terminal: bool) -> list[str]:
+        """The command by which this terminal, or these pipes, get `words` run in the container of a run that goes on.
+
+        `pid`: of the step, as it knows itself.
+        """
+
     def remove(self, run: Claimed) -> None:
         """Removes what the engine still holds of an ended run."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -234,14 +235,14 @@ def container_name(run_id: str) -> str:
 def connect(address: str) -> Iterator[DockerRun]:
     """A connection for the verbs below. Raises SlipwayError 69."""
     with dockerhost.engine_client(dockerhost.Address(address, "the run's record")) as client:
-        yield DockerRun(client)
+        yield DockerRun(client, address)
 
 
 class DockerRun:
     """The verbs that need the engine: submit, status, logs, signal, wait, remove."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, address: str) -> None:
+        self._client, self._address = client, address
 
     def submit(self, request: dict[str, Any], run: Claimed, after: Sequence[str] = (), ok: Sequence[str] = ()) -> str:
         """Creates and starts; returns the container's id. Raises SlipwayError 69 or 66 and leaves nothing."""
@@ -343,6 +344,12 @@ class DockerRun:
         except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
             return self.status(run).state != "running"  # out of patience, or the engine went away: that raises
         return True
+
+    def entering(self, run: Claimed, pid: int, words: Sequence[str], terminal: bool) -> list[str]:
+        """By Docker's own command, which knows terminals: raw mode, the window's size, keys that detach."""
+        shown = ["--tty", "--env", f"TERM={os.environ.get('TERM', 'xterm')}"] if terminal else []
+        command = ["docker", "--host", self._address, "exec", "--interactive", *shown]
+        return [*command, container_name(run.id), *words]
 
     def remove(self, run: Claimed) -> None:
         """Removes the container, and what it left in the engine; one that is gone is fine."""

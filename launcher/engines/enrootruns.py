@@ -132,6 +132,11 @@ class EnrootRuns:
         """Looks at the files ten times a second."""
         return polling.wait(lambda: self._over(run), POLL, seconds)
 
+    def entering(self, run: Claimed, pid: int, words: Sequence[str], terminal: bool) -> list[str]:
+        """By `enroot exec` of a process there: a container has no pids of its own (ENROOT_UNSHARE_PID=n)."""
+        shown = ["--env", f"TERM={os.environ.get('TERM', 'xterm')}"] if terminal else []
+        return ["enroot", "exec", *shown, str(pid), *words]
+
     def remove(self, run: Claimed) -> None:
         """What a script that was killed has left; one that has not yet begun will find its place taken."""
         with cannot_write(run.path), contextlib.suppress(FileExistsError):

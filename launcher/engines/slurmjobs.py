@@ -147,6 +147,15 @@ class SlurmJobs:
         """Asks the controller once a second."""
         return polling.wait(lambda: self.status(run).state in _OVER, POLL, seconds)
 
+    def entering(self, run: Claimed, pid: int, words: Sequence[str], terminal: bool) -> list[str]:
+        """A step of the job beside the run's own, on its one node, which enters the container that pyxis has made."""
+        job = self.job(run)
+        assert job is not None  # it runs
+        shown = ["--env", f"TERM={os.environ.get('TERM', 'xterm')}"] if terminal else []
+        options = [f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", "--job-name=slipway-shell"]
+        options += ["--pty"] if terminal else []
+        return ["srun", *options, "enroot", "exec", *shown, str(pid), *words]
+
     def remove(self, run: Claimed) -> None:
         """Slurm holds nothing of an ended job."""
 

@@ -106,7 +106,8 @@ def assignments(spec: LaunchSpec, paths: Mapping[str, str]) -> list[Assignment]:
     shape = {"nodes": spec.nodes, "gpus": spec.procs}
     ours += [Assignment(key, shape[name], f"--{name}") for name, key in step.shape.keys.items()]
     ours += [Assignment(key, value, "rehearse") for key, value in spec.imposed.items()]
-    return [*wired, *told, *ours, Assignment(step.output.key, OUTPUT, "output=")]
+    ours += [Assignment(step.output.key, OUTPUT, "output=")] if step.output.key else []
+    return [*wired, *told, *ours]
 
 
 def _resumed(spec: LaunchSpec) -> list[Assignment]:

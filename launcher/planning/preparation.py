@@ -25,8 +25,9 @@ from launcher.core.arguments import Arguments, parse
 from launcher.core.asked import Asked, Former, Replayed
 from launcher.core.plan import Code, EngineInfo, LaunchSpec, Probed
 from launcher.core.requirement import Requirement
+from launcher.planning import by_hand, configuration, probe, programs, rehearsal, run_inputs
 from launcher.planning import code as codes
-from launcher.planning import configuration, probe, programs, rehearsal, run_inputs
+from launcher.planning.by_hand import ByHand
 from launcher.planning.checks import config_values, memory, memory_kept, memory_rl, parallelism, preflight
 from launcher.planning.planner import container_paths, make_plan
 from launcher.planning.probe import Looks
@@ -47,6 +48,7 @@ class Options:
     `layers`: what files of `overlays` hold, where that is not to be read again. `resumes`, `replays`: the run that this
     one goes on from, or repeats; `from_run`: inputs that are named by path, and which run made them. `expect`: what the
     run has to have come to; `expected`: what inputs will be that another run is to make.
+    `by_hand`: what runs in the step's place.
     """
 
     step: str
@@ -77,6 +79,7 @@ class Options:
     from_run: Mapping[str, Former] = field(default_factory=dict)
     expect: tuple[str, ...] = ()
     expected: Mapping[str, Artifact] = field(default_factory=dict)
+    by_hand: ByHand = field(default_factory=ByHand)
 
 
 class Chosen(NamedTuple):
@@ -117,8 +120,9 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     checkouts = codes.choose(trees, entry, options.code, options.allow_dirty)
     spec = _resolve(root, options, chosen, seen, {name: tree.code for name, tree in checkouts.items()})
     engine = engines.of(profile.kind)
-    files = programs.beside_the_plan(root, step, chosen.program, engine)
+    files = programs.files(root, step, [chosen.program, *options.by_hand.programs], engine)
     plan = make_plan(spec, seen, {name: sha256_file(path) for name, path in files.items()})
+    plan = by_hand.planned(plan, options.by_hand)
     findings = [*preflight.check(spec, seen, probe.converters(root, step, seen.artifacts)), *engine.check(plan, seen)]
     findings = _placed(root, profile, [*findings, *codes.check(spec, checkouts, trees)])
     read = tuple(name for name in options.overlays if name not in options.layers)
@@ -127,7 +131,8 @@ def prepare(root: Root, options: Options, looks: Looks | None = None) -> Prepare
     writers = {name: tree.write for name, tree in checkouts.items()}
     absent = {name: h.id for name, h in seen.hub.items() if h.fetch}
     request = engine.render(plan)
-    said = None if options.rehearsal or options.makes else _asked(root, options, chosen, checkouts)
+    own = options.rehearsal or options.makes or options.by_hand != ByHand()
+    said = None if own else _asked(root, options, chosen, checkouts)
     return Prepared(
         plan, findings, request, runs, notes, found.address, options.argv, files, writers, absent, spec, said,
         memory=memory_kept.of(spec, seen),
@@ -173,11 +178,13 @@ def understood(root: Root, options: Options, looks: Looks) -> str:
 
 def _choose(root: Root, options: Options, looks: Looks) -> Chosen:
     """Step, profile and entry, and what stands behind the step on the command line; inputs as they are named there."""
-    step = definitions.find_step(root, options.step)
+    own = options.by_hand
+    step = by_hand.command_step(own.library) if own.library else definitions.find_step(root, options.step)
     step = rehearsal.rehearsed(step) if options.rehearsal else step
     profile = profiles.find_profile(root, options.profile)
-    profile = msgspec.structs.replace(profile, secrets=profile.secrets | _secrets(options.secret))
-    named = ("default", *options.overlays)
+    mounts = [*profile.mounts, *by_hand.mounts(own.mounts)]
+    profile = msgspec.structs.replace(profile, secrets=profile.secrets | _secrets(options.secret), mounts=mounts)
+    named = () if own.library else ("default", *options.overlays)
     overlays = [(n, options.layers[n] if n in options.layers else definitions.overlay(step, n)) for n in named]
     env = _environment(options.env)
     profiles.refuse_secrets(step.env, f"{step.folder}/step.yaml: env", "leave it out, and launch with --secret {}")

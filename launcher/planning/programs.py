@@ -1,9 +1,9 @@
-"""Which programs a run brings along: the supervisor, the step's own, and what those import."""
+"""What the run's slipway/ folder gets beside its plan: the entrypoint, and the step programs with what they import."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launcher import engines
@@ -14,24 +14,37 @@ from slipway.files import read_text
 from slipway.project import Root
 
 
-def beside_the_plan(root: Root, step: Step, program: str, engine: engines.Engine) -> dict[str, Path]:
-    """What the run's slipway/ folder gets beside plan.json. Raises SlipwayError 78 for an unknown program, 77."""
+def files(root: Root, step: Step, programs: Sequence[str], engine: engines.Engine) -> dict[str, Path]:
+    """Name below slipway/ -> where it is now. `programs`: those of entrypoints/steps that the container runs.
+
+    Raises SlipwayError 78 for an unknown program, 65 for lines that a shell misreads, 77.
+    """
     folder = root.file("entrypoints")
     with_ray = step.launcher == "ray"  # a change there is none of the other steps' plans
     supervisor = [f"supervisor/{p.name}" for p in sorted(root.file(folder / "supervisor").glob("*.py"))]
     names = [*supervisor, "gpus.py", "verify.py", "ray_watch.py", *engine.FILES]
-    files = {n: root.file(folder / n) for n in names if with_ray or not Path(n).name.startswith("ray_")}
-    files["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
+    found = {n: root.file(folder / n) for n in names if with_ray or not Path(n).name.startswith("ray_")}
+    found["entrypoint.sh"] = root.file(folder / f"{step.library}.sh")
     there = {p.stem: p for p in root.file(folder / "steps").glob("*.py")}
-    if Path(program).stem not in there:
-        what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
-        remedy = nearest(program, [f"{name}.py" for name in there])
-        raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
-    files |= {f"steps/{n}.py": root.file(there[n]) for n in sorted(_imported(there, Path(program).stem))}
-    files["steps/slipway_resolver.py"] = Path(resolver.__file__)  # the very code that this plan was made with
-    for path in files.values():
+    for program in programs:
+        if Path(program).stem not in there:
+            what = f"{step.id}: there is no step program {program!r} in entrypoints/steps"
+            remedy = nearest(program, [f"{name}.py" for name in there])
+            raise SlipwayError(Exit.CONFIG, what, where=f"{step.folder}/step.yaml", remedy=remedy)
+    found |= with_imports(root, programs)
+    for path in found.values():
         _refuse_crlf(path)
-    return files
+    return found
+
+
+def with_imports(root: Root, programs: Sequence[str]) -> dict[str, Path]:
+    """Programs of entrypoints/steps and what they import, as `files` has them."""
+    there = {p.stem: p for p in root.file(root.file("entrypoints") / "steps").glob("*.py")}
+    imported = sorted(set().union(*(_imported(there, Path(program).stem) for program in programs)))
+    # The resolver: the very code that this plan was made with.
+    return {f"steps/{n}.py": root.file(there[n]) for n in imported} | {
+        "steps/slipway_resolver.py": Path(resolver.__file__)
+    }
 
 
 def _refuse_crlf(path: Path) -> None:

@@ -73,6 +73,11 @@ def output(run: Run, plan: Plan) -> Path:
 
 
 def _asked(record: Record, instead: str) -> Asked:
+    if by_hand := record.plan.by_hand:
+        verb = "launch shell" if by_hand == "shell" else "launch exec"
+        raise SlipwayError(
+            Exit.WORDS, f"run {record.run} was a {by_hand}, and no step", remedy=f"start another: {verb}"
+        )
     if record.asked is None:
         what = "the record does not say what was asked for: it is older, or of a rehearsal or a conversion for a cache"
         raise SlipwayError(Exit.DATA, what, where=f"run {record.run}", remedy=instead)

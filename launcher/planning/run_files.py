@@ -120,8 +120,14 @@ def write_directory(prepared: Prepared, path: Path) -> None:
     write_run_files(prepared, path)
 
 
-def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str, ...]) -> Prepared:
-    """What `-o` wrote, ready to submit. Raises SlipwayError 65 where the files are not those that were written."""
+def from_directory(
+    root: Root, path: Path, runs_dir: str | None, argv: tuple[str, ...], interactive: bool = False
+) -> Prepared:
+    """What `-o` wrote, ready to submit. Raises SlipwayError 65 where the files are not those that were written.
+
+    `interactive`: of a run that has ended, as it was. An input that was changed since is told then; one that is gone is
+    refused (66).
+    """
     try:
         plan = older.decode(read_text(path / "plan.json").encode(), Plan, path)
     except Damaged as e:
@@ -139,13 +145,16 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
             raise SlipwayError(Exit.DATA, "was changed since it was written", where=str(source))
     for name, tree in plan.code.items():
         codes.check_written(tree, path / "code" / name, Exit.DATA, "was changed since it was written")
-    for name, planned in plan.inputs.items():
-        if planned.expected:
-            continue  # it is made first
-        if detection.inspect(name, Path(planned.path), planned.rows) != planned:
-            raise SlipwayError(Exit.DATA, "was changed since this was planned", where=f"{name}={planned.path}")
+    notes = []
+    for name in _changed(plan):
+        where = f"{name}={plan.inputs[name].path}"
+        if not interactive:
+            raise SlipwayError(Exit.DATA, "was changed since this was planned", where=where)
+        if not Path(plan.inputs[name].path).exists() and not plan.inputs[name].files:
+            raise SlipwayError(Exit.NO_INPUT, "is not there any more", where=where)
+        notes.append(f"drift: {where} was changed since the run")
     output = Path(plan.output)
-    if output.is_dir() and not plan.resume and not outputs.is_empty(output):
+    if not interactive and output.is_dir() and not plan.resume and not outputs.is_empty(output):
         raise SlipwayError(Exit.CANNOT_WRITE, "is not empty any more", where=f"output={output}")
     found = probe.engine(root, plan.profile)
     if found.error:
@@ -154,4 +163,10 @@ def from_directory(root: Root, path: Path, runs_dir: str | None, argv: tuple[str
     writers = {name: partial(codes.copy, tree, path / "code" / name) for name, tree in plan.code.items()}
     said = inbox.read(path, ASKED)
     asked = None if said is None else inbox.decode(said, Asked, path / ASKED)
-    return Prepared(plan, [], request, runs, [], found.address, argv, files, writers, asked=asked)
+    return Prepared(plan, [], request, runs, notes, found.address, argv, files, writers, asked=asked)
+
+
+def _changed(plan: Plan) -> list[str]:
+    """The inputs that are not what was planned; but for those that are made first."""
+    there = {name: planned for name, planned in plan.inputs.items() if not planned.expected}
+    return [n for n, planned in there.items() if detection.inspect(n, Path(planned.path), planned.rows) != planned]

@@ -28,12 +28,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeStatus(Report, frozen=True, kw_only=True):
-    """N/status.json: how a node ended."""
+    """N/status.json: how a node ended. `step_started`: in none that was written by earlier entrypoints."""
 
     exit_code: ExitCode
     cause: str = ""
     reason: str = ""
     started: str = ""
+    step_started: str | None = None
     finished: str = ""
     machine: str = ""
 

@@ -62,17 +62,19 @@ def take(lease: Path, run: Run, kind: str, address: str = "") -> None:
         since=run_directory.now(),
         address=address,
     )
-    new = lease.with_name(f".{run.id}")
+    new = lease.with_name(f".{lease.name}.{run.id}")
     with cannot_write(lease):
-        new.mkdir(parents=True)
-        write_atomic(new / f"{run.id}.json", canonical.pretty(ours))
         try:
+            new.mkdir(parents=True)
+            write_atomic(new / f"{run.id}.json", canonical.pretty(ours))
             new.rename(lease)  # over nothing, or over what a holder that gives back has just emptied
-        except OSError:
-            shutil.rmtree(new)
+        except (OSError, SlipwayError):
+            shutil.rmtree(new, ignore_errors=True)
             if not lease.is_dir():
                 raise
             raise Taken(Exit.TRY_AGAIN, "is taken by another run", where=str(lease)) from None
+    for left in lease.parent.glob(f".{lease.name}.*"):  # by launchers that were killed; of one that is not, it is taken
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def release(lease: Path, run_id: str) -> None:

@@ -171,6 +171,8 @@ def _add(run: Run, metrics: Metrics, logs: Mapping[str, _Log | None]) -> bool:
     with run.lock(name=LOCK) as mine:
         if not mine:
             return False
+        for left in run.path.glob(f".{PLACE}.*"):  # by a reader that was killed
+            left.unlink()
         place = _place(run)
         reader, read = Reader(metrics, place.kept), dict(place.logs)
         with open(run.path / FILE, "ab", opener=inbox.opener) as file:

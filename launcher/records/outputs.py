@@ -67,7 +67,13 @@ def _input(found: Artifact, run: Former | None) -> OriginInput:
 
 
 def sign(folder: Path, origin: Origin) -> None:
-    """Leaves a run's origin in its output, for whoever goes on from it, or asks. Raises SlipwayError 73."""
+    """Leaves a run's origin in its output, for whoever goes on from it, or asks. Raises SlipwayError 73.
+
+    Who has the folder's lease does so; what a launcher that was killed here has left goes.
+    """
+    with cannot_write(folder):
+        for left in (folder / OF_RUNS).glob(f".{ORIGIN}.*"):
+            left.unlink()
     write_atomic(folder / OF_RUNS / ORIGIN, canonical.pretty(origin))
 
 

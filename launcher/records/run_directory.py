@@ -28,14 +28,12 @@ from launcher.core.plan import Plan
 from launcher.records import labels, older, outcome
 from launcher.records.container_reports import Result
 from launcher.records.outcome import Cause, End
-from slipway import canonical, inbox
+from slipway import __version__, canonical, inbox
 from slipway.errors import Exit, SlipwayError, nearest
 from slipway.files import (
     PRIVATE,
     cannot_read,
     cannot_write,
-    make_folders,
-    make_private,
     owner,
     write_atomic,
 )  # fmt: skip
@@ -47,6 +45,7 @@ State = Literal["submitted", "ended"]
 STAMP = "%Y%m%dT%H%M%SZ"  # with which an id begins
 _ID = re.compile(r"(\d{8}T\d{6}Z)-(.+-[0-9a-f]{6})(?:-(\d{1,9}))?")
 SHOWN, MOST = 10, 2000  # of runs that a part of an id fits; of ids that are compared with one that is not there
+SCHEMA = 1  # of records
 RECORD_LIMIT = 64 * 2**20  # bytes: a plan, a request and all reports at their longest
 
 
@@ -125,6 +124,12 @@ class Record(Noun, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.engine.kind != self.plan.profile.kind:
             raise ValueError(f"the engine is {self.engine.kind!r}, the profile is for {self.plan.profile.kind}")
+
+
+class _Schema(msgspec.Struct):
+    """What every record says, of whichever release."""
+
+    schema: int
 
 
 class _Event(msgspec.Struct):
@@ -224,7 +229,16 @@ def _decoded(data: bytes, path: Path) -> Record:
     try:
         return older.decode(data, Record, path)
     except Damaged as e:
-        raise Damaged(f"not a run record: {e.what}", path) from e
+        why = f"schema {other}, expected {SCHEMA} (slipway {__version__})" if (other := _schema(data)) else e.what
+        raise Damaged(f"not a run record: {why}", path) from e
+
+
+def _schema(data: bytes) -> int:
+    """Of what another slipway has written; 0 where it is ours, or says none."""
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        found = msgspec.json.decode(data, type=_Schema).schema
+        return found if found != SCHEMA else 0
+    return 0
 
 
 def _event(line: bytes) -> str:
@@ -252,44 +266,6 @@ def spoken(root: Root, path: Path) -> str:
         if runs_dir(root, None, profile.runs) == path.parent:
             return path.name
     return shlex.quote(str(path))
-
-
-def claim(runs: Path, plan: Plan, when: datetime.datetime | None = None) -> Run:
-    """A new run directory `<time>-<step>-<plan hash, 6>`; -2, -3 … when taken. Raises SlipwayError 73.
-
-    It is for its owner alone from the first moment: what is written into it is safe from others before it has a mode of
-    its own. The folder of all runs can be written by others only where somebody has made it so.
-
-    The time is later than that of the caller's newest run there, also where the clock went back: runs are in the order
-    of their names.
-    """
-    name = f"{plan.step.replace('/', '.')}-{plan.hash[:6]}"
-    with cannot_write(runs):
-        make_folders(runs)
-        stem = f"{_stamp(runs, name, when or datetime.datetime.now(datetime.UTC))}-{name}"
-        for number in range(1, 10_000):
-            path = runs / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                make_private(path)
-            except FileExistsError:
-                continue
-            return Run(path)
-    raise SlipwayError(Exit.TRY_AGAIN, "too many runs of one plan in one second", where=str(runs))
-
-
-def _stamp(runs: Path, name: str, when: datetime.datetime) -> str:
-    """The time for a new run's id: a second after the newest one's, unless that is earlier, or of the same plan."""
-    stamp = when.strftime(STAMP)
-    later = sorted((i for i in _names(runs) if i[: len(stamp)] >= stamp), key=order, reverse=True)
-    newest = next((i for i in later if (runs / i).lstat().st_uid == os.geteuid()), None)
-    if newest is None:
-        return stamp
-    before = newest[: len(stamp)]
-    if re.fullmatch(rf"{re.escape(before)}-{re.escape(name)}(-\d+)?", newest):
-        return before
-    with contextlib.suppress(ValueError, OverflowError):  # no time, though it looks like one
-        return (datetime.datetime.strptime(before, STAMP) + datetime.timedelta(seconds=1)).strftime(STAMP)
-    return stamp
 
 
 def is_id(name: str) -> bool:
@@ -377,11 +353,11 @@ def list_ids(runs: Path) -> list[str]:
     if not runs.is_dir():
         raise SlipwayError(Exit.WORDS, "the runs directory is no folder", where=str(runs))
     prefix = f"{runs}/"  # there may be ten thousand, and a Path of each takes as long as all the rest
-    readable = (i for i in _names(runs) if os.access(prefix + i, os.R_OK | os.X_OK) or not (runs / i).is_dir())
+    readable = (i for i in names(runs) if os.access(prefix + i, os.R_OK | os.X_OK) or not (runs / i).is_dir())
     return sorted(readable, key=order)
 
 
-def _names(runs: Path) -> list[str]:
+def names(runs: Path) -> list[str]:
     """All that are ids, in no order."""
     try:
         with os.scandir(runs) as found:

@@ -178,7 +178,7 @@ def _end_lines(run: Run, record: Record) -> list[str]:
         lines.append(f"checkpoint {outcome.checkpoint} ({outcome.reported.type or plan.output_type})")
     else:
         output = plan.output.replace(RUN_DIR, str(run.path))
-        lines.append(f"output     {output} (no finished checkpoint was reported)")
+        lines.append(f"output     {output}{'' if plan.by_hand else ' (no finished checkpoint was reported)'}")
     if other := fabrics.other_network(getattr(plan.profile, "network", None), outcome.network):
         lines.append(f"network    {other}")
     if loss := _loss(record):

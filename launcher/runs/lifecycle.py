@@ -19,7 +19,17 @@ from launcher.catalog import fabrics
 from launcher.core.plan import RUN_DIR, Plan
 from launcher.engines import Connection, Status, logfiles
 from launcher.planning.run_files import Prepared, write_run_files
-from launcher.records import container_reports, former, metrics, outcome, outputs, run_directory, run_secrets, store
+from launcher.records import (
+    claiming,
+    container_reports,
+    former,
+    metrics,
+    outcome,
+    outputs,
+    run_directory,
+    run_secrets,
+    store,
+)
 from launcher.records.container_reports import Reports
 from launcher.records.leases import Holder
 from launcher.records.outcome import End, Ended
@@ -49,7 +59,7 @@ def submitted(
         _make(prepared.runs, made, 0o755)
         if prepared.plan.secrets:
             run_secrets.make_room(prepared.runs / prepared.plan.secrets_folder, made)
-        run = run_directory.claim(prepared.runs, prepared.plan)
+        run = claiming.claim(prepared.runs, prepared.plan)
         with run.lock(wait=True):
             try:
                 _make_cached(prepared, run)
@@ -72,6 +82,7 @@ def submitted(
                     folder.rmdir()
                 raise
             note(run, "started", name=name, after=[*after, *ok])
+            claiming.remember(run)
             if prepared.asked and prepared.asked.resumes:
                 former.resumed(prepared.asked.resumes, run)
             yield run, engine
@@ -217,6 +228,8 @@ def collect(run: Run, engine: Connection) -> Record:
         )
         with _recorded(run):
             run.write(record)
+    for left in run.path.glob(f".{run.record_file.name}.*"):  # by a launcher or collector that was killed
+        left.unlink()
     _release(record.plan, run)
     engine.remove(run)
     run_secrets.remove(record.plan, run)
@@ -367,24 +380,6 @@ def await_start(run: Run, engine: Connection) -> None:
             if free:
                 return
         time.sleep(START_POLL)
-
-
-def await_end(run: Run) -> Record:
-    """The run's record, once it has ended. Raises SlipwayError 66: it was never submitted, 77: another user's."""
-    while True:
-        record, state = refresh(run)
-        if state == ANOTHERS:
-            raise SlipwayError(Exit.NOT_PERMITTED, "is another user's run", where=str(run.path))
-        if record and record.outcome:
-            return record
-        if record is None and state != "being prepared":
-            raise SlipwayError(Exit.NO_INPUT, f"cannot be waited for: {state}", where=str(run.path))
-        if record:
-            with engines.of_record(record) as engine:
-                await_start(run, engine)
-                while not engine.wait(run):
-                    time.sleep(START_POLL)
-        time.sleep(START_POLL)  # whoever looks after it brings it home
 
 
 def word(record: Record) -> str:

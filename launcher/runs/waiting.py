@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterable
 
+from launcher import engines
 from launcher.engines import slurmjobs
 from launcher.records.outcome import End
 from launcher.records.run_directory import Record, Run
@@ -30,8 +32,31 @@ def for_success(runs: Iterable[Run], kind: str, dry_run: bool) -> list[str]:
             say(f"note: --after: run {run.id} is {state}: the launch would wait for it")
         else:
             say(f"waiting for run {run.id} ({state})")
-            _check(run, lifecycle.await_end(run))
+            _check(run, await_end(run))
     return jobs
+
+
+def await_end(run: Run, deadline: float | None = None) -> Record:
+    """The run's record, once it has ended, whichever process looks after it. `deadline`: of the monotonic clock.
+
+    Raises SlipwayError 66: it was never submitted, 75: it goes on at the deadline, 77: another user's.
+    """
+    while True:
+        record, state = lifecycle.refresh(run)
+        if state == lifecycle.ANOTHERS:
+            raise SlipwayError(Exit.NOT_PERMITTED, "is another user's run", where=str(run.path))
+        if record and record.outcome:
+            return record
+        if record is None and state != "being prepared":
+            raise SlipwayError(Exit.NO_INPUT, f"cannot be waited for: {state}", where=str(run.path))
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise SlipwayError(Exit.TRY_AGAIN, f"run {run.id} goes on: {state}", where="--timeout")
+        if record:
+            with engines.of_record(record) as engine:
+                lifecycle.await_start(run, engine)
+                engine.wait(run, left)
+        time.sleep(lifecycle.START_POLL)  # whoever looks after it brings it home
 
 
 def _check(run: Run, record: Record) -> None:

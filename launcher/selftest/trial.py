@@ -23,7 +23,7 @@ from launcher.prerequisites import requirements
 from launcher.records import labels, run_directory
 from launcher.records.outcome import End
 from launcher.records.run_directory import Record, Run
-from launcher.runs import explaining, foreground, lifecycle
+from launcher.runs import explaining, foreground, lifecycle, waiting
 from launcher.selftest import course, materials
 from launcher.selftest.attesting import Row
 from launcher.selftest.course import Lesson, Place
@@ -125,7 +125,7 @@ def _through(prepared: Any) -> tuple[Run, Record]:
         return foreground.run(labelled, lambda _: None)
     with lifecycle.submitted(labelled) as (submitted, _):
         pass
-    return submitted, lifecycle.await_end(submitted)
+    return submitted, waiting.await_end(submitted)
 
 
 def _ended(lesson: Lesson, ended: Run, record: Record) -> Row:

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,23 @@ def profile(site: Tree, name: str, **keys: Any) -> str:
     file = site.path / "launcher" / "profiles" / f"{name}.yaml"
     file.write_text(json.dumps({"schema": 1, "kind": "enroot", "extends": "enroot", **keys}))
     return name
+
+
+def test_a_shell_and_a_command(site: Tree, place: Path) -> None:
+    """`launch shell` enters the container by `enroot exec`; `launch exec` is a run as any other."""
+    (place / "token").write_text("s3cr3t")
+    script = "echo $SLIPWAY_STEP ${#MY_TOKEN} $PWD; ls /output; exit 4"
+    words = ("shell", *toy(place / "output"), "--secret", f"MY_TOKEN=file:{place}/token")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "launch"), *words],
+        input=script, cwd=site.path, env=site.env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, "shell/test/toy 6 /run/slipway\n"), done
+    (run,) = (run for run in site.all_runs() if f"run {run.id}\n" in done.stderr)
+    assert run.ended == (4, "step") and members(run) == {}
+    words = ("exec", "automodel", "--flavour", "cpu", "--mount", f"{place}:/data", "--", "sh", "-c", "pwd; exit 6")
+    command = site.launch(*words)
+    assert (command.code, site.run_of(command).ended) == (6, (6, "step")) and "\n/data\n" in command.out
 
 
 def saved_steps(output: Path) -> list[int]:

@@ -3,8 +3,8 @@
 Writes the words and the ENROOT_ variables of every call as one JSON line to FOLDER/calls. `import --output FILE URI`
 makes a real squashfs of FOLDER/rootfs, with the options that enroot takes from its environment; of an image that
 docker://HOST#NAME@DIGEST names, which it unpacks there, with the files in /etc that enroot 4.1.2 writes. `create`,
-`list`, `remove` and `start` do what enroot's do, with its grammar, in namespaces of their own; but where there is
-FOLDER/code, `start` only ends with that number.
+`list`, `remove`, `start` and `exec` do what enroot's do, with its grammar, in namespaces of their own; but where there
+is FOLDER/code, `start` only ends with that number.
 """
 
 from __future__ import annotations
@@ -145,6 +145,21 @@ def start(words: list[str]) -> NoReturn:
     os.execve("/bin/sh", ["sh", "-c", SHELL, "/etc/rc", *asked.words], environment)
 
 
+def exec_(words: list[str]) -> NoReturn:
+    """In the namespaces, the root and the environment of a process of a container."""
+    parser = argparse.ArgumentParser(prog="enroot exec", allow_abbrev=False)
+    parser.add_argument("-e", "--env", action="append", default=[])
+    parser.add_argument("pid", type=int)
+    parser.add_argument("words", nargs=argparse.REMAINDER)
+    asked = parser.parse_args(words)
+    pid, command = asked.pid, asked.words
+    told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    environment = dict(os.fsdecode(item).split("=", 1) for item in told if b"=" in item)
+    environment |= dict(word.split("=", 1) for word in asked.env)
+    spaces = ["--mount", "--root", *(["--user", "--preserve-credentials"] if os.geteuid() else [])]
+    os.execve("/usr/bin/nsenter", ["nsenter", f"--target={pid}", *spaces, "--", *command], environment)
+
+
 def separate(uid: int, gid: int, as_root: bool) -> None:
     """A mount namespace of our own and, for those who are not root, a user namespace that lets them mount."""
     call("unshare", NEW_SPACE | (NEW_USER if uid else 0))
@@ -266,6 +281,8 @@ def main() -> None:
         if (folder / "code").is_file():
             sys.exit(int((folder / "code").read_text()))
         start(rest)
+    elif verb == "exec":
+        exec_(rest)
     else:
         fail(f"Unknown command: {verb}")
 
