@@ -12,6 +12,7 @@ from images.locking.model import Flavour
 from launcher.artifacts.rows import Grammar
 from launcher.catalog import inheritance
 from launcher.catalog.log_lines import LogLine
+from launcher.catalog.samples import Sample
 from launcher.catalog.trials import Selftest
 from launcher.catalog.words import ArtifactType, Role
 from slipway import yamldoc
@@ -196,25 +197,6 @@ class Backend(Noun, frozen=True, kw_only=True):
     roles: dict[Role, str] = {}
     states: tuple[int, int, int] | None = None
     sharding: Literal[0, 1, 3] = 0
-
-
-class Sample(Noun, frozen=True, kw_only=True):
-    """What one row of a batch is in training: `sequences` of it; whether the loss has `logits` over the vocabulary.
-
-    `logit_bytes`: that the loss keeps of each of them. `new_type`: of new weights where the precision is `auto`.
-    `gradients`: copies of them where there are several processes; `cast`: bytes of a wider weight's copy to compute.
-    `plain`: with these values (key -> value) the model's layers are transformers' own, which keep more for the backward
-    pass. `frees`: gradients go with the optimizer's step, which makes a copy of what trains.
-    """
-
-    sequences: int = 1
-    logits: bool = True
-    logit_bytes: int = 4
-    new_type: str = ""
-    gradients: int = 1
-    cast: int = 0
-    plain: dict[str, Any] = {}
-    frees: bool = False
 
 
 class Cache(Noun, frozen=True, kw_only=True):
