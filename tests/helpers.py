@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -455,6 +456,14 @@ MODEL = Artifact(
 HOST = HostInfo(
     uid=1000, gid=1000, cpus=8, hf_home="/home/user/hf", runs="/project/runs", runs_writable=True, runs_free=10**12
 )
+
+
+def until(look: Callable[[], object], patience: float = 60) -> None:
+    """Awaits a condition; what never holds is a failure after `patience` seconds."""
+    end = time.monotonic() + patience
+    while not look():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
 
 
 GROUPS = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import until
 
 from launcher.engines import early
 from slipway.errors import Exit, SlipwayError
@@ -34,13 +33,6 @@ def run(tmp_path: Path) -> Path:
 
 def begin(run: Path) -> None:
     (run / "container" / "0" / "ranks").mkdir(parents=True)
-
-
-def until(look: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not look():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def over() -> bool:

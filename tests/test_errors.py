@@ -33,5 +33,5 @@ def test_the_nearest_word_or_all_of_them(word: str, known: list[str], said: str)
 def test_exit_codes_are_those_of_the_design() -> None:
     assert {e.name: e.value for e in Exit} == {
         "OK": 0, "DIFFERS": 1, "WORDS": 64, "DATA": 65, "NO_INPUT": 66, "UNAVAILABLE": 69, "INTERNAL": 70,
-        "CANNOT_WRITE": 73, "TRY_AGAIN": 75, "NOT_PERMITTED": 77, "CONFIG": 78,
+        "CANNOT_WRITE": 73, "TRY_AGAIN": 75, "NOT_MET": 76, "NOT_PERMITTED": 77, "CONFIG": 78,
     }  # fmt: skip

@@ -98,7 +98,7 @@ from supervisor import ends
 exec(open({str(program)!r}).read())
 end = looked_at(Settings(dict(os.environ)))
 os.makedirs({str(state / "0")!r}, exist_ok=True)
-ends.write_status({str(state / "0")!r}, end or ends.Ended(0, "step", "exit code 0"), "", 0, ends.now())
+ends.write_status({str(state / "0")!r}, end or ends.Ended(0, "step", "exit code 0"), "", 0, ends.now(), "")
 """
     env = {"SLIPWAY_STATE_DIR": str(state), "SLIPWAY_OUTPUT_DIR": str(output), "SLIPWAY_EXPECT": "\n".join(expect)}
     done = subprocess.run([sys.executable, "-I", "-c", text], env=env, capture_output=True, text=True, check=False)

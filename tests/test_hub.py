@@ -7,13 +7,24 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SHARDS, Done, Engine, Project, errors, safetensors, script, tree, write_chats, write_checkpoint
+from helpers import (
+    SHARDS,
+    Done,
+    Engine,
+    Project,
+    errors,
+    safetensors,
+    script,
+    tree,
+    until,
+    write_chats,
+    write_checkpoint,
+)
 from hubs import Hub, hub_in
 
 from launcher.artifacts.detection import Artifact
@@ -56,13 +67,6 @@ def large(hub: Hub, tmp_path: Path) -> int:
 def start(project: Project, *words: str) -> subprocess.Popen[str]:
     command = [script("launch"), *words]
     return subprocess.Popen(command, cwd=project.path, env=project.env, stderr=subprocess.PIPE, text=True)
-
-
-def until(look: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 def test_what_is_needed_is_fetched_once(project: Project, hub: Hub, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import until
 
 from images.locking import lock as locks
 from launcher.artifacts import checkpoints, huggingface
@@ -403,7 +404,8 @@ def test_the_other_ranks_wait_for_the_one_file(training: Training) -> None:
         (folder / name).write_text(CHAT * 4)
     training.words["data.train"] = folder
     with ThreadPoolExecutor() as pool:
-        other = pool.submit(training.train, rank="1")
+        other = pool.submit(training.train, rank="1", MASTER_PORT="1")  # as torchrun says it
+        until((training.root / "run" / "data").is_dir)  # it has looked at the output, and waits
         assert training.train().returncode == 0 and other.result().returncode == 0, other.result().stderr
     assert (training.root / "run" / "data" / "training.jsonl").read_text() == CHAT * 8
 

@@ -114,7 +114,7 @@ def test_an_engine_that_is_gone_is_said_and_nothing_is_left(
 def test_the_flavour_is_the_options_the_profiles_or_what_the_engine_can_run(
     asked: Any, profile: str, gpus: int, flavour: str, why: str
 ) -> None:
-    assert preparation._flavour(asked, profile, gpus) == (flavour, f"flavour {flavour}: {why}")
+    assert preparation.flavour_of(asked, profile, gpus) == (flavour, f"flavour {flavour}: {why}")
 
 
 def test_a_launch_says_what_converts_and_what_it_could_not_look_at(
