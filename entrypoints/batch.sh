@@ -69,12 +69,14 @@ check_image() {
     [[ $IMAGE != /* || -f $IMAGE ]] || refuse "$IMAGE: there is no such file on $(uname -n)"
 }
 
-# What jobs before this one have made: their containers have left links in their outputs, which lead nowhere else.
+# What jobs before this one have made: their containers have left links, each to something in its own output.
 check_made() {
-    local link top made
+    local index link top made pairs
     # shellcheck disable=SC2153 # set by script.sh, where there are any
-    for link in ${MADE[@]+"${MADE[@]}"}; do
-        top=$(readlink -e "${link%%/.slipway-run/made*}")
+    pairs=(${MADE[@]+"${MADE[@]}"})
+    for ((index = 0; index < ${#pairs[@]}; index += 2)); do
+        link=${pairs[index]}
+        top=$(readlink -e "${pairs[index + 1]}")
         made=$(readlink -e "$link")
         [[ -n $top && -n $made ]] || refuse "$link: the run that was to make it has not said what it has made"
         [[ $made/ == "$top"/* ]] || refuse "$link: leads out of $top"

@@ -81,11 +81,14 @@ def test_all_that_is_not_met_is_told() -> None:
     assert found == ["expected loss < 2, found 7.427", "expected steps >= 100, found 4"]
 
 
-def supervised(place: Path, result: Any, *expect: str) -> tuple[int, dict[str, Any], Path]:
-    """The supervisor's exit code and status.json, of a step that leaves this result; and its output."""
-    state, output = place / "state", place / "output"
-    for folder in (state, output):
+def supervised(
+    place: Path, result: Any, *expect: str, output: str = "${RUN_DIR}/output"
+) -> tuple[int, dict[str, Any], Path]:
+    """The supervisor's exit code and status.json, of a step that leaves this result; and the link to what it made."""
+    state, plan = place / "container", place / "slipway" / "plan.json"
+    for folder in (state, plan.parent):
         folder.mkdir(parents=True)
+    plan.write_text(json.dumps({"output": output}))
     program = place / "step.py"
     program.write_text(f"open({str(state / 'result.json')!r}, 'w').write({json.dumps(result)!r})\n")
     shutil.copytree(REPO / "entrypoints" / "supervisor", place / "supervisor")
@@ -100,33 +103,37 @@ end = looked_at(Settings(dict(os.environ)))
 os.makedirs({str(state / "0")!r}, exist_ok=True)
 ends.write_status({str(state / "0")!r}, end or ends.Ended(0, "step", "exit code 0"), "", 0, ends.now(), "")
 """
-    env = {"SLIPWAY_STATE_DIR": str(state), "SLIPWAY_OUTPUT_DIR": str(output), "SLIPWAY_EXPECT": "\n".join(expect)}
+    env = {"SLIPWAY_STATE_DIR": str(state), "SLIPWAY_DIR": str(plan.parent), "SLIPWAY_EXPECT": "\n".join(expect)}
     done = subprocess.run([sys.executable, "-I", "-c", text], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     status = json.loads((state / "0" / "status.json").read_text())
-    return status["exit_code"], status, output
+    return status["exit_code"], status, state / "made"
 
 
 def test_the_supervisor_says_what_was_not_met(tmp_path: Path) -> None:
-    code, status, output = supervised(tmp_path, GOOD, "loss<2", "learns")
+    code, status, link = supervised(tmp_path, GOOD, "loss<2", "learns")
     assert (code, status["cause"], status["reason"]) == (76, "gate", "expected loss < 2, found 7.427")
-    assert not (output / ".slipway-run" / "made").is_symlink()
+    assert not link.is_symlink()
 
 
 @pytest.mark.parametrize(
-    ("made", "leads"),
+    ("made", "output", "leads"),
     [
-        ({"checkpoint": "/output/epoch_0/model"}, "../epoch_0/model"),
-        ({"path": "/output"}, ".."),
-        ({"checkpoint": "/output/../etc"}, None),
-        ({"checkpoint": "/etc"}, None),
-        ({"checkpoint": 3}, None),
-        ({}, None),
+        ({"checkpoint": "/output/epoch_0/model"}, "${RUN_DIR}/output", "../output/epoch_0/model"),
+        ({"path": "/output"}, "${RUN_DIR}/output", "../output"),
+        ({"path": "/output"}, "/data/out", "/data/out"),
+        ({"checkpoint": "/output/step_3"}, "/data/out", "/data/out/step_3"),
+        ({"checkpoint": "/output/../etc"}, "/data/out", None),
+        ({"checkpoint": "/etc"}, "/data/out", None),
+        ({"checkpoint": 3}, "/data/out", None),
+        ({}, "/data/out", None),
     ],
 )
-def test_the_supervisor_leaves_a_link_to_what_was_made(tmp_path: Path, made: dict[str, Any], leads: str | None) -> None:
-    code, _, output = supervised(tmp_path, GOOD | made, "learns")
-    link = output / ".slipway-run" / "made"
+def test_the_supervisor_leaves_a_link_to_what_was_made(
+    tmp_path: Path, made: dict[str, Any], output: str, leads: str | None
+) -> None:
+    """Not in the output, which somebody may copy with all that links lead to."""
+    code, _, link = supervised(tmp_path, GOOD | made, "learns", output=output)
     assert code == 0
     assert (str(link.readlink()) if link.is_symlink() else None) == leads
 

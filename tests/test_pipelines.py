@@ -413,10 +413,13 @@ def test_on_slurm_all_jobs_are_submitted_each_after_those_that_it_needs(
     assert all(("--kill-on-invalid-dep=yes" in line) == any("afterok" in w for w in line) for line in words)
     sft, lora = records["sft"], records["lora"]
     model = lora.plan.inputs["model"]
-    assert model.path == f"{sft.directory}/output/.slipway-run/made"
+    assert (model.path, model.within) == (f"{sft.directory}/container/made", f"{sft.directory}/output")
     assert model.fingerprint == sft.tags["pipeline-key"] and lora.plan.from_run["model"].run == sft.run
     script = Path(lora.directory, "script.sh").read_text()
-    assert f"MADE=({model.path})\n" in script and f"{model.path}:/inputs/model-{model.fingerprint[:8]}:ro" in script
+    assert (
+        f"MADE=({model.path} {model.within})\n" in script
+        and f"{model.path}:/inputs/model-{model.fingerprint[:8]}:ro" in script
+    )
     assert "MADE=" not in Path(sft.directory, "script.sh").read_text()
     assert sft.plan.env["SLIPWAY_EXPECT"].value == "learns"
     again = chain.launch("pipeline", "chain.yaml", *inputs.words)

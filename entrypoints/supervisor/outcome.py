@@ -12,7 +12,8 @@ from supervisor.settings import Settings
 
 LIMIT = 2**20  # bytes of result.json
 OUTPUT = "/output"
-OF_RUNS, MADE = ".slipway-run", "made"  # in the output: a link to what the step has made, for whoever waits for it
+MADE = "made"  # in the run's container/ folder: a link to what the step has made, for whoever waits for it
+OWN = "${RUN_DIR}/"  # how a plan begins what is in the run directory
 
 
 def looked_at(settings: Settings) -> Ended | None:
@@ -29,7 +30,7 @@ def looked_at(settings: Settings) -> Ended | None:
         for line in wrong:
             say(f"not a success: {line}")
         return Ended(NOT_MET, Cause.GATE, "; ".join(wrong))
-    _name_made(result, settings.output)
+    _name_made(result, settings)
     return None
 
 
@@ -43,16 +44,21 @@ def _result(path: str) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _name_made(result: dict[str, object], output: str) -> None:
-    """Leaves a link in the output that leads to what was made, so that a job planned before it was there finds it."""
+def _name_made(result: dict[str, object], settings: Settings) -> None:
+    """Leaves a link to what was made, so that a job planned before it was there finds it.
+
+    It is not in the output: whoever copies that with what links lead to would never come to an end.
+    """
     made = result.get("checkpoint") or result.get("path")
     inside = posixpath.normpath(made) if isinstance(made, str) else ""
     if inside != OUTPUT and not inside.startswith(f"{OUTPUT}/"):
         return
-    folder, part = f"{output}/{OF_RUNS}", f"{output}/{OF_RUNS}/.{MADE}.{os.getpid()}"
+    link, part = f"{settings.state}/{MADE}", f"{settings.state}/.{MADE}.{os.getpid()}"
     try:
-        os.makedirs(folder, exist_ok=True)
-        os.symlink(posixpath.join("..", posixpath.relpath(inside, OUTPUT)), part)
-        os.replace(part, f"{folder}/{MADE}")
-    except OSError as e:
-        say(f"{folder}/{MADE}: cannot be written: {e.strerror}")
+        with open(f"{settings.slipway}/plan.json", encoding="utf-8") as file:
+            output = str(json.load(file)["output"])
+        there = f"../{output[len(OWN) :]}" if output.startswith(OWN) else output
+        os.symlink(posixpath.normpath(posixpath.join(there, posixpath.relpath(inside, OUTPUT))), part)
+        os.replace(part, link)
+    except (OSError, ValueError, KeyError) as e:
+        say(f"{link}: cannot be written: {getattr(e, 'strerror', None) or e}")

@@ -31,7 +31,6 @@ class Settings:
         self.secrets_folder = self._text("SLIPWAY_SECRETS_DIR", "/run/secrets")
         self.secrets = self._text("SLIPWAY_SECRETS").split()
         self.expect = [line.strip() for line in self._text("SLIPWAY_EXPECT").splitlines()]
-        self.output = self._text("SLIPWAY_OUTPUT_DIR", "/output")
         self.converted = [line.strip() for line in self._text("SLIPWAY_CONVERTED").splitlines()]
         self.shared = self._text("SLIPWAY_SHARED").split()
         self.launcher = self._text("SLIPWAY_LAUNCHER", "python")

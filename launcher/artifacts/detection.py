@@ -26,7 +26,6 @@ SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
 SAMPLED = 1024  # blocks in all: more than 64 files get fewer blocks each, more than 1024 smaller ones
 _ACL = frozenset({"system.posix_acl_access", "system.nfs4_acl", "system.richacl"})
 OF_RUNS = ".slipway-run"  # in an output: what launchers know of the runs that write there, and no part of it
-MADE = "made"  # in there: a link to what the step has made, for a job that was planned before it was there
 MAX_FILES = 100_000  # of a folder that are listed
 KEPT_ASIDE = (".git", ".cache/huggingface")  # below an input: what git and `hf download --local-dir` know of it
 
@@ -38,7 +37,8 @@ class Artifact(Found, frozen=True, kw_only=True):
     Parquet with its metadata); empty where it is the path alone. `bytes`: size of all its files; `fingerprint`: hex, of
     a snapshot of the hub over its commit and blobs, of what a step makes for a launch the key of that. `hub`: its name
     there, at the commit; `blobs`: the cache's shared store, where its files are there; `taken`: the last checkpoint of
-    an output, as it was found; `expected`: of what has yet to be made, the model whose sizes it will have.
+    an output, as it was found; `expected`: of what has yet to be made, the model whose sizes it will have; `within`:
+    of a link that a run has yet to leave, the folder out of which it must not lead.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Artifact(Found, frozen=True, kw_only=True):
     blobs: str = ""
     taken: str = ""
     expected: str = ""
+    within: str = ""
 
     @property
     def rows(self) -> Rows:

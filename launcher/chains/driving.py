@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from launcher.chains.links import Chain, Link, left
+from launcher.chains.links import Chain, Link
 from launcher.engines import slurmjobs
 from launcher.planning.run_files import Prepared
 from launcher.records.outcome import End
@@ -151,7 +151,8 @@ def _running(link: Link, run: Run, record: Record | None, ends: Ends) -> None:
     job = slurmjobs.recorded_job(run.path)
     if record is None or job is None:
         raise SlipwayError(Exit.INTERNAL, "goes on, and is no job", where=f"run {run.id}")
-    link.stands, link.made = "running", link.made or left(run, record)
+    link.stands = "running"
+    link.awaits(run, record)
     ends.jobs[link.name] = job
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from launcher.artifacts import detection
 from launcher.artifacts.datasets import USUAL
-from launcher.artifacts.detection import MADE, OF_RUNS, Artifact
+from launcher.artifacts.detection import Artifact
 from launcher.catalog import definitions, pipelines, profiles
 from launcher.catalog.pipelines import Pipeline, Stage
 from launcher.chains import keys
@@ -36,6 +36,8 @@ from slipway.project import Root
 
 Stands = Literal["to run", "running", "done", "not met"]
 
+LINK = "container/made"  # in a run directory: the container leaves it, and it leads to what its step has made
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -56,7 +58,8 @@ class Link:
     """A step of a pipeline, as it stands. `needs`: input -> step, and what below its output.
 
     `checked`: the launch as it would be now, with what is there of its inputs; None where it is not to be run. `made`:
-    what it has made, on the host; of a run that goes on the link that its container will leave.
+    what it has made, on the host; of a run that goes on the link that its container will leave, to something `within`
+    its output.
     """
 
     name: str
@@ -70,12 +73,18 @@ class Link:
     why: str = ""
     run: Run | None = None
     made: str = ""
+    within: str = ""
     checked: Prepared | None = None
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def former(self) -> Former | None:
         return Former(run=self.run.id, directory=str(self.run.path)) if self.run else None
+
+    def awaits(self, run: Run, record: Record) -> None:
+        """It is what this run will have made."""
+        self.made = self.made or str(run.path / LINK)
+        self.within = record.plan.output.replace(RUN_DIR, str(run.path))
 
 
 class Chain:
@@ -121,9 +130,9 @@ class Chain:
         return Link(name, stage, options, needs, planned, parts, keys.key(parts))
 
     def _predicted(self, name: str, link: Link, below: str) -> Artifact:
-        folder = Path(link.planned.plan.output.replace(RUN_DIR, str(link.planned.runs / f"steps.{link.name}")))
-        path = str(folder / OF_RUNS / MADE / below)
-        return keys.predicted(name, link.planned.plan, link.key, path, below)
+        run = link.planned.runs / f"steps.{link.name}"
+        found = keys.predicted(name, link.planned.plan, link.key, str(run / LINK / below), below)
+        return msgspec.structs.replace(found, within=link.planned.plan.output.replace(RUN_DIR, str(run)))
 
     def _options(self, name: str, trains: bool) -> Options:
         stage, asked, pipeline = self.pipeline.steps[name], self.asked, self.pipeline
@@ -157,7 +166,7 @@ class Chain:
             link.why = self._changed(link)
         elif record.outcome is None:
             link.stands, link.run, link.why = "running", run, state
-            link.made = left(run, record)
+            link.awaits(run, record)
         else:
             self._ended(link, run, record)
 
@@ -213,7 +222,8 @@ class Chain:
             if made.former:
                 former[name] = made.former
             if made.stands != "done":
-                expected[name] = msgspec.structs.replace(link.options.expected[name], path=path)
+                within = made.within or link.options.expected[name].within
+                expected[name] = msgspec.structs.replace(link.options.expected[name], path=path, within=within)
             elif link.planned.plan.profile.kind == "slurm":
                 expected[name] = self._keyed(name, path, link.options.expected[name].fingerprint)
         options = dataclasses.replace(link.options, words=tuple(words), from_run=former, expected=expected)
@@ -258,11 +268,6 @@ class Chain:
     def error(self) -> Finding | None:
         """The first that stops it."""
         return preflight.first_error([f for link in self.links.values() for f in link.findings])
-
-
-def left(run: Run, record: Record) -> str:
-    """The link to what it has made, which the container of a run leaves in its output."""
-    return f"{record.plan.output.replace(RUN_DIR, str(run.path))}/{OF_RUNS}/{MADE}"
 
 
 def book_of(root: Root, pipeline: Pipeline, profile: str | None, runs_dir: str | None) -> Book:

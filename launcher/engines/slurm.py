@@ -18,7 +18,6 @@ import msgspec
 
 from images.building import identity
 from images.locking.model import Entry
-from launcher.artifacts.detection import MADE, OF_RUNS
 from launcher.catalog.fabrics import Network
 from launcher.catalog.profiles import SlurmProfile
 from launcher.core.plan import RUN_DIR, SECRETS, STATE, EngineInfo, ImageInfo, Plan, Probed
@@ -223,7 +222,7 @@ def render(plan: Plan) -> dict[str, Any]:
     places = {STATE, *plan.env["SLIPWAY_SHARED"].value.split()} if plan.shape.nodes > 1 else set()
     lines.append(f"SHARED=({' '.join(quote(m.source) for m in plan.mounts if m.target in places)})")
     lines.append(f"SECRETS=({' '.join(quote(name) for name in plan.secrets)})")
-    made = [m.source for m in plan.mounts if f"/{OF_RUNS}/{MADE}" in m.source]
+    made = [path for found in plan.inputs.values() if found.within for path in (found.path, found.within)]
     lines += [f"MADE=({' '.join(map(quote, made))})"] if made else []
     lines += [f"SECRETS_FOLDER={plan.secrets_folder}"] if plan.secrets_folder != SECRETS else []
     lines += _array("SETUP", [shlex.quote(line) for line in profile.setup])

@@ -44,7 +44,7 @@ def test_what_depends_on_a_gate_that_is_not_met_does_not_start(lab: Lab, work: W
     assert told(lab.tree, second) == ("not met", 76, MISSED)
     assert told(lab.tree, third) == ("cancelled", 143, "cancelled: while it waited in the queue")
     assert told(lab.tree, beside) == told(lab.tree, first) == ("done", 0, "done")
-    assert beside.record["plan"]["inputs"]["model"]["path"] == f"{first.path}/output/.slipway-run/made"
+    assert beside.record["plan"]["inputs"]["model"]["path"] == f"{first.path}/container/made"
     assert (beside.path / "output" / "last" / "model" / "config.json").is_file()
     assert set(shown(lab.tree, words[0], "--profile", "lab").values()) == {"done", "not met", "cancelled"}
 
@@ -71,7 +71,7 @@ def test_a_link_that_leads_elsewhere_is_refused(lab: Lab, work: Work, place: Pat
     assert lab.slurm.call("scontrol", "hold", lab.job(second)).code == 0
     (first.path / "output" / "go").touch()
     lab.await_end(first)
-    link = first.path / "output" / ".slipway-run" / "made"
+    link = first.path / "container" / "made"
     link.unlink()
     link.symlink_to(work.model)
     assert lab.slurm.call("scontrol", "release", lab.job(second)).code == 0
