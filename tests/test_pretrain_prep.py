@@ -23,6 +23,7 @@ import yaml
 from helpers import REPO, Inputs, Project, errors, write_checkpoint
 from test_binidx import write_blend, write_record, write_tokens
 
+CONTAINERS = REPO / "tests" / "standins" / "containers" / "site"
 PROGRAM = REPO / "entrypoints" / "steps" / "pretrain_prep.py"
 FOLDER = REPO / "launcher" / "steps" / "data_prep" / "pretrain_prep"
 TEXTS = [f"Document {n}: " + "out to sea " * (n % 7 + 1) for n in range(300)]
@@ -50,29 +51,7 @@ class AutoTokenizer:
 """,
     "transformers/utils/__init__.py": "from types import SimpleNamespace\n"
     "logging = SimpleNamespace(set_verbosity_error=lambda: None)\n",
-    "megatron/core/datasets/indexed_dataset.py": """
-import array, enum, struct
-class DType(enum.Enum):
-    int32 = 4
-    uint16 = 8
-    @classmethod
-    def dtype_from_code(cls, code): return {4: "i", 8: "H"}[code]
-class IndexedDatasetBuilder:
-    def __init__(self, path, dtype): self.file, self.dtype, self.lengths = open(path, "wb"), dtype, []
-    def add_document(self, tokens, lengths):
-        assert tokens.typecode == self.dtype and [len(tokens)] == lengths
-        self.file.write(tokens.tobytes())
-        self.lengths += lengths
-    def finalize(self, path):
-        self.file.close()
-        n, size, at, offsets = len(self.lengths), array.array(self.dtype).itemsize, 0, []
-        for length in self.lengths:
-            offsets.append(at)
-            at += length * size
-        head = struct.pack("<9sQBQQ", b"MMIDIDX\\0\\0", 1, {"i": 4, "H": 8}[self.dtype], n, n + 1)
-        with open(path, "wb") as f:
-            f.write(head + struct.pack(f"<{n}i{n}q{n + 1}q", *self.lengths, *offsets, *range(n + 1)))
-""",
+    "megatron/core/datasets/indexed_dataset.py": (CONTAINERS / "megatron/core/datasets/indexed_dataset.py").read_text(),
 }
 
 

@@ -98,6 +98,7 @@ CASES = {
          "output.shard_size": OURS, "interpreter": OURS, "scripts.dcp": OURS, "scripts.megatron": OURS},
     ),
     "data_prep/rl_prep": Case("train={prompts}", arguments=True, entry=""),
+    "data_prep/pretrain_prep": Case("train={texts} tokenizer={model} validation_share=0.2", arguments=True, entry=""),
     "data_prep/sft_packing": Case(
         "train={chats} validation={chats} tokenizer={model}",
         {"packing.size": "packed_sequence_size", "packing.pad_to_multiple_of": "pad_seq_to_mult",
@@ -163,6 +164,7 @@ def inputs(ground: Path) -> dict[str, Path]:
         write_model(made / name)
     write_rows(made / "chats.jsonl", [CHAT] * 256)
     write_rows(made / "prompts.jsonl", [{"input": f"{n} + 2", "output": str(n + 2)} for n in range(256)])
+    write_rows(made / "texts.jsonl", [{"text": f"{n} + 2 is {n + 2}."} for n in range(256)])
     better = [{"prompt": f"{n} + 2", "chosen": str(n + 2), "rejected": "4"} for n in range(3, 259)]
     write_rows(made / "preferences.jsonl", better)
     for name in ("tokens", "packed", "lora"):

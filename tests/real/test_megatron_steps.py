@@ -255,19 +255,23 @@ parquet.write_table(Table.from_pylist(rows, schema=table.schema), sys.argv[1])
 """
 
 
-def test_packed_rows_are_rehearsed_as_the_library_reads_them(dock: Tree, voyage: Path, work: Work, place: Path) -> None:
+def test_packed_rows_are_rehearsed_as_the_library_reads_them(
+    dock: Tree, voyage: Voyage, tried: Callable[[str], Tried], place: Path
+) -> None:
     """Its own rule of a row, which training leaves out; two steps of a small model take the others."""
-    shutil.copytree(voyage / "packed", place / "packed")
+    shutil.copytree(voyage.folder / "packed", place / "packed")
     (rows,) = (place / "packed").glob("training_*.parquet")
     damaged = ("--mount", str(place), "--", "python", "-c", DAMAGE, str(rows))
     assert dock.images("run", "megatron-bridge", "--flavour", "cpu", *damaged).code == 0
     words = ("peft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={place / 'packed'}")
-    done = dock.launch("rehearse", *words, f"model={voyage / 'base'}", f"tokenizer={work.model}")
+    done = dock.launch("rehearse", *words, f"model={voyage.folder / 'base'}", f"tokenizer={voyage.model}")
     assert done.code == 65, done
     wrong = re.findall(rf"^error: {re.escape(str(rows))}:(\d+): (.*)$", done.err, re.M)
     assert len(wrong) == 1 and wrong[0][0] == "7", done
     assert re.fullmatch(r"ValueError: Row 7: loss_mask length \(\d+\) != input_ids length \(\d+\)", wrong[0][1])
-    chats = [json.loads(line)["messages"] for line in work.train.read_text().splitlines()]
+    chats = [
+        json.loads(line)["messages"] for line in tried("megatron-bridge").material("chats").read_text().splitlines()
+    ]
     answers = {f"{chat[-1]['content']}<|im_end|>\n" for chat in chats}  # the template's newline is learned, too
     shown = set(re.findall(r"\[\[(.*?)\]\]", re.sub(r"^    ", "", done.out, flags=re.M), re.S)) - {" "}  # the legend
     assert len(shown) > 3 and shown <= answers, shown

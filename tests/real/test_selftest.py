@@ -60,7 +60,7 @@ def test_the_lock_takes_what_was_attested_and_the_steps_say_it(
     told, *_ = steps["sft/automodel"]["automodel/0.7.0-cpu"]
     run = tried("automodel").run("sft/automodel")
     assert told["image"] == run.record["plan"]["image"] and told["engine"] == "docker"
-    assert told["hardware"].endswith(" processors") and told["driver"] == ""
+    assert told["hardware"].endswith(" processors") and "driver" not in told
     # A launch from that lock is as it was: no entry has another checksum.
     model, chats = tried("automodel").material("model"), tried("automodel").material("chats")
     again = copy.launch("sft/automodel", "--flavour", "cpu", f"model={model}", f"train={chats}", "--dry-run")

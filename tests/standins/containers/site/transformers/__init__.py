@@ -69,17 +69,21 @@ class AutoConfig:
 class AutoTokenizer:
     """`folder`: where it is from."""
 
-    pad_token_id, eos_token_id = None, 0
+    pad_token_id, eos_token_id, bos_token_id, backend_tokenizer = None, 0, None, None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = standin.need(folder, "tokenizer*")
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> AutoTokenizer:
+    def from_pretrained(cls, folder: str | Path, local_files_only: bool = False) -> AutoTokenizer:
         return cls(folder)
 
+    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        assert not add_special_tokens
+        return {"input_ids": [[ord(letter) % 256 for letter in text] for text in texts]}
+
     def get_vocab(self) -> dict[str, int]:
-        return dict(json.loads((self.folder / "tokenizer.json").read_text()))
+        return dict(json.loads((self.folder / "tokenizer.json").read_text())) or {"": 255}
 
     def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, return_dict: bool = False,
                             return_assistant_tokens_mask: bool = False) -> Any:  # fmt: skip
