@@ -82,7 +82,7 @@ def test_all_that_is_not_met_is_told() -> None:
 
 
 def supervised(
-    place: Path, result: Any, *expect: str, output: str = "${RUN_DIR}/output"
+    place: Path, result: Any, *expect: str, output: str = "${RUN_DIR}/output", pipe: bool = False
 ) -> tuple[int, dict[str, Any], Path]:
     """The supervisor's exit code and status.json, of a step that leaves this result; and the link to what it made."""
     state, plan = place / "container", place / "slipway" / "plan.json"
@@ -90,7 +90,9 @@ def supervised(
         folder.mkdir(parents=True)
     plan.write_text(json.dumps({"output": output}))
     program = place / "step.py"
-    program.write_text(f"open({str(state / 'result.json')!r}, 'w').write({json.dumps(result)!r})\n")
+    file = str(state / "result.json")
+    write = f"os.mkfifo({file!r})" if pipe else f"open({file!r}, 'w').write({json.dumps(result)!r})"
+    program.write_text(f"{write}\n")
     shutil.copytree(REPO / "entrypoints" / "supervisor", place / "supervisor")
     text = f"""
 import os, sys
@@ -136,6 +138,13 @@ def test_the_supervisor_leaves_a_link_to_what_was_made(
     code, _, link = supervised(tmp_path, GOOD | made, "learns", output=output)
     assert code == 0
     assert (str(link.readlink()) if link.is_symlink() else None) == leads
+
+
+def test_a_pipe_in_place_of_the_result_is_none(tmp_path: Path) -> None:
+    """Whoever opens it for reading would wait for ever."""
+    code, status, link = supervised(tmp_path, None, "loss<2", pipe=True)
+    assert (code, status["reason"]) == (76, "expected loss < 2, found last_loss not reported by the step")
+    assert not link.is_symlink()
 
 
 @pytest.mark.parametrize("result", ["no json", [1], None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import stat
 
 from supervisor import gates
 from supervisor.ends import NOT_MET, Cause, Ended, refusal, say
@@ -35,10 +36,11 @@ def looked_at(settings: Settings) -> Ended | None:
 
 
 def _result(path: str) -> dict[str, object]:
-    """Empty where the step has left none that can be read."""
+    """Empty where the step has left none that can be read: a pipe in its place would never be opened."""
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(LIMIT))
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            found = json.loads(file.read(LIMIT)) if stat.S_ISREG(os.fstat(handle).st_mode) else None
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

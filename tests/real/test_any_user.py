@@ -94,8 +94,9 @@ def test_a_folder_of_runs_that_users_share(user: Tree, tree: Tree, place: Path) 
     runs.chmod(0o1777)
     for who, output in ((tree, place / "output"), (user, place / "home" / "output")):
         assert who.launch(*toy(output), "--runs-dir", str(runs)).code == 0
-    (other,) = (path for path in runs.iterdir() if path.stat().st_uid == 0)
-    (own,) = (path for path in runs.iterdir() if path.stat().st_uid == UID)
+    made = [path for path in runs.iterdir() if not path.name.startswith(".")]
+    (other,) = (path for path in made if path.stat().st_uid == 0)
+    (own,) = (path for path in made if path.stat().st_uid == UID)
     listed = user.launch("runs", "--runs-dir", str(runs))
     assert listed.code == 0 and own.name in listed.out and other.name not in listed.out, listed
     assert f"run        {own.name}\n" in user.launch("show", "last", "--runs-dir", str(runs)).out

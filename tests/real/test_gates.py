@@ -35,6 +35,7 @@ def test_what_it_has_come_to_is_one(tree: Tree, work: Work, place: Path) -> None
     words = ("test/link", "--flavour", "cpu", f"model={work.model}", f"output={place}/out", "loss=1.9")
     done = tree.launch(*words, "--expect", "loss<2", "--expect", "loss_drop>5", "--expect", "steps==3")
     assert done.code == 0, done
-    assert (place / "out" / ".slipway-run" / "made").readlink() == Path("../last/model")
-    again = tree.launch("replay", tree.run_of(done).id, f"output={place}/again", "--dry-run")
+    run = tree.run_of(done)
+    assert (run.path / "container" / "made").readlink() == place / "out" / "last" / "model"
+    again = tree.launch("replay", run.id, f"output={place}/again", "--dry-run")
     assert again.code == 0 and "SLIPWAY_EXPECT" in again.out

@@ -41,7 +41,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 FORMATS = {"fp8": "FP8", "int8": "W8A8_SQ_PER_CHANNEL", "nvfp4": "NVFP4"}
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", ["fp8", *(pytest.param(f, marks=pytest.mark.long) for f in ("int8", "nvfp4"))])
 def test_what_is_quantized_is_read_back_by_its_scales(
     yard: Tree, tried: Callable[[str], Tried], place: Path, format_: str
 ) -> None:

@@ -134,6 +134,7 @@ def result(run: Run) -> dict[str, Any]:
     return dict(run.outcome["result"])
 
 
+@pytest.mark.long  # each of its steps is run by a selftest
 def test_conversations_become_a_quantized_model(yard: Tree, work: Work) -> None:
     """AutoModel twice, merging, and Model Optimizer, as shipped; what is made is what the next one read."""
     words = ("pipeline", "sft-lora-quantize", f"train={work.train}", f"model={work.model}", "--flavour", "cpu")
