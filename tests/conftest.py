@@ -20,6 +20,7 @@ from helpers import (
     MATRIX,
     MATRIX_FILE,
     MODEL,
+    PARTS,
     REPO,
     TRAIN,
     Engine,
@@ -55,17 +56,6 @@ from slipway import canonical
 from slipway.files import write_atomic
 from slipway.project import Root
 
-PROJECT = (
-    "versions.lock",
-    "images",
-    "launcher/steps",
-    "launcher/profiles",
-    "launcher/pipelines",
-    "templates",
-    "entrypoints",
-)
-
-
 # A shell that starts us in the background has us ignore Ctrl-C, which every process of a test would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -73,7 +63,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     """What the projects of all tests are made of: their files are links to those here."""
-    return Template(tmp_path_factory.mktemp("template") / "project", PROJECT)
+    return Template(tmp_path_factory.mktemp("template") / "project", PARTS)
 
 
 @pytest.fixture

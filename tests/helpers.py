@@ -466,6 +466,11 @@ def until(look: Callable[[], object], patience: float = 60) -> None:
         time.sleep(0.01)
 
 
+# Of this project, what commands read.
+PARTS = (
+    "versions.lock", "images", "launcher/steps", "launcher/profiles", "launcher/pipelines", "templates", "entrypoints",
+)  # fmt: skip
+
 GROUPS = {
     "data": Data,
     "packing": Packing,

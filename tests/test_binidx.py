@@ -165,7 +165,7 @@ def test_a_full_check_reads_every_number_of_an_index(
 
 
 def test_an_index_that_is_read_in_several_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binidx, "_AT_ONCE", 7)
+    monkeypatch.setattr(binidx, "AT_ONCE", 7)
     index = write_tokens(tmp_path, tuple(range(1, 41))).with_suffix(".idx")
     assert binidx.scan(index) is None
     numbers(index, HEAD + 40 * 4 + 8 * 20, "q", 1)

@@ -218,7 +218,8 @@ def training(tmp_path: Path) -> Training:
 
 
 @pytest.fixture
-def pretraining(training: Training) -> Training:
+def pretraining(training: Training, monkeypatch: pytest.MonkeyPatch) -> Training:
+    monkeypatch.setattr(slipway_step, "STATE", training.root / "run")  # as in its processes
     training.config = merged("pretrain/megatron_bridge", "default", "tiny")
     training.words = {"checkpoint.save": training.output}
     return training

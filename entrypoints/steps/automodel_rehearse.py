@@ -43,9 +43,6 @@ class Data(slipway_rehearsal.Data):
             row = row._replace(whole=row_of(self._whole[number]).whole)
         return row
 
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
-
 
 def main() -> None:
     automodel_finetune.quiet()
@@ -118,8 +115,7 @@ def load(config: dict[str, Any], section: str, where: list[Place], folder: Path)
         faults = slipway_rehearsal.unreadable(build, lines)
         if not faults:
             raise
-        told = [{"file": where[row].file, "line": where[row].line, "what": faults[row]} for row in sorted(faults)]
-        return {"error": "", "rows": len(lines), "faulty": len(faults), "faults": told}
+        return slipway_rehearsal.unloadable(faults, where)
     if len(dataset) != len(lines):  # the library leaves some out: of which line a row is, it does not say
         where = [Place(str(file), row + 1) for row in range(len(dataset))]
     return Data(dataset, tokenizer, lines, where)

@@ -20,30 +20,15 @@ import slipway_inputs
 import slipway_rehearsal
 import slipway_small
 import slipway_step
-from slipway_rehearsal import Place, Row
 
 
-class Documents(slipway_rehearsal.Data):
-    """Tokenized documents, a row each, of every pair of files."""
+def documents(prefixes: list[str], tokenizer: Path) -> slipway_rehearsal.Documents:
+    """By AutoModel's own reader."""
+    from nemo_automodel.components.datasets.llm.megatron.indexed_dataset import IndexedDataset
+    from transformers import AutoTokenizer
 
-    beyond = "kept"  # rows are cut from all of them, one after the other
-    limit = None
-
-    def __init__(self, prefixes: list[str], tokenizer: Path) -> None:
-        from nemo_automodel.components.datasets.llm.megatron.indexed_dataset import IndexedDataset
-        from transformers import AutoTokenizer
-
-        self.files, self.tokenizer = [IndexedDataset(p) for p in prefixes], AutoTokenizer.from_pretrained(tokenizer)
-        self.at = [(file, number) for file, there in enumerate(self.files) for number in range(len(there))]
-        self.places = [Place(f"{prefixes[file]}.bin", number + 1) for file, number in self.at]
-
-    def read(self, number: int) -> Row:
-        file, document = self.at[number]
-        ids = [int(token) for token in self.files[file][document]]
-        return Row(ids, [True] * len(ids), len(ids))
-
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
+    files = [IndexedDataset(prefix) for prefix in prefixes]
+    return slipway_rehearsal.Documents(prefixes, files, AutoTokenizer.from_pretrained(tokenizer))
 
 
 def main() -> None:
@@ -55,7 +40,7 @@ def main() -> None:
     prefixes = slipway_documents.prefixes(slipway_inputs.path_of(config, "data.train"))
     automodel_pretrain.prepare(copy.deepcopy(config), automodel_finetune.release())  # refuses what the step does
     known, told = slipway_small.vocabulary(source), {}
-    told["data"] = slipway_rehearsal.examine("data", Documents(prefixes, source), known)[1]
+    told["data"] = slipway_rehearsal.examine("data", documents(prefixes, source), known)[1]
     most = automodel_rehearse.LOGITS // (automodel_rehearse.LOGIT_BYTES * max(known, 1))
     config["dataset"]["seq_length"] = min(config["dataset"]["seq_length"], most)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=slipway_step.OUTPUT) as name:

@@ -22,7 +22,7 @@ import slipway_megatron
 import slipway_rehearsal
 import slipway_small
 import slipway_step
-from megatron_rehearse_data import Conversations, Documents, Packed
+from megatron_rehearse_data import Conversations, Packed
 from slipway_rehearsal import Steps
 
 LOGITS = 2 << 30  # bytes that the logits of one row may take, with the loss's copies
@@ -117,7 +117,7 @@ def pretraining(config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], d
     if config["data"].get("train"):
         prefixes = slipway_documents.prefixes(slipway_inputs.path_of(config, "data.train"))
         try:
-            data = Documents(prefixes, tokenizer)
+            data = megatron_rehearse_data.documents(prefixes, tokenizer)
         except Exception as e:  # noqa: BLE001 - whatever the library raises is what is wrong
             told["data"] = slipway_rehearsal.refused(e, 0)
             return told, slipway_rehearsal.no_steps("the library does not read the documents")

@@ -31,9 +31,6 @@ class Conversations(slipway_rehearsal.Data):
         self.dataset.collate_fn([sample])  # what it refuses here would stop the run
         return Row(ids[: self.limit], [bool(mark) for mark in learned[: self.limit]], len(ids))
 
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
-
     def write(self, rows: list[int], _: int, target: Path) -> Path:
         """Some rows as a file of their own."""
         lines = [line for line in slipway_inputs.lines(self.files) if line.strip()]
@@ -61,9 +58,6 @@ class Packed(slipway_rehearsal.Data):
         learned = [at not in starts and bool(mask[at - 1]) for at in range(len(ids))]
         return Row([int(token) for token in ids], learned, len(ids))
 
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
-
     def write(self, rows: list[int], most: int, target: Path) -> Path:
         """Some rows as a file of their own, cut at `most` tokens."""
         import pyarrow
@@ -83,30 +77,13 @@ class Packed(slipway_rehearsal.Data):
         return made
 
 
-class Documents(slipway_rehearsal.Data):
-    """Tokenized documents, one row each, of every pair of files."""
+def documents(prefixes: list[str], tokenizer: str) -> slipway_rehearsal.Documents:
+    """By Megatron-Core's own reader. Raises what it does."""
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+    from transformers import AutoTokenizer
 
-    beyond = "kept"  # rows are cut from all of them, one after the other
-    limit = None
-
-    def __init__(self, prefixes: list[str], tokenizer: str) -> None:
-        from megatron.core.datasets.indexed_dataset import IndexedDataset
-        from transformers import AutoTokenizer
-
-        self.files = [IndexedDataset(prefix) for prefix in prefixes]
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        self.places, self.at = [], list[tuple[int, int]]()
-        for file, (prefix, documents) in enumerate(zip(prefixes, self.files, strict=True)):
-            self.places += [Place(f"{prefix}.bin", number + 1) for number in range(len(documents))]
-            self.at += [(file, number) for number in range(len(documents))]
-
-    def read(self, number: int) -> Row:
-        file, document = self.at[number]
-        ids = self.files[file][document].tolist()
-        return Row(ids, [True] * len(ids), len(ids))
-
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
+    files = [IndexedDataset(prefix) for prefix in prefixes]
+    return slipway_rehearsal.Documents(prefixes, files, AutoTokenizer.from_pretrained(tokenizer))
 
 
 def count(file: Path) -> int:

@@ -37,9 +37,6 @@ class Conversations(slipway_rehearsal.Data):
         ids = common.tokens(self.tokenizer, common.messages_of(self.lines[number]))
         return Row(ids[: self.limit], [True] * len(ids[: self.limit]), len(ids))
 
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
-
 
 def begin() -> dict[str, Any]:
     """The configuration."""

@@ -14,6 +14,7 @@ import modelopt_common as common
 import modelopt_minitron
 import modelopt_prune
 import modelopt_rehearse
+import slipway_step
 from slipway_rehearsal import Steps
 from slipway_step import ConfigError
 
@@ -70,6 +71,4 @@ def refuse_larger(source: Path, wanted: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    import slipway_step
-
     slipway_step.run(main)

@@ -60,9 +60,6 @@ class Data(slipway_rehearsal.Data):
             return Row(ids, [False] * len(ids), max(int(whole), self.limit + 1))
         return Row(ids, learned if self.learns else [True] * len(ids), int(whole))
 
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
-
 
 def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # rows are shared among processes already
@@ -182,8 +179,7 @@ def by_halves(
     faults = slipway_rehearsal.unreadable(build, lines)
     if not faults or len(faults) == len(lines):
         return slipway_rehearsal.refused(wrong, len(lines))
-    told = [{"file": where[row].file, "line": where[row].line, "what": faults[row]} for row in sorted(faults)]
-    return {"error": "", "rows": len(lines), "faulty": len(faults), "faults": told}
+    return slipway_rehearsal.unloadable(faults, where)
 
 
 if __name__ == "__main__":

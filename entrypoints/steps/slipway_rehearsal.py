@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import slipway_inputs
 import slipway_step
@@ -130,21 +130,42 @@ def _piece(piece: tuple[int, int, int]) -> tuple[int, list[tuple[int, int, int]]
     return start, rows, faults
 
 
-class Data(Protocol):
+class Data:
     """An input's rows. `limit`: tokens of one that the configuration allows; `beyond`: what becomes of longer ones.
 
-    `learns`: whether anything is to be learned of them; `taken`: how many of them the run reads, if not all.
+    `learns`: whether anything is to be learned of them; `taken`: how many of them the run reads, if not all;
+    `tokenizer`: one that decodes.
     """
 
     places: list[Place]
-    limit: int | None
+    tokenizer: Any
+    limit: int | None = None
     beyond: str
     learns: bool = True
     taken: int | None = None
 
-    def read(self, number: int) -> Row: ...
+    def read(self, number: int) -> Row:
+        """Raises what the library does."""
+        raise NotImplementedError
 
-    def decode(self, ids: list[int]) -> str: ...
+    def decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids))
+
+
+class Documents(Data):
+    """Tokenized documents, a row each. `files`: of each pair of files the library's own reader."""
+
+    beyond = "kept"  # rows are cut from all of them, one after the other
+
+    def __init__(self, prefixes: list[str], files: list[Any], tokenizer: Any) -> None:
+        self.files, self.tokenizer = files, tokenizer
+        self.at = [(file, number) for file, there in enumerate(files) for number in range(len(there))]
+        self.places = [Place(f"{prefixes[file]}.bin", number + 1) for file, number in self.at]
+
+    def read(self, number: int) -> Row:
+        file, document = self.at[number]
+        ids = [int(token) for token in self.files[file][document]]
+        return Row(ids, [True] * len(ids), len(ids))
 
 
 def examine(name: str, data: Data, vocabulary: int) -> tuple[Survey, dict[str, Any]]:
@@ -159,6 +180,12 @@ def refused(wrong: BaseException, rows: int) -> dict[str, Any]:
     """What is told of an input that its library does not take at all."""
     traceback.print_exc()
     return {"error": said(wrong), "rows": rows, "faulty": 0}
+
+
+def unloadable(faults: dict[int, str], where: list[Place]) -> dict[str, Any]:
+    """What is told of an input that its library cannot load for some rows, whose faults are known (`unreadable`)."""
+    told = [_fault(where[row], faults[row]) for row in sorted(faults)]
+    return {"error": "", "rows": len(where), "faulty": len(faults), "faults": told}
 
 
 class Steps:

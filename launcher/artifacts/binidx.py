@@ -28,7 +28,7 @@ SPLITS = ("train", "valid", "validation", "val", "dev", "test")  # names that Au
 MAX_BLEND = 16 * 1024 * 1024  # bytes
 _HEAD = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, documents + 1
 _TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 8, 7: 4, 8: 2}
-_AT_ONCE = 1 << 16  # numbers of an index that are read at a time
+AT_ONCE = 1 << 16  # numbers of an index that are read at a time
 
 
 class Prepared(msgspec.Struct):
@@ -228,7 +228,7 @@ def _numbers(stream: Any, code: str, count: int) -> Iterator[array[int]]:
     """The next `count` numbers, some at a time."""
     while count:
         part = array(code)
-        part.fromfile(stream, min(count, _AT_ONCE))
+        part.fromfile(stream, min(count, AT_ONCE))
         if sys.byteorder == "big":
             part.byteswap()
         count -= len(part)

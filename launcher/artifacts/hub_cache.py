@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,11 @@ class Place(NamedTuple):
     def store(self) -> Path:
         """Where huggingface_hub from 2.0 on keeps blobs that repositories share: what is in blobs/ links to it."""
         return self.repository.parent / "blobs"
+
+
+def home(named: str | None = None) -> Path:
+    """HF_HOME on the host: the one that is `named`, the shell's, or the usual one."""
+    return Path(named or os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface").expanduser().absolute()
 
 
 def parse(text: str, revision: str = "") -> HubId:

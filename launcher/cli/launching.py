@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,14 @@ def refuse_both(detach: bool, follow: bool) -> None:
     """Raises SlipwayError 64 where a launch is to stay and to return."""
     if detach and follow:
         raise SlipwayError(Exit.WORDS, "--detach and --follow: one of them")
+
+
+class FirstFailed(Exception):
+    """What a launch needs could not be made, which has been said: the exit `code` of the launch that was to make it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Launch:
                 if not requirements.outdated(prepared.plan):
                     return self._go(prepared, made)
                 say("planned anew, with what was made")
+            except FirstFailed as e:
+                return e.code
             except gpus.Taken as e:
                 say(f"{e.what}; planned anew")
             self.looks.waited()
@@ -77,7 +86,7 @@ class Launch:
 
 
 def ensured(root: Any, prepared: Any, looks: Any = None, jobs: Sequence[str] = ()) -> list[str]:
-    """Has made what a launch needs, or knows the jobs that make it. Ends with what makes it, where that fails.
+    """Has made what a launch needs, or knows the jobs that make it. Raises FirstFailed where that fails.
 
     `jobs`: those that have to end well before anything of it may start.
     """
@@ -86,11 +95,11 @@ def ensured(root: Any, prepared: Any, looks: Any = None, jobs: Sequence[str] = (
 
     def start(first: Any) -> Any:
         if code := options.report(first):
-            sys.exit(code)
+            raise FirstFailed(code)
         after = ensured(root, first, looks, jobs)
         if first.engine.ATTACHED:
             if code := _finish(first).outcome.exit_code:
-                sys.exit(code)
+                raise FirstFailed(code)
             return None
         with lifecycle.submitted(first, after, jobs) as (started, _):
             say(f"it is run {started.id}")

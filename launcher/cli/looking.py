@@ -179,8 +179,7 @@ def _tokenizer_folder(named: str) -> Path:
 
     if not named.startswith("hf://"):
         return Path(named).expanduser()
-    home = Path(os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface").expanduser()
-    asked = hub_cache.parse(named)
+    home, asked = hub_cache.home(), hub_cache.parse(named)
     if not (commit := hub_cache.known_commit(asked, home)):
         what = f"is not in the cache {home}"
         raise SlipwayError(Exit.NO_INPUT, what, where=f"{TOKENIZER}{named}", remedy=hub.remedy(asked, home))

@@ -36,7 +36,7 @@ def pipeline(
 
     \b
     launch pipeline                                  # those that are found by name
-    launch pipeline chats-to-fp8 train=chats.jsonl model=llama/ --dry-run
+    launch pipeline sft-lora-quantize train=chats.jsonl model=llama/ --dry-run
     launch pipeline mine.yaml --from merge
 
     Without FILE: what there is. All of it is checked before the first step starts. On Slurm all jobs are submitted at
@@ -120,8 +120,6 @@ def _driven(root: Any, chain: Any, follow: bool) -> int:
         try:
             launch = launching.Launch(root, chain.looks, again, not prepared.engine.ATTACHED, False, tuple(jobs))
             return launch.submit(prepared)
-        except SystemExit as e:  # of what it needs first, which has said why
-            return e.code if isinstance(e.code, int) else int(Exit.INTERNAL)
         except SlipwayError as e:
             say(f"error: {e}")
             return int(e.code)

@@ -102,7 +102,10 @@ def submit(directory: Path, name: str, tags: tuple[str, ...], detach: bool, foll
     launching.refuse_both(detach, follow)
     root, labels = find_root(), labelling.said(name, tags)
     prepared = run_files.from_directory(root, directory, runs_dir, tuple(sys.argv[1:]))
-    after = launching.ensured(root, prepared)
+    try:
+        after = launching.ensured(root, prepared)
+    except launching.FirstFailed as e:
+        sys.exit(e.code)
     sys.exit(launching.go(root, dataclasses.replace(prepared, labels=labels), detach, follow, after))
 
 

@@ -47,13 +47,15 @@ def selftest(
     """
     from launcher.catalog import profiles
     from launcher.planning.probe import Looks
+    from launcher.records import run_directory
     from launcher.selftest import trial
 
     if release and not library:
         raise SlipwayError(Exit.WORDS, "a release is of one library", where="--release", remedy="name it: --library L")
     root = find_root()
     profile = profiles.find_profile(root, name)
-    site = trial.Site(root, profile, trial.runs_folder(root, runs_dir, profile), Looks(), tuple(sys.argv[1:]))
+    runs = run_directory.runs_dir(root, runs_dir, profile.runs)
+    site = trial.Site(root, profile, runs, Looks(), tuple(sys.argv[1:]))
     lessons = trial.lessons(site, library, flavour, release)
     if dry_run:
         _foresee(site, lessons, as_json)

@@ -188,8 +188,7 @@ def _fitting(found: Artifact, others: Mapping[str, tuple[Artifact, HubInfo | Non
 
 def hf_home(profile: Profile) -> Path:
     """HF_HOME on the host: the profile's, the shell's, or the usual one."""
-    named = profile.hf_home or os.environ.get("HF_HOME", "").strip() or "~/.cache/huggingface"
-    return Path(named).expanduser().absolute()
+    return hub_cache.home(profile.hf_home)
 
 
 def _hub(name: str, text: str, profile: Profile, rows: Rows, looks: Looks) -> tuple[Artifact, HubInfo]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from launcher.core.asked import Former
 from launcher.records import run_directory
 from launcher.records.labels import Labels
@@ -92,10 +94,8 @@ class Book:
 
     def settle(self, name: str, run: Run) -> None:
         """Says which run it has become."""
-        stand = self.state.steps[name]
         former = Former(run=run.id, directory=str(run.path))
-        facts = {"step": stand.step, "key": stand.key, "parts": stand.parts, "runs": stand.runs, "since": stand.since}
-        self._put(name, Stand(**facts, run=former), former)  # type: ignore[arg-type]
+        self._put(name, msgspec.structs.replace(self.state.steps[name], run=former), former)
 
     def take(self, name: str, step: str, key: str, parts: Mapping[str, str], run: Run) -> None:
         """Says that a step stands for a run of before."""

@@ -20,7 +20,7 @@ from launcher.planning import preparation, probe
 from launcher.planning.checks import preflight
 from launcher.planning.probe import Looks
 from launcher.prerequisites import requirements
-from launcher.records import labels, run_directory
+from launcher.records import labels
 from launcher.records.outcome import End
 from launcher.records.run_directory import Record, Run
 from launcher.runs import explaining, foreground, lifecycle, waiting
@@ -144,8 +144,3 @@ def _ended(lesson: Lesson, ended: Run, record: Record) -> Row:
         why = f"it ended with 0, and {has}, expected {promised}{faults}"
         return Row(lesson, "failed", why, Exit.DATA, ended, record)
     return Row(lesson, "ok", "", 0, ended, record)
-
-
-def runs_folder(root: Root, given: str | None, profile: profiles.Profile) -> Path:
-    """Where the runs go, as of any launch."""
-    return run_directory.runs_dir(root, given, profile.runs)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import PARTS
 
 from images.bootstrap import debian as packages
 from images.building import identity
@@ -32,15 +33,6 @@ from .registry import registry
 from .support import PROJECT, REFUSING, Proxy, Tree, encoded, told
 from .tried import Tried, selftest
 
-DATA = (
-    "versions.lock",
-    "images",
-    "launcher/steps",
-    "launcher/profiles",
-    "launcher/pipelines",
-    "templates",
-    "entrypoints",
-)
 TOY = Path(__file__).parent / "toy"
 CACHE = Path(__file__).parent / "cache"
 
@@ -100,7 +92,7 @@ def ground() -> Iterator[Path]:
 def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
     """A copy of this project with the tests' steps beside its own, and the record of the cpu image."""
     path = ground / "project"
-    for name in DATA:
+    for name in PARTS:
         source, target = PROJECT / name, path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -127,29 +119,28 @@ def project(ground: Path, address: str, docker: Any, built: str) -> Tree:
     return Tree(path, runs, env, docker)
 
 
+def with_image(tree: Tree, path: Path, address: str, library: str, *words: str) -> Tree:
+    """A copy at `path` that has the record of a library's cpu image, too, which is built in this project."""
+    command = [str(Path(sys.executable).parent / "images"), "build", library, "--flavour", "cpu", *words]
+    env = {**os.environ, "DOCKER_HOST": address}
+    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    entry = locks.select(locks.load_lock(Root(PROJECT)), library, "cpu")
+    record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
+    shutil.copytree(tree.path, path, copy_function=link_tar)
+    identity.save(Root(path), record)
+    return dataclasses.replace(tree, path=path)
+
+
 @pytest.fixture(scope="session")
 def yard(project: Tree, ground: Path, address: str) -> Tree:
     """The project, with the record of Model Optimizer's cpu image beside AutoModel's."""
-    command = [str(Path(sys.executable).parent / "images"), "build", "modelopt", "--flavour", "cpu"]
-    env = {**os.environ, "DOCKER_HOST": address}
-    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    known = identity.records(Root(PROJECT), locks.select(locks.load_lock(Root(PROJECT)), "modelopt", "cpu"))
-    shutil.copytree(project.path, ground / "yard", copy_function=link_tar)
-    identity.save(Root(ground / "yard"), next(r for r in known if r.ids[0] == digest))
-    return dataclasses.replace(project, path=ground / "yard")
+    return with_image(project, ground / "yard", address, "modelopt")
 
 
 @pytest.fixture(scope="session")
 def dock(yard: Tree, ground: Path, address: str) -> Tree:
     """The project, with the records of the cpu images of Megatron-Bridge, Model Optimizer and AutoModel."""
-    command = [str(Path(sys.executable).parent / "images"), "build", "megatron-bridge", "--flavour", "cpu"]
-    env = {**os.environ, "DOCKER_HOST": address}
-    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    entry = locks.select(locks.load_lock(Root(PROJECT)), "megatron-bridge", "cpu")
-    record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
-    shutil.copytree(yard.path, ground / "dock", copy_function=link_tar)
-    identity.save(Root(ground / "dock"), record)
-    return dataclasses.replace(yard, path=ground / "dock")
+    return with_image(yard, ground / "dock", address, "megatron-bridge")
 
 
 @pytest.fixture(scope="session")
@@ -369,3 +360,16 @@ def _pier(project: Tree, ground: Path, address: str) -> Tree:
     from .ray.site import harboured
 
     return harboured(project, ground, address)
+
+
+def spoil(work: Work, place: Path) -> list[dict[str, Any]]:
+    """`llama`, a model whose template refuses long conversations, and `chats.jsonl`, whose fifth row of 12 is one; the
+    rows."""
+    shutil.copytree(work.model, place / "llama")
+    template = place / "llama" / "chat_template.jinja"
+    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
+    template.write_text(strict + template.read_text())
+    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
+    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
+    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return rows

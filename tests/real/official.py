@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import packaging
 import yaml
+from helpers import PARTS
 
 from images.building import identity
 from images.locking import lock as locks
@@ -32,7 +33,7 @@ REGISTRY = "nvcr.io"
 MODEL_OPTIMIZER = "0.44.0"
 RELEASES = {"automodel": "26.06", "megatron-bridge": "26.06.01", "modelopt": "26.06.01", "nemo-rl": "v0.7.0"}
 BUILT = ("automodel", "megatron-bridge", "nemo-rl")  # Model Optimizer's is megatron-bridge's, with a repository
-DATA = ("images", "launcher/steps", "launcher/profiles", "launcher/pipelines", "templates", "entrypoints")
+DATA = tuple(name for name in PARTS if name != "versions.lock")  # the lock is another
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .cache import converted, reads
-from .conftest import Work
+from .conftest import Work, spoil
 from .support import ENDLESS, PROJECT, Tree, told
 from .tried import Tried
 
@@ -224,13 +224,7 @@ def test_what_nemo_rl_keeps_is_made_by_bridge_and_can_be_adopted(dock: Tree, voy
 
 def test_packing_is_rehearsed_on_every_row(dock: Tree, work: Work, place: Path) -> None:
     """What only the library knows of a row, what it learns of the others, and which it leaves out."""
-    shutil.copytree(work.model, place / "llama")
-    template = place / "llama" / "chat_template.jinja"
-    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
-    template.write_text(strict + template.read_text())
-    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
-    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
-    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    rows = spoil(work, place)
     words = (
         f"train={place / 'chats.jsonl'}",
         f"tokenizer={place / 'llama'}",
@@ -282,13 +276,7 @@ def test_packed_rows_are_rehearsed_as_the_library_reads_them(
 
 def test_what_would_be_converted_first_is_rehearsed_by_a_small_conversion(dock: Tree, work: Work, place: Path) -> None:
     """--rehearse with --convert: nothing is converted but a small model, and nothing is submitted."""
-    shutil.copytree(work.model, place / "llama")
-    template = place / "llama" / "chat_template.jinja"
-    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
-    template.write_text(strict + template.read_text())
-    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
-    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
-    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    spoil(work, place)
     words = ("sft/megatron_bridge", "--flavour", "cpu", "-c", "tiny", f"train={place / 'chats.jsonl'}")
     before = dock.all_runs()
     inputs = (f"model={place / 'llama'}", f"tokenizer={place / 'llama'}", f"output={place / 'out'}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import Work
+from .conftest import Work, spoil
 from .support import PROJECT, Done, Run, Tree
 from .tried import Tried
 
@@ -95,13 +94,7 @@ def test_a_pruned_model_is_smaller_and_learns_from_the_whole_one(yard: Tree, tri
 
 def test_a_quantization_is_rehearsed_to_its_export(yard: Tree, work: Work, place: Path) -> None:
     """Every row of the calibration, beyond those that it takes; then the format on a small model."""
-    shutil.copytree(work.model, place / "llama")
-    template = place / "llama" / "chat_template.jinja"
-    strict = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}"
-    template.write_text(strict + template.read_text())
-    rows = [json.loads(line) for line in work.train.read_text().splitlines()[:12]]
-    rows[4] = {"messages": rows[4]["messages"] + rows[5]["messages"]}
-    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    spoil(work, place)
     words = (f"calibration={place / 'chats.jsonl'}", "calibration_samples=3", "format=nvfp4", f"output={place / 'out'}")
     done = yard.launch("rehearse", "optimize/modelopt/quantize", "--flavour", "cpu", f"model={place / 'llama'}", *words)
     assert done.code == 65, done

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from images.building import identity
-from images.locking import lock as locks
-from slipway.project import Root
-
-from .conftest import link_tar
-from .support import PROJECT, Tree
+from .conftest import with_image
+from .support import Tree
 
 pytestmark = pytest.mark.real
 
@@ -26,15 +17,7 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def quay(project: Tree, ground: Path, address: str) -> Tree:
     """A project that has the record of NeMo RL's cpu image, built without the repository, which is not needed here."""
-    command = [str(Path(sys.executable).parent / "images"), "build", "nemo-rl", "--flavour", "cpu"]
-    command += ["--source", "nemo-rl=none"]
-    env = {**os.environ, "DOCKER_HOST": address}
-    digest = subprocess.run(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    entry = locks.select(locks.load_lock(Root(PROJECT)), "nemo-rl", "cpu")
-    record = next(r for r in identity.records(Root(PROJECT), entry) if r.ids[0] == digest)
-    shutil.copytree(project.path, ground / "quay", copy_function=link_tar)
-    identity.save(Root(ground / "quay"), record)
-    return dataclasses.replace(project, path=ground / "quay")
+    return with_image(project, ground / "quay", address, "nemo-rl", "--source", "nemo-rl=none")
 
 
 def test_shards_become_a_training_and_a_validation_file(quay: Tree, place: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import PARTS
 
 from images.bootstrap import debian
 from images.building import identity
@@ -27,7 +28,6 @@ from images.locking.model import Entry
 from images.squashing.importer import TOOLS
 from slipway.project import Root
 
-from .conftest import DATA
 from .registry import registry
 from .support import PROJECT, Done, Running, Tree, until
 
@@ -143,7 +143,7 @@ def archive(docker: Any, image: str, ground: Path) -> Path:
 @pytest.fixture
 def yard(docker: Any, address: str, image: str, archive: Path, pin: Entry, place: Path) -> Iterator[Yard]:
     path = place / "project"
-    for name in DATA:
+    for name in PARTS:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
         copy(PROJECT / name, path / name)

@@ -43,23 +43,13 @@ SHARDING: dict[str, Literal[0, 1, 3]] = {
 RECOMPUTE = frozenset({"full", "true", "on", "enabled", "yes"})
 
 NEEDED = frozenset[Role]({"micro_batch", "sequence_length", "precision"})  # beside the sharding and parallel sizes
+OF_MODEL = ("layers", "hidden", "vocab", "heads", "intermediate")  # sizes without which there is no estimate
 MOMENTS = 8  # bytes a weight of Adam's two in fp32, where the optimizer keeps weights of its own beside 16 bits
 
 
-class Model(Noun, frozen=True, kw_only=True):
-    """Sizes of a transformer with gated MLPs; of experts where `experts`. `parameters`: as counted; 0: by the sizes."""
+class Model(Sizes, frozen=True, kw_only=True):
+    """A transformer with gated MLPs; of experts where `experts`. `parameters`: as counted; 0: by the sizes."""
 
-    layers: int
-    hidden: int
-    vocab: int
-    heads: int
-    intermediate: int
-    kv_heads: int = 0
-    head_size: int = 0
-    experts: int = 0
-    experts_per_token: int = 0
-    expert_intermediate: int = 0
-    tied: bool = False
     parameters: int = 0
 
     @property
@@ -306,10 +296,7 @@ def model_of(spec: LaunchSpec, seen: Probed, known: Known) -> Model | None:
 def of_sizes(sizes: Sizes, vocabulary: int | None = None, parameters: int = 0) -> Model | None:
     """The model of these sizes; None where one is missing. `vocabulary`: where they do not say it."""
     said = msgspec.structs.asdict(sizes) | {"vocab": sizes.vocab or vocabulary, "parameters": parameters}
-    try:
-        return msgspec.convert({k: said[k] for k in Model.__struct_fields__ if said.get(k)}, Model)
-    except msgspec.ValidationError:
-        return None
+    return Model(**said) if all(said[name] and type(said[name]) is int for name in OF_MODEL) else None
 
 
 def check(spec: LaunchSpec, seen: Probed) -> list[Finding]:
